@@ -1,0 +1,34 @@
+# make demo   map a made scene (or SCENE=path.tif) and print where everything is
+# make test   run the tests;  make check  ruff and mypy;  make bench  the benchmarks
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= out
+
+.PHONY: demo test check bench clean
+
+# Two stamps: the demo needs no torch (a few hundred MB), the tests do.
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.run
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,trainer]'
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/python -m onboard.demo --out $(OUT) $(if $(SCENE),--scene '$(SCENE)')
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,0 +1,1 @@
+"""What flies: scenes in, land-cover maps out."""

@@ -1,0 +1,51 @@
+"""What goes wrong aboard, split by what the caller does next.
+
+OnboardError            a failure of ours (exit code 1)
+├── StorageError        make room or mend the disk, then run again: work so far is kept
+└── InputError          mend the input (exit code 2)
+    ├── SceneRefused    the scene cannot be mapped
+    └── OptionsRefused  the options cannot be met
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class OnboardError(Exception):
+    """Root of this package's errors; `exit_code` is what the command line answers with."""
+
+    exit_code = 1
+
+
+class StorageError(OnboardError):
+    """Writing failed; what was synced before stays and the same command continues from it."""
+
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        self.path, self.problem, self.remedy = path, problem, remedy
+        super().__init__(f"{path}: {problem}; {remedy}")
+
+
+class InputError(OnboardError):
+    """The caller's input has to change before another try can help."""
+
+    exit_code = 2
+
+
+class SceneRefused(InputError):
+    """This raster cannot be mapped as it is."""
+
+    def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
+        self.path, self.problem, self.remedy = path, problem, remedy
+        super().__init__(f"{path}: {problem}; {remedy}")
+
+    def __reduce__(self) -> tuple[type[SceneRefused], tuple[Path | str, str, str]]:
+        return SceneRefused, (self.path, self.problem, self.remedy)
+
+
+class OptionsRefused(InputError):
+    """These options contradict each other or the model."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem}; {remedy}")

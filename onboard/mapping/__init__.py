@@ -1,0 +1,1 @@
+"""Scene to map: read, infer, write, publish."""

@@ -1,0 +1,1 @@
+"""What comes in: opening, validating and reading scenes."""
