@@ -1,0 +1,57 @@
+"""What can go wrong on the ground.
+
+TrainerError
+├── SettingsRefused    mend the configuration
+├── DataMissing        fetch the data set, or point at it
+├── CheckpointRefused  the checkpoint is of another model or run
+└── ExportRefused      the exported file does not say what the network says
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Root of the package's errors. Each says what was given, what is required and what to do."""
+
+    exit_code = 1
+
+
+class SettingsRefused(TrainerError):
+    """The configuration does not hold together."""
+
+    exit_code = 2
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        self.problem = problem
+        super().__init__(f"{source}: {problem}; mend the configuration")
+
+
+class DataMissing(TrainerError):
+    """A data set, or a scene of it, is not where it was looked for."""
+
+    exit_code = 2
+
+    def __init__(self, path: object, what: str) -> None:
+        self.path = path
+        self.what = what
+        super().__init__(f"{path}: {what}; set `data.root` or SHARED_DATA to the folder that holds the data sets")
+
+
+class CheckpointRefused(TrainerError):
+    """The checkpoint cannot be taken up."""
+
+    exit_code = 2
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}; give another run folder, or remove this one to start afresh")
+
+
+class ExportRefused(TrainerError):
+    """PyTorch and ONNX disagree, or the file is not what the engines accept."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"not exported: {problem}")

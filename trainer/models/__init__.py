@@ -1,0 +1,1 @@
+"""The student, its decoder, and what is exported of them."""

@@ -1,0 +1,323 @@
+"""The student: a plain ViT, or a ViT behind a convolutional stem, with windows where they pay.
+
+Tokens are kept window-major inside the network: one permutation on the way in and one on the way out, so that a
+windowed block is a reshape. With ``window=None`` the order is row-major and every block is global.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+
+PATCH = 16
+"""Ground covered by one token, in pixels a side (method.md: ViT-S/16)."""
+
+
+class StudentSettings(BaseModel):
+    """What decides the shape of the student. Defaults are the shipped small model; see ``PAPER_STUDENT``.
+
+    ``window`` is a side in tokens; ``global_blocks`` and ``out_blocks`` are 1-based. ``stem_widths`` are the channels at
+    strides 2, 4 and 8 (stride 16 is ``width``), ``stem_blocks`` the residual blocks after the strides 4 and 8.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    stem: Literal["linear", "conv"] = "conv"
+    stem_widths: tuple[int, int, int] = (32, 64, 128)
+    stem_blocks: tuple[int, int] = (0, 0)
+    window: int | None = 16
+    global_blocks: tuple[int, ...] = (3, 6, 9, 12)
+    kv_pool: int = Field(default=2, ge=1)
+    out_blocks: tuple[int, ...] = (3, 6, 9, 12)
+    positions: int = Field(default=64, description="side of the table of learned positions, in tokens")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudentSettings:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        beyond = [block for block in (*self.global_blocks, *self.out_blocks) if not 1 <= block <= self.depth]
+        if beyond:
+            raise ValueError(f"blocks {beyond} do not exist: depth is {self.depth} and blocks count from 1")
+        if self.window is not None and self.window % self.kv_pool:
+            raise ValueError(f"window {self.window} is not a multiple of kv_pool {self.kv_pool}")
+        if self.window is None and self.kv_pool != 1:
+            raise ValueError("kv_pool needs windows: pooling happens inside them; set kv_pool to 1")
+        return self
+
+
+PAPER_STUDENT = StudentSettings(
+    width=384, depth=12, heads=6, stem="linear", window=None, global_blocks=tuple(range(1, 13)), kv_pool=1
+)
+"""The student of the paper: ViT-S/16, linear patch embedding, attention over all tokens in every block."""
+
+
+@dataclass(frozen=True)
+class StudentFeatures:
+    """What the decoder reads.
+
+    Attributes:
+        levels: one map per block of ``out_blocks``, each (B, width, H/16, W/16).
+        detail: maps of the convolutional stem by stride, (B, C, H/stride, W/stride); empty with a linear stem.
+    """
+
+    levels: list[Tensor]
+    detail: dict[int, Tensor] = field(default_factory=dict)
+
+
+def tokens_from_grid(grid: Tensor, window: int | None) -> Tensor:
+    """(B, D, h, w) to (B, h*w, D), window after window; row-major where ``window`` is None.
+
+    Raises:
+        ValueError: h or w is not a multiple of the window.
+    """
+    batch, width, rows, columns = grid.shape
+    if window is None:
+        return grid.flatten(2).transpose(1, 2)
+    if rows % window or columns % window:
+        raise ValueError(f"a grid of {rows}x{columns} tokens is not made of {window}x{window} windows")
+    windows = grid.reshape(batch, width, rows // window, window, columns // window, window)
+    return windows.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, width)
+
+
+def grid_from_tokens(tokens: Tensor, window: int | None, rows: int, columns: int) -> Tensor:
+    """The inverse of :func:`tokens_from_grid`."""
+    batch, _, width = tokens.shape
+    if window is None:
+        return tokens.transpose(1, 2).reshape(batch, width, rows, columns)
+    windows = tokens.reshape(batch, rows // window, columns // window, window, window, width)
+    return windows.permute(0, 5, 1, 3, 2, 4).reshape(batch, width, rows, columns)
+
+
+def pool_tokens(tokens: Tensor, window: int, pool: int) -> Tensor:
+    """Mean of pool x pool neighbours inside each window: (B, N, D) to (B, N / pool^2, D)."""
+    batch, count, width = tokens.shape
+    side = window // pool
+    cells = tokens.reshape(batch, count // window**2 * side, pool, side, pool, width)
+    return cells.mean(dim=(2, 4)).reshape(batch, count // pool**2, width)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over all tokens, or inside each window.
+
+    Keys and values of a global block may be averaged over ``kv_pool`` x ``kv_pool`` cells. The mean is taken before
+    their projection: the same result, since it is linear, for a quarter of the multiplications.
+    """
+
+    def __init__(self, settings: StudentSettings, *, is_global: bool) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.window = settings.window
+        self.is_global = is_global
+        self.pool = settings.kv_pool if is_global else 1
+        self.explicit = False
+        self.q = nn.Linear(settings.width, settings.width)
+        self.kv = nn.Linear(settings.width, 2 * settings.width)
+        self.out = nn.Linear(settings.width, settings.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        batch, count, width = tokens.shape
+        source = tokens if self.pool == 1 or self.window is None else pool_tokens(tokens, self.window, self.pool)
+        group = count if self.is_global or self.window is None else self.window**2
+        q = self._heads_first(self.q(tokens), group)
+        key, value = self.kv(source).chunk(2, dim=-1)
+        key_group = group // self.pool**2
+        mixed = self._attend(q, self._heads_first(key, key_group), self._heads_first(value, key_group))
+        return self.out(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+
+    def _heads_first(self, tokens: Tensor, group: int) -> Tensor:
+        batch, count, width = tokens.shape
+        split = tokens.reshape(batch * (count // group), group, self.heads, width // self.heads)
+        return split.transpose(1, 2)
+
+    def _attend(self, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if not self.explicit:
+            return F.scaled_dot_product_attention(q, key, value)
+        # The scale goes on q: with it after the product, FP16 engines overflow in it.
+        scores = (q * float(q.shape[-1]) ** -0.5) @ key.transpose(-2, -1)
+        return scores.softmax(dim=-1) @ value
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then a two-layer perceptron with GELU."""
+
+    def __init__(self, settings: StudentSettings, *, is_global: bool) -> None:
+        super().__init__()
+        hidden = int(settings.width * settings.mlp_ratio)
+        self.norm1 = nn.LayerNorm(settings.width)
+        self.attention = Attention(settings, is_global=is_global)
+        self.norm2 = nn.LayerNorm(settings.width)
+        self.mlp = nn.Sequential(nn.Linear(settings.width, hidden), nn.GELU(), nn.Linear(hidden, settings.width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        tokens = tokens + self.attention(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+
+
+class ConvNorm(nn.Module):
+    """3x3 convolution, batch norm, GELU. With a mask, hidden positions are zero on the way out.
+
+    While masked, the norm uses its running statistics: batch statistics would carry the share of zeros into every
+    visible position.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, grid: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) to (B, C', h/stride, w/stride); ``visible`` is (B, 1, h', w') with True where seen."""
+        grid = self.conv(grid)
+        if visible is None:
+            return F.gelu(self.norm(grid))
+        norm = self.norm
+        grid = F.batch_norm(grid, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        return F.gelu(grid) * visible
+
+
+class Residual(nn.Module):
+    """x + ConvNorm(x): one convolution, because at stride 4 each costs 2.4 G multiply-adds a tile."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = ConvNorm(width, width)
+
+    def forward(self, grid: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        return grid + self.body(grid, visible)  # type: ignore[no-any-return]
+
+
+class ConvStem(nn.Module):
+    """Convolutions at strides 2, 4, 8 and 16; the features at 4 and 8 also go to the decoder.
+
+    Masking follows SparK: a hidden position is zero again after every convolution, so no visible token depends on a
+    hidden pixel. Source: Tian et al., "Designing BERT for Convolutional Networks", ICLR 2023.
+    """
+
+    def __init__(self, settings: StudentSettings) -> None:
+        super().__init__()
+        w2, w4, w8 = settings.stem_widths
+        self.to2 = ConvNorm(3, w2, stride=2)
+        self.to4 = ConvNorm(w2, w4, stride=2)
+        self.blocks4 = nn.ModuleList(Residual(w4) for _ in range(settings.stem_blocks[0]))
+        self.to8 = ConvNorm(w4, w8, stride=2)
+        self.blocks8 = nn.ModuleList(Residual(w8) for _ in range(settings.stem_blocks[1]))
+        self.to16 = nn.Conv2d(w8, settings.width, 3, stride=2, padding=1)
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[int, Tensor]]:
+        """(B, 3, H, W) to (B, width, H/16, W/16) and the detail at strides 4 and 8.
+
+        ``visible`` is (B, 1, H/16, W/16), 1 where a token is seen, or None: everything is.
+        """
+
+        def at(stride: int) -> Tensor | None:
+            return None if visible is None else F.interpolate(visible, scale_factor=PATCH // stride, mode="nearest")
+
+        if visible is not None:
+            image = image * at(1)
+        grid = self.to2(image, at(2))
+        detail4 = self.to4(grid, at(4))
+        for block in self.blocks4:
+            detail4 = block(detail4, at(4))
+        detail8 = self.to8(detail4, at(8))
+        for block in self.blocks8:
+            detail8 = block(detail8, at(8))
+        grid = self.to16(detail8)
+        if visible is not None:
+            grid = grid * visible
+        return grid, {4: detail4, 8: detail8}
+
+
+class LinearStem(nn.Module):
+    """The ViT's own patch embedding: each 16x16 patch to one token, no detail."""
+
+    def __init__(self, settings: StudentSettings) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, settings.width, PATCH, stride=PATCH)
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[int, Tensor]]:
+        """As :meth:`ConvStem.forward`, without detail."""
+        grid = self.embed(image)
+        return (grid if visible is None else grid * visible), {}
+
+
+class Student(nn.Module):
+    """The ViT that flies. Input: normalised (B, 3, H, W), sides multiples of 16 x window."""
+
+    def __init__(self, settings: StudentSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stem = ConvStem(settings) if settings.stem == "conv" else LinearStem(settings)
+        self.positions = nn.Parameter(sincos_positions(settings.width, settings.positions))
+        self.blocks = nn.ModuleList(
+            Block(settings, is_global=settings.window is None or index in settings.global_blocks)
+            for index in range(1, settings.depth + 1)
+        )
+        self.norm = nn.LayerNorm(settings.width)
+        self.apply(_init_linear)
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> StudentFeatures:
+        """Features of the image; with ``visible`` (B, 1, H/16, W/16) nothing of a hidden patch gets in.
+
+        Hidden tokens are still there (zero plus their position), so shapes do not change under a mask.
+        """
+        settings = self.settings
+        grid, detail = self.stem(image, visible)
+        rows, columns = grid.shape[-2:]
+        grid = grid + self.positions_for(rows, columns)
+        tokens = tokens_from_grid(grid, settings.window)
+        levels = []
+        for index, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens)
+            if index in settings.out_blocks:
+                last = self.norm(tokens) if index == settings.depth else tokens
+                levels.append(grid_from_tokens(last, settings.window, rows, columns))
+        return StudentFeatures(levels=levels, detail=detail)
+
+    def positions_for(self, rows: int, columns: int) -> Tensor:
+        """Positions (1, width, rows, columns): the table's corner where it suffices, interpolated beyond it.
+
+        A corner and not a shrunk table: the distance between two neighbours means the same at every crop size. While
+        training, the corner is drawn at random so that the whole table is trained by small crops.
+        """
+        side = self.settings.positions
+        if rows > side or columns > side:
+            return F.interpolate(self.positions, size=(rows, columns), mode="bicubic", align_corners=False)
+        top = left = 0
+        if self.training:
+            top = int(torch.randint(side - rows + 1, ()))
+            left = int(torch.randint(side - columns + 1, ()))
+        return self.positions[:, :, top : top + rows, left : left + columns]
+
+
+def sincos_positions(width: int, side: int) -> Tensor:
+    """Sine-cosine table (1, width, side, side) the learned positions start from: half for rows, half for columns.
+
+    Source: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", 2021 (MoCo v3).
+    """
+    quarter = width // 4
+    frequency = 100.0 ** -(torch.arange(quarter) / quarter)
+    phase = torch.arange(side)[:, None] * frequency
+    wave = torch.cat([phase.sin(), phase.cos()], dim=1)
+    rows = wave[:, None, :].expand(side, side, -1)
+    columns = wave[None, :, :].expand(side, side, -1)
+    table = torch.cat([rows, columns, torch.zeros(side, side, width - 4 * quarter)], dim=-1)
+    return 0.5 * table.permute(2, 0, 1)[None].contiguous()
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

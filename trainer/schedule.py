@@ -1,0 +1,31 @@
+"""Learning rate and stage by the elapsed share of a fit."""
+
+from __future__ import annotations
+
+import math
+
+from trainer.config import FitSettings, Stage
+
+
+def elapsed_share(settings: FitSettings, *, step: int, seconds: float) -> float:
+    """How much of the fit lies behind, 0..1: by time or by steps, whichever is further."""
+    shares = [0.0]
+    if settings.max_minutes is not None:
+        shares.append(seconds / (60 * settings.max_minutes))
+    if settings.max_steps is not None:
+        shares.append(step / settings.max_steps)
+    return min(1.0, max(shares))
+
+
+def learning_rate(settings: FitSettings, share: float) -> float:
+    """Linear warm-up, then half a cosine down to ``final_learning_rate`` at share 1."""
+    if share < settings.warmup:
+        return settings.learning_rate * max(share / settings.warmup, 0.01)
+    progress = (share - settings.warmup) / (1 - settings.warmup)
+    span = settings.learning_rate - settings.final_learning_rate
+    return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def stage_at(settings: FitSettings, share: float) -> Stage:
+    """The stage a share belongs to."""
+    return next((stage for stage in settings.stages if share < stage.until), settings.stages[-1])
