@@ -1,0 +1,24 @@
+"""GDAL options under which every file is opened, here and in mapping."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CACHE_MB: Final = 128
+
+GDAL_ENV: Final[dict[str, str | int | bool]] = {
+    # Blocks of a row of tiles stay decoded between neighbouring tiles; GDAL's default is 5 % of all memory.
+    "GDAL_CACHEMAX": CACHE_MB,
+    # Listing a folder of thousands of scenes takes longer than reading one; TRUE still finds a mask (.msk) by name,
+    # which EMPTY_DIR would not.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    # Neither believe nor write .aux.xml files: what a scene says stands in the scene.
+    "GDAL_PAM_ENABLED": "NO",
+    # No file ending is allowed to be fetched: a path inside a file cannot make us ask the network.
+    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".never",
+    "GDAL_HTTP_MAX_RETRY": 0,
+    "GDAL_HTTP_TIMEOUT": 1,
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    # A damaged block is an error, not a warning and zeros.
+    "GTIFF_IGNORE_READ_ERRORS": "NO",
+}
