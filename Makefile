@@ -17,8 +17,15 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,trainer]'
 	touch $@
 
+# Without SCENE, a made landscape of 3072x3072 pixels is mapped.
 demo: $(VENV)/.run
-	$(BIN)/python -m onboard.demo --out $(OUT) $(if $(SCENE),--scene '$(SCENE)')
+ifdef SCENE
+	$(BIN)/onboard process '$(SCENE)' --out $(OUT)
+else
+	@mkdir -p $(OUT)
+	$(BIN)/python -m trainer.data.landscape --size 3072 --seed 7 --out $(OUT)/landscape.tif
+	$(BIN)/onboard process $(OUT)/landscape.tif --out $(OUT)
+endif
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -1,0 +1,42 @@
+"""Runs the benchmarks and prints their figures: `python -m benchmarks [engine] [free] [memory] [--quick]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from pathlib import Path
+
+from benchmarks import pipeline
+
+BENCHMARKS = {
+    "engine": pipeline.against_bare_engine,
+    "free": pipeline.against_rasterio,
+    "memory": pipeline.peak_memory,
+}
+
+
+def main() -> None:
+    """Parses, prints the machine, runs what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], default=[], help="all by default")
+    parser.add_argument("--quick", action="store_true", help="smaller scenes, fewer repeats: to see that it runs")
+    parser.add_argument("--folder", type=Path, default=Path("out/bench"), help="where scenes and maps are put")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    print(f"machine: {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    for name in arguments.names or BENCHMARKS:
+        print(f"\n== {name}", flush=True)
+        BENCHMARKS[name](arguments.folder, quick=arguments.quick)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The pipeline beside its bounds: the bare engine, bare rasterio, and memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.windows import Window as RasterioWindow
+
+from engines.engine import Engine
+from engines.open import open_engine
+from engines.testing import IdentityEngine
+from onboard.mapping.product import COG_OPTIONS
+from onboard.mapping.run import MapRequest, MapSummary, map_scene
+from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.grid import Grid
+from onboard.scene.reader import Scene, SceneOptions
+from trainer.data.landscape import write_landscape
+
+
+def against_bare_engine(folder: Path, *, quick: bool) -> None:
+    """Tiles/s of the pipeline over tiles/s of the same engine on tiles already in memory."""
+    columns, rows = (3, 2) if quick else (6, 5)
+    rounds = 1 if quick else 3
+    with open_engine(None) as engine:
+        size, halo = engine.manifest.input.tile_size, engine.manifest.halo
+        step = size - 2 * halo
+        scene = _landscape(folder, width=(columns - 1) * step + size, height=(rows - 1) * step + size)
+        grid = Grid((columns - 1) * step + size, (rows - 1) * step + size, tile_size=size, halo=halo)
+        tiles = _tiles_in_memory(scene, grid)
+        engine.infer(tiles[0])
+        bare, piped, whole = [], [], []
+        for _ in range(rounds):
+            bare.append(_bare_rate(engine, tiles))
+            summary = _mapped(scene, folder / "maps", engine)
+            piped.append(summary.tiles / summary.mapping_s)
+            whole.append(summary.tiles / summary.seconds)
+    ratios = [a / b for a, b in zip(piped, bare, strict=True)]
+    print(f"engine {engine.backend} {engine.precision}, model {engine.manifest.name}, {len(grid)} tiles, {rounds} rounds")
+    print(f"bare engine       {_spread(bare)} tiles/s")
+    print(f"pipeline          {_spread(piped)} tiles/s")
+    print(f"with publishing   {_spread(whole)} tiles/s")
+    print(f"pipeline / bare   {_spread(ratios)}   (wanted: 0.95 or more)")
+
+
+def against_rasterio(folder: Path, *, quick: bool) -> None:
+    """Pixels/s from file to published map with a free engine, over rasterio doing the bare minimum by hand."""
+    side = 4096 if quick else 12_000
+    rounds = 1 if quick else 3
+    scene = _landscape(folder, width=side, height=side)
+    ours, theirs = [], []
+    with IdentityEngine(tile_size=1024) as engine:
+        for _ in range(rounds):
+            theirs.append(side * side / 1e6 / _by_hand(scene, folder / "by_hand", engine.manifest.halo))
+            ours.append(side * side / 1e6 / _mapped(scene, folder / "maps", engine).seconds)
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    print(f"{side} x {side} pixels, JPEG tiles, first band as the map, {rounds} rounds")
+    print(f"rasterio by hand  {_spread(theirs)} Mpx/s (same windows read, one band written, copied to the same COG)")
+    print(f"pipeline          {_spread(ours)} Mpx/s (probe, digest, canvas with journal, COG, quicklook, item)")
+    print(f"pipeline / hand   {_spread(ratios)}   (wanted: 0.70 or more)")
+
+
+def peak_memory(folder: Path, *, quick: bool) -> None:
+    """Peak resident memory of a whole run with a free engine, at two sizes, each in a process of its own."""
+    sides = (4096, 8192) if quick else (12_000, 24_000)
+    peaks = []
+    for side in sides:
+        scene = _landscape(folder, width=side, height=side)
+        code = (
+            "import json,resource,sys\nfrom pathlib import Path\nfrom engines.testing import ConstantEngine\n"
+            "from onboard.mapping.run import MapRequest, map_scene\n"
+            "s = map_scene(MapRequest(Path(sys.argv[1]), Path(sys.argv[2])), ConstantEngine())\n"
+            "print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, s.seconds]))"
+        )
+        shutil.rmtree(folder / "maps", ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, scene, folder / "maps"], check=True, capture_output=True, text=True
+        )
+        peak, seconds = json.loads(done.stdout)
+        peaks.append(peak)
+        print(f"{side:>6} x {side:<6} peak RSS {peak:6.0f} MiB   {side * side / 1e6 / seconds:6.1f} Mpx/s")
+    print(f"growth            {peaks[1] / peaks[0] - 1:+.1%}   (wanted: under 10 %, each under 600 MB)")
+
+
+def _landscape(folder: Path, *, width: int, height: int) -> Path:
+    path = folder / f"landscape_{width}x{height}.tif"
+    if not path.exists():
+        partial = path.with_suffix(".part.tif")
+        # A repeated block: the content of a benchmark scene matters less than its making in minutes.
+        write_landscape(partial, seed=7, width=width, height=height, period=4096)
+        partial.rename(path)
+    return path
+
+
+def _tiles_in_memory(path: Path, grid: Grid) -> list[np.ndarray]:
+    with rasterio.Env(**GDAL_ENV), Scene.open(path, SceneOptions()) as scene:
+        return [scene.read(tile.source).pixels[np.newaxis].copy() for tile in grid]
+
+
+def _bare_rate(engine: Engine, tiles: list[np.ndarray]) -> float:
+    begin = time.perf_counter()
+    for tile in tiles:
+        engine.infer(tile)
+    return len(tiles) / (time.perf_counter() - begin)
+
+
+def _mapped(scene: Path, out: Path, engine: Engine) -> MapSummary:
+    shutil.rmtree(out, ignore_errors=True)
+    return map_scene(MapRequest(scene, out), engine)
+
+
+def _by_hand(scene: Path, folder: Path, halo: int) -> float:
+    """Seconds for the bare minimum: read every window, write its first band, copy that to a COG."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    begin = time.perf_counter()
+    with rasterio.Env(**GDAL_ENV):
+        with rasterio.open(scene, driver="GTiff") as source:
+            profile = {"driver": "GTiff", "width": source.width, "height": source.height, "count": 1, "dtype": "uint8"}
+            georeference = {"crs": source.crs, "transform": source.transform, "nodata": 0}
+            with rasterio.open(folder / "plain.tif", "w", **profile, **georeference) as target:
+                for tile in Grid(source.width, source.height, tile_size=1024, halo=halo):
+                    read, core, inside = tile.source, tile.core, tile.core_in_tile
+                    pixels = source.read((1, 2, 3), window=RasterioWindow(read.col, read.row, read.width, read.height))
+                    target.write(
+                        pixels[0][inside.rows, inside.cols], 1,
+                        window=RasterioWindow(core.col, core.row, core.width, core.height),
+                    )  # fmt: skip
+        rasterio.shutil.copy(folder / "plain.tif", folder / "map.tif", driver="COG", **COG_OPTIONS)
+    return time.perf_counter() - begin
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):7.3f} [{min(values):.3f} to {max(values):.3f}]"

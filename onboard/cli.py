@@ -1,0 +1,167 @@
+"""`onboard`: the command line of what flies. It parses, builds one request, calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from onboard.errors import OnboardError
+
+if TYPE_CHECKING:
+    from onboard.mapping.run import MapRequest, MapSummary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    from engines.errors import EngineError
+
+    try:
+        return int(arguments.command(arguments))
+    except (OnboardError, EngineError) as error:
+        if arguments.debug:
+            raise
+        print(f"onboard: {' '.join(str(error).split())}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 1))
+    except KeyboardInterrupt:
+        print("onboard: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="onboard", description="Land-cover maps from GeoTIFF scenes.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_process(commands.add_parser("process", help="map one scene", description="Maps one GeoTIFF scene."))
+    doctor = commands.add_parser("doctor", help="say what this machine can do and what is missing")
+    doctor.add_argument("--json", action="store_true", help="machine-readable")
+    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is asked about")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_process(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_process)
+    parser.add_argument("scene", type=Path, help="a GeoTIFF")
+    parser.add_argument("--out", type=Path, default=Path("maps"), help="the map appears in OUT/NAME/ (default: maps)")
+    parser.add_argument("--name", help="name of the map's folder (default: the scene's file name)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the map of another scene of that name")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", help="shipped name, model folder or manifest.json (default: the shipped default)")
+    model.add_argument("--backend", default="auto", help="auto or onnxruntime")
+    model.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
+    model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
+    model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")
+    scene = parser.add_argument_group("scene")
+    scene.add_argument("--bands", type=_bands, metavar="3,2,1", help="band numbers for the model's bands in its order")
+    scene.add_argument(
+        "--stretch", type=_percentiles, default=(2.0, 98.0), metavar="LOW,HIGH",
+        help="percentiles for scenes that are not uint8 (default: 2,98)",
+    )  # fmt: skip
+    scene.add_argument("--no-collar", action="store_true", help="do not take black or white borders for no data")
+    product = parser.add_argument_group("product")
+    product.add_argument("--confidence", action="store_true", help="also write the model's confidence")
+    product.add_argument("--sieve", type=int, default=0, metavar="PIXELS", help="merge patches smaller than this")
+    output = parser.add_argument_group("output")
+    output.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    output.add_argument("--json", action="store_true", help="print one machine-readable summary")
+
+
+def _process(arguments: argparse.Namespace) -> int:
+    from engines.open import open_engine
+    from onboard.mapping.run import map_scene
+    from onboard.progress import progress_for
+
+    request = _request(arguments)
+    with (
+        open_engine(arguments.model, backend=arguments.backend, threads=arguments.threads) as engine,
+        progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
+    ):
+        summary = map_scene(request, engine, progress)
+    if arguments.json:
+        print(json.dumps(summary.as_json()))
+    elif not arguments.quiet:
+        print(render(summary))
+    return 0
+
+
+def _request(arguments: argparse.Namespace) -> MapRequest:
+    from onboard.mapping.run import MapRequest
+    from onboard.scene.reader import SceneOptions
+
+    return MapRequest(
+        scene=arguments.scene,
+        out=arguments.out,
+        name=arguments.name,
+        scene_options=SceneOptions(
+            bands=arguments.bands, stretch_percentiles=arguments.stretch, collar=not arguments.no_collar
+        ),
+        confidence=arguments.confidence,
+        sieve_px=arguments.sieve,
+        batch=arguments.batch,
+        halo=arguments.halo,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from onboard.doctor import diagnose, render
+
+    report = diagnose(disk=arguments.out)
+    print(json.dumps(report.as_json(), indent=2) if arguments.json else render(report))
+    return 0
+
+
+def render(summary: MapSummary) -> str:
+    """The summary as a person reads it."""
+    rate = "" if summary.tiles_per_s is None else f", {summary.tiles_per_s:.2f} tiles/s"
+    resumed = f", {summary.tiles_resumed} of them from an earlier run" if summary.tiles_resumed else ""
+    state = "already mapped, nothing to do" if summary.already_mapped else f"{summary.tiles} tiles{resumed}{rate}"
+    smaller = 3 * summary.scene_pixels / summary.map_bytes
+    lines = [
+        f"map        {summary.map_path}",
+        f"item       {summary.item_path}",
+        f"quicklook  {summary.quicklook_path}",
+    ]
+    if summary.confidence_path:
+        lines.append(f"confidence {summary.confidence_path}")
+    lines += [
+        f"work       {state}, {summary.seconds:.1f} s",
+        f"size       {summary.map_bytes:,} bytes, 1/{smaller:,.0f} of the scene's raw RGB",
+    ]
+    width = max(len(title) for title in summary.class_shares)
+    for title, share in summary.class_shares.items():
+        lines.append(f"  {title:<{width}} {share:7.2%}  {'█' * round(share * 40)}")
+    lines.append(f"  {'(no data)':<{width}} {summary.no_data_share:7.2%}")
+    return "\n".join(lines)
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no list of band numbers; give them like 3,2,1") from None
+
+
+def _percentiles(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no pair of percentiles; give it like 2,98") from None
+    return low, high
+
+
+if __name__ == "__main__":
+    sys.exit(main())

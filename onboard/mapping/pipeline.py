@@ -1,0 +1,249 @@
+"""Scene to canvas: read, infer and write side by side, with bounded queues between them.
+
+The engine stays on the calling thread (a CUDA context belongs to one); a reader thread decodes ahead and a writer
+thread stores behind, so the engine waits for neither. Batches are fixed groups of the grid: what shares a batch with
+what never depends on where an earlier run stopped, so the same engine gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.engine import Engine, Prediction
+from onboard.errors import SceneRefused
+from onboard.mapping.canvas import Canvas
+from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
+from onboard.scene.reader import ScenePixels
+
+Pixels = NDArray[np.uint8]
+T = TypeVar("T")
+# Batches waiting on either side of the engine: enough to ride out one slow read, little memory.
+_AHEAD = 3
+
+
+class Source(Protocol):
+    """What the pipeline needs of a scene."""
+
+    path: Path
+
+    def read(self, window: Window) -> ScenePixels:
+        """Pixels (bands, h, w) uint8 and their validity (h, w), None where all are valid."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A fixed group of the grid: the tiles that need the engine, and those that hold no data at all."""
+
+    indices: tuple[int, ...]
+    tiles: tuple[Tile, ...]
+    pixels: Pixels | None
+    valid: tuple[NDArray[np.bool_] | None, ...]
+
+
+@dataclass
+class PipelineStats:
+    """What one run did and how long each stage was busy."""
+
+    tiles_inferred: int = 0
+    tiles_empty: int = 0
+    tiles_resumed: int = 0
+    seconds: float = 0.0
+    read_s: float = 0.0
+    infer_s: float = 0.0
+    write_s: float = 0.0
+    stalls: dict[str, float] = field(default_factory=dict)
+
+
+class Stage(Generic[T]):
+    """A bounded queue between two threads that carries the producer's failure to the consumer."""
+
+    def __init__(self, depth: int) -> None:
+        self._items: queue.Queue[T | BaseException | None] = queue.Queue(depth)
+        self._closed = threading.Event()
+
+    def put(self, item: T | BaseException | None) -> bool:
+        """Hands an item on; False once the consumer has gone."""
+        while not self._closed.is_set():
+            try:
+                self._items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def get(self, timeout_s: float | None = None) -> T | None:
+        """Next item, None at the end.
+
+        Raises:
+            queue.Empty: nothing came within `timeout_s`.
+            BaseException: what the producer failed with.
+        """
+        item = self._items.get(timeout=timeout_s)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """The consumer goes; a producer waiting in `put` is released."""
+        self._closed.set()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One scene's way onto its canvas.
+
+    Attributes:
+        scene: read by the reader thread alone.
+        grid: the tiles.
+        engine: used by the calling thread alone.
+        canvas: written by the writer thread alone.
+        batch: tiles in one engine call, at most the engine's `max_batch`.
+        read_timeout_s: longest wait for one batch of pixels before the scene is refused (a damaged file can keep a
+            decoder busy for minutes).
+    """
+
+    scene: Source
+    grid: Grid
+    engine: Engine
+    canvas: Canvas
+    batch: int = 1
+    read_timeout_s: float = 120.0
+
+    def run(self, progress: Callable[[int, int], None] | None = None) -> PipelineStats:
+        """Maps every unfinished tile; returns when all of them are on disk.
+
+        Args:
+            progress: called with (finished tiles, all tiles) after each batch, on the writer thread.
+
+        Raises:
+            SceneRefused: a window cannot be decoded.
+            StorageError: the canvas cannot be written.
+            EngineError: the engine failed.
+        """
+        done = self.canvas.finished
+        stats = PipelineStats(tiles_resumed=len(done))
+        groups = [group for group in self._groups() if not done.issuperset(group)]
+        decoded: Stage[Batch] = Stage(_AHEAD)
+        mapped: Stage[tuple[Batch, Prediction | None]] = Stage(_AHEAD)
+        failures: list[BaseException] = []
+        report = progress or (lambda _done, _all: None)
+        reader = threading.Thread(target=self._read, args=(groups, decoded, stats), name="reader", daemon=True)
+        writer = threading.Thread(target=self._write, args=(mapped, failures, stats, report), name="writer", daemon=True)
+        begin = time.monotonic()
+        reader.start()
+        writer.start()
+        try:
+            self._infer(decoded, mapped, stats)
+            mapped.put(None)
+        except BaseException:
+            # Tiles already inferred are written and committed before the failure is reported.
+            mapped.put(None)
+            decoded.close()
+            writer.join()
+            raise
+        finally:
+            decoded.close()
+        writer.join()
+        if failures:
+            raise failures[0]
+        reader.join()
+        stats.seconds = time.monotonic() - begin
+        return stats
+
+    def _groups(self) -> Iterator[tuple[int, ...]]:
+        for first in range(0, len(self.grid), self.batch):
+            yield tuple(range(first, min(first + self.batch, len(self.grid))))
+
+    def _read(self, groups: Sequence[tuple[int, ...]], decoded: Stage[Batch], stats: PipelineStats) -> None:
+        try:
+            for group in groups:
+                begin = time.perf_counter()
+                batch = self._batch(group)
+                stats.read_s += time.perf_counter() - begin
+                if not decoded.put(batch):
+                    return
+            decoded.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the calling thread, which raises it
+            decoded.put(error)
+
+    def _batch(self, group: tuple[int, ...]) -> Batch:
+        tiles, valid, pixels = [], [], []
+        for tile in (self.grid[index] for index in group):
+            read = self.scene.read(tile.source)
+            mask = None if read.valid is None else read.valid[_core_in_source(tile)]
+            if mask is not None and not mask.any():
+                continue
+            tiles.append(tile)
+            valid.append(None if mask is None or mask.all() else mask)
+            pixels.append(pad_to_tile(read.pixels, self.grid.tile_size))
+        stacked = None if not pixels else pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+        return Batch(group, tuple(tiles), stacked, tuple(valid))
+
+    def _infer(
+        self, decoded: Stage[Batch], mapped: Stage[tuple[Batch, Prediction | None]], stats: PipelineStats
+    ) -> None:
+        while True:
+            try:
+                batch = decoded.get(self.read_timeout_s)
+            except queue.Empty:
+                raise SceneRefused(
+                    self.scene.path,
+                    f"decoding one window took over {self.read_timeout_s:g} s",
+                    "the file is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
+                ) from None
+            if batch is None:
+                return
+            begin = time.perf_counter()
+            prediction = None if batch.pixels is None else self.engine.infer(batch.pixels)
+            stats.infer_s += time.perf_counter() - begin
+            stats.tiles_inferred += len(batch.tiles)
+            stats.tiles_empty += len(batch.indices) - len(batch.tiles)
+            if not mapped.put((batch, prediction)):
+                return
+
+    def _write(
+        self,
+        mapped: Stage[tuple[Batch, Prediction | None]],
+        failures: list[BaseException],
+        stats: PipelineStats,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        finished = stats.tiles_resumed
+        try:
+            while (item := mapped.get()) is not None:
+                begin = time.perf_counter()
+                batch, prediction = item
+                if prediction is not None:
+                    self._store(batch, prediction)
+                self.canvas.finish(batch.indices)
+                finished += len(batch.indices)
+                stats.write_s += time.perf_counter() - begin
+                progress(min(finished, len(self.grid)), len(self.grid))
+            self.canvas.commit()
+        except BaseException as error:  # noqa: BLE001 - carried to the calling thread, which raises it
+            failures.append(error)
+            mapped.close()
+
+    def _store(self, batch: Batch, prediction: Prediction) -> None:
+        for position, (tile, valid) in enumerate(zip(batch.tiles, batch.valid, strict=True)):
+            at = (position, tile.core_in_tile.rows, tile.core_in_tile.cols)
+            classes = prediction.classes[at]
+            confidence = None if prediction.confidence is None else prediction.confidence[at]
+            if valid is not None:
+                classes = classes * valid
+                confidence = None if confidence is None else confidence * valid
+            self.canvas.write(tile.core, classes, confidence)
+
+
+def _core_in_source(tile: Tile) -> tuple[slice, slice]:
+    row, col = tile.core.row - tile.source.row, tile.core.col - tile.source.col
+    return slice(row, row + tile.core.height), slice(col, col + tile.core.width)

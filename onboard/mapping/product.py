@@ -1,0 +1,188 @@
+"""Canvas to map: a Cloud Optimized GeoTIFF with palette, overviews, class names and provenance, and a quicklook.
+
+The canvas is described to GDAL by a VRT of our own making (raw band, georeferencing, colour table, tags) and copied by
+the COG driver; no pixel passes through Python. Files hold no times, so the same canvas gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.features
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from engines.manifest import ClassInfo
+from onboard.errors import StorageError
+from onboard.mapping.canvas import Layer
+from onboard.mapping.files import storage_error
+from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.georeference import Georeference
+
+# ZSTD beats DEFLATE by a third on class maps; 16 is where more effort stops paying. docs/decisions/0002 has the table.
+COG_OPTIONS: Mapping[str, str] = {
+    "COMPRESS": "ZSTD",
+    "LEVEL": "16",
+    "BLOCKSIZE": "512",
+    # The driver's default is NEAREST, which drops roads and small buildings at random.
+    "OVERVIEW_RESAMPLING": "MODE",
+    "NUM_THREADS": "ALL_CPUS",
+    "BIGTIFF": "IF_SAFER",
+    "COPY_SRC_MDD": "YES",
+}
+CONFIDENCE_OPTIONS: Mapping[str, str] = COG_OPTIONS | {"OVERVIEW_RESAMPLING": "AVERAGE", "LEVEL": "9"}
+_QUICKLOOK_PIXELS = 1024
+
+
+def write_map(
+    layer: Layer, target: Path, *, georeference: Georeference, classes: tuple[ClassInfo, ...], tags: Mapping[str, str]
+) -> None:
+    """Writes the class raster as a COG.
+
+    Args:
+        layer: class codes (height, width), 0 where there is no data.
+        target: the file to write; its folder must exist.
+        georeference: carried over as it was in the scene.
+        classes: code, title and colour of each class.
+        tags: provenance, written as dataset tags.
+
+    Raises:
+        StorageError: the disk is full or failed.
+    """
+    names = {"CLASS_0": "no data"} | {f"CLASS_{item.code}": item.title for item in classes}
+    source = _described(layer, georeference, dict(tags) | names, colours=_colour_table(classes))
+    _copy(source, target, COG_OPTIONS)
+
+
+def write_confidence(layer: Layer, target: Path, *, georeference: Georeference, tags: Mapping[str, str]) -> None:
+    """Writes the confidence raster (largest class probability x 255, 0 is no data) as a COG."""
+    meaning = {"MEANING": "largest class probability x 255; 0 is no data"}
+    _copy(_described(layer, georeference, dict(tags) | meaning, colours=None), target, CONFIDENCE_OPTIONS)
+
+
+def write_quicklook(map_path: Path, target: Path, classes: tuple[ClassInfo, ...]) -> None:
+    """Writes the map as a picture of at most 1024 pixels a side: RGBA WebP, transparent where there is no data."""
+    with rasterio.Env(**GDAL_ENV), rasterio.open(map_path) as source:
+        scale = min(1.0, _QUICKLOOK_PIXELS / max(source.width, source.height))
+        shape = (max(1, round(source.height * scale)), max(1, round(source.width * scale)))
+        codes = source.read(1, out_shape=shape)
+    rgba = np.moveaxis(_colour_table(classes)[codes], -1, 0)
+    try:
+        with (
+            rasterio.Env(**GDAL_ENV),
+            rasterio.open(
+                target, "w", driver="WEBP", width=shape[1], height=shape[0], count=4, dtype="uint8", lossless=True
+            ) as picture,
+        ):
+            picture.write(rgba)
+    except RasterioError as error:
+        raise _write_failed(target, error) from error
+
+
+def count_classes(layer: Layer, classes: tuple[ClassInfo, ...]) -> NDArray[np.int64]:
+    """Pixels of each code 0..K over the whole layer, as (K + 1,)."""
+    counts = np.zeros(len(classes) + 1, dtype=np.int64)
+    few = len(classes) <= 16
+    for _, strip in layer.strips():
+        if few:
+            # One vectorised comparison a class is several times faster than bincount, which widens to int64 first.
+            counts += [np.count_nonzero(strip == code) for code in range(len(counts))]
+        else:
+            counts += np.bincount(strip.ravel(), minlength=len(counts))[: len(counts)]
+    return counts
+
+
+def sieve(layer: Layer, target: Layer, pixels: int, strip_rows: int = 2048) -> None:
+    """Merges patches smaller than `pixels` (4-connected) into their largest neighbour, strip by strip.
+
+    A patch under the limit is lower than `pixels` rows, so a margin of that many rows (4,096 at most) shows each one
+    whole; only the size of a *neighbour* may be cut off at the margin. No-data pixels stay as they are.
+
+    Source: GDALSieveFilter.
+    """
+    margin = min(pixels, 4096)
+    for row in range(0, layer.height, strip_rows):
+        top, end = max(0, row - margin), min(layer.height, row + strip_rows + margin)
+        codes = layer.read(top, end - top)
+        merged = rasterio.features.sieve(codes, pixels, mask=codes != 0)
+        merged[codes == 0] = 0
+        kept = merged[row - top : row - top + strip_rows]
+        target.write_rows(row, kept)
+    target.sync()
+
+
+def _colour_table(classes: tuple[ClassInfo, ...]) -> NDArray[np.uint8]:
+    table = np.zeros((256, 4), dtype=np.uint8)
+    for item in classes:
+        table[item.code] = [*bytes.fromhex(item.color.removeprefix("#")), 255]
+    return table
+
+
+def _described(
+    layer: Layer, georeference: Georeference, tags: Mapping[str, str], *, colours: NDArray[np.uint8] | None
+) -> Path:
+    """Writes the VRT beside the layer and returns its path."""
+    root = ET.Element("VRTDataset", rasterXSize=str(layer.width), rasterYSize=str(layer.height))
+    _georeferenced(root, georeference)
+    metadata = ET.SubElement(root, "Metadata")
+    for key, value in sorted(tags.items()):
+        ET.SubElement(metadata, "MDI", key=key).text = value
+    band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band="1", subClass="VRTRawRasterBand")
+    ET.SubElement(band, "NoDataValue").text = "0"
+    if colours is not None:
+        ET.SubElement(band, "ColorInterp").text = "Palette"
+        table = ET.SubElement(band, "ColorTable")
+        for red, green, blue, alpha in colours.tolist():
+            ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=str(alpha))
+    ET.SubElement(band, "SourceFilename", relativetoVRT="1").text = layer.path.name
+    for name, value in (("ImageOffset", 0), ("PixelOffset", 1), ("LineOffset", layer.width)):
+        ET.SubElement(band, name).text = str(value)
+    path = layer.path.with_suffix(".vrt")
+    ET.ElementTree(root).write(path, encoding="utf-8")
+    return path
+
+
+def _georeferenced(root: ET.Element, georeference: Georeference) -> None:
+    if georeference.crs is not None:
+        ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = georeference.crs.to_wkt()
+    if georeference.transform is not None:
+        ET.SubElement(root, "GeoTransform").text = ", ".join(repr(value) for value in georeference.transform.to_gdal())
+    if georeference.gcps:
+        crs = georeference.gcp_crs
+        points = ET.SubElement(root, "GCPList", **({"Projection": crs.to_wkt()} if crs else {}))
+        for number, gcp in enumerate(georeference.gcps, 1):
+            ET.SubElement(
+                points,
+                "GCP",
+                Id=str(gcp.id or number),
+                Pixel=repr(gcp.col),
+                Line=repr(gcp.row),
+                X=repr(gcp.x),
+                Y=repr(gcp.y),
+                Z=repr(gcp.z or 0.0),
+            )
+    if georeference.rpcs is not None:
+        domain = ET.SubElement(root, "Metadata", domain="RPC")
+        for key, value in georeference.rpcs.to_gdal().items():
+            ET.SubElement(domain, "MDI", key=key).text = str(value)
+
+
+def _copy(source: Path, target: Path, options: Mapping[str, str]) -> None:
+    try:
+        with rasterio.Env(**GDAL_ENV):
+            rasterio.shutil.copy(source, target, driver="COG", **options)
+    except RasterioError as error:
+        raise _write_failed(target, error) from error
+
+
+def _write_failed(target: Path, error: Exception) -> StorageError:
+    free = shutil.disk_usage(target.parent).free
+    if free < 1 << 20:
+        return storage_error(OSError(28, "disk full"), target)
+    return StorageError(target, f"GDAL could not write it: {error}", "mend the disk or choose another --out")

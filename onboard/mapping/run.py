@@ -1,0 +1,381 @@
+"""The main job: one scene in, one published map out, resumable at any moment.
+
+While it works, everything lies in `OUT/.onboard/NAME/`; the map's folder `OUT/NAME/` appears by one rename. The same
+command after a SIGKILL continues from the canvas; after publication it finds the map and has nothing to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import rasterio
+
+from engines.engine import Engine
+from onboard.errors import OptionsRefused, SceneRefused
+from onboard.mapping.canvas import Canvas, Layer
+from onboard.mapping.files import publish_folder, sha256_file, storage_error
+from onboard.mapping.journal import identity_bytes
+from onboard.mapping.pipeline import Pipeline, PipelineStats
+from onboard.mapping.product import count_classes, sieve, write_confidence, write_map, write_quicklook
+from onboard.mapping.stac import ItemFacts, write_item
+from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.grid import Grid
+from onboard.scene.probe import probe_scene
+from onboard.scene.reader import Scene, SceneOptions
+
+WORK = ".onboard"
+# Part of every canvas's identity: raised when the same inputs would give other bytes.
+PIPELINE_VERSION = 1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """What to map and how.
+
+    Attributes:
+        scene: the GeoTIFF.
+        out: folder in which the map's folder appears.
+        name: of the map's folder; the scene's stem by default.
+        scene_options: bands, stretch and collar.
+        confidence: also write the model's confidence.
+        sieve_px: smallest patch kept, in pixels; 0 keeps all.
+        batch: tiles in one engine call.
+        halo: pixels cut from tile edges; the manifest's by default.
+        overwrite: replace a map of another scene that has the same name.
+        read_timeout_s: longest wait for one batch of pixels.
+    """
+
+    scene: Path
+    out: Path
+    name: str | None = None
+    scene_options: SceneOptions = field(default_factory=SceneOptions)
+    confidence: bool = False
+    sieve_px: int = 0
+    batch: int = 1
+    halo: int | None = None
+    overwrite: bool = False
+    read_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise OptionsRefused(f"--batch is {self.batch}", "give a whole number from 1 on")
+        if not 0 <= self.sieve_px <= 100_000:
+            raise OptionsRefused(f"--sieve is {self.sieve_px}", "give a number of pixels from 0 (off) to 100000")
+        if self.name is not None and (not self.name or self.name.startswith(".") or "/" in self.name):
+            raise OptionsRefused(f"--name {self.name!r} is no plain folder name", "use letters, digits, - and _")
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the map's folder and the item's id."""
+        return self.name or self.scene.stem.lstrip(".") or "scene"
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """What `onboard process` reports; seconds are wall time of this run, resumed tiles were done by an earlier one."""
+
+    folder: Path
+    map_path: Path
+    item_path: Path
+    quicklook_path: Path
+    confidence_path: Path | None
+    tiles: int
+    tiles_resumed: int
+    tiles_empty: int
+    seconds: float
+    mapping_s: float
+    tiles_per_s: float | None
+    map_bytes: int
+    scene_pixels: int
+    class_shares: dict[str, float]
+    no_data_share: float
+    already_mapped: bool
+    stages_s: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able form: paths as text."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def map_scene(request: MapRequest, engine: Engine, progress: Progress | None = None) -> MapSummary:
+    """Maps one scene and publishes the result.
+
+    Args:
+        request: the scene and the options.
+        engine: used on this thread only; not closed.
+        progress: called with (finished tiles, all tiles).
+
+    Raises:
+        SceneRefused: the scene cannot be mapped; nothing is left behind.
+        OptionsRefused: the options cannot be met, or the name is taken by another scene's map.
+        StorageError: the disk is full or failed; the same command continues.
+        EngineError: the engine failed; the same command continues.
+    """
+    begin = time.monotonic()
+    if request.batch > engine.max_batch:
+        raise OptionsRefused(
+            f"--batch {request.batch} is more than this engine takes", f"give {engine.max_batch} or less"
+        )
+    probe_scene(request.scene, request.scene_options)
+    with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(**GDAL_ENV))
+        scene = stack.enter_context(Scene.open(request.scene, request.scene_options))
+        job = Job.of(request, scene, engine)
+        if (earlier := job.published()) is not None:
+            shutil.rmtree(job.work, ignore_errors=True)
+            _remove_if_empty(job.work.parent)
+            return job.summary(earlier, PipelineStats(tiles_resumed=len(job.grid)), time.monotonic() - begin, True)
+        return job.run(begin, progress)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request bound to its open scene and engine.
+
+    Attributes:
+        identity: everything the map's pixels depend on.
+    """
+
+    request: MapRequest
+    scene: Scene
+    engine: Engine
+    grid: Grid
+    scene_sha256: str
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(cls, request: MapRequest, scene: Scene, engine: Engine) -> Job:
+        """Fixes grid and identity."""
+        manifest = engine.manifest
+        halo = manifest.halo if request.halo is None else request.halo
+        grid = Grid(scene.width, scene.height, tile_size=manifest.input.tile_size, halo=halo)
+        scene_sha256 = _digest(request.scene)
+        identity = {
+            "pipeline": PIPELINE_VERSION,
+            "scene": scene_sha256,
+            "size": [scene.width, scene.height],
+            "model": manifest.model.sha256,
+            "engine": engine.digest,
+            "precision": engine.precision,
+            "tile": manifest.input.tile_size,
+            "halo": halo,
+            "batch": request.batch,
+            "scene_facts": scene.facts,
+            "confidence": request.confidence,
+        }
+        return cls(request, scene, engine, grid, scene_sha256, json.loads(identity_bytes(identity)))
+
+    @property
+    def final(self) -> Path:
+        """The map's folder once published."""
+        return self.request.out / self.request.folder_name
+
+    @property
+    def work(self) -> Path:
+        """Where the canvas and the unpublished product lie."""
+        return self.request.out / WORK / self.request.folder_name
+
+    @property
+    def identity_digest(self) -> str:
+        """SHA-256 over the identity and the options that only touch the product."""
+        product = self.identity | {"sieve": self.request.sieve_px}
+        return hashlib.sha256(identity_bytes(product)).hexdigest()
+
+    def published(self) -> dict[str, Any] | None:
+        """The item of this very map, if it stands already.
+
+        Raises:
+            OptionsRefused: the name is taken by something else than a map of this scene.
+        """
+        if not self.final.exists():
+            return None
+        try:
+            item = json.loads((self.final / "map.json").read_text(encoding="utf-8"))
+            properties = item["properties"]
+            same_scene = properties["onboard:scene_sha256"] == self.scene_sha256
+            same = properties["onboard:identity"] == self.identity_digest
+        except (OSError, ValueError, KeyError, TypeError):
+            raise OptionsRefused(
+                f"{self.final} exists and is no map of ours", "move it away, or choose another --out or --name"
+            ) from None
+        if not same_scene and not self.request.overwrite:
+            raise OptionsRefused(
+                f"{self.final} holds the map of another scene", "choose another --name, or give --overwrite"
+            )
+        return item if same and self._intact(item) else None
+
+    def _intact(self, item: dict[str, Any]) -> bool:
+        for asset in item["assets"].values():
+            path = self.final / asset["href"]
+            if not path.is_file() or asset["file:checksum"] != "1220" + sha256_file(path):
+                return False
+        return True
+
+    def run(self, begin: float, progress: Progress | None) -> MapSummary:
+        """Maps what is not mapped yet and publishes."""
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.work) from error
+        canvas = Canvas(
+            self.work / "canvas",
+            self.identity,
+            width=self.scene.width,
+            height=self.scene.height,
+            confidence=self.request.confidence,
+        )
+        try:
+            with canvas:
+                pipeline = Pipeline(
+                    self.scene,
+                    self.grid,
+                    self.engine,
+                    canvas,
+                    batch=self.request.batch,
+                    read_timeout_s=self.request.read_timeout_s,
+                )
+                stats = pipeline.run(progress)
+                item = self._publish(canvas, stats)
+        except SceneRefused:
+            # Nothing can be resumed from a file that cannot be read.
+            self._clean()
+            raise
+        self._clean()
+        return self.summary(item, stats, time.monotonic() - begin, False)
+
+    def _clean(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        _remove_if_empty(self.work.parent)
+        _remove_if_empty(self.request.out)
+
+    def _publish(self, canvas: Canvas, stats: PipelineStats) -> dict[str, Any]:
+        staged = self.work / "product"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir()
+        except OSError as error:
+            raise storage_error(error, staged) from error
+        layer = self._sieved(canvas)
+        counts = count_classes(layer, tuple(self.engine.manifest.classes)).tolist()
+        manifest = self.engine.manifest
+        classes = tuple(manifest.classes)
+        georeference = self.scene.georeference
+        tags = self._tags()
+        write_map(layer, staged / "map.tif", georeference=georeference, classes=classes, tags=tags)
+        if canvas.confidence is not None:
+            write_confidence(canvas.confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
+        write_quicklook(staged / "map.tif", staged / "quicklook.webp", classes)
+        item = write_item(self._item_facts(counts, stats), staged)
+        publish_folder(staged, self.final)
+        found: dict[str, Any] = json.loads((self.final / item.name).read_text(encoding="utf-8"))
+        return found
+
+    def _sieved(self, canvas: Canvas) -> Layer:
+        if not self.request.sieve_px:
+            return canvas.classes
+        target = Layer(canvas.folder / "sieved.raw", width=self.scene.width, height=self.scene.height)
+        sieve(canvas.classes, target, self.request.sieve_px)
+        return target
+
+    def _tags(self) -> dict[str, str]:
+        """Provenance that stands in map.tif itself; no times, or equal work would give unequal bytes."""
+        model = self.engine.manifest
+        return {
+            "TIFFTAG_SOFTWARE": f"onboard {_version()}",
+            "ONBOARD_SCENE_SHA256": self.scene_sha256,
+            "ONBOARD_MODEL": f"{model.name} {model.version}",
+            "ONBOARD_MODEL_SHA256": model.model.sha256,
+            "ONBOARD_ENGINE": f"{self.engine.backend} {self.engine.precision} {self.engine.digest}",
+            "ONBOARD_OPTIONS": identity_bytes(
+                {"halo": self.grid.halo, "sieve_px": self.request.sieve_px, "scene": self.scene.facts}
+            ).decode(),
+        }
+
+    def _item_facts(self, counts: list[int], stats: PipelineStats) -> ItemFacts:
+        georeference = self.scene.georeference
+        return ItemFacts(
+            name=self.request.folder_name,
+            scene_name=self.request.scene.name,
+            scene_sha256=self.scene_sha256,
+            acquired=self.scene.acquired,
+            received=datetime.fromtimestamp(self.request.scene.stat().st_mtime, timezone.utc),
+            georeference=georeference,
+            width=self.scene.width,
+            height=self.scene.height,
+            manifest=self.engine.manifest,
+            class_pixels=counts,
+            pixel_area_m2=georeference.pixel_area_m2(self.scene.width, self.scene.height),
+            processed=datetime.now(timezone.utc),
+            software={"onboard": _version(), self.engine.backend: self.engine.digest},
+            own={
+                "identity": self.identity_digest,
+                "scene_sha256": self.scene_sha256,
+                "no_data_pixels": counts[0],
+                "sieve_px": self.request.sieve_px,
+                "halo_px": self.grid.halo,
+                "tiles": len(self.grid),
+                "tiles_per_s": _rate(stats),
+                "scene": self.scene.facts,
+            },
+        )
+
+    def summary(self, item: dict[str, Any], stats: PipelineStats, seconds: float, already: bool) -> MapSummary:
+        """What this run did, read back from the published item."""
+        properties = item["properties"]
+        confidence = self.final / "confidence.tif"
+        pixels = self.scene.width * self.scene.height
+        return MapSummary(
+            folder=self.final,
+            map_path=self.final / "map.tif",
+            item_path=self.final / "map.json",
+            quicklook_path=self.final / "quicklook.webp",
+            confidence_path=confidence if "confidence" in item["assets"] else None,
+            tiles=len(self.grid),
+            tiles_resumed=stats.tiles_resumed,
+            tiles_empty=stats.tiles_empty,
+            seconds=seconds,
+            mapping_s=stats.seconds,
+            tiles_per_s=_rate(stats),
+            map_bytes=(self.final / "map.tif").stat().st_size,
+            scene_pixels=pixels,
+            class_shares={row["title"]: row["share"] for row in properties["onboard:class_cover"]},
+            no_data_share=properties["onboard:no_data_pixels"] / pixels,
+            already_mapped=already,
+            stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
+        )
+
+
+def _rate(stats: PipelineStats) -> float | None:
+    """Tiles per second of this run, None where it inferred none."""
+    return stats.tiles_inferred / stats.seconds if stats.tiles_inferred and stats.seconds > 0 else None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise SceneRefused(path, f"cannot be read: {error.strerror}", "check the file and its permissions") from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _version() -> str:
+    try:
+        return version("onboard-landcover")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,223 @@
+"""The map's description: a STAC 1.1 Item (map.json) that a ground archive can index without opening the raster.
+
+Sources: STAC 1.1.0; extensions projection 2.0.0, classification 2.0.0, processing 1.2.0, raster 2.0.0, file 2.1.0.
+Fields of our own carry the prefix `onboard:`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from engines.manifest import ClassInfo, Manifest
+from onboard.mapping.files import sha256_file
+from onboard.scene.georeference import Georeference
+
+_EXTENSIONS = (
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+    "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+)
+_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """Everything the item says that is not read from the product's own files.
+
+    Attributes:
+        name: the item's id and the folder's name.
+        scene_name: file name of the scene; scene_sha256: digest of its bytes.
+        acquired: RFC 3339 time of acquisition, None where the scene does not say.
+        received: when the scene was received here.
+        georeference: of the scene and so of the map.
+        width: pixels; height: pixels.
+        manifest: of the model.
+        class_pixels: pixels of each code 0..K.
+        pixel_area_m2: mean area of a pixel, None where the CRS does not allow one.
+        processed: when the map was made.
+        software: name to version.
+        own: further `onboard:` properties (stretch, bands, valid-data rule, timings).
+    """
+
+    name: str
+    scene_name: str
+    scene_sha256: str
+    acquired: str | None
+    received: datetime
+    georeference: Georeference
+    width: int
+    height: int
+    manifest: Manifest
+    class_pixels: Sequence[int]
+    pixel_area_m2: float | None
+    processed: datetime
+    software: Mapping[str, str]
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_item(facts: ItemFacts, folder: Path) -> Path:
+    """Writes map.json for the files in `folder`; returns its path."""
+    path = folder / "map.json"
+    path.write_text(json.dumps(_item(facts, folder), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def rfc3339(moment: datetime) -> str:
+    """UTC time in RFC 3339, to the second."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
+    footprint = facts.georeference.footprint(facts.width, facts.height)
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": list(_EXTENSIONS),
+        "id": facts.name,
+        "geometry": footprint,
+    }
+    if footprint is not None:
+        item["bbox"] = _bbox(footprint)
+    return item | {
+        "properties": _properties(facts),
+        "links": _links(facts),
+        "assets": _assets(facts, folder),
+    }
+
+
+def _properties(facts: ItemFacts) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "title": f"Land cover of {facts.scene_name}",
+        "datetime": facts.acquired or rfc3339(facts.received),
+        "onboard:datetime_is": "acquisition" if facts.acquired else "reception: the scene names no acquisition time",
+        "created": rfc3339(facts.processed),
+        "processing:level": "L3",
+        "processing:datetime": rfc3339(facts.processed),
+        "processing:software": dict(facts.software),
+        "processing:lineage": (
+            f"Land-cover classes of {facts.scene_name} (sha256 {facts.scene_sha256}) by model "
+            f"{facts.manifest.name} {facts.manifest.version} (sha256 {facts.manifest.model.sha256})"
+        ),
+        "proj:shape": [facts.height, facts.width],
+    }
+    properties |= _projection(facts.georeference)
+    if facts.georeference.gsd_m is not None:
+        properties["gsd"] = round(facts.georeference.gsd_m, 4)
+    return properties | {
+        "onboard:georeferencing": facts.georeference.kind,
+        "onboard:class_cover": _cover(facts),
+        **{f"onboard:{key}": value for key, value in facts.own.items()},
+    }
+
+
+def _projection(georeference: Georeference) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    crs = georeference.crs or georeference.gcp_crs
+    if crs is not None:
+        code = crs.to_authority()
+        found["proj:code"] = f"{code[0]}:{code[1]}" if code else None
+        if code is None:
+            found["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
+    if georeference.transform is not None:
+        found["proj:transform"] = list(georeference.transform)[:9]
+    return found
+
+
+def _cover(facts: ItemFacts) -> list[dict[str, Any]]:
+    """Pixels, share of the valid pixels and, where the CRS allows, area of each class."""
+    valid = max(1, sum(facts.class_pixels[1:]))
+    rows: list[dict[str, Any]] = []
+    for item in facts.manifest.classes:
+        pixels = int(facts.class_pixels[item.code])
+        row = {"value": item.code, "title": item.title, "pixels": pixels, "share": round(pixels / valid, 6)}
+        if facts.pixel_area_m2 is not None:
+            row["area_m2"] = round(pixels * facts.pixel_area_m2, 1)
+        rows.append(row)
+    return rows
+
+
+def _links(facts: ItemFacts) -> list[dict[str, Any]]:
+    model = facts.manifest
+    return [
+        {
+            "rel": "derived_from",
+            "href": facts.scene_name,
+            "type": "image/tiff; application=geotiff",
+            "title": "the scene",
+            "file:checksum": multihash(facts.scene_sha256),
+        },
+        {
+            "rel": "derived_from",
+            "href": f"models/{model.name}/manifest.json",
+            "type": "application/json",
+            "title": f"the model {model.name} {model.version}",
+            "file:checksum": multihash(model.model.sha256),
+        },
+    ]
+
+
+def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
+    assets: dict[str, Any] = {
+        "map": {
+            "href": "./map.tif",
+            "type": _COG,
+            "title": "land-cover classes",
+            "roles": ["data"],
+            "bands": [{"name": "class", "data_type": "uint8", "nodata": 0}],
+            "classification:classes": _classes(facts.manifest.classes),
+        },
+        "quicklook": {
+            "href": "./quicklook.webp",
+            "type": "image/webp",
+            "title": "the map as a picture",
+            "roles": ["overview", "thumbnail"],
+        },
+    }
+    if (folder / "confidence.tif").exists():
+        assets["confidence"] = {
+            "href": "./confidence.tif",
+            "type": _COG,
+            "title": "the model's confidence: largest class probability x 255",
+            "roles": ["data", "confidence"],
+            "bands": [{"name": "confidence", "data_type": "uint8", "nodata": 0, "raster:scale": 1 / 255}],
+        }
+    for asset in assets.values():
+        path = folder / asset["href"]
+        asset["file:size"] = path.stat().st_size
+        asset["file:checksum"] = multihash(sha256_file(path))
+    return assets
+
+
+def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+    no_data = {"value": 0, "name": "no_data", "title": "no data", "nodata": True}
+    return [no_data] + [
+        {
+            "value": item.code,
+            "name": item.name,
+            "title": item.title,
+            "color_hint": item.color.removeprefix("#").upper(),
+            "nodata": False,
+        }
+        for item in classes
+    ]
+
+
+def multihash(sha256_hex: str) -> str:
+    """SHA-256 as a multihash in hex, as the file extension wants it (0x12 sha2-256, 0x20 bytes)."""
+    return "1220" + sha256_hex
+
+
+def _bbox(geometry: Mapping[str, Any]) -> list[float]:
+    rings = geometry["coordinates"]
+    if geometry["type"] == "MultiPolygon":
+        rings = [ring for polygon in rings for ring in polygon]
+    points = [point for ring in rings for point in ring]
+    lons, lats = [point[0] for point in points], [point[1] for point in points]
+    return [min(lons), min(lats), max(lons), max(lats)]

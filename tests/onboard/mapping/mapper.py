@@ -1,0 +1,64 @@
+"""A process for the kill tests: maps a scene with the identity engine and SIGKILLs itself at a chosen call.
+
+usage: mapper.py SCENE OUT [DIE_AT]     DIE_AT: number of the durable step (sync, rename, product write) to die at;
+prints the number of tiles inferred and of durable steps taken when it lives to the end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engines.testing import IdentityEngine
+from onboard.mapping import canvas, run
+from onboard.scene.reader import SceneOptions
+
+TILE = 64
+GROUP = 4
+steps = 0
+
+
+def counted(function: Callable[..., Any], die_at: int, *, after: bool) -> Callable[..., Any]:
+    """Counts a call as a step; dies before it, or half-way (after it, before anyone learns of it)."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        global steps  # noqa: PLW0603 - one counter over all patched functions
+        steps += 1
+        if steps == die_at and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if steps == die_at and after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return wrapper
+
+
+def main() -> None:
+    scene, out = Path(sys.argv[1]), Path(sys.argv[2])
+    die_at = int(sys.argv[3]) if len(sys.argv) > 3 else -1
+    canvas.GROUP_TILES = GROUP
+    for owner, name in (
+        (os, "fdatasync"),
+        (os, "fsync"),
+        (Path, "rename"),
+        (run, "write_map"),
+        (run, "write_quicklook"),
+        (run, "write_item"),
+        (run, "probe_scene"),
+        (run.shutil, "rmtree"),
+        (run.Job, "_clean"),
+    ):
+        setattr(owner, name, counted(getattr(owner, name), die_at, after=die_at % 2 == 0))
+    with IdentityEngine(tile_size=TILE) as engine:
+        summary = run.map_scene(run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False)), engine)
+    inferred = 0 if summary.already_mapped else summary.tiles - summary.tiles_resumed - summary.tiles_empty
+    print(inferred, steps)
+
+
+if __name__ == "__main__":
+    main()

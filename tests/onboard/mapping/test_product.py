@@ -1,0 +1,127 @@
+"""The published product, read back by tools that are not ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
+from rio_cogeo import cog_validate
+
+from engines.testing import IdentityEngine
+from onboard.mapping.run import MapRequest, MapSummary, map_scene
+from onboard.scene.reader import SceneOptions
+
+WIDTH, HEIGHT = 700, 600
+GCPS = [
+    GroundControlPoint(row, col, 55 + col / 1e4, 25 - row / 1e4, 7.0, id=str(number))
+    for number, (row, col) in enumerate([(0, 0), (0, WIDTH), (HEIGHT, 0), (HEIGHT, WIDTH)])
+]
+NUMBERS = [1.0] + [0.0] * 19
+RPCS = RPC(
+    height_off=20.0, height_scale=100.0, lat_off=25.0, lat_scale=0.05, line_den_coeff=NUMBERS,
+    line_num_coeff=[0.0, 0.0, -1.0] + [0.0] * 17, line_off=300.0, line_scale=300.0, long_off=55.0, long_scale=0.05,
+    samp_den_coeff=NUMBERS, samp_num_coeff=[0.0, 1.0] + [0.0] * 18, samp_off=350.0, samp_scale=350.0,
+)  # fmt: skip
+GEOREFERENCES: dict[str, dict[str, Any]] = {
+    "north-up": {"crs": "EPSG:32640", "transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 2.8e6)},
+    "rotated": {"crs": "EPSG:32640", "transform": rasterio.Affine(0.4, 0.3, 5e5, 0.3, -0.4, 2.8e6)},
+    "south-up": {"crs": "EPSG:32640", "transform": rasterio.Affine(0.5, 0, 5e5, 0, 0.5, 2.8e6)},
+    "geographic": {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-5, 0, 55, 0, -1e-5, 25)},
+    "transform without CRS": {"transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 2.8e6)},
+    "GCPs": {"gcps": GCPS, "crs": "EPSG:4326"},
+    "RPCs": {"rpcs": RPCS},
+    "nothing": {},
+}
+
+
+def make(folder: Path, **profile: Any) -> MapSummary:
+    pixels = np.repeat(np.repeat(np.random.default_rng(1).integers(1, 6, (3, 30, 35), dtype=np.uint8), 20, 1), 20, 2)
+    keys = {"driver": "GTiff", "width": WIDTH, "height": HEIGHT, "count": 3, "dtype": "uint8"}
+    with rasterio.open(folder / "scene.tif", "w", **keys, **profile) as target:
+        target.write(pixels)
+    request = MapRequest(
+        folder / "scene.tif", folder / "out", halo=8, scene_options=SceneOptions(collar=False), confidence=True
+    )
+    return map_scene(request, IdentityEngine(tile_size=256, confidence=True))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", GEOREFERENCES)
+def test_georeferencing_passes_through_untouched_and_the_item_is_valid(
+    kind: str, tmp_path: Path, validate_item: Callable[[dict[str, Any]], None]
+) -> None:
+    summary = make(tmp_path, **GEOREFERENCES[kind])
+    with rasterio.open(tmp_path / "scene.tif") as scene, rasterio.open(summary.map_path) as mapped:
+        assert mapped.crs == scene.crs
+        assert mapped.transform == scene.transform
+        (points, crs), (expected, expected_crs) = mapped.gcps, scene.gcps
+        assert [point.asdict() | {"id": 0} for point in points] == [point.asdict() | {"id": 0} for point in expected]
+        assert crs == expected_crs
+        assert (mapped.rpcs is None) == (scene.rpcs is None)
+        if scene.rpcs is not None:
+            assert mapped.rpcs.to_dict() == scene.rpcs.to_dict()
+    item = json.loads(summary.item_path.read_text())
+    validate_item(item)
+    located = kind in {"north-up", "rotated", "south-up", "geographic", "GCPs", "RPCs"}
+    assert ("bbox" in item) == (item["geometry"] is not None)
+    if located and kind != "RPCs":
+        west, south, east, north = item["bbox"]
+        assert 54 < west < east < 58
+        assert 24 < south < north < 26
+    if not located:
+        assert item["geometry"] is None
+
+
+def test_the_map_is_a_valid_cog_with_palette_names_overviews_and_provenance(tmp_path: Path) -> None:
+    summary = make(tmp_path, **GEOREFERENCES["north-up"])
+    for path in (summary.map_path, summary.confidence_path):
+        assert path is not None
+        valid, errors, warnings = cog_validate(path, strict=True)
+        assert valid, (errors, warnings)
+    with rasterio.open(summary.map_path) as mapped:
+        assert mapped.dtypes == ("uint8",)
+        assert mapped.nodata == 0
+        assert mapped.overviews(1)
+        assert mapped.colormap(1)[0][3] == 0
+        tags = mapped.tags()
+        assert tags["CLASS_0"] == "no data"
+        assert tags["CLASS_1"]
+        assert tags["ONBOARD_SCENE_SHA256"] == hashlib.sha256((tmp_path / "scene.tif").read_bytes()).hexdigest()
+        # The scene is blocks of 20 pixels, so the majority of 2 x 2 is exact where NEAREST and AVERAGE would be too;
+        # a class that AVERAGE would invent shows at odd positions of the next level.
+        codes = set(np.unique(mapped.read(1)))
+        assert set(np.unique(mapped.read(1, out_shape=(75, 88)))) <= codes
+
+
+def test_checksums_and_sizes_in_the_item_are_those_of_the_files(tmp_path: Path) -> None:
+    summary = make(tmp_path, **GEOREFERENCES["north-up"])
+    assets = json.loads(summary.item_path.read_text())["assets"]
+    assert set(assets) == {"map", "quicklook", "confidence"}
+    for asset in assets.values():
+        raw = (summary.folder / asset["href"]).read_bytes()
+        assert asset["file:size"] == len(raw)
+        assert asset["file:checksum"] == "1220" + hashlib.sha256(raw).hexdigest()
+
+
+def test_without_an_acquisition_time_the_item_says_that_it_gives_the_reception(tmp_path: Path) -> None:
+    properties = json.loads(make(tmp_path).item_path.read_text())["properties"]
+    assert properties["onboard:datetime_is"].startswith("reception")
+
+
+def test_the_quicklook_shows_the_class_colours(tmp_path: Path) -> None:
+    summary = make(tmp_path, **GEOREFERENCES["north-up"])
+    with rasterio.open(summary.quicklook_path) as picture, rasterio.open(summary.map_path) as mapped:
+        assert max(picture.shape) <= 1024
+        rgba = picture.read()
+        palette = mapped.colormap(1)
+        codes = mapped.read(1, out_shape=picture.shape)
+    expected = np.array([palette[code] for code in codes.ravel()], np.uint8).T.reshape(4, *codes.shape)
+    assert np.array_equal(rgba, expected)
