@@ -95,7 +95,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: obje
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        raise CheckpointRefused(source, f"weights of another network ({str(error).splitlines()[-1].strip()})") from error
+        raise CheckpointRefused(
+            source, f"weights of another network ({str(error).splitlines()[-1].strip()})"
+        ) from error
 
 
 def read_average(folder: Path) -> dict[str, Tensor]:

@@ -48,14 +48,13 @@ class Stage(_Settings):
     batch: int = Field(gt=0)
 
 
-class FitSettings(_Settings):
-    """A supervised fit. Either ``max_minutes`` or ``max_steps`` ends it, whichever share is further.
+class RunSettings(_Settings):
+    """What the loop needs of any run. Either ``max_minutes`` or ``max_steps`` ends it, whichever share is further.
 
-    The schedule runs on the elapsed share, so the learning rate has always come down when the fit ends.
+    The schedule runs on the elapsed share, so the learning rate has always come down when the run ends.
     """
 
     name: str
-    data: DataSettings = DataSettings()
     model: SegmenterSettings = SegmenterSettings()
     stages: tuple[Stage, ...] = (Stage(until=1.0, crop=512, batch=4),)
     max_minutes: float | None = None
@@ -65,19 +64,16 @@ class FitSettings(_Settings):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
     gradient_norm: float = Field(default=1.0, gt=0)
-    class_weight_power: float = Field(default=0.5, ge=0, le=1)
-    dice: float = Field(default=0.5, ge=0)
     average: float = Field(default=0.998, ge=0, lt=1)
     bfloat16: bool = True
     seed: int = 0
     threads: int | None = None
     checkpoint_minutes: float = Field(default=3.0, gt=0)
-    start_from: Path | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> FitSettings:
+    def _consistent(self) -> RunSettings:
         if self.max_minutes is None and self.max_steps is None:
-            raise ValueError("give max_minutes or max_steps: a fit must end")
+            raise ValueError("give max_minutes or max_steps: a run must end")
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"stages must end at rising shares, the last at 1.0, not {ends}")
@@ -86,6 +82,42 @@ class FitSettings(_Settings):
         if odd:
             raise ValueError(f"crops {odd} are not multiples of {grain} (16-pixel patches x attention window)")
         return self
+
+
+class FitSettings(RunSettings):
+    """A supervised fit.
+
+    ``start_from`` is the run folder of an earlier fit of the same network; ``pretrained`` that of a pre-training, of
+    which only the student is taken. At most one of them.
+    """
+
+    data: DataSettings = DataSettings()
+    class_weight_power: float = Field(default=0.5, ge=0, le=1)
+    dice: float = Field(default=0.5, ge=0)
+    start_from: Path | None = None
+    pretrained: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> FitSettings:
+        if self.start_from is not None and self.pretrained is not None:
+            raise ValueError("give start_from or pretrained, not both")
+        return self
+
+
+class PretrainSettings(RunSettings):
+    """Masked reconstruction on unlabelled imagery: ``scenes`` of ``dataset`` (labels unread) and ``folders`` of JPEG.
+
+    ``hidden`` is the share of patches hidden, in cells of ``cell`` x ``cell`` tokens. Sources: He et al., "Masked
+    Autoencoders Are Scalable Vision Learners", CVPR 2022; Xie et al., "SimMIM", CVPR 2022 (0.6 of 32-pixel cells).
+    """
+
+    root: Path | None = None
+    dataset: str = "dubai"
+    scenes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
+    folders: tuple[str, ...] = ("ucmerced",)
+    scale: tuple[float, float] = (0.5, 2.0)
+    hidden: float = Field(default=0.6, gt=0, lt=1)
+    cell: int = Field(default=2, ge=1)
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)

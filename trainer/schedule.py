@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from trainer.config import FitSettings, Stage
+from trainer.config import RunSettings, Stage
 
 
-def elapsed_share(settings: FitSettings, *, step: int, seconds: float) -> float:
+def elapsed_share(settings: RunSettings, *, step: int, seconds: float) -> float:
     """How much of the fit lies behind, 0..1: by time or by steps, whichever is further."""
     shares = [0.0]
     if settings.max_minutes is not None:
@@ -17,7 +17,7 @@ def elapsed_share(settings: FitSettings, *, step: int, seconds: float) -> float:
     return min(1.0, max(shares))
 
 
-def learning_rate(settings: FitSettings, share: float) -> float:
+def learning_rate(settings: RunSettings, share: float) -> float:
     """Linear warm-up, then half a cosine down to ``final_learning_rate`` at share 1."""
     if share < settings.warmup:
         return settings.learning_rate * max(share / settings.warmup, 0.01)
@@ -26,6 +26,6 @@ def learning_rate(settings: FitSettings, share: float) -> float:
     return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def stage_at(settings: FitSettings, share: float) -> Stage:
+def stage_at(settings: RunSettings, share: float) -> Stage:
     """The stage a share belongs to."""
     return next((stage for stage in settings.stages if share < stage.until), settings.stages[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +29,7 @@ def draw_batch(sampler: CropSampler, data: DataSettings, stage: Stage, rng: np.r
     return torch.stack(pixels).contiguous(memory_format=torch.channels_last), torch.stack(labels).long()
 
 
-def drawn_ahead(draw: Callable[[int], Batch], start: int, ahead: int = 2) -> Iterator[Batch]:
+def drawn_ahead(draw: Callable[[int], Batch], start: int, ahead: int = 2) -> Generator[Batch, None, None]:
     """``draw(start)``, ``draw(start + 1)``, ... for ever, ``ahead`` of them under way in a thread.
 
     An exception in ``draw`` is raised where its batch is asked for.

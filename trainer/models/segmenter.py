@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
+from trainer.models.student import PAPER_STUDENT, Student, StudentSettings, static_sizes
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet, resized
 
 MEAN = (123.675, 116.28, 103.53)
@@ -63,8 +63,8 @@ class FlightSegmenter(nn.Module):
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise, segment, resize, choose: all inside the graph, so that one byte a pixel crosses the bus."""
-        side = (tiles.shape[-2], tiles.shape[-1])
-        logits = resized(self.segmenter(tiles.float()), side)
+        _, rows, columns = static_sizes(tiles)
+        logits = resized(self.segmenter(tiles.float()), (rows, columns))
         best, index = logits.max(dim=1)
         confidence = 255.0 / (logits - best[:, None]).exp().sum(dim=1)
         return (index + 1).to(torch.uint8), confidence.round().to(torch.uint8)

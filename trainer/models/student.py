@@ -21,8 +21,8 @@ PATCH = 16
 class StudentSettings(BaseModel):
     """What decides the shape of the student. Defaults are the shipped small model; see ``PAPER_STUDENT``.
 
-    ``window`` is a side in tokens; ``global_blocks`` and ``out_blocks`` are 1-based. ``stem_widths`` are the channels at
-    strides 2, 4 and 8 (stride 16 is ``width``), ``stem_blocks`` the residual blocks after the strides 4 and 8.
+    ``window`` is a side in tokens; ``global_blocks`` and ``out_blocks`` are 1-based. ``stem_widths`` are the channels
+    at strides 2, 4 and 8 (stride 16 is ``width``), ``stem_blocks`` the residual blocks after the strides 4 and 8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,36 +73,41 @@ class StudentFeatures:
     detail: dict[int, Tensor] = field(default_factory=dict)
 
 
+def static_sizes(tensor: Tensor) -> tuple[int, ...]:
+    """All sizes but the first, as plain integers: the tracer then keeps only the batch open, and folds the rest."""
+    return tuple(int(size) for size in tensor.shape[1:])
+
+
 def tokens_from_grid(grid: Tensor, window: int | None) -> Tensor:
     """(B, D, h, w) to (B, h*w, D), window after window; row-major where ``window`` is None.
 
     Raises:
         ValueError: h or w is not a multiple of the window.
     """
-    batch, width, rows, columns = grid.shape
+    width, rows, columns = static_sizes(grid)
     if window is None:
         return grid.flatten(2).transpose(1, 2)
     if rows % window or columns % window:
         raise ValueError(f"a grid of {rows}x{columns} tokens is not made of {window}x{window} windows")
-    windows = grid.reshape(batch, width, rows // window, window, columns // window, window)
-    return windows.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, width)
+    windows = grid.reshape(-1, width, rows // window, window, columns // window, window)
+    return windows.permute(0, 2, 4, 3, 5, 1).reshape(-1, rows * columns, width)
 
 
 def grid_from_tokens(tokens: Tensor, window: int | None, rows: int, columns: int) -> Tensor:
     """The inverse of :func:`tokens_from_grid`."""
-    batch, _, width = tokens.shape
+    _, width = static_sizes(tokens)
     if window is None:
-        return tokens.transpose(1, 2).reshape(batch, width, rows, columns)
-    windows = tokens.reshape(batch, rows // window, columns // window, window, window, width)
-    return windows.permute(0, 5, 1, 3, 2, 4).reshape(batch, width, rows, columns)
+        return tokens.transpose(1, 2).reshape(-1, width, rows, columns)
+    windows = tokens.reshape(-1, rows // window, columns // window, window, window, width)
+    return windows.permute(0, 5, 1, 3, 2, 4).reshape(-1, width, rows, columns)
 
 
 def pool_tokens(tokens: Tensor, window: int, pool: int) -> Tensor:
     """Mean of pool x pool neighbours inside each window: (B, N, D) to (B, N / pool^2, D)."""
-    batch, count, width = tokens.shape
+    count, width = static_sizes(tokens)
     side = window // pool
-    cells = tokens.reshape(batch, count // window**2 * side, pool, side, pool, width)
-    return cells.mean(dim=(2, 4)).reshape(batch, count // pool**2, width)
+    cells = tokens.reshape(-1, count // window**2 * side, pool, side, pool, width)
+    return cells.mean(dim=(2, 4)).reshape(-1, count // pool**2, width)
 
 
 class Attention(nn.Module):
@@ -125,25 +130,25 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""
-        batch, count, width = tokens.shape
+        count, width = static_sizes(tokens)
         source = tokens if self.pool == 1 or self.window is None else pool_tokens(tokens, self.window, self.pool)
         group = count if self.is_global or self.window is None else self.window**2
         q = self._heads_first(self.q(tokens), group)
-        key, value = self.kv(source).chunk(2, dim=-1)
+        key, value = self.kv(source).split(width, dim=-1)
         key_group = group // self.pool**2
         mixed = self._attend(q, self._heads_first(key, key_group), self._heads_first(value, key_group))
-        return self.out(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+        return self.out(mixed.transpose(1, 2).reshape(-1, count, width))  # type: ignore[no-any-return]
 
     def _heads_first(self, tokens: Tensor, group: int) -> Tensor:
-        batch, count, width = tokens.shape
-        split = tokens.reshape(batch * (count // group), group, self.heads, width // self.heads)
-        return split.transpose(1, 2)
+        _, width = static_sizes(tokens)
+        return tokens.reshape(-1, group, self.heads, width // self.heads).transpose(1, 2)
 
     def _attend(self, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not self.explicit:
             return F.scaled_dot_product_attention(q, key, value)
         # The scale goes on q: with it after the product, FP16 engines overflow in it.
-        scores = (q * float(q.shape[-1]) ** -0.5) @ key.transpose(-2, -1)
+        scale: float = static_sizes(q)[-1] ** -0.5
+        scores = (q * scale) @ key.transpose(-2, -1)
         return scores.softmax(dim=-1) @ value
 
 
@@ -224,8 +229,9 @@ class ConvStem(nn.Module):
         def at(stride: int) -> Tensor | None:
             return None if visible is None else F.interpolate(visible, scale_factor=PATCH // stride, mode="nearest")
 
-        if visible is not None:
-            image = image * at(1)
+        seen = at(1)
+        if seen is not None:
+            image = image * seen
         grid = self.to2(image, at(2))
         detail4 = self.to4(grid, at(4))
         for block in self.blocks4:
@@ -267,14 +273,19 @@ class Student(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
         self.apply(_init_linear)
 
-    def forward(self, image: Tensor, visible: Tensor | None = None) -> StudentFeatures:
+    def forward(
+        self, image: Tensor, visible: Tensor | None = None, hidden_token: Tensor | None = None
+    ) -> StudentFeatures:
         """Features of the image; with ``visible`` (B, 1, H/16, W/16) nothing of a hidden patch gets in.
 
-        Hidden tokens are still there (zero plus their position), so shapes do not change under a mask.
+        Hidden tokens are still there (``hidden_token`` (1, width, 1, 1), or zero, plus their position), so shapes do
+        not change under a mask.
         """
         settings = self.settings
         grid, detail = self.stem(image, visible)
-        rows, columns = grid.shape[-2:]
+        if visible is not None and hidden_token is not None:
+            grid = grid + hidden_token * (1.0 - visible)
+        _, rows, columns = static_sizes(grid)
         grid = grid + self.positions_for(rows, columns)
         tokens = tokens_from_grid(grid, settings.window)
         levels = []

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
-from trainer.models.student import StudentFeatures, StudentSettings
+from trainer.models.student import StudentFeatures, StudentSettings, static_sizes
 
 POOL_BINS = (1, 2, 3, 6)
 """Sides of the pooled maps. Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017."""
@@ -50,9 +50,9 @@ class PyramidPooling(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """(B, C, h, w) to (B, width, h, w)."""
-        size = grid.shape[-2:]
+        _, rows, columns = static_sizes(grid)
         context = [
-            resized(scale(adaptive_mean(grid, bins)), (size[0], size[1]))
+            resized(scale(adaptive_mean(grid, bins)), (rows, columns))
             for bins, scale in zip(POOL_BINS, self.scales, strict=True)
         ]
         return self.bottleneck(torch.cat([grid, *context], dim=1))  # type: ignore[no-any-return]
@@ -105,8 +105,8 @@ class Refine(nn.Module):
 
     def forward(self, grid: Tensor, detail: Tensor) -> Tensor:
         """(B, C, h, w) and (B, C', 2h, 2w) to (B, width, 2h, 2w)."""
-        size = detail.shape[-2:]
-        return self.smooth(resized(self.coarse(grid), (size[0], size[1])) + self.detail(detail))  # type: ignore[no-any-return]
+        _, rows, columns = static_sizes(detail)
+        return self.smooth(resized(self.coarse(grid), (rows, columns)) + self.detail(detail))  # type: ignore[no-any-return]
 
 
 def resized(grid: Tensor, size: tuple[int, int]) -> Tensor:
@@ -115,17 +115,18 @@ def resized(grid: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def adaptive_mean(grid: Tensor, bins: int) -> Tensor:
-    """Mean over bins x bins cells: ``adaptive_avg_pool2d``, written so that ONNX has it for any bins.
+    """Mean over bins x bins cells, as ``adaptive_avg_pool2d``: (B, C, h, w) to (B, C, bins, bins).
 
-    Exported as two small matrix products, because ONNX has no adaptive pooling for sides the bins do not divide.
+    Two small matrix products, because ONNX has no adaptive pooling for sides that the bins do not divide.
     """
-    return torch.einsum("ih,bchw,jw->bcij", _cells(grid.shape[-2], bins, grid), grid, _cells(grid.shape[-1], bins, grid))
+    _, rows, columns = static_sizes(grid)
+    return _cells(rows, bins).to(grid) @ grid @ _cells(columns, bins).to(grid).T
 
 
-def _cells(side: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, side) rows of averaging weights; a cell i covers floor(i side / bins) to ceil((i + 1) side / bins)."""
-    weights = torch.zeros(bins, side, dtype=like.dtype, device=like.device)
+def _cells(side: int, bins: int) -> Tensor:
+    """(bins, side) rows of averaging weights; cell i covers floor(i side / bins) to ceil((i + 1) side / bins)."""
+    rows = []
     for index in range(bins):
         start, stop = index * side // bins, -(-(index + 1) * side // bins)
-        weights[index, start:stop] = 1.0 / (stop - start)
-    return weights
+        rows.append([1.0 / (stop - start) if start <= place < stop else 0.0 for place in range(side)])
+    return torch.tensor(rows)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.config import ColourSettings, DataSettings, Stage
+from trainer.data.augment import Crop, recoloured, resized_crop, turned
+from trainer.data.batches import draw_batch, drawn_ahead
+from trainer.data.labelled import CropSampler, LabelledScene, class_shares, read_scenes
+from trainer.errors import DataMissing
+
+
+def scene(height: int = 80, width: int = 120) -> LabelledScene:
+    """Pixel values say where they come from; one rare class in one corner."""
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    labels = np.ones((height, width), dtype=np.uint8)
+    labels[:4, :4] = 2
+    return LabelledScene("made", np.stack([rows, columns, rows]), labels)
+
+
+def test_crops_keep_labels_over_their_pixels() -> None:
+    made = scene()
+    sampler = CropSampler([made], classes=2, balanced=0.5, seed=0)
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        crop = sampler.draw(32, (0.5, 2.0), rng)
+        assert crop.pixels.shape[1:] == crop.labels.shape
+        top, left = int(crop.pixels[0, 0, 0]), int(crop.pixels[1, 0, 0])
+        side = crop.labels.shape[0]
+        assert np.array_equal(crop.labels, made.labels[top : top + side, left : left + side])
+        assert 16 <= side <= 64
+
+
+def test_balanced_sampling_finds_the_rare_class() -> None:
+    rng = np.random.default_rng(0)
+    seen = {}
+    for balanced in (0.0, 1.0):
+        sampler = CropSampler([scene()], classes=2, balanced=balanced, seed=0)
+        seen[balanced] = np.mean([(sampler.draw(16, (1, 1), rng).labels == 2).any() for _ in range(200)])
+    assert seen[1.0] > 0.45
+    assert seen[0.0] < 0.1
+
+
+def test_a_scene_smaller_than_the_crop_is_enlarged() -> None:
+    sampler = CropSampler([scene(40, 50)], classes=2, balanced=0.0, seed=0)
+    crop = sampler.draw(128, (1.0, 1.0), np.random.default_rng(0))
+    pixels, labels = resized_crop(crop, 128)
+    assert pixels.shape == (3, 128, 128)
+    assert labels.shape == (128, 128)
+    assert pixels.dtype == labels.dtype == torch.uint8
+
+
+def test_resizing_invents_no_class() -> None:
+    labels = np.random.default_rng(0).choice([0, 2, 5], (37, 37)).astype(np.uint8)
+    _, resized = resized_crop(Crop(np.zeros((3, 37, 37), np.uint8), labels), 64)
+    assert set(resized.flatten().tolist()) == {0, 2, 5}
+
+
+def test_turns_move_pixels_and_labels_alike_and_reach_all_eight() -> None:
+    plane = torch.arange(9, dtype=torch.uint8).reshape(3, 3)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(100):
+        pixels, labels = turned(plane.expand(3, 3, 3), plane, rng)
+        assert torch.equal(pixels[0], labels)
+        seen.add(tuple(labels.flatten().tolist()))
+    assert len(seen) == 8
+
+
+def test_colour_changes_stay_in_range_and_can_be_switched_off() -> None:
+    pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    rng = np.random.default_rng(0)
+    changed = [recoloured(pixels, ColourSettings(), rng) for _ in range(20)]
+    assert all(float(image.min()) >= 0 and float(image.max()) <= 255 for image in changed)
+    assert any((image - pixels).abs().max() > 20 for image in changed)
+    still = ColourSettings(brightness=0, contrast=0, saturation=0, tint=0, gamma=0)
+    assert (recoloured(pixels, still, rng) - pixels).abs().max() < 0.1
+
+
+def test_a_step_draws_the_same_batch_again() -> None:
+    sampler = CropSampler([scene()], classes=2, balanced=0.5, seed=0)
+    stage = Stage(until=1, crop=32, batch=3)
+    first, again = (draw_batch(sampler, DataSettings(), stage, np.random.default_rng([0, 7])) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[0].shape == (3, 3, 32, 32)
+    assert first[1].dtype == torch.int64
+
+
+def test_batches_drawn_ahead_keep_their_order_and_pass_errors_on() -> None:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 5:
+            raise ValueError("no such place")
+        return torch.tensor(step), torch.tensor(0)
+
+    batches = drawn_ahead(draw, 2)
+    assert [int(next(batches)[0]) for _ in range(3)] == [2, 3, 4]
+    with pytest.raises(ValueError, match="no such place"):
+        next(batches)
+
+
+def test_class_shares_leave_unlabelled_pixels_out() -> None:
+    labels = np.array([[0, 0, 1, 2, 2, 2]], dtype=np.uint8)
+    made = LabelledScene("made", np.zeros((3, 1, 6), np.uint8), labels)
+    assert class_shares([made], 3) == pytest.approx([0.25, 0.75, 0.0])
+
+
+def test_a_missing_scene_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match=r"scene_3\.tif.*SHARED_DATA"):
+        read_scenes(tmp_path, "dubai", [3])
+
+
+def test_a_real_scene_reads_with_its_labels(shared_data: Path) -> None:
+    (real,) = read_scenes(shared_data, "dubai", [3])
+    assert real.pixels.shape == (3, 1974, 2046)
+    assert real.pixels.dtype == real.labels.dtype == np.uint8
+    assert real.labels.max() <= 5

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.models.reconstruction import Reconstruction, drawn_visibility, reconstruction_loss
+from trainer.models.segmenter import PAPER_SEGMENTER, FlightSegmenter, Segmenter, SegmenterSettings
+from trainer.models.student import (
+    Attention,
+    Student,
+    StudentSettings,
+    grid_from_tokens,
+    pool_tokens,
+    tokens_from_grid,
+)
+from trainer.models.upernet import DecoderSettings, UPerNet, adaptive_mean
+
+TINY = StudentSettings(
+    width=16, depth=2, heads=2, stem_widths=(4, 8, 8), stem_blocks=(1, 1), window=2, global_blocks=(2,),
+    out_blocks=(1, 2), positions=8,
+)  # fmt: skip
+
+
+def multiply_adds(network: nn.Module, pixels: Tensor) -> int:
+    """Of convolutions and linear layers in one forward pass; attention products and PPM means not counted."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+        del inputs
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    network(pixels)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def test_the_papers_pair_has_its_parameters_and_multiply_adds() -> None:
+    with torch.device("meta"):  # counts need shapes, not arithmetic
+        network = Segmenter(PAPER_SEGMENTER).eval()
+        parameters = sum(p.numel() for name, p in network.named_parameters() if not name.endswith("positions"))
+        operations = multiply_adds(network, torch.empty(1, 3, 1024, 1024))
+    assert parameters == pytest.approx(29.66e6, rel=1e-3)
+    assert operations == pytest.approx(119.60e9, rel=1e-3)
+    assert parameters + 64 * 64 * 384 == pytest.approx(31.23e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("window", [None, 2, 4])
+def test_window_order_and_back_is_the_same_grid(window: int | None) -> None:
+    grid = torch.arange(2 * 3 * 8 * 12.0).reshape(2, 3, 8, 12)
+    assert torch.equal(grid_from_tokens(tokens_from_grid(grid, window), window, 8, 12), grid)
+
+
+def test_tokens_of_a_window_are_neighbours() -> None:
+    grid = torch.arange(8 * 12.0).reshape(1, 1, 8, 12)
+    first, second = tokens_from_grid(grid, 4)[0, :, 0].reshape(-1, 4, 4)[:2]
+    assert torch.equal(first, grid[0, 0, :4, :4])
+    assert torch.equal(second, grid[0, 0, :4, 4:8])
+
+
+def test_a_grid_that_windows_do_not_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match="not made of 4x4 windows"):
+        tokens_from_grid(torch.zeros(1, 1, 8, 10), 4)
+
+
+def test_pooled_tokens_are_means_of_two_by_two_neighbours() -> None:
+    grid = torch.rand(2, 3, 8, 12)
+    pooled = grid_from_tokens(pool_tokens(tokens_from_grid(grid, 4), 4, 2), 2, 4, 6)
+    assert torch.allclose(pooled, nn.functional.avg_pool2d(grid, 2))
+
+
+@pytest.mark.parametrize("is_global", [True, False])
+def test_attention_written_out_equals_the_fused_one(is_global: bool) -> None:
+    attention = Attention(TINY, is_global=is_global).eval()
+    tokens = torch.rand(2, 64, 16)
+    fused = attention(tokens)
+    attention.explicit = True
+    assert torch.allclose(attention(tokens), fused, atol=1e-6)
+
+
+def test_a_windowed_block_sees_its_window_and_a_global_block_everything() -> None:
+    grid = torch.rand(1, 16, 4, 4)
+    changed = grid.clone()
+    changed[..., 0, 0] += 1.0
+    for is_global, reach in ((False, 4), (True, 16)):
+        attention = Attention(TINY, is_global=is_global).eval()
+        moved = attention(tokens_from_grid(grid, 2)) - attention(tokens_from_grid(changed, 2))
+        assert int((moved.abs().amax(dim=-1) > 1e-7).sum()) == reach
+
+
+@pytest.mark.parametrize("side", [64, 128, 160])
+def test_any_size_of_whole_windows_gives_logits_at_stride_four(side: int) -> None:
+    settings = SegmenterSettings(student=TINY, decoder=DecoderSettings(width=8, detail_widths=(8, 4)), classes=3)
+    assert Segmenter(settings).eval()(torch.rand(1, 3, side, side)).shape == (1, 3, side // 4, side // 4)
+
+
+def test_positions_of_a_small_crop_are_a_corner_of_the_table_not_a_shrunk_one() -> None:
+    student = Student(TINY).eval()
+    assert torch.equal(student.positions_for(4, 6), student.positions[:, :, :4, :6])
+    assert student.positions_for(16, 16).shape == (1, 16, 16, 16)
+
+
+@pytest.mark.parametrize("stem", ["conv", "linear"])
+def test_a_hidden_pixel_changes_no_visible_token(stem: str) -> None:
+    settings = TINY.model_copy(update={"stem": stem})
+    student = Student(settings).train()  # where batch statistics would leak
+    visible = torch.ones(2, 1, 4, 4)
+    visible[:, :, 1, 2] = 0.0
+    image = torch.rand(2, 3, 64, 64)
+    changed = image.clone()
+    changed[:, :, 16:32, 32:48] += 5.0
+    grid, detail = student.stem(image, visible)
+    other, other_detail = student.stem(changed, visible)
+    assert torch.equal(grid, other)
+    for stride, features in detail.items():
+        assert torch.equal(features, other_detail[stride])
+    seen, _ = student.stem(changed, None)
+    assert not torch.equal(student.stem(image, None)[0], seen)
+
+
+def test_hidden_cells_have_the_share_asked_for_and_only_they_are_scored() -> None:
+    rng = np.random.default_rng(0)
+    visible = torch.from_numpy(drawn_visibility(8, hidden=0.75, cell=2, rng=rng)).float()[None, None]
+    assert float(1 - visible.mean()) == 0.75
+    assert torch.equal(nn.functional.max_pool2d(visible, 2), -nn.functional.max_pool2d(-visible, 2))
+    truth = torch.rand(1, 768, 8, 8)
+    assert reconstruction_loss(truth + 9 * visible, truth, visible) == 0
+    assert reconstruction_loss(truth + (1 - visible), truth, visible) == pytest.approx(1.0)
+
+
+def test_reconstruction_guesses_every_patch_in_the_order_of_its_truth() -> None:
+    network = Reconstruction(TINY)
+    pixels = torch.rand(1, 3, 64, 64) * 255
+    network.settle_norms(pixels)
+    guess, truth = network(pixels, torch.ones(1, 1, 4, 4))
+    assert guess.shape == truth.shape == (1, 768, 4, 4)
+    patch = ((pixels - network.mean) / network.deviation)[0, :, 16:32, 32:48]
+    assert torch.allclose(truth[0, :, 1, 2], patch.reshape(-1))
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_adaptive_mean_is_torchs(bins: int) -> None:
+    grid = torch.rand(2, 3, 16, 20)
+    assert torch.allclose(adaptive_mean(grid, bins), nn.functional.adaptive_avg_pool2d(grid, bins), atol=1e-6)
+
+
+def test_detail_without_a_convolutional_stem_is_refused() -> None:
+    with pytest.raises(ValueError, match="linear one has no detail"):
+        UPerNet(DecoderSettings(), TINY.model_copy(update={"stem": "linear"}), 3)
+
+
+def test_the_flight_form_gives_codes_from_one_and_the_probability_of_the_best() -> None:
+    settings = SegmenterSettings(student=TINY, decoder=DecoderSettings(width=8, detail_widths=(8, 4)), classes=3)
+    segmenter = Segmenter(settings).eval()
+    tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    classes, confidence = FlightSegmenter(segmenter)(tiles)
+    logits = nn.functional.interpolate(segmenter(tiles.float()), size=(64, 64), mode="bilinear")
+    assert torch.equal(classes, logits.argmax(dim=1).to(torch.uint8) + 1)
+    expected = logits.softmax(dim=1).amax(dim=1) * 255
+    assert (confidence.float() - expected).abs().max() <= 0.51
