@@ -1,0 +1,136 @@
+"""The engine: a model made ready for one device and runtime. The rest of the house knows only this protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import SettingRefused, TilesRefused
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from engines.manifest import Manifest
+
+Tiles: TypeAlias = NDArray[np.uint8]
+"""(N, bands, S, S), values 0..255 as the scene has them, bands in the manifest's order."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an engine says of N tiles.
+
+    Attributes:
+        classes: uint8 (N, S, S), codes 1..K of the manifest; never 0, which is "no data" and not the model's to say.
+        confidence: uint8 (N, S, S), largest class probability x 255; None where the model does not give it.
+    """
+
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        for array in (self.classes, self.confidence):
+            if array is not None and (array.dtype != np.uint8 or array.shape != self.classes.shape or array.ndim != 3):
+                raise ValueError(f"classes and confidence are uint8 (N, S, S), not {array.dtype} {array.shape}")
+
+
+class Engine(Protocol):
+    """A model on a device. A context manager: leaving it closes the engine.
+
+    Buffers: the caller owns what `infer` returns. Each call writes into arrays of its own, so a prediction may be
+    queued to another thread and kept while the next batch runs. The tiles stay the caller's: they are read during the
+    call, never changed, never kept after it.
+
+    Threads: one thread opens, infers and closes (a CUDA context belongs to a thread). Within a call the backend may
+    use threads of its own. The arrays returned may go to any thread.
+
+    Attributes:
+        manifest: of the model.
+        backend: the runtime: "onnxruntime", "constant", ...
+        precision: of the arithmetic: "fp32", "fp16", "int8", ...
+        max_batch: most tiles in one call.
+        digest: "sha256:<hex>" of what decides the output: model file, backend and its version, precision, graph
+            options. Threads and batch size are not in it. Two machines of different CPU may still round differently:
+            the digest tells engines apart, not machines.
+        folder: where the model's files lie, None for an engine made of none.
+    """
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the model."""
+
+    @property
+    def backend(self) -> str:
+        """The runtime."""
+
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most tiles in one call."""
+
+    @property
+    def digest(self) -> str:
+        """What decides the output, as "sha256:<hex>"."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model's files lie."""
+
+    def infer(self, tiles: Tiles) -> Prediction:
+        """Classes, and confidence where the model gives it, of 1..max_batch tiles; blocks until they are there.
+
+        Raises:
+            TilesRefused: wrong shape, type or number of tiles; the engine stays usable.
+            InferenceFailed: the runtime failed, or the engine is closed; `retryable` says whether to try again.
+        """
+
+    def close(self) -> None:
+        """Frees the device; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def checked_tiles(tiles: Tiles, manifest: Manifest, *, max_batch: int) -> Tiles:
+    """The same tiles, C-contiguous (copied only where they are not).
+
+    Raises:
+        TilesRefused: not uint8 (1..max_batch, bands, S, S).
+    """
+    bands, size = len(manifest.input.bands), manifest.input.tile_size
+    required = f"uint8 (N, {bands}, {size}, {size}) with N from 1 to {max_batch}"
+    if not isinstance(tiles, np.ndarray):
+        raise TilesRefused(f"a {type(tiles).__name__}", required)
+    if tiles.dtype != np.uint8 or tiles.shape[1:] != (bands, size, size) or not 1 <= tiles.shape[0] <= max_batch:
+        raise TilesRefused(f"{tiles.dtype} {tiles.shape}", required)
+    return np.ascontiguousarray(tiles)
+
+
+def checked_count(setting: str, value: int, *, most: int = 1024) -> int:
+    """The same number.
+
+    Raises:
+        SettingRefused: not a whole number from 1 to `most`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise SettingRefused(setting, value, f"a whole number from 1 to {most}")
+    return value
+
+
+def engine_digest(**facts: str | int | float) -> str:
+    """Digest over named facts, as "sha256:<hex>"; their order does not matter."""
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""What goes wrong when a model is opened or run, split by what the caller does next.
+
+EngineError                 a failure of ours (exit code 1)
+├── InferenceFailed         retry if `retryable`, else open the engine again or stop
+├── GoldenFailed            never put this engine into service; open another backend or model
+├── TilesRefused            a fault in the calling code: mend the tiles it makes
+└── OpeningRefused          nothing was opened (exit code 2)
+    ├── ModelNotFound       name a model that is there
+    ├── ManifestError       mend the manifest
+    ├── ModelMismatch       model file and manifest do not belong together: deliver both again
+    ├── BackendUnavailable  install the runtime, or take another backend
+    └── SettingRefused      mend the option
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class EngineError(Exception):
+    """Root of this package's errors; `exit_code` is what a command line answers with."""
+
+    exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross from a worker process to its supervisor: rebuilt from their facts, not by their constructor.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[EngineError], args: tuple[Any, ...], facts: dict[str, Any]) -> EngineError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class InferenceFailed(EngineError):
+    """The runtime failed on tiles that were in order.
+
+    Attributes:
+        retryable: True where the same call on the same engine may work later (memory was short), False where it
+            will not (the engine is closed, the graph itself fails).
+    """
+
+    def __init__(self, backend: str, problem: str, *, retryable: bool) -> None:
+        self.backend, self.problem, self.retryable = backend, problem, retryable
+        advice = "another try may help" if retryable else "the same call will fail again; open the engine anew"
+        super().__init__(f"{backend}: {problem}; {advice}")
+
+
+class GoldenFailed(EngineError):
+    """The engine does not repeat the reference's class map of the golden tile."""
+
+    def __init__(self, backend: str, precision: str, *, agreement: float, required: float) -> None:
+        self.backend, self.precision, self.agreement, self.required = backend, precision, agreement, required
+        super().__init__(
+            f"{backend} {precision}: agrees with the reference on {agreement:.4%} of the golden tile's pixels, "
+            f"{required:.4%} required; use another backend or precision for this model"
+        )
+
+
+class TilesRefused(EngineError):
+    """Tiles of a shape, type or number that the engine does not take."""
+
+    def __init__(self, given: str, required: str) -> None:
+        self.given, self.required = given, required
+        super().__init__(f"tiles are {given}; give {required}")
+
+
+class OpeningRefused(EngineError):
+    """Nothing was opened; another try needs another input."""
+
+    exit_code = 2
+
+
+class ModelNotFound(OpeningRefused):
+    """There is no model of that name or at that place."""
+
+    def __init__(self, model: str | Path, problem: str, remedy: str) -> None:
+        self.model, self.problem, self.remedy = model, problem, remedy
+        super().__init__(f"{model}: {problem}; {remedy}")
+
+
+class ManifestError(OpeningRefused):
+    """A manifest that cannot be read or contradicts itself; `key` is a dotted path, empty for the file as a whole."""
+
+    def __init__(self, path: Path, key: str, problem: str, remedy: str) -> None:
+        self.path, self.key, self.problem, self.remedy = path, key, problem, remedy
+        super().__init__(f"{path}: {key + ': ' if key else ''}{problem}; {remedy}")
+
+
+class ModelMismatch(OpeningRefused):
+    """A file in the model's folder is not the one its manifest describes."""
+
+    def __init__(self, path: Path, what: str, *, given: str, required: str) -> None:
+        self.path, self.what, self.given, self.required = path, what, given, required
+        super().__init__(
+            f"{path}: {what} is {given}, the manifest says {required}; "
+            "copy model file and manifest again from one release, both together"
+        )
+
+
+class BackendUnavailable(OpeningRefused):
+    """The runtime is not installed here or does not load."""
+
+    def __init__(self, backend: str, problem: str, remedy: str) -> None:
+        self.backend, self.problem, self.remedy = backend, problem, remedy
+        super().__init__(f"{backend}: {problem}; {remedy}")
+
+
+class SettingRefused(OpeningRefused):
+    """An option with a value that no engine can have."""
+
+    def __init__(self, setting: str, given: object, required: str) -> None:
+        self.setting, self.given, self.required = setting, given, required
+        super().__init__(f"{setting} is {given}; give {required}")
