@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
+from engines.open import open_engine
 from rasterio.windows import Window as RasterioWindow
+from trainer.data.landscape import write_landscape
 
 from engines.engine import Engine
-from engines.open import open_engine
 from engines.testing import IdentityEngine
 from onboard.mapping.product import COG_OPTIONS
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.reader import Scene, SceneOptions
-from trainer.data.landscape import write_landscape
 
 
 def against_bare_engine(folder: Path, *, quick: bool) -> None:
@@ -44,7 +44,9 @@ def against_bare_engine(folder: Path, *, quick: bool) -> None:
             piped.append(summary.tiles / summary.mapping_s)
             whole.append(summary.tiles / summary.seconds)
     ratios = [a / b for a, b in zip(piped, bare, strict=True)]
-    print(f"engine {engine.backend} {engine.precision}, model {engine.manifest.name}, {len(grid)} tiles, {rounds} rounds")
+    print(
+        f"engine {engine.backend} {engine.precision}, model {engine.manifest.name}, {len(grid)} tiles, {rounds} rounds"
+    )
     print(f"bare engine       {_spread(bare)} tiles/s")
     print(f"pipeline          {_spread(piped)} tiles/s")
     print(f"with publishing   {_spread(whole)} tiles/s")

@@ -137,7 +137,9 @@ class Pipeline:
         failures: list[BaseException] = []
         report = progress or (lambda _done, _all: None)
         reader = threading.Thread(target=self._read, args=(groups, decoded, stats), name="reader", daemon=True)
-        writer = threading.Thread(target=self._write, args=(mapped, failures, stats, report), name="writer", daemon=True)
+        writer = threading.Thread(
+            target=self._write, args=(mapped, failures, stats, report), name="writer", daemon=True
+        )
         begin = time.monotonic()
         reader.start()
         writer.start()

@@ -7,8 +7,10 @@ the COG driver; no pixel passes through Python. Files hold no times, so the same
 from __future__ import annotations
 
 import shutil
+import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import rasterio
 import rasterio.features
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from engines.manifest import ClassInfo
 from onboard.errors import StorageError
@@ -36,7 +38,7 @@ COG_OPTIONS: Mapping[str, str] = {
     "BIGTIFF": "IF_SAFER",
     "COPY_SRC_MDD": "YES",
 }
-CONFIDENCE_OPTIONS: Mapping[str, str] = COG_OPTIONS | {"OVERVIEW_RESAMPLING": "AVERAGE", "LEVEL": "9"}
+CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "OVERVIEW_RESAMPLING": "AVERAGE", "LEVEL": "9"}
 _QUICKLOOK_PIXELS = 1024
 
 
@@ -68,14 +70,14 @@ def write_confidence(layer: Layer, target: Path, *, georeference: Georeference, 
 
 def write_quicklook(map_path: Path, target: Path, classes: tuple[ClassInfo, ...]) -> None:
     """Writes the map as a picture of at most 1024 pixels a side: RGBA WebP, transparent where there is no data."""
-    with rasterio.Env(**GDAL_ENV), rasterio.open(map_path) as source:
+    with _unlocated_allowed(), rasterio.open(map_path) as source:
         scale = min(1.0, _QUICKLOOK_PIXELS / max(source.width, source.height))
         shape = (max(1, round(source.height * scale)), max(1, round(source.width * scale)))
         codes = source.read(1, out_shape=shape)
     rgba = np.moveaxis(_colour_table(classes)[codes], -1, 0)
     try:
         with (
-            rasterio.Env(**GDAL_ENV),
+            _unlocated_allowed(),
             rasterio.open(
                 target, "w", driver="WEBP", width=shape[1], height=shape[0], count=4, dtype="uint8", lossless=True
             ) as picture,
@@ -141,8 +143,8 @@ def _described(
         for red, green, blue, alpha in colours.tolist():
             ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=str(alpha))
     ET.SubElement(band, "SourceFilename", relativetoVRT="1").text = layer.path.name
-    for name, value in (("ImageOffset", 0), ("PixelOffset", 1), ("LineOffset", layer.width)):
-        ET.SubElement(band, name).text = str(value)
+    for name, bytes_ in (("ImageOffset", 0), ("PixelOffset", 1), ("LineOffset", layer.width)):
+        ET.SubElement(band, name).text = str(bytes_)
     path = layer.path.with_suffix(".vrt")
     ET.ElementTree(root).write(path, encoding="utf-8")
     return path
@@ -173,9 +175,17 @@ def _georeferenced(root: ET.Element, georeference: Georeference) -> None:
             ET.SubElement(domain, "MDI", key=key).text = str(value)
 
 
+@contextmanager
+def _unlocated_allowed() -> Iterator[None]:
+    """GDAL under our options; a picture or a scene without georeferencing is nothing to warn of."""
+    with warnings.catch_warnings(), rasterio.Env(**GDAL_ENV):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 def _copy(source: Path, target: Path, options: Mapping[str, str]) -> None:
     try:
-        with rasterio.Env(**GDAL_ENV):
+        with _unlocated_allowed():
             rasterio.shutil.copy(source, target, driver="COG", **options)
     except RasterioError as error:
         raise _write_failed(target, error) from error

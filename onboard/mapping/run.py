@@ -128,6 +128,8 @@ def map_scene(request: MapRequest, engine: Engine, progress: Progress | None = N
         raise OptionsRefused(
             f"--batch {request.batch} is more than this engine takes", f"give {engine.max_batch} or less"
         )
+    if request.confidence and engine.manifest.output.confidence is None:
+        raise OptionsRefused(f"model {engine.manifest.name} gives no confidence", "leave --confidence out")
     probe_scene(request.scene, request.scene_options)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**GDAL_ENV))

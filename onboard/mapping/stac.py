@@ -170,7 +170,7 @@ def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
             "type": _COG,
             "title": "land-cover classes",
             "roles": ["data"],
-            "bands": [{"name": "class", "data_type": "uint8", "nodata": 0}],
+            "bands": [{"name": "class", "data_type": "uint8", "nodata": 0, "raster:sampling": "area"}],
             "classification:classes": _classes(facts.manifest.classes),
         },
         "quicklook": {

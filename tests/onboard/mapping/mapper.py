@@ -7,6 +7,7 @@ prints the number of tiles inferred and of durable steps taken when it lives to 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def main() -> None:
         (run, "write_quicklook"),
         (run, "write_item"),
         (run, "probe_scene"),
-        (run.shutil, "rmtree"),
+        (shutil, "rmtree"),
         (run.Job, "_clean"),
     ):
         setattr(owner, name, counted(getattr(owner, name), die_at, after=die_at % 2 == 0))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from onboard.errors import OptionsRefused, StorageError
-from onboard.mapping import canvas as canvas_module
 from onboard.mapping.canvas import GROUP_SECONDS, GROUP_TILES, Canvas
 from onboard.scene.grid import Window
 
@@ -76,13 +75,13 @@ def test_pixels_are_synced_before_their_tile_is_recorded(tmp_path: Path, monkeyp
     order: list[str] = []
     real = os.fdatasync
     with opened(tmp_path / "c", confidence=True) as canvas:
-        names = {os.stat(path).st_ino: path.name for path in (tmp_path / "c").iterdir()}
+        names = {path.stat().st_ino: path.name for path in (tmp_path / "c").iterdir()}
 
         def recorded(descriptor: int) -> None:
             order.append(names[os.fstat(descriptor).st_ino])
             real(descriptor)
 
-        monkeypatch.setattr(canvas_module.os, "fdatasync", recorded)
+        monkeypatch.setattr(os, "fdatasync", recorded)
         canvas.finish([0])
         canvas.commit()
     assert order == ["classes.raw", "confidence.raw", "journal"]
@@ -98,6 +97,6 @@ def test_a_full_disk_is_found_before_the_first_tile(tmp_path: Path, monkeypatch:
     def full(_descriptor: int, _offset: int, _size: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(canvas_module.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StorageError, match="disk is full; make room"):
         opened(tmp_path / "c")

@@ -57,7 +57,9 @@ def test_a_torn_tail_loses_only_the_last_group(tmp_path: Path, lost: int) -> Non
 
 
 @given(at=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=255))
-def test_a_flipped_byte_never_invents_a_finished_tile(tmp_path_factory: pytest.TempPathFactory, at: int, flip: int) -> None:
+def test_a_flipped_byte_never_invents_a_finished_tile(
+    tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
+) -> None:
     path = written(tmp_path_factory.mktemp("flip") / "journal", [3, 4], [9])
     raw = bytearray(path.read_bytes())
     raw[at % len(raw)] ^= flip

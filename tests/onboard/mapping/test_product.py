@@ -13,11 +13,14 @@ import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
-from rio_cogeo import cog_validate
+from rio_cogeo.cogeo import cog_validate
 
 from engines.testing import IdentityEngine
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.reader import SceneOptions
+
+# Scenes without georeferencing are written and read here on purpose; so are pictures.
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 WIDTH, HEIGHT = 700, 600
 GCPS = [
@@ -42,18 +45,16 @@ GEOREFERENCES: dict[str, dict[str, Any]] = {
 }
 
 
-def make(folder: Path, **profile: Any) -> MapSummary:
+def make(folder: Path, *, confidence: bool = True, **profile: Any) -> MapSummary:
     pixels = np.repeat(np.repeat(np.random.default_rng(1).integers(1, 6, (3, 30, 35), dtype=np.uint8), 20, 1), 20, 2)
     keys = {"driver": "GTiff", "width": WIDTH, "height": HEIGHT, "count": 3, "dtype": "uint8"}
     with rasterio.open(folder / "scene.tif", "w", **keys, **profile) as target:
         target.write(pixels)
-    request = MapRequest(
-        folder / "scene.tif", folder / "out", halo=8, scene_options=SceneOptions(collar=False), confidence=True
-    )
+    options = SceneOptions(collar=False)
+    request = MapRequest(folder / "scene.tif", folder / "out", halo=8, scene_options=options, confidence=confidence)
     return map_scene(request, IdentityEngine(tile_size=256, confidence=True))
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("kind", GEOREFERENCES)
 def test_georeferencing_passes_through_untouched_and_the_item_is_valid(
     kind: str, tmp_path: Path, validate_item: Callable[[dict[str, Any]], None]
@@ -78,6 +79,15 @@ def test_georeferencing_passes_through_untouched_and_the_item_is_valid(
         assert 24 < south < north < 26
     if not located:
         assert item["geometry"] is None
+
+
+def test_an_item_without_confidence_is_valid_too(
+    tmp_path: Path, validate_item: Callable[[dict[str, Any]], None]
+) -> None:
+    summary = make(tmp_path, confidence=False, **GEOREFERENCES["north-up"])
+    item = json.loads(summary.item_path.read_text())
+    assert set(item["assets"]) == {"map", "quicklook"}
+    validate_item(item)
 
 
 def test_the_map_is_a_valid_cog_with_palette_names_overviews_and_provenance(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def read(path: Path) -> NDArray[np.uint8]:
     halo_share=st.floats(0, 0.49), batch=st.integers(1, 3),
 )  # fmt: skip
 def test_the_identity_engine_maps_a_scene_onto_itself(
-    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, tile: int, halo_share: float, batch: int
+    *, tmp_path_factory: pytest.TempPathFactory, width: int, height: int, tile: int, halo_share: float, batch: int
 ) -> None:
     folder = tmp_path_factory.mktemp("identity")
     pixels = noise(width, height, seed=width * height)
@@ -181,7 +181,9 @@ def test_the_sieve_removes_small_patches_and_keeps_no_data(tmp_path: Path) -> No
 
 def test_the_item_tells_pixels_shares_and_areas(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", np.full((3, 50, 40), 1, np.uint8))
-    summary = map_scene(MapRequest(scene, tmp_path / "out", halo=0, scene_options=PLAIN), ConstantEngine(code=1, tile_size=64))
+    summary = map_scene(
+        MapRequest(scene, tmp_path / "out", halo=0, scene_options=PLAIN), ConstantEngine(code=1, tile_size=64)
+    )
     properties = json.loads(summary.item_path.read_text())["properties"]
     cover = {row["value"]: row for row in properties["onboard:class_cover"]}
     assert cover[1]["pixels"] == 2000
@@ -192,7 +194,12 @@ def test_the_item_tells_pixels_shares_and_areas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch": 0}, "--batch"), ({"sieve_px": -1}, "--sieve"), ({"name": "../etc"}, "--name"), ({"name": ".x"}, "--name")],
+    [
+        ({"batch": 0}, "--batch"),
+        ({"sieve_px": -1}, "--sieve"),
+        ({"name": "../etc"}, "--name"),
+        ({"name": ".x"}, "--name"),
+    ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsRefused, match=message):
