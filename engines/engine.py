@@ -41,6 +41,27 @@ class Prediction:
                 raise ValueError(f"classes and confidence are uint8 (N, S, S), not {array.dtype} {array.shape}")
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model is made ready; what it says does not depend on it.
+
+    Attributes:
+        threads: the backend computes with; None for the cores this process may use.
+        spinning: idle threads wait awake: lower latency, but they burn the power and the cores that a decoder beside
+            them could use.
+        max_batch: most tiles in one call. Memory grows with it.
+    """
+
+    threads: int | None = None
+    spinning: bool = True
+    max_batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            checked_count("threads", self.threads)
+        checked_count("max_batch", self.max_batch)
+
+
 class Engine(Protocol):
     """A model on a device. A context manager: leaving it closes the engine.
 

@@ -102,7 +102,7 @@ class ModelMismatch(OpeningRefused):
 
 
 class BackendUnavailable(OpeningRefused):
-    """The runtime is not installed here or does not load."""
+    """The runtime is not installed here, does not load, or cannot run this model."""
 
     def __init__(self, backend: str, problem: str, remedy: str) -> None:
         self.backend, self.problem, self.remedy = backend, problem, remedy

@@ -8,6 +8,7 @@ mlm: fields. Classes are classification:classes with `code` for `value` and "#rr
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
@@ -61,6 +62,13 @@ class ModelFile(FileEntry):
     """The ONNX file (the asset of role mlm:model)."""
 
     bytes: Annotated[int, Field(ge=1, description="file size")]
+
+    def read_verified(self, folder: Path) -> builtins.bytes:
+        """See FileEntry; the size is held to as well."""
+        content = super().read_verified(folder)
+        if len(content) != self.bytes:
+            raise ModelMismatch(folder / self.file, "size", given=f"{len(content)} bytes", required=f"{self.bytes}")
+        return content
 
     @classmethod
     def of(cls, path: Path) -> ModelFile:
@@ -210,6 +218,8 @@ class Manifest(_Part):
     def _parts_agree(self) -> Manifest:
         if 2 * self.halo >= self.input.tile_size:
             raise ValueError(f"halo {self.halo} is not less than half the tile of {self.input.tile_size}")
+        if self.golden is not None and self.precision not in self.golden.least_agreement:
+            raise ValueError(f"golden.least_agreement says nothing of the model's own precision, {self.precision}")
         names = {item.name for item in self.classes}
         for row in self.evaluation:
             if unknown := sorted(set(row.per_class_iou) - names):

@@ -1,0 +1,174 @@
+"""`engines`: the command line of models and engines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from engines.errors import EngineError
+
+if TYPE_CHECKING:
+    from engines.manifest import Manifest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except EngineError as error:
+        if arguments.debug:
+            raise
+        print(f"engines: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("engines: interrupted", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="engines", description="Models and what runs them.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="shipped models, and the backends of this machine")
+    listing.set_defaults(command=_list)
+    inspect = commands.add_parser("inspect", help="say what a model is and check its files")
+    inspect.set_defaults(command=_inspect)
+    inspect.add_argument("--json", action="store_true", help="print the manifest")
+    bench = commands.add_parser("bench", help="time a model on this machine")
+    bench.set_defaults(command=_bench)
+    bench.add_argument("--backend", default="auto", help="auto or onnxruntime (default: auto)")
+    bench.add_argument("--threads", type=int, help="threads of the engine (default: all usable cores)")
+    bench.add_argument("--no-spinning", action="store_true", help="idle threads sleep")
+    bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")
+    bench.add_argument("--seconds", type=float, default=10.0, help="for each batch size (default: 10)")
+    bench.add_argument("--json", action="store_true", help="machine-readable")
+    for command in (inspect, bench):
+        command.add_argument(
+            "model", nargs="?", help="shipped name, model folder or manifest.json (default: the shipped default)"
+        )
+    return parser
+
+
+def _list(_arguments: argparse.Namespace) -> int:
+    from engines.errors import ModelNotFound
+    from engines.manifest import Manifest
+    from engines.open import backend_states, default_model, shipped_models
+
+    try:
+        default = default_model()
+    except ModelNotFound as error:
+        default = None
+        print(f"engines: {error}", file=sys.stderr)
+    for name, folder in shipped_models().items():
+        manifest = Manifest.load(folder)
+        mark = " (default)" if name == default else ""
+        print(f"model    {name}{mark}: {manifest.version}, {manifest.precision}, {_quality(manifest)}")
+    for state in backend_states():
+        print(f"backend  {state.name}: {state.version or 'not usable, ' + str(state.problem)}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from engines.manifest import Manifest
+    from engines.open import manifest_path
+    from engines.verify import read_golden
+
+    file = manifest_path(arguments.model)
+    manifest = Manifest.load(file)
+    manifest.model.read_verified(file.parent)
+    if manifest.golden is not None:
+        read_golden(manifest, file.parent)
+    print(manifest.to_json() if arguments.json else render(manifest))
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from engines.bench import machine, time_batches
+    from engines.open import open_engine
+
+    with open_engine(
+        arguments.model,
+        backend=arguments.backend,
+        threads=arguments.threads,
+        spinning=not arguments.no_spinning,
+        max_batch=max(8, *arguments.batch),
+    ) as engine:
+        facts = {
+            "model": f"{engine.manifest.name} {engine.manifest.version}",
+            "engine": f"{engine.backend} {engine.precision}",
+            "digest": engine.digest,
+            "threads": arguments.threads or "all usable",
+            "tile": engine.manifest.input.tile_size,
+            "machine": machine(),
+        }
+        timings = time_batches(engine, arguments.batch, seconds=arguments.seconds)
+    if arguments.json:
+        print(json.dumps(facts | {"timings": [asdict(timing) for timing in timings]}))
+        return 0
+    for key, value in facts.items():
+        print(f"{key:<8} {value}")
+    print("batch  calls  tiles/s  p50 ms  p95 ms  min ms")
+    for row in timings:
+        print(
+            f"{row.batch:5} {row.calls:6} {row.tiles_per_s:8.3f} "
+            f"{row.latency_p50_ms:7.1f} {row.latency_p95_ms:7.1f} {row.latency_min_ms:7.1f}"
+        )
+    return 0
+
+
+def render(manifest: Manifest) -> str:
+    """A model's facts as a person reads them."""
+    taken, size = manifest.input, manifest.input.tile_size
+    bands = ", ".join(band.name for band in taken.bands)
+    told = ", ".join(name for name in (manifest.output.classes, manifest.output.confidence) if name)
+    lines = [
+        f"model     {manifest.name} {manifest.version}, made {manifest.created:%Y-%m-%d}",
+        f"file      {manifest.model.file}, {manifest.model.bytes:,} bytes, sha256 {manifest.model.sha256} (checked)",
+        f"graph     opset {manifest.opset}, {manifest.precision}",
+        f"input     {taken.name}: uint8 (N, {len(taken.bands)}, {size}, {size}), {bands}; {taken.value_scaling}",
+        f"output    {told}: uint8 (N, {size}, {size})",
+        f"halo      {manifest.halo} pixels",
+        f"golden    {'checked file, run at every opening' if manifest.golden else 'none'}",
+    ]
+    if manifest.training is not None:
+        sets = "; ".join(f"{item.name} ({item.license})" for item in manifest.training.data_sets)
+        lines.append(f"trained   on {sets}; {manifest.training.epochs:g} epochs, commit {manifest.training.commit}")
+    width = max(len(item.title) for item in manifest.classes)
+    lines += [f"  {item.code:3} {item.title:<{width}} {item.color}" for item in manifest.classes]
+    for row in manifest.evaluation:
+        lines.append(f"on {row.data_set}, {row.split}: mIoU {row.miou:.3f}, OA {row.oa:.3f}, mF1 {row.mf1:.3f}")
+        for name, iou in row.per_class_iou.items():
+            lines.append(f"      {name:<{width}} {'not there' if iou is None else format(iou, '.3f')}")
+    return "\n".join(lines)
+
+
+def _quality(manifest: Manifest) -> str:
+    if not manifest.evaluation:
+        return "not evaluated"
+    first = manifest.evaluation[0]
+    return f"mIoU {first.miou:.3f} on {first.data_set}, {first.split}"
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no list of batch sizes; give them like 1,2,4") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The ONNX Runtime backend on the CPU: runs anywhere, and is the reference for every other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from engines.cores import usable_cores
+from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
+from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch
+from engines.manifest import Manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BACKEND = "onnxruntime"
+GRAPH_OPTIMISATION = "ORT_ENABLE_ALL"
+_ERRORS_ONLY = 3  # Source: ONNX Runtime's logging severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+# A model loaded from bytes looks for external weights in the working folder, and nobody hashes them: look nowhere.
+_NOWHERE = "/dev/null/external"
+
+
+class _Port(NamedTuple):
+    """One input or output of the graph: its name and what the manifest says of its shape after N."""
+
+    kind: str
+    name: str
+    shape: tuple[int, ...]
+
+
+def onnxruntime_version() -> str:
+    """Version of the installed runtime.
+
+    Raises:
+        BackendUnavailable: it is not installed or does not load.
+    """
+    return str(_runtime().__version__)
+
+
+class OnnxRuntimeEngine:
+    """A model on ONNX Runtime's CPU provider; keeps the Engine contract.
+
+    Buffers: the graph writes straight into arrays made for the call (IO binding), which become the caller's: no copy,
+    and nothing of the caller's is held between calls.
+
+    Threads: the runtime itself would allow `infer` from several threads, this class does not: its binding is one.
+
+    Args:
+        manifest: of the model.
+        folder: with the model's file.
+        options: threads, spinning, largest batch. A graph whose N is fixed to 1 has max_batch 1.
+
+    Raises:
+        ModelMismatch: the file is not the manifest's (checked before the runtime sees it), or its inputs and outputs.
+        BackendUnavailable: no runtime here, or it does not take this model.
+    """
+
+    backend = BACKEND
+
+    def __init__(self, manifest: Manifest, folder: Path, options: EngineOptions | None = None) -> None:
+        options = options or EngineOptions()
+        content = manifest.model.read_verified(folder)
+        ort = _runtime()
+        self.manifest = manifest
+        self.folder: Path | None = folder
+        self.precision: str = manifest.precision
+        self.threads = options.threads or usable_cores()
+        self._faults = _faults(ort)
+        self._session: Any = self._opened(ort, content, folder / manifest.model.file, spinning=options.spinning)
+        fixed_batch = _check_ports(self._session, manifest, folder / manifest.model.file)
+        self.max_batch = 1 if fixed_batch else options.max_batch
+        self._binding = self._session.io_binding()
+        self._outputs = [name for name in (manifest.output.classes, manifest.output.confidence) if name is not None]
+        self.digest = engine_digest(
+            model=manifest.model.sha256,
+            backend=BACKEND,
+            version=str(ort.__version__),
+            precision=self.precision,
+            graph_optimisation=GRAPH_OPTIMISATION,
+        )
+
+    def _opened(self, ort: ModuleType, content: bytes, path: Path, *, spinning: bool) -> Any:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = _ERRORS_ONLY
+        settings.intra_op_num_threads = self.threads
+        settings.inter_op_num_threads = 1
+        settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, GRAPH_OPTIMISATION)
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+        try:
+            return ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        except self._faults as error:
+            raise BackendUnavailable(
+                f"{BACKEND} {ort.__version__}",
+                f"cannot load {path}: {_line(error)}",
+                "update onnxruntime if the model is newer, else export the model again in one file",
+            ) from error
+
+    def infer(self, tiles: Tiles) -> Prediction:
+        """See Engine."""
+        if self._session is None:
+            raise InferenceFailed(BACKEND, "the engine is closed", retryable=False)
+        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
+        shape = (len(tiles), *tiles.shape[2:])
+        try:
+            buffers = [np.empty(shape, np.uint8) for _ in self._outputs]
+            self._binding.bind_cpu_input(self.manifest.input.name, tiles)
+            for name, buffer in zip(self._outputs, buffers, strict=True):
+                self._binding.bind_output(name, "cpu", 0, np.uint8, shape, buffer.ctypes.data)
+            self._session.run_with_iobinding(self._binding)
+        except self._faults as error:
+            raise InferenceFailed(BACKEND, _line(error), retryable=_is_memory(error)) from error
+        finally:
+            self._binding.clear_binding_inputs()
+            self._binding.clear_binding_outputs()
+        return Prediction(buffers[0], buffers[1] if len(buffers) > 1 else None)
+
+    def close(self) -> None:
+        """See Engine."""
+        self._binding = None
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _runtime() -> ModuleType:
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(BACKEND, f"not usable here ({_line(error)})", "pip install onnxruntime") from error
+    runtime: ModuleType = onnxruntime
+    return runtime
+
+
+def _faults(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """Everything the runtime raises. Its own errors have no common root but Exception, and their list grows."""
+    own = vars(ort.capi.onnxruntime_pybind11_state).values()
+    named = [kind for kind in own if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*named, RuntimeError, ValueError, TypeError, MemoryError)
+
+
+def _check_ports(session: Any, manifest: Manifest, path: Path) -> bool:
+    """Holds the graph's inputs and outputs to the manifest; True where N is fixed to 1."""
+    size, bands = manifest.input.tile_size, len(manifest.input.bands)
+    taken = [_Port("input", manifest.input.name, (bands, size, size))]
+    told = [
+        _Port("output", name, (size, size)) for name in (manifest.output.classes, manifest.output.confidence) if name
+    ]
+    fixed = [_is_batch_fixed(port, session.get_inputs(), taken, path) for port in taken]
+    fixed += [_is_batch_fixed(port, session.get_outputs(), told, path) for port in told]
+    return any(fixed)
+
+
+def _is_batch_fixed(port: _Port, nodes: Sequence[Any], expected: Sequence[_Port], path: Path) -> bool:
+    names, wanted = sorted(node.name for node in nodes), sorted(item.name for item in expected)
+    if names != wanted:
+        raise ModelMismatch(path, f"{port.kind}s", given=", ".join(names) or "none", required=", ".join(wanted))
+    node = next(node for node in nodes if node.name == port.name)
+    given = f"{node.type} {node.shape}"
+    # Sizes the graph leaves open are strings or None; ONNX Runtime holds them to our buffers when it runs.
+    batch, *rest = [size if isinstance(size, int) else None for size in node.shape] or [0]
+    agrees = len(rest) == len(port.shape) and all(a is None or a == b for a, b in zip(rest, port.shape, strict=True))
+    if node.type != "tensor(uint8)" or not agrees or batch not in (None, 1):
+        required = f"tensor(uint8) [N or 1, {', '.join(map(str, port.shape))}]"
+        raise ModelMismatch(path, f"{port.kind} {port.name}", given=given, required=required)
+    return batch == 1
+
+
+def _is_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate" in text or "bad_alloc" in text or "out of memory" in text
+
+
+def _line(error: BaseException) -> str:
+    """The error's first words on one line: the runtime's own texts run over many."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

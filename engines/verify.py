@@ -1,0 +1,116 @@
+"""Whether an engine says what the reference said. No engine goes into service without.
+
+Reason: runtimes compute wrong in silence. Source: NVIDIA/TensorRT issue 4723, an FP16 ViT segmenter that collapses on
+one version and is right on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.engine import Engine, Tiles
+from engines.errors import GoldenFailed, ManifestError, ModelMismatch
+from engines.manifest import MANIFEST_NAME, GoldenTile, Manifest, Precision
+
+GOLDEN_NAME = "golden.npz"
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """An engine that passed.
+
+    Attributes:
+        agreement: share of the golden tile's pixels with the reference's class.
+        required: least share for this precision.
+        output_sha256: hex digest of the engine's own class map; a later check on the same device can ask for equality.
+    """
+
+    agreement: float
+    required: float
+    output_sha256: str
+
+
+def verify_golden(engine: Engine) -> GoldenCheck | None:
+    """Runs the golden tile; None where the model carries none.
+
+    Raises:
+        GoldenFailed: the engine repeats too little of it.
+        ModelMismatch: the golden file is not the manifest's.
+        ManifestError: the manifest does not say how much an engine of this precision must repeat.
+        InferenceFailed: the runtime failed.
+    """
+    golden = engine.manifest.golden
+    if golden is None or engine.folder is None:
+        return None
+    required = {str(name): share for name, share in golden.least_agreement.items()}.get(engine.precision)
+    if required is None:
+        raise ManifestError(
+            engine.folder / MANIFEST_NAME,
+            "golden.least_agreement",
+            f"says nothing of {engine.precision}",
+            "measure it on labelled tiles and add it, or use a precision that is listed",
+        )
+    tiles, expected = read_golden(engine.manifest, engine.folder)
+    classes = engine.infer(tiles).classes[0]
+    agreement = pixel_agreement(classes, expected)
+    if agreement < required:
+        raise GoldenFailed(engine.backend, engine.precision, agreement=agreement, required=required)
+    return GoldenCheck(agreement, required, hashlib.sha256(classes.tobytes()).hexdigest())
+
+
+def pixel_agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Share 0..1 of pixels with equal codes; both of one shape."""
+    if one.shape != other.shape:
+        raise ValueError(f"shapes {one.shape} and {other.shape} cannot be compared")
+    return float(np.mean(one == other))
+
+
+def read_golden(manifest: Manifest, folder: Path) -> tuple[Tiles, NDArray[np.uint8]]:
+    """The golden tile (1, bands, S, S) and the reference's classes (S, S), both uint8.
+
+    Raises:
+        ModelMismatch: the file is missing, another, or holds no such arrays.
+    """
+    golden = manifest.golden
+    if golden is None:
+        raise ManifestError(folder / MANIFEST_NAME, "golden", "there is none", "use a model with a golden tile")
+    size = manifest.input.tile_size
+    shapes = {"tile": (len(manifest.input.bands), size, size), "classes": (size, size)}
+    content = golden.read_verified(folder)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found: dict[str, NDArray[np.uint8]] = {name: arrays[name] for name in shapes}
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ModelMismatch(
+            folder / golden.file, "content", given=f"not readable ({error})", required="arrays tile and classes"
+        ) from error
+    for name, shape in shapes.items():
+        if found[name].dtype != np.uint8 or found[name].shape != shape:
+            given = f"{found[name].dtype} {found[name].shape}"
+            raise ModelMismatch(folder / golden.file, f"array {name}", given=given, required=f"uint8 {shape}")
+    return found["tile"][np.newaxis], found["classes"]
+
+
+def write_golden(
+    folder: Path,
+    *,
+    tile: NDArray[np.uint8],
+    classes: NDArray[np.uint8],
+    least_agreement: dict[Precision, float],
+) -> GoldenTile:
+    """Writes golden.npz into a model's folder: tile (bands, S, S) and the reference's classes (S, S), both uint8.
+
+    Equal arrays give equal bytes. Returns the manifest's entry.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, tile=tile, classes=classes)
+    (folder / GOLDEN_NAME).write_bytes(buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    return GoldenTile(file=GOLDEN_NAME, sha256=digest, least_agreement=least_agreement)
