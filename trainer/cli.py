@@ -15,9 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build one settings object, call one function; one line on stderr when it cannot."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    from engines.errors import EngineError
+    from onboard.errors import OnboardError
+
     try:
         options.run(options)
-    except TrainerError as error:
+    except (TrainerError, EngineError, OnboardError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_code
     return 0
@@ -29,15 +32,99 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="supervised fit on labelled scenes")
     fit.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
     fit.add_argument("--run", type=Path, required=True, dest="folder", help="run folder: checkpoints; resumed if any")
+    fit.add_argument("--start-from", type=Path, help="run folder of an earlier fit of the same network")
+    fit.add_argument("--pretrained", type=Path, help="run folder of a pre-training, whose student is taken")
+    fit.add_argument("--scenes", type=int, nargs="+", help="fit on these scenes, instead of the configuration's")
+    fit.add_argument("--max-minutes", type=float, help="instead of the configuration's")
     fit.set_defaults(run=_fit)
+    pretrain = commands.add_parser("pretrain", help="masked reconstruction on unlabelled imagery")
+    pretrain.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
+    pretrain.add_argument("--run", type=Path, required=True, dest="folder", help="run folder; resumed if any")
+    pretrain.set_defaults(run=_pretrain)
+    _add_export(commands.add_parser("export", help="a run's averaged weights to a model folder: ONNX, manifest, card"))
+    _add_evaluate(commands.add_parser("evaluate", help="accuracy on whole scenes, mapped by the flying pipeline"))
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, dest="folder", help="run folder of a fit")
+    parser.add_argument("--out", type=Path, default=Path("engines/shipped"), help="the model appears in OUT/NAME/")
+    parser.add_argument("--name", required=True, help="of the model: lower case, no spaces")
+    parser.add_argument("--version", default="1.0.0")
+    parser.add_argument("--description", default="Land cover of very high resolution RGB imagery.")
+    parser.add_argument("--notes", type=Path, help="markdown for the card: what no figure says")
+    parser.set_defaults(run=_export)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--set", dest="dataset", default="dubai", help="data set (default: dubai)")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[1], help="scene numbers (default: 1)")
+    parser.add_argument(
+        "--fold", action="append", default=[], metavar="FOLDER=N,N",
+        help="a model fitted without these scenes; given for every fold, instead of --scenes, pools scenes held out",
+    )  # fmt: skip
+    parser.add_argument("--root", type=Path, help="folder of the data sets (default: SHARED_DATA, ../shared/data)")
+    parser.add_argument("--threads", type=int, help="of the engine")
+    parser.add_argument("--split", help="write the pooled figures under this name into the model's manifest and card")
+    parser.add_argument("--remark", default="", help="with --split: what must be known beside the figures")
+    parser.set_defaults(run=_evaluate)
 
 
 def _fit(options: argparse.Namespace) -> None:
     from trainer.config import FitSettings, read_settings
     from trainer.fit import fit
 
-    fit(read_settings(options.config, FitSettings), options.folder)
+    changes = {
+        key: getattr(options, key) for key in ("start_from", "pretrained", "max_minutes") if getattr(options, key)
+    }
+    settings = FitSettings.model_validate(read_settings(options.config, FitSettings).model_dump() | changes)
+    if options.scenes:
+        data = settings.data.model_copy(update={"scenes": tuple(options.scenes)})
+        settings = settings.model_copy(update={"data": data})
+    fit(settings, options.folder)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from trainer.config import PretrainSettings, read_settings
+    from trainer.pretrain import pretrain
+
+    pretrain(read_settings(options.config, PretrainSettings), options.folder)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from trainer.package import PackageRequest, golden_landscape, package
+
+    manifest = package(
+        PackageRequest(
+            run=options.folder,
+            out=options.out,
+            name=options.name,
+            version=options.version,
+            description=options.description,
+            notes=options.notes.read_text() if options.notes else "",
+            golden_tile=golden_landscape(),
+        )
+    )
+    print(f"{options.out / manifest.name}: {manifest.model.bytes / 1e6:.1f} MB, sha256 {manifest.model.sha256}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from engines.manifest import Manifest
+    from trainer.card import write_card
+    from trainer.evaluate import evaluate, evaluation_row, table, with_evaluation
+
+    folds = [fold.rsplit("=", 1) for fold in options.fold]
+    models = [(Path(folder), [int(part) for part in scenes.split(",")]) for folder, scenes in folds]
+    evaluated = evaluate(
+        models or [(options.model, options.scenes)], options.dataset, root=options.root, threads=options.threads
+    )
+    print(table(evaluated, options.dataset))
+    if options.split:
+        row = evaluation_row(evaluated.pooled, dataset=options.dataset, split=options.split, notes=options.remark)
+        manifest = with_evaluation(Manifest.load(options.model), row)
+        manifest.save(options.model)
+        write_card(manifest, options.model)
 
 
 if __name__ == "__main__":

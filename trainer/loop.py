@@ -48,6 +48,7 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.crops = 0
+        self.pixels = 0
 
     @property
     def share(self) -> float:
@@ -59,12 +60,13 @@ class Run:
         facts = read_checkpoint(self.folder, network=self.task.network, average=self.average, optimiser=self.optimiser)
         if facts is None:
             return False
-        self.step, self.seconds, self.crops = facts["step"], facts["seconds"], facts["crops"]
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.crops, self.pixels = facts["crops"], facts["pixels"]
         return True
 
     def save(self) -> None:
         """Checkpoint into the folder."""
-        facts: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "crops": self.crops}
+        facts: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "crops": self.crops, "pixels": self.pixels}
         facts["settings"] = self.settings.model_dump(mode="json")
         write_checkpoint(
             self.folder, network=self.task.network, average=self.average, optimiser=self.optimiser, facts=facts
@@ -101,6 +103,7 @@ class Run:
             self.optimiser.step()
         self.step += 1
         self.crops += len(batch[0])
+        self.pixels += batch[0][:, 0].numel()
         self.average.update(self.task.network, self.step)
         return float(loss.detach())
 

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+from engines.manifest import Evaluation, Manifest
+from trainer.card import CARD, write_card
+from trainer.config import DataSettings, FitSettings, Stage
+from trainer.data.labelled import LabelledScene
+from trainer.errors import CheckpointRefused
+from trainer.evaluate import evaluation_row, with_evaluation
+from trainer.fit import LandCoverTask
+from trainer.loop import Run
+from trainer.metrics import Confusion
+from trainer.models.segmenter import SegmenterSettings
+from trainer.models.student import StudentSettings
+from trainer.models.upernet import DecoderSettings
+from trainer.package import PackageRequest, history, package
+
+STUDENT = StudentSettings(
+    width=16, depth=2, heads=2, stem_widths=(8, 8, 8), window=2, global_blocks=(2,), out_blocks=(1, 2), positions=8
+)
+MODEL = SegmenterSettings(student=STUDENT, decoder=DecoderSettings(width=8, detail_widths=(8, 8)), classes=5)
+
+
+def write(path: Path, bands: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = bands.shape
+    with (
+        pytest.warns(NotGeoreferencedWarning),
+        rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=count, dtype="uint8") as target,
+    ):
+        target.write(bands)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A run folder of two steps on a made scene that lies in a made data root."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 150, 140), dtype=np.uint8)
+    labels = rng.integers(0, 6, (150, 140), dtype=np.uint8)
+    write(tmp_path / "data" / "dubai" / "scenes" / "scene_3.tif", pixels)
+    write(tmp_path / "data" / "dubai" / "labels" / "scene_3.tif", labels[None])
+    settings = FitSettings(
+        name="tiny", model=MODEL, max_steps=2, stages=(Stage(until=1, crop=64, batch=2),), bfloat16=False,
+        data=DataSettings(scenes=(3,), root=tmp_path / "data"),
+    )  # fmt: skip
+    run = Run(settings, LandCoverTask(settings, [LabelledScene("dubai/3", pixels, labels)]), tmp_path / "run")
+    run.go(lambda _: None)
+    return tmp_path / "run"
+
+
+def request_for(run: Path, out: Path) -> PackageRequest:
+    tile = np.random.default_rng(1).integers(0, 256, (3, 128, 128), dtype=np.uint8)
+    return PackageRequest(
+        run=run, out=out, name="tiny", version="0.1.0", description="A test.", notes="## Limits\n\nKnows nothing.",
+        golden_tile=tile, tile_size=128, halo=16,
+    )  # fmt: skip
+
+
+def test_a_packaged_run_is_a_folder_that_the_engines_read(tmp_path: Path, finished: Path) -> None:
+    made = package(request_for(finished, tmp_path / "models"))
+    folder = tmp_path / "models" / "tiny"
+    manifest = Manifest.load(folder)
+    assert manifest == made
+    manifest.model.read_verified(folder)
+    assert manifest.golden is not None
+    manifest.golden.read_verified(folder)
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["tiny"]
+    assert manifest.class_titles[5] == "Bare land"
+    assert manifest.training is not None
+    assert manifest.training.hyperparameters["steps"] == 2
+    assert manifest.training.epochs == pytest.approx(2 * 2 * 64 * 64 / (150 * 140 * 5 / 6), abs=0.02)
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()  # no path of the machine that trained
+    card = (folder / CARD).read_text()
+    assert "Not measured yet" in card
+    assert "Knows nothing" in card
+
+
+def test_figures_go_into_manifest_and_card_once(tmp_path: Path, finished: Path) -> None:
+    manifest = package(request_for(finished, tmp_path / "models"))
+    confusion = Confusion(5)
+    confusion.add(np.array([1, 1, 2, 3], np.uint8), np.array([1, 2, 2, 3], np.uint8))
+    for _ in range(2):
+        row = evaluation_row(confusion.scores(), dataset="dubai", split="scene 1", notes="Whole.")
+        manifest = with_evaluation(manifest, row)
+    assert len(manifest.evaluation) == 1
+    assert manifest.evaluation[0].per_class_iou == {
+        "building": 0.5, "road": 0.5, "vegetation": 1.0, "water": None, "bare_land": None,
+    }  # fmt: skip
+    folder = tmp_path / "models" / "tiny"
+    write_card(manifest, folder)
+    card = (folder / CARD).read_text()
+    assert "| scene 1 | 0.500 | 0.500 | 1.000 | none | none | **0.667** |" in card
+    assert "Knows nothing" in card  # the notes survive
+
+
+def test_other_splits_are_kept(tmp_path: Path, finished: Path) -> None:
+    manifest = package(request_for(finished, tmp_path))
+    old = Evaluation(data_set="x", split="a", per_class_iou={}, miou=0.1, oa=0.1, mf1=0.1)
+    manifest = with_evaluation(with_evaluation(manifest, old), old.model_copy(update={"split": "b"}))
+    assert [row.split for row in manifest.evaluation] == ["a", "b"]
+
+
+def test_history_follows_the_runs_it_started_from(tmp_path: Path) -> None:
+    for name, earlier in (("first", None), ("second", tmp_path / "first")):
+        (tmp_path / name).mkdir()
+        settings = {"start_from": None if earlier is None else str(earlier)}
+        (tmp_path / name / "state.json").write_text(json.dumps({"step": len(name), "settings": settings}))
+    assert [facts["step"] for facts in history(tmp_path / "second")] == [5, 6]
+    with pytest.raises(CheckpointRefused, match=r"no state\.json"):
+        history(tmp_path / "third")
