@@ -121,6 +121,8 @@ def test_a_hidden_pixel_changes_no_visible_token(stem: str) -> None:
     assert torch.equal(grid, other)
     for stride, features in detail.items():
         assert torch.equal(features, other_detail[stride])
+        patch = 16 // stride
+        assert (features[:, :, patch : 2 * patch, 2 * patch : 3 * patch] == 0).all()  # nothing passes through it
     seen, _ = student.stem(changed, None)
     assert not torch.equal(student.stem(image, None)[0], seen)
 
