@@ -24,7 +24,7 @@ class BackendState:
     problem: str | None
 
 
-def open_engine(  # noqa: PLR0913 - keyword options, each with a default
+def open_engine(
     model: str | Path | None = None,
     *,
     backend: str = AUTO,

@@ -22,7 +22,7 @@ _BANDS = ("red", "green", "blue", "nir")
 _VERSION = "1"
 
 
-def testing_manifest(  # noqa: PLR0913 - keyword options, each with a default
+def manifest_for_testing(
     name: str = "testing",
     *,
     tile_size: int = 1024,
@@ -125,7 +125,7 @@ class ConstantEngine(_FreeEngine):
 
     backend = "constant"
 
-    def __init__(  # noqa: PLR0913 - keyword options, each with a default
+    def __init__(
         self,
         code: int = 1,
         tile_size: int = 1024,
@@ -137,7 +137,7 @@ class ConstantEngine(_FreeEngine):
         delay_s: float = 0.0,
     ) -> None:
         self._code = checked_count("code", code, most=255)
-        manifest = testing_manifest(
+        manifest = manifest_for_testing(
             f"constant-{code}",
             tile_size=tile_size,
             bands=bands,
@@ -165,7 +165,7 @@ class IdentityEngine(_FreeEngine):
 
     backend = "identity"
 
-    def __init__(  # noqa: PLR0913 - keyword options, each with a default
+    def __init__(
         self,
         tile_size: int = 1024,
         *,
@@ -175,7 +175,7 @@ class IdentityEngine(_FreeEngine):
         max_batch: int = 8,
         delay_s: float = 0.0,
     ) -> None:
-        manifest = testing_manifest(
+        manifest = manifest_for_testing(
             "identity", tile_size=tile_size, bands=bands, classes=255, halo=halo, confidence=confidence
         )
         super().__init__(manifest, max_batch=max_batch, delay_s=delay_s)

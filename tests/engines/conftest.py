@@ -28,7 +28,8 @@ def tiny_classes(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The tiny model in numpy: the brightest band's number, 4 where all are darker than the mean."""
     normal = (tiles.astype(np.float32) - MEAN) / STD
     logits = np.einsum("kb,nbhw->nkhw", WEIGHTS, normal)
-    return (logits.argmax(1) + 1).astype(np.uint8)
+    codes: NDArray[np.uint8] = (logits.argmax(1) + 1).astype(np.uint8)
+    return codes
 
 
 def write_onnx(  # each option is one way to be no model of ours

@@ -54,7 +54,8 @@ def test_confidence_is_there_exactly_where_the_manifest_names_it(engine: Engine,
     confidence = engine.infer(tiles(2)).confidence
     assert (confidence is not None) == (engine.manifest.output.confidence is not None)
     if confidence is not None:
-        assert (confidence.dtype, confidence.shape) == (np.uint8, (2, 32, 32))
+        assert confidence.dtype == np.uint8
+        assert confidence.shape == (2, 32, 32)
         assert confidence.max() > 0
 
 

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import open as opening
+from engines.errors import BackendUnavailable, GoldenFailed, ModelNotFound, SettingRefused
+from engines.manifest import Manifest
+from engines.open import backend_states, default_model, manifest_path, open_engine, shipped_models
+from engines.testing import ConstantEngine
+from engines.verify import write_golden
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture
+def shipped(make_model: MakeModel) -> Path:
+    for name in ("oak", "ash"):
+        make_model(name)
+    root = make_model("unused").parent
+    (root / "unused" / "manifest.json").unlink()
+    (root / "default.txt").write_text("oak\n")
+    return root
+
+
+@pytest.mark.parametrize("form", [str, Path, lambda folder: folder / "manifest.json"])
+def test_a_model_is_opened_by_folder_or_manifest(tiny_model: Path, form: Callable[[Path], str | Path]) -> None:
+    with open_engine(form(tiny_model), threads=1) as engine:
+        assert (engine.backend, engine.folder) == ("onnxruntime", tiny_model)
+
+
+def test_shipped_models_are_found_by_name_and_the_default_without(shipped: Path) -> None:
+    assert list(shipped_models(shipped)) == ["ash", "oak"]
+    assert default_model(shipped) == "oak"
+    assert manifest_path("ash", shipped) == shipped / "ash" / "manifest.json"
+    assert manifest_path(None, shipped) == shipped / "oak" / "manifest.json"
+
+
+def test_a_shipped_name_wins_and_a_path_is_the_folder(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = shipped / "unused"
+    (elsewhere / "ash").mkdir()
+    Manifest.load(shipped / "ash").save(elsewhere / "ash")
+    monkeypatch.chdir(elsewhere)
+    assert manifest_path("ash", shipped) == shipped / "ash" / "manifest.json"
+    assert manifest_path("./ash", shipped) == Path("ash/manifest.json")
+
+
+def test_a_default_that_is_not_there_is_said(shipped: Path, tmp_path: Path) -> None:
+    (shipped / "default.txt").write_text("elm")
+    with pytest.raises(ModelNotFound, match=r"names 'elm', not shipped; name a shipped model \(ash, oak\)"):
+        default_model(shipped)
+    with pytest.raises(ModelNotFound, match=r"default\.txt is not there; name a model of your own"):
+        manifest_path(None, tmp_path / "nothing")
+
+
+def test_a_model_that_is_not_there_is_refused_with_the_choice(shipped: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"elm: no such model; .*ash, oak"):
+        manifest_path("elm", shipped)
+    with pytest.raises(ModelNotFound, match=r"the folder has no manifest\.json"):
+        manifest_path(shipped / "unused", shipped)
+
+
+def test_a_backend_nobody_knows_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(SettingRefused, match="backend is caffe; give one of auto, onnxruntime"):
+        open_engine(tiny_model, backend="caffe")
+
+
+def test_auto_goes_on_to_the_next_backend_and_a_named_one_does_not(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> ConstantEngine:
+        raise BackendUnavailable("first", "not here", "install it")
+
+    openers = {"first": missing, "second": lambda *_: ConstantEngine(tile_size=32)}
+    monkeypatch.setattr(opening, "_OPENERS", openers)
+    with open_engine(tiny_model) as engine:
+        assert engine.backend == "constant"
+    with pytest.raises(BackendUnavailable, match="first: not here"):
+        open_engine(tiny_model, backend="first")
+
+
+def test_backends_tell_their_version_or_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    (state,) = backend_states()
+    assert state.name == "onnxruntime"
+    assert state.version
+    assert state.problem is None
+
+    def missing() -> str:
+        raise BackendUnavailable("x", "not here", "install it")
+
+    monkeypatch.setattr(opening, "_VERSIONS", {"x": missing})
+    (state,) = backend_states()
+    assert (state.version, state.problem) == (None, "not here; install it")
+
+
+def test_an_engine_that_fails_its_golden_tile_is_closed_again(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model()
+    tile, wrong = np.zeros((3, 32, 32), np.uint8), np.full((32, 32), 1, np.uint8)
+    golden = write_golden(folder, tile=tile, classes=wrong, least_agreement={"fp32": 0.999})
+    Manifest.load(folder).model_copy(update={"golden": golden}).save(folder)
+    closed: list[bool] = []
+    from engines.onnxrt import OnnxRuntimeEngine
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "close", lambda _: closed.append(True))
+    with pytest.raises(GoldenFailed, match=r"0\.0000%.*99\.9000% required"):
+        open_engine(folder)
+    assert closed == [True]
+    open_engine(folder, check_golden=False)
+
+
+def test_every_shipped_model_passes_its_own_golden_tile() -> None:
+    if not shipped_models():
+        pytest.skip("no model is shipped yet")
+    assert default_model() in shipped_models()
+    for name in shipped_models():
+        with open_engine(name) as engine:
+            assert engine.manifest.golden is not None
+            assert engine.manifest.name == name
