@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= out
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench pictures clean
 
 # Two stamps: the demo needs no torch (a few hundred MB), the tests do.
 $(VENV)/.run: pyproject.toml
@@ -36,6 +36,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# The README's pictures, from ../shared/data and a made landscape.
+pictures: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.pictures
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

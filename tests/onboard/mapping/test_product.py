@@ -134,4 +134,5 @@ def test_the_quicklook_shows_the_class_colours(tmp_path: Path) -> None:
         palette = mapped.colormap(1)
         codes = mapped.read(1, out_shape=picture.shape)
     expected = np.array([palette[code] for code in codes.ravel()], np.uint8).T.reshape(4, *codes.shape)
-    assert np.array_equal(rgba, expected)
+    # WebP drops an alpha channel that is opaque everywhere.
+    assert np.array_equal(rgba, expected[: len(rgba)])

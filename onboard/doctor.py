@@ -1,0 +1,143 @@
+"""`onboard doctor`: what this machine can do, and what is missing and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.errors import EngineError
+from engines.manifest import Manifest
+from engines.open import backend_states, default_model, shipped_models
+from telemetry.discover import sources
+from telemetry.sources.thermal import Thermal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: what it is about: "machine", "backend", "model", "power", "disk".
+        name: of the thing.
+        found: what is there; empty where it is missing.
+        missing: what is missing, why, and what to do; empty where it is there.
+    """
+
+    topic: str
+    name: str
+    found: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order of their topics."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def can_map(self) -> bool:
+        """Whether a backend and a sound default model are here."""
+        topics = {finding.topic for finding in self.findings if finding.found}
+        return {"backend", "model", "default"} <= topics
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"can_map": self.can_map, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def diagnose(root: Path = Path("/"), disk: Path = Path()) -> Report:
+    """Looks at the machine.
+
+    Args:
+        root: of the file system that telemetry reads.
+        disk: a folder on the disk that maps are to be written to; its nearest existing parent is asked.
+    """
+    steps = (_machine(), _backends(), _models(), _measured(root), _disk(disk))
+    return Report(tuple(finding for step in steps for finding in step))
+
+
+def render(report: Report) -> str:
+    """The report as text, one line a finding."""
+    width = max(len(finding.name) for finding in report.findings)
+    lines, topic = [], ""
+    for finding in report.findings:
+        heading = finding.topic if finding.topic != topic else ""
+        topic = finding.topic
+        mark, text = ("ok", finding.found) if finding.found else ("--", f"missing: {finding.missing}")
+        lines.append(f"{heading:<12} {mark} {finding.name:<{width}}  {text}")
+    lines.append("")
+    lines.append("This machine can map scenes." if report.can_map else "This machine cannot map scenes yet: see above.")
+    return "\n".join(lines)
+
+
+def _machine() -> Iterator[Finding]:
+    import numpy as np
+    import rasterio
+
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield Finding("machine", "processor", f"{platform.machine()}, {cores} cores usable, {memory:.1f} GiB of memory")
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}, rasterio {rasterio.__version__}"
+    yield Finding("machine", "software", f"{versions}, GDAL {rasterio.__gdal_version__}")
+    with rasterio.Env() as env:
+        drivers = set(env.drivers())
+    for driver in ("GTiff", "COG", "WEBP"):
+        remedy = "this GDAL was built without it; install rasterio's own wheel"
+        yield (
+            Finding("machine", f"GDAL {driver}", "there")
+            if driver in drivers
+            else Finding("machine", f"GDAL {driver}", missing=remedy)
+        )
+
+
+def _backends() -> Iterator[Finding]:
+    for state in backend_states():
+        yield Finding("backend", state.name, state.version or "", "" if state.version else str(state.problem))
+
+
+def _models() -> Iterator[Finding]:
+    models = shipped_models()
+    if not models:
+        yield Finding("model", "shipped", missing="no model came with this software; install it again")
+    for name, folder in models.items():
+        try:
+            manifest = Manifest.load(folder)
+            manifest.model.read_verified(folder)
+        except EngineError as error:
+            yield Finding("model", name, missing=str(error))
+            continue
+        classes = ", ".join(manifest.class_titles.values())
+        yield Finding("model", name, f"{manifest.version}, {manifest.precision}, SHA-256 as in its manifest; {classes}")
+    try:
+        yield Finding("default", "model", default_model())
+    except EngineError as error:
+        yield Finding("default", "model", missing=str(error))
+
+
+def _measured(root: Path) -> Iterator[Finding]:
+    for source in sources(root):
+        state = source.state()
+        rails = ", ".join(state.rails)
+        yield Finding("measured", state.name, rails, "" if state.found else f"{state.problem}; {state.remedy}")
+    hottest = Thermal(root).hottest()
+    if hottest.value is not None:
+        yield Finding("measured", "hottest zone", f"{hottest.value:.1f} °C ({hottest.rail})")
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**30
+    # One byte a pixel for the canvas and about half of that while the COG is made.
+    yield Finding(
+        "disk", str(folder), f"{free:.1f} GiB free, room for a scene of about {free * 2**30 / 1.5e6:,.0f} Mpx"
+    )
+    if not os.access(place, os.W_OK):
+        yield Finding("disk", "writing", missing=f"{place} is not writable; choose another --out")
