@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.transform import GCPTransformer, RPCTransformer
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -51,6 +53,94 @@ class Georeference:
         if self.gcps:
             return "gcps"
         return "rpcs" if self.rpcs is not None else "none"
+
+    @property
+    def gsd_m(self) -> float | None:
+        """Ground size of a pixel in metres (root of its area), None where it cannot be told.
+
+        In a geographic CRS the size at the scene's origin is given.
+        """
+        area = self.pixel_area_m2(1, 1)
+        return None if area is None else math.sqrt(area)
+
+    def pixel_area_m2(self, width: int, height: int) -> float | None:
+        """Mean area of a pixel over a scene of this size; None without both transform and CRS.
+
+        In a projected CRS it is that of the projected plane (a UTM zone is true to 0.2 %); in a geographic one it is
+        taken on the ellipsoid, as the mean over the scene's rows.
+        """
+        if self.crs is None or self.transform is None:
+            return None
+        plane = abs(self.transform.determinant)
+        if self.crs.is_projected:
+            return float(plane * self.crs.linear_units_factor[1] ** 2)
+        if not self.crs.is_geographic:
+            return None
+        rows = np.linspace(0, height, 65)
+        latitudes = _applied(self.transform, np.full(65, width / 2), rows)[1]
+        return float(plane * np.mean(_square_degree_m2(latitudes)))
+
+    def footprint(self, width: int, height: int) -> dict[str, Any] | None:
+        """The scene's outline as a GeoJSON Polygon in longitude and latitude, None where it lies nowhere known."""
+        from rasterio.warp import transform as warp
+
+        placed = self._outline(width, height)
+        if placed is None:
+            return None
+        crs, x, y = placed
+        longitudes, latitudes = warp(crs, "EPSG:4326", x, y)[:2]
+        if not (np.isfinite(longitudes).all() and np.isfinite(latitudes).all()):
+            return None
+        ring = [[round(lon, 7), round(lat, 7)] for lon, lat in zip(longitudes, latitudes, strict=True)]
+        if sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) < 0:
+            ring.reverse()  # RFC 7946: the outer ring runs counter-clockwise.
+        return {"type": "Polygon", "coordinates": [ring]}
+
+    def _outline(self, width: int, height: int) -> tuple[CRS | str, list[float], list[float]] | None:
+        """Closed outline in the coordinates of a CRS: that CRS, x and y."""
+        columns, rows = _ring(width, height)
+        if self.transform is not None and self.crs is not None:
+            x, y = _applied(self.transform, np.array(columns), np.array(rows))
+            return self.crs, x.tolist(), y.tolist()
+        if self.kind == "transform":
+            return None
+        if self.gcps and self.gcp_crs is not None:
+            return self.gcp_crs, *_by_transformer(GCPTransformer(list(self.gcps)), columns, rows)
+        if self.rpcs is not None:
+            return "EPSG:4326", *_by_transformer(RPCTransformer(self.rpcs), columns, rows)
+        return None
+
+
+def _ring(width: int, height: int) -> tuple[list[float], list[float]]:
+    """Columns and rows of a closed ring of points along a scene's border."""
+    part = np.linspace(0, 1, _SIDE, endpoint=False)
+    columns = np.concatenate([part * width, np.full(_SIDE, width), (1 - part) * width, np.zeros(_SIDE), [0]])
+    rows = np.concatenate([np.zeros(_SIDE), part * height, np.full(_SIDE, height), (1 - part) * height, [0]])
+    return columns.tolist(), rows.tolist()
+
+
+def _applied(transform: Affine, columns: Points, rows: Points) -> tuple[Points, Points]:
+    # Written out: versions of affine differ in the operator for it.
+    return (
+        transform.a * columns + transform.b * rows + transform.c,
+        transform.d * columns + transform.e * rows + transform.f,
+    )
+
+
+def _by_transformer(transformer: Any, columns: list[float], rows: list[float]) -> tuple[list[float], list[float]]:
+    with transformer:
+        x, y = transformer.xy(rows, columns, offset="ul")
+    return list(x), list(y)
+
+
+def _square_degree_m2(latitudes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area of one square degree at each latitude: meridian times parallel. Source: Snyder (1987), 4-18 to 4-20."""
+    squared = 1 - (_WGS84_B / _WGS84_A) ** 2
+    sine = np.sin(np.radians(latitudes))
+    root = np.sqrt(1 - squared * sine**2)
+    meridian, parallel = _WGS84_A * (1 - squared) / root**3, _WGS84_A / root * np.cos(np.radians(latitudes))
+    area: NDArray[np.float64] = meridian * parallel * math.radians(1) ** 2
+    return area
 
 
 def georeference_of(source: DatasetReader) -> Georeference:
