@@ -30,6 +30,7 @@ class DataSettings(_Settings):
     """Which labelled scenes, and how crops are drawn from them.
 
     ``balanced`` is the share of crops centred on a pixel of a class drawn evenly; the others lie anywhere.
+    ``landscape_share`` is the share of crops from made landscapes of ``landscape_seeds``; figures are of real scenes.
     """
 
     dataset: str = "dubai"
@@ -38,6 +39,8 @@ class DataSettings(_Settings):
     scale: tuple[float, float] = (0.5, 2.0)
     colour: ColourSettings = ColourSettings()
     root: Path | None = None
+    landscape_share: float = Field(default=0.0, ge=0, le=0.5)
+    landscape_seeds: tuple[int, ...] = (1001, 1002)
 
 
 class Stage(_Settings):

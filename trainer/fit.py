@@ -11,7 +11,15 @@ from torch import Tensor
 from trainer.checkpoint import load_weights, read_average
 from trainer.config import FitSettings, Stage
 from trainer.data.batches import Batch, draw_batch
-from trainer.data.labelled import CropSampler, LabelledScene, class_shares, data_root, read_scenes
+from trainer.data.labelled import (
+    CropSampler,
+    LabelledScene,
+    MixedSampler,
+    class_shares,
+    data_root,
+    made_scenes,
+    read_scenes,
+)
 from trainer.loop import Run, run_to_end
 from trainer.loss import class_weights, segmentation_loss
 from trainer.models.segmenter import Segmenter
@@ -29,7 +37,7 @@ class LandCoverTask:
         if settings.pretrained is not None:
             load_student(self.network, settings.pretrained)
         classes = settings.model.classes
-        self.sampler = CropSampler(scenes, classes=classes, balanced=settings.data.balanced, seed=settings.seed)
+        self.sampler = _sampler(settings, scenes)
         shares = torch.from_numpy(class_shares(scenes, classes)).float()
         self.weights = class_weights(shares, settings.class_weight_power)
 
@@ -42,6 +50,15 @@ class LandCoverTask:
         """Weighted cross-entropy and dice over labelled pixels."""
         pixels, labels = batch
         return segmentation_loss(self.network(pixels), labels, weights=self.weights, dice=self.settings.dice)
+
+
+def _sampler(settings: FitSettings, scenes: list[LabelledScene]) -> CropSampler | MixedSampler:
+    data, classes = settings.data, settings.model.classes
+    real = CropSampler(scenes, classes=classes, balanced=data.balanced, seed=settings.seed)
+    if data.landscape_share == 0:
+        return real
+    made = CropSampler(made_scenes(data.landscape_seeds), classes=classes, balanced=0.5, seed=settings.seed)
+    return MixedSampler(real, made, share=data.landscape_share)
 
 
 def load_student(network: Segmenter, folder: Path) -> None:

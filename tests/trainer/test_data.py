@@ -9,7 +9,7 @@ import torch
 from trainer.config import ColourSettings, DataSettings, Stage
 from trainer.data.augment import Crop, recoloured, resized_crop, turned
 from trainer.data.batches import draw_batch, drawn_ahead
-from trainer.data.labelled import CropSampler, LabelledScene, class_shares, read_scenes
+from trainer.data.labelled import CropSampler, LabelledScene, MixedSampler, class_shares, made_scenes, read_scenes
 from trainer.errors import DataMissing
 
 
@@ -118,3 +118,14 @@ def test_a_real_scene_reads_with_its_labels(shared_data: Path) -> None:
     assert real.pixels.shape == (3, 1974, 2046)
     assert real.pixels.dtype == real.labels.dtype == np.uint8
     assert real.labels.max() <= 5
+
+
+def test_made_landscapes_take_the_share_they_are_given() -> None:
+    (landscape,) = made_scenes([5], side=64)
+    marked = LabelledScene("landscape", np.zeros_like(landscape.pixels), landscape.labels)
+    real = LabelledScene("real", np.full((3, 64, 64), 200, np.uint8), np.ones((64, 64), np.uint8))
+    samplers = [CropSampler([one], classes=5, balanced=0.0, seed=0) for one in (real, marked)]
+    mixed = MixedSampler(*samplers, share=0.2)
+    rng = np.random.default_rng(0)
+    share = np.mean([mixed.draw(16, (1, 1), rng).pixels.max() == 0 for _ in range(500)])
+    assert 0.14 < share < 0.26

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from trainer.config import DataSettings, Stage
 from trainer.data.augment import recoloured, resized_crop, turned
-from trainer.data.labelled import CropSampler
+from trainer.data.labelled import CropSampler, MixedSampler
 
 Batch = tuple[Tensor, Tensor]
 """Pixels float (B, 3, S, S) of 0..255 and labels int64 (B, S, S), 0 = ignore."""
 
 
-def draw_batch(sampler: CropSampler, data: DataSettings, stage: Stage, rng: np.random.Generator) -> Batch:
+def draw_batch(
+    sampler: CropSampler | MixedSampler, data: DataSettings, stage: Stage, rng: np.random.Generator
+) -> Batch:
     """One batch of augmented crops."""
     pixels, labels = [], []
     for _ in range(stage.batch):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from trainer.data.augment import Crop
+from trainer.data.landscape import Landscape
 from trainer.errors import DataMissing
 
 IGNORE = 0
@@ -126,6 +127,28 @@ class CropSampler:
         left = _start(column, extent, width, rng)
         window = (slice(top, top + extent), slice(left, left + extent))
         return Crop(scene.pixels[:, window[0], window[1]], scene.labels[window])
+
+
+class MixedSampler:
+    """Crops of one sampler, and for a share of the draws of another."""
+
+    def __init__(self, usual: CropSampler, other: CropSampler, *, share: float) -> None:
+        self.usual = usual
+        self.other = other
+        self.share = share
+
+    def draw(self, side: int, scale: tuple[float, float], rng: np.random.Generator) -> Crop:
+        """As :meth:`CropSampler.draw`."""
+        return (self.other if rng.random() < self.share else self.usual).draw(side, scale, rng)
+
+
+def made_scenes(seeds: Sequence[int], side: int = 1536) -> list[LabelledScene]:
+    """Landscapes made by rule, ``side`` x ``side`` pixels each."""
+    scenes = []
+    for seed in seeds:
+        pixels, labels = Landscape(seed).window(0, 0, side, side)
+        scenes.append(LabelledScene(f"landscape/{seed}", pixels, labels))
+    return scenes
 
 
 def _start(centre: int, extent: int, limit: int, rng: np.random.Generator) -> int:
