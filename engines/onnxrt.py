@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 BACKEND = "onnxruntime"
 GRAPH_OPTIMISATION = "ORT_ENABLE_ALL"
-_ERRORS_ONLY = 3  # Source: ONNX Runtime's logging severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+# Errors come as exceptions and are told there, in one line: the log (0 verbose .. 3 error, 4 fatal) would say them again.
+_FATAL_ONLY = 4
 # A model loaded from bytes looks for external weights in the working folder, and nobody hashes them: look nowhere.
 _NOWHERE = "/dev/null/external"
 
@@ -85,7 +86,7 @@ class OnnxRuntimeEngine:
 
     def _opened(self, ort: ModuleType, content: bytes, path: Path, *, spinning: bool) -> Any:
         settings = ort.SessionOptions()
-        settings.log_severity_level = _ERRORS_ONLY
+        settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = self.threads
         settings.inter_op_num_threads = 1
         settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

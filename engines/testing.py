@@ -54,7 +54,7 @@ def manifest_for_testing(
 
 
 def _class_info(code: int) -> ClassInfo:
-    # 97 and 57 are prime to 256: 255 classes, 255 colours.
+    # Blue is the code, so no two are alike; red and green leap, so neighbours are told apart by eye.
     color = f"#{code * 97 % 256:02x}{code * 57 % 256:02x}{code:02x}"
     return ClassInfo(code=code, name=f"class_{code}", title=f"class {code}", color=color)
 

@@ -71,7 +71,7 @@ def test_bench_counts_tiles_not_calls() -> None:
         one, four = bench.time_batches(engine, (1, 4), seconds=0.01)
     assert one.latency_min_ms >= 10
     assert four.latency_min_ms >= 40
-    assert four.tiles_per_s <= 100
+    assert 1e3 / four.latency_min_ms < four.tiles_per_s <= 100  # counting calls, it could not be above
 
 
 @pytest.mark.parametrize(("batches", "seconds"), [((9,), 1.0), ((0,), 1.0), ((1,), 0.0)])

@@ -15,8 +15,10 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "cores"),
-    [("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("1600000 100000", 8), ("", 8),
-     ("1 0", 8)],
+    [
+        ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("0 100000", 1), ("1600000 100000", 8),
+        ("max 100000", 8), ("1 0", 8), ("", 8),
+    ],
 )  # fmt: skip
 def test_a_containers_share_bounds_the_cores(tmp_path: Path, quota: str, cores: int) -> None:
     (tmp_path / "cpu.max").write_text(quota)

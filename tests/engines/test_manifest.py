@@ -194,13 +194,20 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b" " * (2 << 20)])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
 def test_what_is_no_manifest_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "manifest.json"
     file.write_bytes(content)
     with pytest.raises(ManifestError, match=r"manifest\.json: .+; .+") as caught:
         Manifest.load(file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    file.write_text(manifest_for_testing().to_json() + " " * (2 << 20))
+    with pytest.raises(ManifestError, match="larger than 1048576 bytes"):
+        Manifest.load(file)
 
 
 def test_a_manifest_that_is_not_there_is_refused(tmp_path: Path) -> None:

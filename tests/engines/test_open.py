@@ -46,6 +46,7 @@ def test_a_shipped_name_wins_and_a_path_is_the_folder(shipped: Path, monkeypatch
     monkeypatch.chdir(elsewhere)
     assert manifest_path("ash", shipped) == shipped / "ash" / "manifest.json"
     assert manifest_path("./ash", shipped) == Path("ash/manifest.json")
+    assert manifest_path(Path("ash"), shipped) == Path("ash/manifest.json")
 
 
 def test_a_default_that_is_not_there_is_said(shipped: Path, tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ def test_the_least_agreement_decides(make_model: MakeModel, wrong_pixels: int, p
                 verify_golden(engine)
 
 
+def test_the_least_agreement_itself_is_enough(make_model: MakeModel) -> None:
+    folder = make_model()
+    reseal(folder, (folder / "golden.npz").read_bytes(), fp32=1.0)
+    with open_engine(folder, check_golden=False) as engine:
+        assert verify_golden(engine) is not None
+
+
 def test_a_precision_the_golden_tile_does_not_judge_is_refused(tiny_model: Path) -> None:
     engine = ConstantEngine(tile_size=32)
     engine.manifest, engine.folder = Manifest.load(tiny_model), tiny_model
