@@ -61,9 +61,13 @@ class Scene:
 
     def read(self, window: Window) -> ScenePixels:
         try:
-            pixels = self._source.read(self._indexes, window=RasterWindow(window.col, window.row, window.width, window.height))
+            pixels = self._source.read(
+                self._indexes, window=RasterWindow(window.col, window.row, window.width, window.height)
+            )
         except RasterioError as error:
-            raise SceneRefused(self.path, f"block at ({window.col}, {window.row}) cannot be decoded: {error}", "deliver the file again") from error
+            raise SceneRefused(
+                self.path, f"block at ({window.col}, {window.row}) cannot be decoded: {error}", "deliver the file again"
+            ) from error
         return ScenePixels(pixels, None)
 
     def close(self) -> None:
@@ -72,5 +76,7 @@ class Scene:
     def __enter__(self) -> Scene:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

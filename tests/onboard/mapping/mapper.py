@@ -29,10 +29,11 @@ def counted(function: Callable[..., Any], die_at: int, *, after: bool) -> Callab
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         global steps  # noqa: PLW0603 - one counter over all patched functions
         steps += 1
-        if steps == die_at and not after:
+        dies = steps == die_at  # decided now: steps within this one count on
+        if dies and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = function(*args, **kwargs)
-        if steps == die_at and after:
+        if dies and after:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
