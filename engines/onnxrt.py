@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BACKEND = "onnxruntime"
 GRAPH_OPTIMISATION = "ORT_ENABLE_ALL"
-# Errors come as exceptions and are told there, in one line: the log (0 verbose .. 3 error, 4 fatal) would say them again.
+# Errors come as exceptions and are told there: the log (0 verbose .. 3 error, 4 fatal) would say them again.
 _FATAL_ONLY = 4
 # A model loaded from bytes looks for external weights in the working folder, and nobody hashes them: look nowhere.
 _NOWHERE = "/dev/null/external"

@@ -42,10 +42,11 @@ def write_onnx(  # each option is one way to be no model of ours
     told: str = "classes",
     told_type: int = TensorProto.UINT8,
     scale: float = 1.0,
+    failing: bool = False,
 ) -> None:
     """uint8 in; normalisation, a 1x1 convolution and argmax inside; classes and confidence out, uint8."""
     weights = np.pad(WEIGHTS, ((0, 0), (0, bands - 3)))[:, :, None, None] * np.float32(scale)
-    constants = {
+    constants: dict[str, Any] = {
         "mean": np.float32(MEAN), "std": np.float32(STD), "weights": weights.astype(np.float32),
         "one": np.int64(1), "full": np.float32(255),
     }  # fmt: skip
@@ -64,6 +65,12 @@ def write_onnx(  # each option is one way to be no model of ours
         make("Round", ["scaled"], ["rounded"]),
         make("Cast", ["rounded"], ["confidence"], to=TensorProto.UINT8),
     ]
+    if failing:  # rows that are not there: only running it finds out
+        constants["rows"] = np.arange(SIZE) + 1000
+        nodes[4:5] = [
+            make("ArgMax", ["logits"], ["whole"], axis=1, keepdims=0),
+            make("Gather", ["whole", "rows"], ["index"], axis=1),
+        ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
