@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,15 @@ def _replace(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def checkout_commit() -> str:
+    """Of the checkout this runs from; "unknown" where there is none."""
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 -- git as the PATH has it
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"

@@ -16,7 +16,7 @@ class TrainerError(Exception):
     exit_code = 1
 
 
-class SettingsRefused(TrainerError):  # noqa: N818 -- named after what happened, as onboard\'s are
+class SettingsRefused(TrainerError):
     """The configuration does not hold together."""
 
     exit_code = 2
@@ -27,7 +27,7 @@ class SettingsRefused(TrainerError):  # noqa: N818 -- named after what happened,
         super().__init__(f"{source}: {problem}; mend the configuration")
 
 
-class DataMissing(TrainerError):  # noqa: N818 -- named after what happened, as onboard\'s are
+class DataMissing(TrainerError):
     """A data set, or a scene of it, is not where it was looked for."""
 
     exit_code = 2
@@ -38,7 +38,7 @@ class DataMissing(TrainerError):  # noqa: N818 -- named after what happened, as 
         super().__init__(f"{path}: {what}; set `data.root` or SHARED_DATA to the folder that holds the data sets")
 
 
-class CheckpointRefused(TrainerError):  # noqa: N818 -- named after what happened, as onboard\'s are
+class CheckpointRefused(TrainerError):
     """The checkpoint cannot be taken up."""
 
     exit_code = 2
@@ -49,7 +49,7 @@ class CheckpointRefused(TrainerError):  # noqa: N818 -- named after what happene
         super().__init__(f"{path}: {problem}; give another run folder, or remove this one to start afresh")
 
 
-class ExportRefused(TrainerError):  # noqa: N818 -- named after what happened, as onboard\'s are
+class ExportRefused(TrainerError):
     """PyTorch and ONNX disagree, or the file is not what the engines accept."""
 
     def __init__(self, problem: str) -> None:

@@ -30,11 +30,12 @@ LEAST_AGREEMENT = 0.999
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file and how well it repeats the network: share of equal pixels over the tiles it was tried on."""
+    """An exported file; ``agreement`` is the share of pixels equal to the network's over the tiles it was tried on."""
 
     path: Path
     opset: int
     ir: int
+    parameters: int
     agreement: float
 
 
@@ -61,7 +62,8 @@ def onnx_from_segmenter(segmenter: Segmenter, path: Path, *, tiles: NDArray[np.u
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(path=path, opset=opset, ir=model.ir_version, agreement=agreement)
+    parameters = sum(parameter.numel() for parameter in segmenter.parameters())
+    return Exported(path=path, opset=opset, ir=model.ir_version, parameters=parameters, agreement=agreement)
 
 
 def flight_form(segmenter: Segmenter) -> FlightSegmenter:

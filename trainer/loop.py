@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint import WeightAverage, read_checkpoint, write_checkpoint
+from trainer.checkpoint import WeightAverage, checkout_commit, read_checkpoint, write_checkpoint
 from trainer.config import RunSettings, Stage
 from trainer.data.batches import Batch, drawn_ahead
 from trainer.schedule import elapsed_share, learning_rate, stage_at
@@ -45,6 +45,7 @@ class Run:
         self.clock = clock
         self.average = WeightAverage(task.network, settings.average)
         self.optimiser = torch.optim.AdamW(_groups(task.network, settings.weight_decay), betas=(0.9, 0.98))
+        self.commit = checkout_commit()
         self.step = 0
         self.seconds = 0.0
         self.crops = 0
@@ -67,7 +68,7 @@ class Run:
     def save(self) -> None:
         """Checkpoint into the folder."""
         facts: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "crops": self.crops, "pixels": self.pixels}
-        facts["settings"] = self.settings.model_dump(mode="json")
+        facts |= {"settings": self.settings.model_dump(mode="json"), "commit": self.commit}
         write_checkpoint(
             self.folder, network=self.task.network, average=self.average, optimiser=self.optimiser, facts=facts
         )

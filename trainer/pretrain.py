@@ -17,7 +17,7 @@ from trainer.data.labelled import data_root, read_scenes
 from trainer.data.unlabelled import ImageSampler, read_images
 from trainer.loop import Run, run_to_end
 from trainer.models.reconstruction import Reconstruction, drawn_visibility, reconstruction_loss
-from trainer.models.student import PATCH
+from trainer.models.tokens import PATCH
 
 
 class ReconstructionTask:

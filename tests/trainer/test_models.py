@@ -7,14 +7,8 @@ from torch import Tensor, nn
 
 from trainer.models.reconstruction import Reconstruction, drawn_visibility, reconstruction_loss
 from trainer.models.segmenter import PAPER_SEGMENTER, FlightSegmenter, Segmenter, SegmenterSettings
-from trainer.models.student import (
-    Attention,
-    Student,
-    StudentSettings,
-    grid_from_tokens,
-    pool_tokens,
-    tokens_from_grid,
-)
+from trainer.models.student import Attention, Student, StudentSettings
+from trainer.models.tokens import grid_from_tokens, pool_tokens, tokens_from_grid
 from trainer.models.upernet import DecoderSettings, UPerNet, adaptive_mean
 
 TINY = StudentSettings(

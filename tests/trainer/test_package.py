@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from engines.manifest import Evaluation, Manifest
@@ -20,7 +21,8 @@ from trainer.metrics import Confusion
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.student import StudentSettings
 from trainer.models.upernet import DecoderSettings
-from trainer.package import PackageRequest, history, package
+from trainer.package import PackageRequest, package
+from trainer.provenance import history
 
 STUDENT = StudentSettings(
     width=16, depth=2, heads=2, stem_widths=(8, 8, 8), window=2, global_blocks=(2,), out_blocks=(1, 2), positions=8
@@ -28,7 +30,7 @@ STUDENT = StudentSettings(
 MODEL = SegmenterSettings(student=STUDENT, decoder=DecoderSettings(width=8, detail_widths=(8, 8)), classes=5)
 
 
-def write(path: Path, bands: np.ndarray) -> None:
+def write(path: Path, bands: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = bands.shape
     with (

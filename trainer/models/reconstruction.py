@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.models.segmenter import DEVIATION, MEAN
-from trainer.models.student import PATCH, Student, StudentSettings
+from trainer.models.student import Student, StudentSettings
+from trainer.models.tokens import PATCH
 
 
 def drawn_visibility(side: int, *, hidden: float, cell: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -6,7 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from trainer.models.student import PAPER_STUDENT, Student, StudentSettings, static_sizes
+from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
+from trainer.models.tokens import static_sizes
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet, resized
 
 MEAN = (123.675, 116.28, 103.53)

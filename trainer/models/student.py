@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
-PATCH = 16
-"""Ground covered by one token, in pixels a side (method.md: ViT-S/16)."""
+from trainer.models.stem import ConvStem, LinearStem
+from trainer.models.tokens import grid_from_tokens, pool_tokens, static_sizes, tokens_from_grid
 
 
 class StudentSettings(BaseModel):
@@ -71,43 +71,6 @@ class StudentFeatures:
 
     levels: list[Tensor]
     detail: dict[int, Tensor] = field(default_factory=dict)
-
-
-def static_sizes(tensor: Tensor) -> tuple[int, ...]:
-    """All sizes but the first, as plain integers: the tracer then keeps only the batch open, and folds the rest."""
-    return tuple(int(size) for size in tensor.shape[1:])
-
-
-def tokens_from_grid(grid: Tensor, window: int | None) -> Tensor:
-    """(B, D, h, w) to (B, h*w, D), window after window; row-major where ``window`` is None.
-
-    Raises:
-        ValueError: h or w is not a multiple of the window.
-    """
-    width, rows, columns = static_sizes(grid)
-    if window is None:
-        return grid.flatten(2).transpose(1, 2)
-    if rows % window or columns % window:
-        raise ValueError(f"a grid of {rows}x{columns} tokens is not made of {window}x{window} windows")
-    windows = grid.reshape(-1, width, rows // window, window, columns // window, window)
-    return windows.permute(0, 2, 4, 3, 5, 1).reshape(-1, rows * columns, width)
-
-
-def grid_from_tokens(tokens: Tensor, window: int | None, rows: int, columns: int) -> Tensor:
-    """The inverse of :func:`tokens_from_grid`."""
-    _, width = static_sizes(tokens)
-    if window is None:
-        return tokens.transpose(1, 2).reshape(-1, width, rows, columns)
-    windows = tokens.reshape(-1, rows // window, columns // window, window, window, width)
-    return windows.permute(0, 5, 1, 3, 2, 4).reshape(-1, width, rows, columns)
-
-
-def pool_tokens(tokens: Tensor, window: int, pool: int) -> Tensor:
-    """Mean of pool x pool neighbours inside each window: (B, N, D) to (B, N / pool^2, D)."""
-    count, width = static_sizes(tokens)
-    side = window // pool
-    cells = tokens.reshape(-1, count // window**2 * side, pool, side, pool, width)
-    return cells.mean(dim=(2, 4)).reshape(-1, count // pool**2, width)
 
 
 class Attention(nn.Module):
@@ -169,102 +132,13 @@ class Block(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
 
 
-class ConvNorm(nn.Module):
-    """3x3 convolution, batch norm, GELU. With a mask, hidden positions are zero on the way out.
-
-    While masked, the norm uses its running statistics: batch statistics would carry the share of zeros into every
-    visible position.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-
-    def forward(self, grid: Tensor, visible: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) to (B, C', h/stride, w/stride); ``visible`` is (B, 1, h', w') with True where seen."""
-        grid = self.conv(grid)
-        if visible is None:
-            return F.gelu(self.norm(grid))
-        norm = self.norm
-        grid = F.batch_norm(grid, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
-        return F.gelu(grid) * visible
-
-
-class Residual(nn.Module):
-    """x + ConvNorm(x): one convolution, because at stride 4 each costs 2.4 G multiply-adds a tile."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = ConvNorm(width, width)
-
-    def forward(self, grid: Tensor, visible: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) to the same shape."""
-        return grid + self.body(grid, visible)  # type: ignore[no-any-return]
-
-
-class ConvStem(nn.Module):
-    """Convolutions at strides 2, 4, 8 and 16; the features at 4 and 8 also go to the decoder.
-
-    Masking follows SparK: a hidden position is zero again after every convolution, so no visible token depends on a
-    hidden pixel. Source: Tian et al., "Designing BERT for Convolutional Networks", ICLR 2023.
-    """
-
-    def __init__(self, settings: StudentSettings) -> None:
-        super().__init__()
-        w2, w4, w8 = settings.stem_widths
-        self.to2 = ConvNorm(3, w2, stride=2)
-        self.to4 = ConvNorm(w2, w4, stride=2)
-        self.blocks4 = nn.ModuleList(Residual(w4) for _ in range(settings.stem_blocks[0]))
-        self.to8 = ConvNorm(w4, w8, stride=2)
-        self.blocks8 = nn.ModuleList(Residual(w8) for _ in range(settings.stem_blocks[1]))
-        self.to16 = nn.Conv2d(w8, settings.width, 3, stride=2, padding=1)
-
-    def forward(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[int, Tensor]]:
-        """(B, 3, H, W) to (B, width, H/16, W/16) and the detail at strides 4 and 8.
-
-        ``visible`` is (B, 1, H/16, W/16), 1 where a token is seen, or None: everything is.
-        """
-
-        def at(stride: int) -> Tensor | None:
-            return None if visible is None else F.interpolate(visible, scale_factor=PATCH // stride, mode="nearest")
-
-        seen = at(1)
-        if seen is not None:
-            image = image * seen
-        grid = self.to2(image, at(2))
-        detail4 = self.to4(grid, at(4))
-        for block in self.blocks4:
-            detail4 = block(detail4, at(4))
-        detail8 = self.to8(detail4, at(8))
-        for block in self.blocks8:
-            detail8 = block(detail8, at(8))
-        grid = self.to16(detail8)
-        if visible is not None:
-            grid = grid * visible
-        return grid, {4: detail4, 8: detail8}
-
-
-class LinearStem(nn.Module):
-    """The ViT's own patch embedding: each 16x16 patch to one token, no detail."""
-
-    def __init__(self, settings: StudentSettings) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, settings.width, PATCH, stride=PATCH)
-
-    def forward(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[int, Tensor]]:
-        """As :meth:`ConvStem.forward`, without detail."""
-        grid = self.embed(image)
-        return (grid if visible is None else grid * visible), {}
-
-
 class Student(nn.Module):
     """The ViT that flies. Input: normalised (B, 3, H, W), sides multiples of 16 x window."""
 
     def __init__(self, settings: StudentSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.stem = ConvStem(settings) if settings.stem == "conv" else LinearStem(settings)
+        self.stem = _stem(settings)
         self.positions = nn.Parameter(sincos_positions(settings.width, settings.positions))
         self.blocks = nn.ModuleList(
             Block(settings, is_global=settings.window is None or index in settings.global_blocks)
@@ -310,6 +184,12 @@ class Student(nn.Module):
             top = int(torch.randint(side - rows + 1, ()))
             left = int(torch.randint(side - columns + 1, ()))
         return self.positions[:, :, top : top + rows, left : left + columns]
+
+
+def _stem(settings: StudentSettings) -> ConvStem | LinearStem:
+    if settings.stem == "linear":
+        return LinearStem(settings.width)
+    return ConvStem(settings.width, settings.stem_widths, settings.stem_blocks)
 
 
 def sincos_positions(width: int, side: int) -> Tensor:

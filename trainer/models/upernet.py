@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
-from trainer.models.student import StudentFeatures, StudentSettings, static_sizes
+from trainer.models.student import StudentFeatures, StudentSettings
+from trainer.models.tokens import static_sizes
 
 POOL_BINS = (1, 2, 3, 6)
 """Sides of the pooled maps. Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017."""

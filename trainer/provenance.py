@@ -1,0 +1,99 @@
+"""Where a model's weights came from, as its manifest says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engines.manifest import DataSet, Training
+from trainer.checkpoint import FACTS
+from trainer.config import FitSettings
+from trainer.data.labelled import LabelledScene
+from trainer.errors import CheckpointRefused
+from trainer.models.segmenter import SegmenterSettings
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """Facts of a run and of those it started from, the oldest first.
+
+    Raises:
+        CheckpointRefused: a run has no facts.
+    """
+    path = run / FACTS
+    if not path.is_file():
+        raise CheckpointRefused(run, f"no {FACTS} in it")
+    facts: dict[str, Any] = json.loads(path.read_text())
+    earlier = facts["settings"].get("start_from")
+    return [*(history(Path(earlier)) if earlier else []), facts]
+
+
+def training_of(stretches: list[dict[str, Any]], scenes: list[LabelledScene], *, agreement: float) -> Training:
+    """Provenance of the weights: the facts of their runs in order, the scenes they were fitted on."""
+    settings = FitSettings.model_validate(stretches[-1]["settings"])
+    labelled = sum(int((scene.labels > 0).sum()) for scene in scenes)
+    minutes = sum(facts["seconds"] for facts in stretches) / 60
+    start = "a student pre-trained by masked reconstruction" if _pretrained(stretches) else "random weights"
+    return Training(
+        data_sets=tuple(_data_sets(stretches, scenes)),
+        license="MIT",
+        commit=stretches[-1]["commit"],
+        seed=settings.seed,
+        epochs=round(sum(facts["pixels"] for facts in stretches) / labelled, 2),
+        hyperparameters=_hyperparameters(stretches) | {"pytorch_onnx_agreement": round(agreement, 6)},
+        notes=f"Supervised, from {start}; {minutes:.0f} minutes on two CPU cores, in stretches of "
+        + ", ".join(f"{facts['seconds'] / 60:.0f}" for facts in stretches)
+        + " minutes, each annealed to its end; the weights are an exponential average.",
+    )
+
+
+def _pretrained(stretches: list[dict[str, Any]]) -> bool:
+    return stretches[0]["settings"].get("pretrained") is not None
+
+
+def _data_sets(stretches: list[dict[str, Any]], scenes: list[LabelledScene]) -> Iterator[DataSet]:
+    numbers = ", ".join(scene.name.split("/")[-1] for scene in scenes)
+    yield DataSet(
+        name="Semantic segmentation of aerial imagery, MBRSC and Humans in the Loop",
+        license="CC0",
+        use=f"supervised fit on scenes {numbers}",
+    )
+    if share := max(facts["settings"]["data"].get("landscape_share", 0.0) for facts in stretches):
+        yield DataSet(
+            name="Landscapes made by rule (trainer/data/landscape.py)",
+            license="MIT",
+            use=f"up to {share:.0%} of the crops of a stretch",
+        )
+
+
+def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | float | str]:
+    settings = FitSettings.model_validate(stretches[-1]["settings"])
+    rates = [str(facts["settings"]["learning_rate"]) for facts in stretches]
+    crops = [" ".join(str(stage["crop"]) for stage in facts["settings"]["stages"]) for facts in stretches]
+    return {
+        "optimiser": "AdamW, betas 0.9 and 0.98",
+        "learning_rate": ", then ".join(rates),
+        "schedule": "linear warm-up, half a cosine",
+        "weight_decay": settings.weight_decay,
+        "loss": f"cross-entropy weighted by share^-{settings.class_weight_power} + {settings.dice} x dice",
+        "weight_average": settings.average,
+        "steps": sum(facts["step"] for facts in stretches),
+        "crops": sum(facts["crops"] for facts in stretches),
+        "crop_sizes": ", then ".join(crops),
+        "scale_augmentation": f"{settings.data.scale[0]} to {settings.data.scale[1]}",
+        "class_balanced_share": settings.data.balanced,
+    }
+
+
+def described(model: SegmenterSettings) -> str:
+    """The network in a sentence."""
+    student, decoder = model.student, model.decoder
+    blocks = ", ".join(str(block) for block in student.global_blocks)
+    return (
+        f"ViT student: {student.stem} stem {student.stem_widths} at strides 2, 4, 8 with {student.stem_blocks} "
+        f"residual blocks at 4 and 8, {student.depth} blocks of width {student.width}, {student.heads} heads, MLP "
+        f"{student.mlp_ratio:g}, windows of {student.window} tokens, blocks {blocks} global with keys and values "
+        f"averaged over {student.kv_pool}x{student.kv_pool}; UPerNet of width {decoder.width} at stride 16"
+        + (f", {decoder.detail_widths[0]} at 8 and {decoder.detail_widths[1]} at 4." if decoder.detail_widths else ".")
+    )
