@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from engines.manifest import Evaluation, Manifest
+from engines.open import open_engine
+from onboard.mapping.run import MapRequest, map_scene
 from trainer.card import CARD, write_card
+from trainer.cli import main
 from trainer.config import DataSettings, FitSettings, Stage
 from trainer.data.labelled import LabelledScene
-from trainer.errors import CheckpointRefused
-from trainer.evaluate import evaluation_row, with_evaluation
+from trainer.errors import CheckpointRefused, SettingsRefused
+from trainer.evaluate import evaluate, evaluation_row, table, with_evaluation
 from trainer.fit import LandCoverTask
 from trainer.loop import Run
 from trainer.metrics import Confusion
@@ -38,6 +41,12 @@ def write(path: Path, bands: NDArray[np.uint8]) -> None:
         rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=count, dtype="uint8") as target,
     ):
         target.write(bands)
+
+
+def first_band(path: Path) -> NDArray[np.uint8]:
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(path) as source:
+        band: NDArray[np.uint8] = source.read(1)
+    return band
 
 
 @pytest.fixture
@@ -117,3 +126,33 @@ def test_history_follows_the_runs_it_started_from(tmp_path: Path) -> None:
     assert [facts["step"] for facts in history(tmp_path / "second")] == [5, 6]
     with pytest.raises(CheckpointRefused, match=r"no state\.json"):
         history(tmp_path / "third")
+
+
+def test_a_packaged_model_is_scored_on_whole_scenes_by_the_flying_pipeline(tmp_path: Path, finished: Path) -> None:
+    package(request_for(finished, tmp_path))
+    folder, root = tmp_path / "tiny", tmp_path / "data"
+    evaluated = evaluate([(folder, [3])], "dubai", root=root, threads=1)
+    labels = first_band(root / "dubai" / "labels" / "scene_3.tif")
+    assert evaluated.pooled.pixels == (labels > 0).sum()
+    with open_engine(folder, threads=1) as engine:
+        summary = map_scene(MapRequest(scene=root / "dubai" / "scenes" / "scene_3.tif", out=tmp_path / "maps"), engine)
+    expected = (first_band(summary.map_path) == labels)[labels > 0].mean()
+    assert evaluated.pooled.overall_accuracy == pytest.approx(expected)
+    assert [line.split()[0] for line in table(evaluated, "dubai").splitlines()] == ["scene", "3", "all"]
+
+
+def test_a_model_of_other_classes_is_not_scored(tmp_path: Path, finished: Path) -> None:
+    manifest = package(request_for(finished, tmp_path))
+    manifest.model_copy(update={"classes": manifest.classes[:4]}).save(tmp_path / "tiny")
+    with pytest.raises(SettingsRefused, match="bare_land"):
+        evaluate([(tmp_path / "tiny", [3])], "dubai", root=tmp_path / "data")
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "fit.yaml").write_text("name: x\nmax_step: 3\n")
+    assert main(["fit", "--config", str(tmp_path / "fit.yaml"), "--run", str(tmp_path)]) == 2
+    assert main(["export", "--run", str(tmp_path / "none"), "--name", "x"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "max_step" in lines[0]
+    assert "no state.json" in lines[1]
