@@ -2,75 +2,178 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from onboard.errors import SceneRefused
+from onboard.scene.bands import BandChoice, asked_bands, chosen_bands
+from onboard.scene.collar import Collar, find_collar
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.grid import Window
+from onboard.scene.radiometry import Stretch, checked_percentiles
+from onboard.scene.valid import ValidRule
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+# Side of the decimated read the stretch is taken from.
+_SAMPLE = 1024
+_DELIVER_AGAIN = "the file is damaged; deliver it again"
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """How a scene is to be read."""
+    """How a scene is to be read.
+
+    Attributes:
+        bands: 1-based numbers for the model's bands in its order; by meaning where None.
+        stretch_percentiles: of the stretch of scenes that are not uint8.
+        collar: whether untagged black or white borders are looked for.
+        band_names: the model's bands.
+    """
 
     bands: tuple[int, ...] | None = None
     stretch_percentiles: tuple[float, float] = (2.0, 98.0)
     collar: bool = True
     band_names: tuple[str, ...] = ("red", "green", "blue")
 
+    def __post_init__(self) -> None:
+        checked_percentiles(self.stretch_percentiles)
+
 
 @dataclass(frozen=True)
 class ScenePixels:
-    """What one window holds."""
+    """What one window holds.
+
+    Attributes:
+        pixels: uint8 (bands, h, w), in the model's order.
+        valid: (h, w), True where there is data; None where all of it is.
+    """
 
     pixels: NDArray[np.uint8]
     valid: NDArray[np.bool_] | None
 
 
-class Scene:
-    """An open scene."""
+@dataclass(frozen=True)
+class Decisions:
+    """What is decided once for a scene and holds for every window of it."""
 
-    def __init__(self, path: Path, options: SceneOptions) -> None:
+    bands: BandChoice
+    valid_rule: ValidRule
+    stretch: Stretch | None
+    collar: Collar | None
+
+
+class Scene:
+    """An open scene; one thread uses one handle, `reopen` gives another with the same decisions.
+
+    Attributes:
+        path: of the file.
+        width: pixels.
+        height: pixels.
+        count: bands in the file.
+        dtype: of the bands.
+        georeference: as the file has it.
+        acquired: RFC 3339 time of acquisition, None where the file does not say.
+    """
+
+    def __init__(self, path: Path, options: SceneOptions, decisions: Decisions | None = None) -> None:
         self.path, self.options = path, options
-        with rasterio.Env(**GDAL_ENV):
-            self._source = rasterio.open(path, driver="GTiff")
-        self.width, self.height = self._source.width, self._source.height
-        self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
-        self.georeference: Georeference = georeference_of(self._source)
-        self.valid_rule = "all valid"
-        self.acquired: str | None = None
-        self.facts: dict[str, Any] = {}
-        self._indexes = list(options.bands or range(1, 1 + len(options.band_names)))
+        self._source = open_source(path)
+        try:
+            self.width, self.height = self._source.width, self._source.height
+            self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
+            self.georeference: Georeference = georeference_of(self._source)
+            self.acquired = _acquired(self._source)
+            with _translated(path):
+                self.decisions = decisions or _decided(self._source, path, options)
+        except BaseException:
+            self.close()
+            raise
+        self._indexes = list(self.decisions.bands.indexes)
 
     @classmethod
     def open(cls, path: Path, options: SceneOptions | None = None) -> Scene:
+        """Opens a scene and decides bands, validity and stretch.
+
+        Raises:
+            SceneRefused: it cannot be mapped as it is.
+            OptionsRefused: the options do not fit it.
+        """
         return cls(path, options or SceneOptions())
 
     def reopen(self) -> Scene:
-        return Scene(self.path, self.options)
+        """Another handle on the same file with the same decisions, for another thread."""
+        return Scene(self.path, self.options, self.decisions)
+
+    @property
+    def bands(self) -> BandChoice:
+        """The bands that are read."""
+        return self.decisions.bands
+
+    @property
+    def stretch(self) -> Stretch | None:
+        """The stretch, None for uint8."""
+        return self.decisions.stretch
+
+    @property
+    def valid_rule(self) -> str:
+        """What makes a pixel no data, in words."""
+        rule, collar = self.decisions.valid_rule.text, self.decisions.collar
+        if collar is None:
+            return rule
+        found = f"{collar.colour} collar ({collar.share:.1%})"
+        return found if rule == "all valid" else f"{rule}, {found}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was decided, for the canvas's identity and the item; JSON-able."""
+        stretch = self.stretch
+        return {
+            "bands": list(self.bands.indexes),
+            "bands_by": self.bands.how,
+            "dtype": self.dtype,
+            "valid_rule": self.valid_rule,
+            "stretch": stretch
+            and {
+                "percentiles": list(stretch.percentiles),
+                "low": list(stretch.low),
+                "high": list(stretch.high),
+                "sampled_shape": list(stretch.sampled_shape),
+            },
+        }
 
     def read(self, window: Window) -> ScenePixels:
-        try:
-            pixels = self._source.read(
-                self._indexes, window=RasterWindow(window.col, window.row, window.width, window.height)
-            )
-        except RasterioError as error:
-            raise SceneRefused(
-                self.path, f"block at ({window.col}, {window.row}) cannot be decoded: {error}", "deliver the file again"
-            ) from error
-        return ScenePixels(pixels, None)
+        """Bytes and validity of a window inside the scene.
+
+        Raises:
+            SceneRefused: it cannot be decoded.
+        """
+        place = RasterWindow(window.col, window.row, window.width, window.height)
+        with _translated(self.path, f"at column {window.col}, row {window.row}"):
+            values = self._source.read(self._indexes, window=place)
+            valid = self.decisions.valid_rule.valid(self._source, values, window=place)
+        if self.decisions.collar is not None:
+            inside = self.decisions.collar.valid(values, window)
+            valid = inside if valid is None else valid if inside is None else valid & inside
+        return ScenePixels(values if self.stretch is None else self.stretch.applied(values), valid)
 
     def close(self) -> None:
+        """Closes the file."""
         self._source.close()
 
     def __enter__(self) -> Scene:
@@ -80,3 +183,74 @@ class Scene:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_source(path: Path) -> DatasetReader:
+    """Opens a file as a GeoTIFF and as nothing else.
+
+    Raises:
+        SceneRefused: GDAL cannot open it.
+    """
+    with _translated(path, "when opened"), rasterio.Env(**GDAL_ENV), warnings.catch_warnings():
+        # A scene without georeferencing is mapped like any other.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, driver="GTiff")
+
+
+def _decided(source: DatasetReader, path: Path, options: SceneOptions) -> Decisions:
+    if source.count < 1:
+        raise SceneRefused(path, "has no bands", _DELIVER_AGAIN)
+    if options.bands is None:
+        colours = [colour.name for colour in source.colorinterp]
+        bands = chosen_bands(path, options.band_names, colours=colours, descriptions=source.descriptions)
+    else:
+        bands = asked_bands(options.bands, options.band_names, source.count)
+    types = {source.dtypes[band - 1] for band in bands.indexes}
+    if len(types) > 1 or any(kind.startswith(("complex", "cint", "cfloat")) for kind in types):
+        raise SceneRefused(
+            path, f"its pixels are {', '.join(sorted(types))}", "deliver bands of one real type (detected radar, say)"
+        )
+    rule = ValidRule.of(source, bands.indexes)
+    collar = find_collar(source, bands.indexes) if options.collar and not rule.told else None
+    stretch = None if types == {"uint8"} else _measured(source, bands, rule, collar, options)
+    return Decisions(bands, rule, stretch, collar)
+
+
+def _measured(
+    source: DatasetReader, bands: BandChoice, rule: ValidRule, collar: Collar | None, options: SceneOptions
+) -> Stretch:
+    scale = max(1.0, max(source.width, source.height) / _SAMPLE)
+    shape = (max(1, round(source.height / scale)), max(1, round(source.width / scale)))
+    sample = source.read(list(bands.indexes), out_shape=(len(bands.indexes), *shape))
+    valid = rule.valid(source, sample, out_shape=shape)
+    if valid is None:
+        valid = np.ones(shape, dtype=bool)
+    if collar is not None:
+        valid &= ~(sample == collar.value).all(axis=0)
+    return Stretch.measured(sample, valid, options.stretch_percentiles)
+
+
+@contextmanager
+def _translated(path: Path, where: str = "") -> Iterator[None]:
+    """GDAL's errors as refusals of the scene, in one line."""
+    try:
+        yield
+    except (RasterioError, ValueError, MemoryError) as error:
+        told = error.__cause__ or error
+        text = " ".join(str(told).replace(str(path), "the file").split()) or type(told).__name__
+        place = f"cannot be read {where}: " if where else "cannot be read: "
+        raise SceneRefused(path, place + text[:200], _DELIVER_AGAIN) from error
+
+
+def _acquired(source: DatasetReader) -> str | None:
+    """Acquisition time from TIFF tags, as RFC 3339 in UTC; None where it is missing or no date."""
+    tags = {**source.tags(), **source.tags(ns="IMAGERY")}
+    text = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME") or ""
+    match = re.fullmatch(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d+)?Z?", text.strip())
+    if match is None:
+        return None
+    try:
+        moment = datetime(*(int(part) for part in match.groups()), tzinfo=timezone.utc)  # type: ignore[misc,arg-type]
+    except ValueError:
+        return None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
