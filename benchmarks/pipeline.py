@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
-from engines.open import open_engine
 from rasterio.windows import Window as RasterioWindow
-from trainer.data.landscape import write_landscape
 
 from engines.engine import Engine
+from engines.open import open_engine
 from engines.testing import IdentityEngine
 from onboard.mapping.product import COG_OPTIONS
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.reader import Scene, SceneOptions
+from trainer.data.landscape import write_landscape
 
 
 def against_bare_engine(folder: Path, *, quick: bool) -> None:

@@ -81,7 +81,6 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 
 def _process(arguments: argparse.Namespace) -> int:
     from engines.open import open_engine
-
     from onboard.mapping.run import map_scene
     from onboard.progress import progress_for
 
