@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def _imagery(scene: Path) -> Image.Image:
         return Image.fromarray(np.moveaxis(source.read((1, 2, 3), out_shape=(3, 2 * _HEIGHT, 2 * _HEIGHT)), 0, -1))
 
 
-def _beside(pictures: list[Image.Image], classes: tuple[ClassInfo, ...]) -> Image.Image:
+def _beside(pictures: Sequence[Image.Image], classes: tuple[ClassInfo, ...]) -> Image.Image:
     """Pictures of one height in a row, with the legend under them."""
     scaled = [
         picture.convert("RGBA").resize((round(picture.width * _HEIGHT / picture.height), _HEIGHT), Image.Resampling.BOX)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from onboard.errors import OptionsRefused, SceneRefused
+from onboard.scene.probe import Limits, probe_scene
+from onboard.scene.reader import SceneOptions
+
+OK = ""
+# What each hostile or strange file is answered with: part of the refusal, or OK.
+ODD = {
+    "RGB.byte.tif": OK,
+    "byte_buggy_packbits.tif": "cannot be read",
+    "byte_gcp.tif": OK,
+    "byte_nogeoref.tif": OK,
+    "byte_rpc.tif": OK,
+    "byte_truncated.tif": "cannot be read",
+    "byte_zstd_corrupted.tif": "cannot be read",
+    "complex_float32.tif": "complex64",
+    "corrupt.tif": "cannot be read at column",
+    "corrupted_deflate_singlestrip.tif": "palette",
+    "corrupted_gtiff_tags.tif": "cannot be read",
+    "excessive-memory-TIFFFillTile.tif": "cannot be read",
+    "geomatrix.tif": OK,
+    "huge-number-strips.tif": "cannot be read when opened",
+    "huge4GB.tif": "blocks in a file of",
+    "huge_raster_with_ovr_huge_block.tif": "declares 2147000000 x 1 pixels",
+    "hugeblocksize.tif": "Too large block size",
+    "lzw_corrupted.tif": "cannot be read",
+    "many_blocks_truncated.tif": "declares 1 x 16777215 pixels",
+    "md_dg.tif": OK,
+    "missing_tilebytecounts_and_offsets.tif": "cannot be read",
+    "nan32_nodata.tif": OK,
+    "rgba.tif": OK,
+    "rgbsmall_cmyk.tif": OK,
+    "rpc.vrt": "is not a TIFF",
+    "sparse_tiled_contig.tif": OK,
+    "stefan_full_greyalpha_uint16_LZW_predictor_2.tif": OK,
+    "stefan_full_rgba_jpeg_contig.tif": OK,
+    "test3_with_1mask_1bit.tif": OK,
+    "test_nodatavalues.tif": OK,
+    "tiff_dos_strip_chop.tif": "declares 2048 x 1073741824 pixels",
+    "tiled_bad_offset.tif": "cannot be read",
+    "toomanyblocks.tif": "Too many blocks",
+    "uint16_3band.vrt": "is not a TIFF",
+    "uint33.tif": "BitsPerSample",
+    "unknown_compression.tif": "codec",
+    "unsupported_codec_unknown.tif": "codec",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_each_odd_file_is_mapped_or_refused_in_one_line_and_soon(shared_data: Path, name: str) -> None:
+    begin = time.monotonic()
+    if ODD[name] == OK:
+        probe_scene(shared_data / "odd_tiffs" / name)
+    else:
+        with pytest.raises(SceneRefused) as refusal:
+            probe_scene(shared_data / "odd_tiffs" / name)
+        assert ODD[name] in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+        assert refusal.value.remedy
+    assert time.monotonic() - begin < 60
+
+
+def test_every_odd_file_has_its_verdict_here(shared_data: Path) -> None:
+    assert {path.name for path in (shared_data / "odd_tiffs").iterdir()} == set(ODD)
+
+
+def test_every_real_scene_is_taken(shared_data: Path) -> None:
+    for path in sorted((shared_data / "geotiffs").glob("*.tif")):
+        probe_scene(path)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.tif"
+    keys = {"driver": "GTiff", "width": 600, "height": 500, "count": 3, "dtype": "uint8", "crs": "EPSG:32640"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 2.8e6), **keys) as target:
+        target.write(np.full((3, 500, 600), 7, np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.tif", "no such file"),
+        ("folder.tif", "is a folder"),
+        ("empty.tif", "is empty"),
+        ("text.tif", "is not a TIFF"),
+    ],
+)
+def test_what_is_no_tiff_is_told_apart(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder.tif").mkdir()
+    (tmp_path / "empty.tif").touch()
+    (tmp_path / "text.tif").write_text("<VRTDataset/>")
+    with pytest.raises(SceneRefused, match=message):
+        probe_scene(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", ["/vsicurl/http://localhost/x.tif", "http://localhost/x.tif", "/vsizip/x.zip/y.tif"])
+def test_nothing_remote_is_opened(path: str) -> None:
+    with pytest.raises(SceneRefused, match="not a local file"):
+        probe_scene(Path(path))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(scene_pixels=1000), "declares 600 x 500"),
+        (Limits(side_pixels=100), "declares 600 x 500"),
+        (Limits(block_bytes=100), "one block decodes to"),
+        (Limits(wall_s=0.01), "took over 0.01 s"),
+        (Limits(memory_bytes=64 << 20), "the reader died|Unable to allocate"),
+    ],
+)
+def test_limits_hold(scene: Path, limits: Limits, message: str) -> None:
+    with pytest.raises(SceneRefused, match=message):
+        probe_scene(scene, limits=limits)
+
+
+def test_a_reader_that_dies_is_a_refusal(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killer = scene.with_name("python")
+    killer.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    killer.chmod(0o755)
+    monkeypatch.setattr("onboard.scene.probe.sys.executable", os.fspath(killer))
+    with pytest.raises(SceneRefused, match="signal 11"):
+        probe_scene(scene)
+
+
+def test_options_that_do_not_fit_come_back_as_such(scene: Path) -> None:
+    with pytest.raises(OptionsRefused, match="bands 1 to 3"):
+        probe_scene(scene, SceneOptions(bands=(1, 2, 9)))
+
+
+def test_a_truncated_scene_is_refused(scene: Path) -> None:
+    scene.write_bytes(scene.read_bytes()[:200_000])
+    with pytest.raises(SceneRefused, match="cannot be read"):
+        probe_scene(scene)
