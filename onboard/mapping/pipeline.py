@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -28,12 +29,17 @@ Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 # Batches waiting on either side of the engine: enough to ride out one slow read, little memory.
 _AHEAD = 3
+# How long a reader may finish its last window after a failure elsewhere.
+_LAST_READ_S = 5.0
 
 
 class Source(Protocol):
     """What the pipeline needs of a scene."""
 
     path: Path
+
+    def reopen(self) -> AbstractContextManager[Source]:
+        """Another handle on the same scene, for the reader thread."""
 
     def read(self, window: Window) -> ScenePixels:
         """Pixels (bands, h, w) uint8 and their validity (h, w), None where all are valid."""
@@ -102,7 +108,7 @@ class Pipeline:
     """One scene's way onto its canvas.
 
     Attributes:
-        scene: read by the reader thread alone.
+        scene: reopened by the reader thread, which alone reads.
         grid: the tiles.
         engine: used by the calling thread alone.
         canvas: written by the writer thread alone.
@@ -151,6 +157,8 @@ class Pipeline:
             mapped.put(None)
             decoded.close()
             writer.join()
+            # A decoder that hangs is left behind with its own handle; nothing else may wait for it.
+            reader.join(_LAST_READ_S)
             raise
         finally:
             decoded.close()
@@ -167,20 +175,22 @@ class Pipeline:
 
     def _read(self, groups: Sequence[tuple[int, ...]], decoded: Stage[Batch], stats: PipelineStats) -> None:
         try:
-            for group in groups:
-                begin = time.perf_counter()
-                batch = self._batch(group)
-                stats.read_s += time.perf_counter() - begin
-                if not decoded.put(batch):
-                    return
+            # A handle of the reader's own: the caller may close its handle while a window is still being decoded.
+            with self.scene.reopen() as source:
+                for group in groups:
+                    begin = time.perf_counter()
+                    batch = self._batch(source, group)
+                    stats.read_s += time.perf_counter() - begin
+                    if not decoded.put(batch):
+                        return
             decoded.put(None)
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread, which raises it
             decoded.put(error)
 
-    def _batch(self, group: tuple[int, ...]) -> Batch:
+    def _batch(self, source: Source, group: tuple[int, ...]) -> Batch:
         tiles, valid, pixels = [], [], []
         for tile in (self.grid[index] for index in group):
-            read = self.scene.read(tile.source)
+            read = source.read(tile.source)
             mask = None if read.valid is None else read.valid[_core_in_source(tile)]
             if mask is not None and not mask.any():
                 continue
