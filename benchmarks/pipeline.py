@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from engines.engine import Engine
+from engines.manifest import ClassInfo
 from engines.open import open_engine
 from engines.testing import IdentityEngine
-from onboard.mapping.product import COG_OPTIONS
+from onboard.mapping.product import map_options, overview_levels
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
@@ -60,8 +62,9 @@ def against_rasterio(folder: Path, *, quick: bool) -> None:
     scene = _landscape(folder, width=side, height=side)
     ours, theirs = [], []
     with IdentityEngine(tile_size=1024) as engine:
+        halo, classes = engine.manifest.halo, tuple(engine.manifest.classes)
         for _ in range(rounds):
-            theirs.append(side * side / 1e6 / _by_hand(scene, folder / "by_hand", engine.manifest.halo))
+            theirs.append(side * side / 1e6 / _by_hand(scene, folder / "by_hand", halo=halo, classes=classes))
             ours.append(side * side / 1e6 / _mapped(scene, folder / "maps", engine).seconds)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     print(f"{side} x {side} pixels, JPEG tiles, first band as the map, {rounds} rounds")
@@ -119,7 +122,7 @@ def _mapped(scene: Path, out: Path, engine: Engine) -> MapSummary:
     return map_scene(MapRequest(scene, out), engine)
 
 
-def _by_hand(scene: Path, folder: Path, halo: int) -> float:
+def _by_hand(scene: Path, folder: Path, *, halo: int, classes: tuple[ClassInfo, ...]) -> float:
     """Seconds for the bare minimum: read every window, write its first band, copy that to a COG."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -136,7 +139,9 @@ def _by_hand(scene: Path, folder: Path, halo: int) -> float:
                         pixels[0][inside.rows, inside.cols], 1,
                         window=RasterioWindow(core.col, core.row, core.width, core.height),
                     )  # fmt: skip
-        rasterio.shutil.copy(folder / "plain.tif", folder / "map.tif", driver="COG", **COG_OPTIONS)
+        with rasterio.open(folder / "plain.tif", "r+") as target:
+            target.build_overviews(overview_levels(target.width, target.height), Resampling.mode)
+        rasterio.shutil.copy(folder / "plain.tif", folder / "map.tif", driver="COG", **map_options(classes))
     return time.perf_counter() - begin
 
 

@@ -18,6 +18,7 @@ import rasterio
 import rasterio.features
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from engines.manifest import ClassInfo
@@ -27,18 +28,20 @@ from onboard.mapping.files import storage_error
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference
 
-# ZSTD beats DEFLATE by a third on class maps; 16 is where more effort stops paying. docs/decisions/0002 has the table.
+# Measured on maps of real scenes: docs/decisions/0002 has the table.
 COG_OPTIONS: Mapping[str, str] = {
     "COMPRESS": "ZSTD",
-    "LEVEL": "16",
+    "LEVEL": "17",
     "BLOCKSIZE": "512",
-    # The driver's default is NEAREST, which drops roads and small buildings at random.
-    "OVERVIEW_RESAMPLING": "MODE",
+    "OVERVIEWS": "FORCE_USE_EXISTING",
     "NUM_THREADS": "ALL_CPUS",
     "BIGTIFF": "IF_SAFER",
     "COPY_SRC_MDD": "YES",
 }
-CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "OVERVIEW_RESAMPLING": "AVERAGE", "LEVEL": "9"}
+CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "LEVEL": "9"}
+# Overviews by 2, 4, 8, ... double a class map, whose edges stay as long as they were; by 8, 32, ... they add a sixth.
+FIRST_OVERVIEW, NEXT_OVERVIEW = 8, 4
+_OVERVIEW_PIXELS = 512
 _QUICKLOOK_PIXELS = 1024
 
 
@@ -59,13 +62,30 @@ def write_map(
     """
     names = {"CLASS_0": "no data"} | {f"CLASS_{item.code}": item.title for item in classes}
     source = _described(layer, georeference, dict(tags) | names, colours=_colour_table(classes))
-    _copy(source, target, COG_OPTIONS)
+    # The driver's default resampling is NEAREST, which drops roads and small buildings at random.
+    _copy(source, target, map_options(classes), Resampling.mode)
 
 
 def write_confidence(layer: Layer, target: Path, *, georeference: Georeference, tags: Mapping[str, str]) -> None:
     """Writes the confidence raster (largest class probability x 255, 0 is no data) as a COG."""
     meaning = {"MEANING": "largest class probability x 255; 0 is no data"}
-    _copy(_described(layer, georeference, dict(tags) | meaning, colours=None), target, CONFIDENCE_OPTIONS)
+    source = _described(layer, georeference, dict(tags) | meaning, colours=None)
+    _copy(source, target, CONFIDENCE_OPTIONS, Resampling.average)
+
+
+def map_options(classes: tuple[ClassInfo, ...]) -> dict[str, str]:
+    """Creation options of a class map; two pixels share a byte where the codes allow, which saves a quarter."""
+    return {**COG_OPTIONS, "NBITS": "4" if max(item.code for item in classes) < 16 else "8"}
+
+
+def overview_levels(width: int, height: int) -> list[int]:
+    """Factors of the overviews: 8, 32, 128, ... until one fits a block; none for a map that does."""
+    levels: list[int] = []
+    factor = FIRST_OVERVIEW
+    while max(width, height) > _OVERVIEW_PIXELS * (levels[-1] if levels else 1):
+        levels.append(factor)
+        factor *= NEXT_OVERVIEW
+    return levels
 
 
 def write_quicklook(map_path: Path, target: Path, classes: tuple[ClassInfo, ...]) -> None:
@@ -183,12 +203,23 @@ def _unlocated_allowed() -> Iterator[None]:
         yield
 
 
-def _copy(source: Path, target: Path, options: Mapping[str, str]) -> None:
+def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Resampling) -> None:
     try:
         with _unlocated_allowed():
-            rasterio.shutil.copy(source, target, driver="COG", **options)
+            overviews = {} if _build_overviews(source, resampling) else {"OVERVIEWS": "NONE"}
+            rasterio.shutil.copy(source, target, driver="COG", **{**options, **overviews})
     except RasterioError as error:
         raise _write_failed(target, error) from error
+
+
+def _build_overviews(source: Path, resampling: Resampling) -> bool:
+    """Into a file beside the source, where the COG driver finds them; False where a map is too small for any."""
+    source.with_name(source.name + ".ovr").unlink(missing_ok=True)  # of a run that was killed here
+    with rasterio.open(source, "r+") as layer, rasterio.Env(COMPRESS_OVERVIEW="LZW", BIGTIFF_OVERVIEW="IF_SAFER"):
+        levels = overview_levels(layer.width, layer.height)
+        if levels:
+            layer.build_overviews(levels, resampling)
+    return bool(levels)
 
 
 def _write_failed(target: Path, error: Exception) -> StorageError:

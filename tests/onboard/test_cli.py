@@ -192,7 +192,7 @@ def test_a_terminal_gets_a_bar() -> None:
 
 def test_a_pipe_gets_lines_and_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 3.0, 10.0, 11.0, 25.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     stream = io.StringIO()
     with progress.progress_for(stream, quiet=False) as update:
         assert update is not None

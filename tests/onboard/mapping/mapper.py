@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.testing import IdentityEngine
-from onboard.mapping import canvas, run
+from onboard.mapping import canvas, product, run
 from onboard.scene.reader import SceneOptions
 
 TILE = 64
@@ -44,11 +44,13 @@ def main() -> None:
     scene, out = Path(sys.argv[1]), Path(sys.argv[2])
     die_at = int(sys.argv[3]) if len(sys.argv) > 3 else -1
     canvas.GROUP_TILES = GROUP
+    product._OVERVIEW_PIXELS = 128  # so that this small map has overviews, whose making can be interrupted
     for owner, name in (
         (os, "fdatasync"),
         (os, "fsync"),
         (Path, "rename"),
         (run, "write_map"),
+        (product, "_build_overviews"),
         (run, "write_quicklook"),
         (run, "write_item"),
         (run, "probe_scene"),

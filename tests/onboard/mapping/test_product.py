@@ -15,8 +15,11 @@ from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
 
-from engines.testing import IdentityEngine
+from engines.testing import IdentityEngine, manifest_for_testing
+from onboard.mapping.canvas import Layer
+from onboard.mapping.product import overview_levels, write_map
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
+from onboard.scene.georeference import Georeference
 from onboard.scene.reader import SceneOptions
 
 # Scenes without georeferencing are written and read here on purpose; so are pictures.
@@ -136,3 +139,29 @@ def test_the_quicklook_shows_the_class_colours(tmp_path: Path) -> None:
     expected = np.array([palette[code] for code in codes.ravel()], np.uint8).T.reshape(4, *codes.shape)
     # WebP drops an alpha channel that is opaque everywhere.
     assert np.array_equal(rgba, expected[: len(rgba)])
+
+
+def test_a_map_of_few_classes_is_packed_and_its_overviews_are_majorities(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    codes = np.repeat(np.repeat(generator.integers(0, 6, (80, 75), dtype=np.uint8), 16, 0), 16, 1)
+    noisy = np.where(generator.random(codes.shape) < 0.2, generator.integers(0, 6, codes.shape), codes).astype(np.uint8)
+    layer = Layer(tmp_path / "classes.raw", width=noisy.shape[1], height=noisy.shape[0])
+    layer.write_rows(0, noisy)
+    classes = tuple(manifest_for_testing().classes)
+    write_map(layer, tmp_path / "map.tif", georeference=Georeference(), classes=classes, tags={})
+    with rasterio.open(tmp_path / "map.tif") as mapped:
+        assert np.array_equal(mapped.read(1), noisy)
+        assert mapped.tags(1, ns="IMAGE_STRUCTURE")["NBITS"] == "4"
+        assert mapped.overviews(1) == [8]
+        assert mapped.colormap(1)[5][:3] == tuple(bytes.fromhex(classes[4].color[1:]))
+        seen = mapped.read(1, out_shape=(160, 150))
+    truth = codes[4::8, 4::8]
+    assert np.array_equal(seen[truth != 0], truth[truth != 0])  # GDAL gives no vote to no data
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "levels"),
+    [(512, 512, []), (513, 1, [8]), (4096, 4096, [8]), (4097, 9, [8, 32]), (24_000, 24_000, [8, 32, 128])],
+)
+def test_overviews_go_down_to_one_block(width: int, height: int, levels: list[int]) -> None:
+    assert overview_levels(width, height) == levels
