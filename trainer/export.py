@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.errors import ExportRefused
-from trainer.models.segmenter import FlightSegmenter, Segmenter
+from trainer.models.flight import FlightSegmenter, FlightSettings
+from trainer.models.segmenter import Segmenter
 from trainer.models.student import Attention
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class Exported:
     agreement: float
 
 
-def onnx_from_segmenter(segmenter: Segmenter, path: Path, *, tiles: NDArray[np.uint8]) -> Exported:
+def onnx_from_segmenter(
+    segmenter: Segmenter, path: Path, *, tiles: NDArray[np.uint8], settings: FlightSettings | None = None
+) -> Exported:
     """Write the flight form of a network, and try it on real tiles uint8 (N, 3, S, S).
 
     Only N stays open in the file; S is that of the tiles. Batch norms are folded into their convolutions.
@@ -48,7 +51,7 @@ def onnx_from_segmenter(segmenter: Segmenter, path: Path, *, tiles: NDArray[np.u
         ExportRefused: the file is newer than the engines read, or agrees with PyTorch on too few pixels. No file is
             left behind.
     """
-    flight = flight_form(segmenter)
+    flight = flight_form(segmenter, settings)
     partial = path.with_name(path.name + ".part")
     try:
         _write(flight, partial, torch.from_numpy(tiles[:1]))
@@ -66,9 +69,9 @@ def onnx_from_segmenter(segmenter: Segmenter, path: Path, *, tiles: NDArray[np.u
     return Exported(path=path, opset=opset, ir=model.ir_version, parameters=parameters, agreement=agreement)
 
 
-def flight_form(segmenter: Segmenter) -> FlightSegmenter:
+def flight_form(segmenter: Segmenter, settings: FlightSettings | None = None) -> FlightSegmenter:
     """A copy that infers, with attention written out in products the engines fuse."""
-    flight = FlightSegmenter(copy.deepcopy(segmenter)).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    flight = FlightSegmenter(copy.deepcopy(segmenter), settings).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in flight.modules():
         if isinstance(module, Attention):
             module.explicit = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from trainer.config import FitSettings
 from trainer.data.labelled import DATASETS, LabelledScene, data_root, read_scenes
 from trainer.data.landscape import Landscape
 from trainer.export import Exported, flight_form, onnx_from_segmenter
+from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
 from trainer.provenance import described, history, training_of
 
@@ -48,6 +49,7 @@ class PackageRequest:
         notes: markdown for the card, what no figure says.
         golden_tile: uint8 (3, tile_size, tile_size), of imagery that is free to ship.
         tile_size, halo: pixels.
+        flight: how logits become classes.
     """
 
     run: Path
@@ -59,6 +61,7 @@ class PackageRequest:
     golden_tile: NDArray[np.uint8] | None = None
     tile_size: int = TILE
     halo: int = HALO
+    flight: FlightSettings = field(default_factory=FlightSettings)
 
 
 def package(request: PackageRequest) -> Manifest:
@@ -78,11 +81,12 @@ def package(request: PackageRequest) -> Manifest:
     with tempfile.TemporaryDirectory(dir=request.out, prefix=".package-") as made:
         folder = Path(made) / request.name
         folder.mkdir()
-        exported = onnx_from_segmenter(segmenter, folder / MODEL, tiles=centre_tiles(scenes, request.tile_size))
+        tiles = centre_tiles(scenes, request.tile_size)
+        exported = onnx_from_segmenter(segmenter, folder / MODEL, tiles=tiles, settings=request.flight)
         training = training_of(stretches, scenes, agreement=exported.agreement)
         manifest = manifest_of(request, settings, exported).model_copy(update={"training": training})
         if request.golden_tile is not None:
-            tile = golden(segmenter, request.golden_tile, folder / GOLDEN)
+            tile = golden(flight_form(segmenter, request.flight), request.golden_tile, folder / GOLDEN)
             manifest = manifest.model_copy(update={"golden": tile})
         manifest.save(folder)
         (folder / NOTES).write_text(request.notes)
@@ -100,7 +104,7 @@ def manifest_of(request: PackageRequest, settings: FitSettings, exported: Export
         version=request.version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         description=request.description,
-        architecture=described(settings.model),
+        architecture=described(settings.model, request.flight),
         total_parameters=exported.parameters,
         model=ModelFile.of(exported.path),
         input=ModelInput(
@@ -129,10 +133,10 @@ def centre_tiles(scenes: list[LabelledScene], side: int) -> NDArray[np.uint8]:
     return np.stack(tiles)
 
 
-def golden(segmenter: Segmenter, tile: NDArray[np.uint8], path: Path) -> GoldenTile:
+def golden(flight: FlightSegmenter, tile: NDArray[np.uint8], path: Path) -> GoldenTile:
     """Write a tile and PyTorch's FP32 class map of it."""
     with torch.inference_mode():
-        classes = flight_form(segmenter)(torch.from_numpy(tile[None]))[0][0].numpy()
+        classes = flight(torch.from_numpy(tile[None]))[0][0].numpy()
     np.savez_compressed(path, tile=tile, classes=classes)
     entry: FileEntry = ModelFile.of(path)
     return GoldenTile.model_validate({"file": entry.file, "sha256": entry.sha256, "least_agreement": LEAST_AGREEMENT})

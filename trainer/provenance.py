@@ -12,6 +12,7 @@ from trainer.checkpoint import FACTS
 from trainer.config import FitSettings
 from trainer.data.labelled import LabelledScene
 from trainer.errors import CheckpointRefused
+from trainer.models.flight import FlightSettings
 from trainer.models.segmenter import SegmenterSettings
 
 
@@ -86,8 +87,8 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
     }
 
 
-def described(model: SegmenterSettings) -> str:
-    """The network in a sentence."""
+def described(model: SegmenterSettings, flight: FlightSettings) -> str:
+    """The network, and how its logits become classes, in two sentences."""
     student, decoder = model.student, model.decoder
     blocks = ", ".join(str(block) for block in student.global_blocks)
     return (
@@ -96,4 +97,6 @@ def described(model: SegmenterSettings) -> str:
         f"{student.mlp_ratio:g}, windows of {student.window} tokens, blocks {blocks} global with keys and values "
         f"averaged over {student.kv_pool}x{student.kv_pool}; UPerNet of width {decoder.width} at stride 16"
         + (f", {decoder.detail_widths[0]} at 8 and {decoder.detail_widths[1]} at 4." if decoder.detail_widths else ".")
+        + f" Classes are chosen for cells of {flight.cell} pixels, after {flight.rounds} rounds of mean field with a "
+        f"Potts prior of {flight.prior:g} over {flight.reach} x {flight.reach} cells."
     )

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.models.flight import PLAIN_FLIGHT, FlightSegmenter, FlightSettings, smoothed
 from trainer.models.reconstruction import Reconstruction, drawn_visibility, reconstruction_loss
-from trainer.models.segmenter import PAPER_SEGMENTER, FlightSegmenter, Segmenter, SegmenterSettings
+from trainer.models.segmenter import PAPER_SEGMENTER, Segmenter, SegmenterSettings
 from trainer.models.student import Attention, Student, StudentSettings
 from trainer.models.tokens import grid_from_tokens, pool_tokens, tokens_from_grid
 from trainer.models.upernet import DecoderSettings, UPerNet, adaptive_mean
@@ -156,8 +157,38 @@ def test_the_flight_form_gives_codes_from_one_and_the_probability_of_the_best() 
     settings = SegmenterSettings(student=TINY, decoder=DecoderSettings(width=8, detail_widths=(8, 4)), classes=3)
     segmenter = Segmenter(settings).eval()
     tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    classes, confidence = FlightSegmenter(segmenter)(tiles)
+    classes, confidence = FlightSegmenter(segmenter, PLAIN_FLIGHT)(tiles)
     logits = nn.functional.interpolate(segmenter(tiles.float()), size=(64, 64), mode="bilinear")
     assert torch.equal(classes, logits.argmax(dim=1).to(torch.uint8) + 1)
     expected = logits.softmax(dim=1).amax(dim=1) * 255
     assert (confidence.float() - expected).abs().max() <= 0.51
+
+
+def test_neighbours_are_heard_as_mean_field_says() -> None:
+    logits = 3 * torch.randn(1, 3, 6, 7)
+    settings = FlightSettings(prior=2.5, rounds=3, reach=3)
+    field = logits.clone()
+    for _ in range(settings.rounds):
+        said, field = field.softmax(dim=1), logits.clone()
+        for row in range(6):
+            for column in range(7):
+                near = said[:, :, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+                field[:, :, row, column] += 2.5 * near.mean(dim=(2, 3))
+    assert torch.allclose(smoothed(logits, logits.softmax(dim=1), settings), field, atol=1e-5)
+
+
+def test_a_class_holds_for_a_whole_cell_and_confidence_is_never_no_data() -> None:
+    settings = SegmenterSettings(student=TINY, decoder=DecoderSettings(width=8, detail_widths=(8, 4)), classes=3)
+    segmenter = Segmenter(settings).eval()
+    with torch.no_grad():
+        segmenter.decoder.classifier.weight.mul_(400)  # so sure that a class the neighbours chose has probability 0
+    tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    flight = FlightSegmenter(segmenter, FlightSettings(cell=4, prior=300.0, rounds=2, reach=5))
+    classes, confidence = flight(tiles)
+    assert classes.shape == confidence.shape == (2, 64, 64)
+    cells = classes[:, ::4, ::4]
+    assert torch.equal(classes, cells.repeat_interleave(4, 1).repeat_interleave(4, 2))
+    assert len(cells.unique()) > 1
+    assert int(confidence.min()) == 1
+    with pytest.raises(ValueError, match="no whole cells of 3"):
+        FlightSegmenter(segmenter, FlightSettings(cell=3))(tiles)

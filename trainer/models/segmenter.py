@@ -1,4 +1,4 @@
-"""Student and decoder as one network, and the form of it that flies: bytes in, bytes out."""
+"""Student and decoder as one network."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
-from trainer.models.tokens import static_sizes
-from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet, resized
+from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
 
 MEAN = (123.675, 116.28, 103.53)
 DEVIATION = (58.395, 57.12, 57.375)
@@ -48,24 +47,5 @@ class Segmenter(nn.Module):
         return (pixels - self.mean) / self.deviation
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits at the decoder's stride; the loss and the flight form resize them."""
+        """Logits at the decoder's stride; the loss and the form that flies resize them."""
         return self.decoder(self.student(self.normalised(pixels)))  # type: ignore[no-any-return]
-
-
-class FlightSegmenter(nn.Module):
-    """What is exported: uint8 tiles (N, 3, S, S) to ``classes`` and ``confidence``, both uint8 (N, S, S).
-
-    Classes are codes 1..K; confidence is the largest class probability x 255.
-    """
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__()
-        self.segmenter = segmenter
-
-    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise, segment, resize, choose: all inside the graph, so that one byte a pixel crosses the bus."""
-        _, rows, columns = static_sizes(tiles)
-        logits = resized(self.segmenter(tiles.float()), (rows, columns))
-        best, index = logits.max(dim=1)
-        confidence = 255.0 / (logits - best[:, None]).exp().sum(dim=1)
-        return (index + 1).to(torch.uint8), confidence.round().to(torch.uint8)
