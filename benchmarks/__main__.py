@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints their figures: `python -m benchmarks [engine] [free] [memory] [--quick]`."""
+"""Runs the benchmarks and prints their figures: `python -m benchmarks [engine] [free] [memory] [maps] [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import pipeline
+from benchmarks import compression, pipeline
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
     "free": pipeline.against_rasterio,
     "memory": pipeline.peak_memory,
+    "maps": compression.map_sizes,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from engines.manifest import ClassInfo, Manifest
 from onboard.mapping.files import sha256_file
 from onboard.scene.georeference import Georeference
+from onboard.scene.outline import bbox_of
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -84,7 +85,7 @@ def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
         "geometry": footprint,
     }
     if footprint is not None:
-        item["bbox"] = _bbox(footprint)
+        item["bbox"] = bbox_of(footprint)
     return item | {
         "properties": _properties(facts),
         "links": _links(facts),
@@ -212,12 +213,3 @@ def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
 def multihash(sha256_hex: str) -> str:
     """SHA-256 as a multihash in hex, as the file extension wants it (0x12 sha2-256, 0x20 bytes)."""
     return "1220" + sha256_hex
-
-
-def _bbox(geometry: Mapping[str, Any]) -> list[float]:
-    rings = geometry["coordinates"]
-    if geometry["type"] == "MultiPolygon":
-        rings = [ring for polygon in rings for ring in polygon]
-    points = [point for ring in rings for point in ring]
-    lons, lats = [point[0] for point in points], [point[1] for point in points]
-    return [min(lons), min(lats), max(lons), max(lats)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.transform import GCPTransformer, RPCTransformer
+
+from onboard.scene.outline import geojson_of
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -81,7 +82,7 @@ class Georeference:
         return float(plane * np.mean(_square_degree_m2(latitudes)))
 
     def footprint(self, width: int, height: int) -> dict[str, Any] | None:
-        """The scene's outline as a GeoJSON Polygon in longitude and latitude, None where it lies nowhere known."""
+        """The scene's outline as GeoJSON in longitude and latitude, None where it lies nowhere known."""
         from rasterio.warp import transform as warp
 
         placed = self._outline(width, height)
@@ -91,10 +92,7 @@ class Georeference:
         longitudes, latitudes = warp(crs, "EPSG:4326", x, y)[:2]
         if not (np.isfinite(longitudes).all() and np.isfinite(latitudes).all()):
             return None
-        ring = [[round(lon, 7), round(lat, 7)] for lon, lat in zip(longitudes, latitudes, strict=True)]
-        if sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) < 0:
-            ring.reverse()  # RFC 7946: the outer ring runs counter-clockwise.
-        return {"type": "Polygon", "coordinates": [ring]}
+        return geojson_of(longitudes, latitudes)
 
     def _outline(self, width: int, height: int) -> tuple[CRS | str, list[float], list[float]] | None:
         """Closed outline in the coordinates of a CRS: that CRS, x and y."""

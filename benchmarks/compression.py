@@ -1,0 +1,115 @@
+"""What maps of real scenes weigh, beside the same array in other formats and under other options."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
+
+from engines.open import open_engine
+from onboard.mapping.product import map_options, overview_levels
+from onboard.mapping.run import MapRequest, map_scene
+from trainer.data.landscape import write_landscape
+
+POWERS_OF_TWO = [2, 4, 8, 16]
+# name, overview factors (None: ours), options beside ours
+VARIANTS: tuple[tuple[str, list[int] | None, Mapping[str, str]], ...] = (
+    ("as shipped", None, {}),
+    ("8 bits a pixel", None, {"NBITS": "8"}),
+    ("overviews 2, 4, 8, 16", POWERS_OF_TWO, {}),
+    ("overviews 4, 16", [4, 16], {}),
+    ("DEFLATE 12", None, {"COMPRESS": "DEFLATE", "LEVEL": "12"}),
+    ("LERC_ZSTD, 8 bits", None, {"COMPRESS": "LERC_ZSTD", "MAX_Z_ERROR": "0", "NBITS": "8"}),
+    ("LZMA", None, {"COMPRESS": "LZMA", "LEVEL": "6"}),
+    ("ZSTD 9", None, {"LEVEL": "9"}),
+    ("ZSTD 19", None, {"LEVEL": "19"}),
+    ("blocks of 1024", None, {"BLOCKSIZE": "1024"}),
+)
+
+
+def map_sizes(folder: Path, *, quick: bool) -> None:
+    """Bytes of each map beside raw RGB, DEFLATE GeoTIFF and PNG; then one map under every option tried."""
+    scenes = _scenes(folder, quick=quick)
+    print(
+        f"{'scene':<12} {'map.tif':>9} {'raw RGB / map':>13} {'DEFLATE GTiff':>13} {'PNG':>9}   (wanted: 150 or more)"
+    )
+    largest = (0.0, np.zeros((1, 1), np.uint8))
+    with open_engine(None) as engine, tempfile.TemporaryDirectory(dir=folder) as work:
+        classes = tuple(engine.manifest.classes)
+        for scene in scenes:
+            summary = map_scene(MapRequest(scene, Path(work)), engine)
+            with _unlocated(), rasterio.open(summary.map_path) as source:
+                codes: NDArray[np.uint8] = source.read(1)
+            ratio = 3 * codes.size / summary.map_bytes
+            others = _deflate(codes, Path(work)), _png(codes, Path(work))
+            print(f"{scene.stem:<12} {summary.map_bytes:9,} {ratio:13.0f} {others[0]:13,} {others[1]:9,}", flush=True)
+            largest = max(largest, (summary.map_bytes / codes.size, codes), key=lambda pair: pair[0])
+        codes = largest[1]
+        print(f"\nthe map with the most bytes a pixel, {codes.shape[1]} x {codes.shape[0]}, under other options:")
+        for name, levels, changes in VARIANTS:
+            size, seconds = _cog(codes, Path(work), levels, {**map_options(classes), **changes})
+            print(f"{name:<24} {size:9,} bytes  1/{3 * codes.size / size:<5.0f} {seconds:6.2f} s", flush=True)
+
+
+def _scenes(folder: Path, *, quick: bool) -> list[Path]:
+    data = Path(os.environ.get("SHARED_DATA", "../shared/data")) / "dubai" / "scenes"
+    found = sorted(data.glob("scene_*.tif"))
+    if not found:
+        print(f"no real scenes in {data}: a made landscape instead")
+        made = folder / "landscape_2048.tif"
+        write_landscape(made, seed=7, width=2048, height=2048)
+        found = [made]
+    return found[:1] if quick else found
+
+
+def _deflate(codes: NDArray[np.uint8], folder: Path) -> int:
+    """GDAL's defaults for DEFLATE, without overviews."""
+    path = folder / "plain.tif"
+    profile = {"width": codes.shape[1], "height": codes.shape[0], "count": 1, "dtype": "uint8"}
+    with _unlocated(), rasterio.open(path, "w", driver="GTiff", compress="deflate", **profile) as target:
+        target.write(codes, 1)
+    return path.stat().st_size
+
+
+def _png(codes: NDArray[np.uint8], folder: Path) -> int:
+    path = folder / "plain.png"
+    Image.fromarray(codes).save(path, optimize=True)
+    return path.stat().st_size
+
+
+def _cog(
+    codes: NDArray[np.uint8], folder: Path, levels: list[int] | None, options: Mapping[str, str]
+) -> tuple[int, float]:
+    """Bytes and seconds of a COG of an array."""
+    height, width = codes.shape
+    source = folder / "source.tif"
+    profile = {"width": width, "height": height, "count": 1, "dtype": "uint8", "nodata": 0}
+    with _unlocated():
+        with rasterio.open(source, "w", driver="GTiff", **profile) as target:
+            target.write(codes, 1)
+            target.write_colormap(1, {code: (40 * code, 0, 0) for code in range(6)})
+        with rasterio.open(source, "r+") as target:
+            target.build_overviews(overview_levels(width, height) if levels is None else levels, Resampling.mode)
+        begin = time.perf_counter()
+        rasterio.shutil.copy(source, folder / "cog.tif", driver="COG", **options)
+    return (folder / "cog.tif").stat().st_size, time.perf_counter() - begin
+
+
+@contextmanager
+def _unlocated() -> Iterator[None]:
+    """The dubai scenes lie nowhere; that is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
