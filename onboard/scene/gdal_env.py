@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-CACHE_MB: Final = 128
+CACHE_BYTES: Final = 128 << 20
 
 GDAL_ENV: Final[dict[str, str | int | bool]] = {
-    # Blocks of a row of tiles stay decoded between neighbouring tiles; GDAL's default is 5 % of all memory.
-    "GDAL_CACHEMAX": CACHE_MB,
+    # Blocks of a row of tiles stay decoded between neighbouring tiles; GDAL's default is 5 % of all memory. In bytes:
+    # GDAL itself takes small numbers for megabytes, rasterio hands them on as bytes, and 128 bytes are no cache.
+    "GDAL_CACHEMAX": CACHE_BYTES,
     # Listing a folder of thousands of scenes takes longer than reading one; TRUE still finds a mask (.msk) by name,
     # which EMPTY_DIR would not.
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
