@@ -31,7 +31,7 @@ from trainer.data.landscape import write_landscape
 def against_bare_engine(folder: Path, *, quick: bool) -> None:
     """Tiles/s of the pipeline over tiles/s of the same engine on tiles already in memory."""
     columns, rows = (3, 2) if quick else (6, 5)
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 5
     with open_engine(None) as engine:
         size, halo = engine.manifest.input.tile_size, engine.manifest.halo
         step = size - 2 * halo
