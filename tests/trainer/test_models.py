@@ -182,7 +182,11 @@ def test_a_class_holds_for_a_whole_cell_and_confidence_is_never_no_data() -> Non
     segmenter = Segmenter(settings).eval()
     with torch.no_grad():
         segmenter.decoder.classifier.weight.mul_(400)  # so sure that a class the neighbours chose has probability 0
-    tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    tiles = torch.randint(0, 64, (2, 3, 64, 64), dtype=torch.uint8)
+    tiles[:, :, :, 32:] += 190  # a dark half and a bright one, and no class ahead of the others over both
+    with torch.no_grad():
+        logits = segmenter(tiles)
+        segmenter.decoder.classifier.bias.sub_(logits.mean(dim=(0, 2, 3)))
     flight = FlightSegmenter(segmenter, FlightSettings(cell=4, prior=300.0, rounds=2, reach=5))
     classes, confidence = flight(tiles)
     assert classes.shape == confidence.shape == (2, 64, 64)
