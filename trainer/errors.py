@@ -43,10 +43,16 @@ class CheckpointRefused(TrainerError):
 
     exit_code = 2
 
-    def __init__(self, path: object, problem: str) -> None:
+    def __init__(
+        self,
+        path: object,
+        problem: str,
+        remedy: str = "give another run folder, or remove this one to start afresh",
+    ) -> None:
         self.path = path
         self.problem = problem
-        super().__init__(f"{path}: {problem}; give another run folder, or remove this one to start afresh")
+        self.remedy = remedy
+        super().__init__(f"{path}: {problem}; {remedy}")
 
 
 class ExportRefused(TrainerError):
