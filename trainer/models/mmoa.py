@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.models.masked_conv import MaskedConv, active_mean
+from trainer.models.spectrum import FourierFusion
 
 PAPER_GRID = 32
 """Side of the compact grid the paper's dilations are for: tiles of 1024 pixels, patches of 16, 75 % hidden."""
@@ -30,7 +31,8 @@ class MMoASettings(BaseModel):
         fine: dilations of the fine adapter; ``coarse`` those of the coarse one.
         grid: side in tokens of the compact grid that the dilations are scaled to, from the paper's 32 (at least 1,
             rounded to the nearest); None takes them as written. On a small grid dilations of 7 to 11 see only padding.
-        fusion: ``gate`` weighs the streams; ``additive`` is the ablation, their plain sum.
+        fusion: ``gate`` weighs the streams; ``additive`` is the ablation, their plain sum; ``fourier`` the rival after
+            4Ds, the frozen stream's phase with a mixture of amplitudes (trainer/models/spectrum.py).
         gate_init: ``random``: the weights start near 1/Z each, which scales the frozen stream by about a third.
             ``sam``: they start at (1, 0, ...) exactly and a learned share of the gate, from 0, is let in.
         pin_gate: hold the weights at (1, 0, ...): the block is the frozen one.
@@ -44,7 +46,7 @@ class MMoASettings(BaseModel):
     fine: tuple[int, ...] = Field(default=(1, 3, 5), min_length=1)
     coarse: tuple[int, ...] = Field(default=(7, 9, 11), min_length=1)
     grid: int | None = Field(default=None, ge=1)
-    fusion: Literal["gate", "additive"] = "gate"
+    fusion: Literal["gate", "additive", "fourier"] = "gate"
     gate_init: Literal["random", "sam"] = "random"
     pin_gate: bool = False
     bottleneck: int = Field(default=4, ge=1)
@@ -156,11 +158,12 @@ class MMoA(nn.Module):
         elif settings.adapters == "single":
             scales = (settings.scaled(settings.fine[:1]),)
         self.adapters = nn.ModuleList(Adapter(width, dilations, settings) for dilations in scales)
-        gated = settings.fusion == "gate" and not settings.pin_gate and len(scales) > 0
-        self.gate = Gate(width, 1 + len(scales), settings.gate_init) if gated else None
+        fusion = None if settings.pin_gate or not scales else settings.fusion
+        self.gate = Gate(width, 1 + len(scales), settings.gate_init) if fusion == "gate" else None
+        self.spectral = FourierFusion(1 + len(scales)) if fusion == "fourier" else None
 
     def forward(self, tokens: Tensor, frozen: Tensor, active: Tensor | None = None) -> Tensor:
-        """The sum over j of w_j F_j: what the block adds to its residual path.
+        """What the block adds to its residual path: the sum over j of w_j F_j, or its rival's fusion.
 
         Args:
             tokens: X_n, (B, h, w, D): the normalised input of the frozen perceptron.
@@ -168,6 +171,8 @@ class MMoA(nn.Module):
             active: (B, 1, h, w), 1 active and 0 not; None: all are, as on the compact grid.
         """
         streams = [frozen, *(adapter(tokens, active) for adapter in self.adapters)]
+        if self.spectral is not None:
+            return self.spectral(streams)  # type: ignore[no-any-return]
         weight = self.weights(tokens)
         return torch.stack([weight[..., j, None] * stream for j, stream in enumerate(streams)]).sum(dim=0)
 

@@ -138,7 +138,8 @@ def _meta_state(model: SamVisionModel) -> dict[str, Tensor]:
 
 @pytest.fixture
 def tiny() -> SamVisionModel:
-    model = SamVisionModel(TINY).train(False)
+    model = SamVisionModel(TINY)
+    model.train(False)
     _drawn(model)
     return model
 
