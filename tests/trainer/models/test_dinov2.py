@@ -117,7 +117,9 @@ def test_adapters_act_on_the_grid_beside_the_scaled_perceptron_and_can_be_left_o
 
 
 def test_a_local_folder_gives_its_weights(tmp_path: Path) -> None:
-    model = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=70)).train(False)
+    model = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=70)).train(
+        False
+    )
     model.save_pretrained(tmp_path)
     teacher = build_teacher(
         TeacherSettings(kind="dinov2", weights=tmp_path, levels=(1, 3), patch=14, mmoa=MMoASettings(pin_gate=True))
