@@ -185,8 +185,8 @@ def test_a_class_holds_for_a_whole_cell_and_confidence_is_never_no_data() -> Non
     tiles = torch.randint(0, 64, (2, 3, 64, 64), dtype=torch.uint8)
     tiles[:, :, :, 32:] += 190  # a dark half and a bright one, and no class ahead of the others over both
     with torch.no_grad():
-        logits = segmenter(tiles)
-        segmenter.decoder.classifier.bias.sub_(logits.mean(dim=(0, 2, 3)))
+        assert segmenter.decoder.classifier.bias is not None
+        segmenter.decoder.classifier.bias.sub_(segmenter(tiles).mean(dim=(0, 2, 3)))
     flight = FlightSegmenter(segmenter, FlightSettings(cell=4, prior=300.0, rounds=2, reach=5))
     classes, confidence = flight(tiles)
     assert classes.shape == confidence.shape == (2, 64, 64)
