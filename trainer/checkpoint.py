@@ -1,126 +1,194 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, each replaced whole or not at all."""
+"""Checkpoints: tensors in safetensors, the rest in JSON; a checkpoint is there whole or not at all.
+
+    RUN/checkpoints/step-00001000/network.safetensors      weights and buffers
+                                  average.safetensors      the same, averaged over the steps
+                                  optimiser.safetensors
+                                  state.json               settings, step, commit, what the task remembers
+
+The folder is written under another name and gets its own by one rename; only then do older ones go.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
-from trainer.errors import CheckpointRefused
+from trainer.errors import CheckpointNotWritten, CheckpointRefused
+from trainer.weight_average import WeightAverage
 
-STATE = "state.safetensors"
-FACTS = "state.json"
-AVERAGE = "average.safetensors"
-"""Averaged weights alone: what evaluation, export and a later fit start from."""
+CHECKPOINTS = "checkpoints"
+NETWORK, AVERAGE, OPTIMISER, FACTS = "network.safetensors", "average.safetensors", "optimiser.safetensors", "state.json"
+_PUT = StateDictOptions(full_state_dict=True, strict=False)
 
 
-class WeightAverage:
-    """Exponential moving average of a network's parameters and buffers.
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds: a network, wrapped by the strategy or not, its optimiser and its average.
 
-    The decay warms up as (1 + t) / (10 + t), so that the random start is soon forgotten.
+    ``saves_frozen`` says whether weights that do not learn are in it too.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.tensors = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: WeightAverage
+    saves_frozen: bool = True
 
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the network as it is after ``step`` steps."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in network.state_dict().items():
-            mean = self.tensors[name]
-            if mean.is_floating_point():
-                mean.lerp_(value.to(mean.dtype), 1 - decay)
-            else:
-                mean.copy_(value)
+    @property
+    def bare_network(self) -> nn.Module:
+        """Without Fabric's wrapper, whose names torch does not know; a strategy's own wrapper stays."""
+        inner = getattr(self.network, "_forward_module", self.network)
+        return inner if isinstance(inner, nn.Module) else self.network
+
+    @property
+    def bare_optimiser(self) -> torch.optim.Optimizer:
+        """Without Fabric's wrapper."""
+        inner = getattr(self.optimiser, "optimizer", self.optimiser)
+        return inner if isinstance(inner, torch.optim.Optimizer) else self.optimiser
+
+    def network_tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers by name, gathered whole on the first process, whatever the strategy shards."""
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=not self.saves_frozen
+        )
+        # Copies: on a CPU the tensors given are the network's own.
+        state = get_model_state_dict(self.bare_network, options=options)
+        return {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
+
+    def optimiser_tensors(self) -> dict[str, Tensor]:
+        """The optimiser's moments and counts as "weight/moment", whole."""
+        state = self._optimiser_state()["state"]
+        return {f"{name}/{key}": value for name, values in state.items() for key, value in values.items()}
+
+    def put_network(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes up what :meth:`network_tensors` gave."""
+        set_model_state_dict(self.bare_network, dict(tensors), options=_PUT)
+
+    def put_optimiser(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes up what :meth:`optimiser_tensors` gave; rates and decay stay as the settings say."""
+        state: dict[str, dict[str, Tensor]] = {}
+        for path, value in tensors.items():
+            name, key = path.rsplit("/", 1)
+            state.setdefault(name, {})[key] = value
+        whole = {"state": state, "param_groups": self._optimiser_state()["param_groups"]}
+        options = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self.bare_network, self.bare_optimiser, optim_state_dict=whole, options=options)
+
+    def _optimiser_state(self) -> dict[str, Any]:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_optimizer_state_dict(self.bare_network, self.bare_optimiser, options=options)
 
 
-def write_checkpoint(
-    folder: Path, *, network: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer, facts: dict[str, Any]
-) -> None:
-    """Everything needed to go on, as ``folder``/state.*; the average also by itself.
-
-    The facts come last: a checkpoint without them, or with those of an older state, names its own step and is refused.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors["step"] = torch.tensor(facts["step"])
-    _replace(folder / STATE, tensors)
-    _replace(folder / AVERAGE, average.tensors)
-    partial = folder / (FACTS + ".part")
-    partial.write_text(json.dumps(facts, indent=1))
-    partial.replace(folder / FACTS)
-
-
-def read_checkpoint(
-    folder: Path, *, network: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer
-) -> dict[str, Any] | None:
-    """Put the state back into the three and give the facts; None where the folder holds no checkpoint.
+def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, writes: bool = True) -> None:
+    """Writes ``facts`` (JSON-able, with "step") and the state into ``run``; every process calls it, one ``writes``.
 
     Raises:
-        CheckpointRefused: it is of another network, or its two files are of different steps.
+        CheckpointNotWritten: the disk is full or failed; the last good checkpoint is still there.
     """
-    if not (folder / FACTS).is_file():
+    files = {NETWORK: state.network_tensors(), OPTIMISER: state.optimiser_tensors()}
+    with state.average.applied():
+        files[AVERAGE] = state.network_tensors()
+    if not writes:
+        return
+    target = run / CHECKPOINTS / f"step-{facts['step']:08d}"
+    partial = target.with_name(target.name + ".part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, tensors in files.items():
+            save_file({key: value.contiguous() for key, value in tensors.items()}, partial / name)
+            _synced(partial / name)
+        (partial / FACTS).write_text(json.dumps(facts, indent=1))
+        _synced(partial / FACTS)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        _synced(target.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointNotWritten(target, str(error)) from error
+    for older in _complete(run)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def read_checkpoint(run: Path, state: State) -> dict[str, Any] | None:
+    """Puts the newest checkpoint's state back and gives its facts; None where the run has none.
+
+    Raises:
+        CheckpointRefused: it is of another network, or damaged.
+    """
+    folders = _complete(run)
+    if not folders:
         return None
-    facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
-    tensors = load_file(folder / STATE)
-    if int(tensors["step"]) != facts["step"]:
-        raise CheckpointRefused(folder, f"tensors of step {int(tensors['step'])}, facts of step {facts['step']}")
-    load_weights(network, _under("network.", tensors), folder)
-    average.tensors = _under("average.", tensors)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under("optimiser.", tensors).items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    folder = folders[-1]
+    facts = read_facts(run)
+    wanted = state.network_tensors()
+    for name in (AVERAGE, NETWORK):
+        tensors = _loaded(folder / name)
+        _check_names(wanted, tensors, folder / name)
+        state.put_network(tensors)
+        if name == AVERAGE:
+            state.average.take()
+    state.put_optimiser(_loaded(folder / OPTIMISER))
     return facts
 
 
+def read_facts(run: Path) -> dict[str, Any]:
+    """The facts of a run's newest checkpoint.
+
+    Raises:
+        CheckpointRefused: there is none yet, or it is damaged.
+    """
+    path = _newest(run) / FACTS
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointRefused(path, f"damaged ({error})") from error
+    return facts
+
+
+def read_average(run: Path) -> dict[str, Tensor]:
+    """The averaged weights of a run: what evaluation, export and a later run start from.
+
+    Raises:
+        CheckpointRefused: there are none yet, or they are damaged.
+    """
+    return _loaded(_newest(run) / AVERAGE)
+
+
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Put weights into a network that has exactly these.
+    """Puts weights into a network that has exactly these.
 
     Raises:
         CheckpointRefused: names or shapes differ.
     """
-    try:
-        network.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise CheckpointRefused(
-            source, f"weights of another network ({str(error).splitlines()[-1].strip()})"
-        ) from error
+    _check_names(network.state_dict(), tensors, source)
+    network.load_state_dict(dict(tensors))
 
 
-def read_average(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of a run.
+def load_part(network: nn.Module, tensors: Mapping[str, Tensor], prefix: str, source: object) -> None:
+    """Puts those weights whose names begin with ``prefix`` into a network that has exactly these.
 
     Raises:
-        CheckpointRefused: there are none yet.
+        CheckpointRefused: names or shapes differ.
     """
-    path = folder / AVERAGE
-    if not path.is_file():
-        raise CheckpointRefused(folder, f"no {AVERAGE} in it")
-    return load_file(path)
-
-
-def _replace(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = path.with_name(path.name + ".part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
-    os.replace(partial, path)  # noqa: PTH105 -- same call, one line
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    load_weights(network, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, source)
 
 
 def checkout_commit() -> str:
@@ -133,3 +201,41 @@ def checkout_commit() -> str:
         check=False,
     )
     return answer.stdout.strip() or "unknown"
+
+
+def _complete(run: Path) -> list[Path]:
+    """Folders of whole checkpoints, the newest last."""
+    return sorted(path for path in (run / CHECKPOINTS).glob("step-*") if path.suffix != ".part")
+
+
+def _newest(run: Path) -> Path:
+    folders = _complete(run)
+    if not folders:
+        raise CheckpointRefused(run, "no checkpoint in it")
+    return folders[-1]
+
+
+def _loaded(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointRefused(path, f"damaged or not there ({error})") from error
+
+
+def _check_names(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: object) -> None:
+    for name in sorted(wanted.keys() | given.keys()):
+        if name not in given:
+            raise CheckpointRefused(source, f"weights of another network: {name} is missing")
+        if name not in wanted:
+            raise CheckpointRefused(source, f"weights of another network: {name} is not in this one")
+        if wanted[name].shape != given[name].shape:
+            shapes = f"{tuple(given[name].shape)}, here it is {tuple(wanted[name].shape)}"
+            raise CheckpointRefused(source, f"weights of another network: {name} is {shapes}")
+
+
+def _synced(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

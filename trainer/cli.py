@@ -1,4 +1,4 @@
-"""`trainer`: pretrain, fit, evaluate, export."""
+"""`trainer`: distill, finetune, export, evaluate."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.errors import TrainerError
+
+if TYPE_CHECKING:
+    from trainer.config import AnySettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,25 +33,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trainer", description="How a model is made, on the ground.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    fit = commands.add_parser("fit", help="supervised fit on labelled scenes")
-    fit.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
-    fit.add_argument("--run", type=Path, required=True, dest="folder", help="run folder: checkpoints; resumed if any")
-    fit.add_argument("--start-from", type=Path, help="run folder of an earlier fit of the same network")
-    fit.add_argument("--pretrained", type=Path, help="run folder of a pre-training, whose student is taken")
-    fit.add_argument("--scenes", type=int, nargs="+", help="fit on these scenes, instead of the configuration's")
-    fit.add_argument("--max-minutes", type=float, help="instead of the configuration's")
-    fit.set_defaults(run=_fit)
-    pretrain = commands.add_parser("pretrain", help="masked reconstruction on unlabelled imagery")
-    pretrain.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
-    pretrain.add_argument("--run", type=Path, required=True, dest="folder", help="run folder; resumed if any")
-    pretrain.set_defaults(run=_pretrain)
+    distill = commands.add_parser("distill", help="Mask-CDKD: a student from frozen teachers, on unlabelled tiles")
+    _add_run(distill)
+    distill.add_argument("--tiles", type=Path, help="folder of `trainer tiles`, instead of the configuration's")
+    distill.set_defaults(run=_distill)
+    finetune = commands.add_parser("finetune", help="a decoder on a frozen encoder, or both, on labelled scenes")
+    _add_run(finetune)
+    finetune.add_argument("--encoder", type=Path, help="run folder of a distillation, whose student is taken")
+    finetune.add_argument("--start-from", type=Path, help="run folder of an earlier finetuning of the same network")
+    finetune.add_argument("--unfreeze", action="store_true", help="the encoder learns too")
+    finetune.add_argument("--scenes", type=int, nargs="+", help="fit on these scenes, instead of the configuration's")
+    finetune.set_defaults(run=_finetune)
     _add_export(commands.add_parser("export", help="a run's averaged weights to a model folder: ONNX, manifest, card"))
     _add_evaluate(commands.add_parser("evaluate", help="accuracy on whole scenes, mapped by the flying pipeline"))
     return parser
 
 
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
+    parser.add_argument("--run", type=Path, required=True, dest="folder", help="run folder; taken up if there is one")
+    parser.add_argument("--seed", type=int, help="instead of the configuration's; so the next ones")
+    parser.add_argument("--max-minutes", type=float)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--devices", type=int, help="processes on this machine; torchrun and SLURM tell it themselves")
+
+
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, required=True, dest="folder", help="run folder of a fit")
+    parser.add_argument("--run", type=Path, required=True, dest="folder", help="run folder of a finetuning")
     parser.add_argument("--out", type=Path, default=Path("engines/shipped"), help="the model appears in OUT/NAME/")
     parser.add_argument("--name", required=True, help="of the model: lower case, no spaces")
     parser.add_argument("--version", default="1.0.0")
@@ -71,25 +83,38 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-def _fit(options: argparse.Namespace) -> None:
-    from trainer.config import FitSettings, read_settings
-    from trainer.fit import fit
+def _distill(options: argparse.Namespace) -> None:
+    from trainer.distill.settings import DistillSettings
+    from trainer.distill.task import distill
 
-    changes = {
-        key: getattr(options, key) for key in ("start_from", "pretrained", "max_minutes") if getattr(options, key)
-    }
-    settings = FitSettings.model_validate(read_settings(options.config, FitSettings).model_dump() | changes)
+    distill(_run_settings(options, DistillSettings, "tiles"), options.folder)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from trainer.config import FinetuneSettings
+    from trainer.finetune import finetune
+
+    settings = _run_settings(options, FinetuneSettings, "encoder", "start_from")
+    if options.unfreeze:
+        settings = settings.model_copy(update={"frozen_encoder": False})
     if options.scenes:
         data = settings.data.model_copy(update={"scenes": tuple(options.scenes)})
         settings = settings.model_copy(update={"data": data})
-    fit(settings, options.folder)
+    finetune(settings, options.folder)
 
 
-def _pretrain(options: argparse.Namespace) -> None:
-    from trainer.config import PretrainSettings, read_settings
-    from trainer.pretrain import pretrain
+def _run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: str) -> AnySettings:
+    """The configuration file, with what the command line says instead."""
+    from trainer.config import read_settings
 
-    pretrain(read_settings(options.config, PretrainSettings), options.folder)
+    given = {
+        name: getattr(options, name)
+        for name in ("seed", "max_minutes", "max_steps", *more)
+        if getattr(options, name) is not None
+    }
+    if options.devices is not None:
+        given["machine"] = {"devices": options.devices}
+    return read_settings(options.config, kind, given)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from trainer.errors import SettingsRefused
 from trainer.models.segmenter import SegmenterSettings
@@ -51,92 +53,124 @@ class Stage(_Settings):
     batch: int = Field(gt=0)
 
 
-class RunSettings(_Settings):
-    """What the loop needs of any run. Either ``max_minutes`` or ``max_steps`` ends it, whichever share is further.
+class MachineSettings(_Settings):
+    """Where a run runs: what Lightning Fabric is told, which also finds torchrun's and SLURM's processes by itself.
 
-    The schedule runs on the elapsed share, so the learning rate has always come down when the run ends.
+    ``devices`` counts a node's processes; ``accumulate`` micro-batches make a step on each; ``workers`` are processes
+    that draw batches ahead, 0: none; ``threads`` are the CPU's, None: torch's choice.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int | Literal["auto"] = 1
+    nodes: int = Field(default=1, ge=1)
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    accumulate: int = Field(default=1, ge=1)
+    workers: int = Field(default=0, ge=0)
+    threads: int | None = None
+
+
+class RunSettings(_Settings):
+    """What the loop needs of any run. The first of ``max_minutes``, ``max_steps`` and ``max_epochs`` ends it.
+
+    The schedule runs on the elapsed share, so the learning rate has always come down when the run ends. A stage's
+    ``batch`` is the images of an optimiser step, over all processes and micro-batches.
     """
 
     name: str
-    model: SegmenterSettings = SegmenterSettings()
     stages: tuple[Stage, ...] = (Stage(until=1.0, crop=512, batch=4),)
-    max_minutes: float | None = None
-    max_steps: int | None = None
+    max_minutes: float | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    max_epochs: float | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     final_learning_rate: float = Field(default=1e-6, ge=0)
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
     gradient_norm: float = Field(default=1.0, gt=0)
     average: float = Field(default=0.998, ge=0, lt=1)
-    bfloat16: bool = True
     seed: int = 0
-    threads: int | None = None
-    checkpoint_minutes: float = Field(default=3.0, gt=0)
+    checkpoint_minutes: float = Field(default=3.0, gt=0, description="with one process")
+    checkpoint_steps: int = Field(default=1000, gt=0)
+    picture_steps: int = Field(default=0, ge=0, description="0: none")
+    log_steps: int = Field(default=20, gt=0)
+    machine: MachineSettings = MachineSettings()
 
     @model_validator(mode="after")
-    def _consistent(self) -> RunSettings:
-        if self.max_minutes is None and self.max_steps is None:
-            raise ValueError("give max_minutes or max_steps: a run must end")
+    def _ends(self) -> Self:
+        if self.max_minutes is None and self.max_steps is None and self.max_epochs is None:
+            raise ValueError("give max_minutes, max_steps or max_epochs: a run must end")
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"stages must end at rising shares, the last at 1.0, not {ends}")
-        grain = 16 * (self.model.student.window or 1)
-        odd = [stage.crop for stage in self.stages if stage.crop % grain]
-        if odd:
-            raise ValueError(f"crops {odd} are not multiples of {grain} (16-pixel patches x attention window)")
+        if self.max_epochs is not None and len({stage.batch for stage in self.stages}) > 1:
+            raise ValueError("max_epochs needs the same batch in every stage")
         return self
 
 
-class FitSettings(RunSettings):
-    """A supervised fit.
+class FinetuneSettings(RunSettings):
+    """A supervised fit of the decoder on a frozen encoder, or of both.
 
-    ``start_from`` is the run folder of an earlier fit of the same network; ``pretrained`` that of a pre-training, of
-    which only the student is taken. At most one of them.
+    ``encoder`` is the run folder of a distillation, whose averaged student is taken; ``start_from`` that of an earlier
+    finetuning of the same network; at most one of them. ``frozen_encoder`` learns the decoder alone.
     """
 
+    model: SegmenterSettings = SegmenterSettings()
     data: DataSettings = DataSettings()
+    frozen_encoder: bool = True
     class_weight_power: float = Field(default=0.5, ge=0, le=1)
     dice: float = Field(default=0.5, ge=0)
     start_from: Path | None = None
-    pretrained: Path | None = None
+    encoder: Path | None = None
 
     @model_validator(mode="after")
-    def _one_start(self) -> FitSettings:
-        if self.start_from is not None and self.pretrained is not None:
-            raise ValueError("give start_from or pretrained, not both")
+    def _consistent(self) -> Self:
+        if self.start_from is not None and self.encoder is not None:
+            raise ValueError("give start_from or encoder, not both")
+        student = self.model.student
+        grain = student.patch * (student.window or 1)
+        odd = [stage.crop for stage in self.stages if stage.crop % grain]
+        if odd:
+            raise ValueError(f"crops {odd} are not multiples of {grain} ({student.patch}-pixel patches x window)")
         return self
-
-
-class PretrainSettings(RunSettings):
-    """Masked reconstruction on unlabelled imagery: ``scenes`` of ``dataset`` (labels unread) and ``folders`` of JPEG.
-
-    ``hidden`` is the share of patches hidden, in cells of ``cell`` x ``cell`` tokens. Sources: He et al., "Masked
-    Autoencoders Are Scalable Vision Learners", CVPR 2022; Xie et al., "SimMIM", CVPR 2022 (0.6 of 32-pixel cells).
-    """
-
-    root: Path | None = None
-    dataset: str = "dubai"
-    scenes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
-    folders: tuple[str, ...] = ("ucmerced",)
-    scale: tuple[float, float] = (0.5, 2.0)
-    hidden: float = Field(default=0.6, gt=0, lt=1)
-    cell: int = Field(default=2, ge=1)
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
-def read_settings(path: Path, kind: type[AnySettings]) -> AnySettings:
-    """The YAML file at ``path`` as ``kind``.
+def read_settings(path: Path, kind: type[AnySettings], instead: Mapping[str, Any] | None = None) -> AnySettings:
+    """The YAML file at ``path`` as ``kind``; ``instead`` are values, nested ones too, that go before the file's.
 
     Raises:
         SettingsRefused: not readable, not YAML, unknown keys, or values that do not hold together.
     """
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text()))
+        told = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise SettingsRefused(str(path), str(error)) from error
+    if not isinstance(told, dict):
+        raise SettingsRefused(str(path), "no settings in it: `name: value` lines are wanted")
+    return checked_settings(merged(told, instead or {}), kind, str(path))
+
+
+def checked_settings(told: Mapping[str, Any], kind: type[AnySettings], source: str) -> AnySettings:
+    """Values as ``kind``.
+
+    Raises:
+        SettingsRefused: unknown keys, or values that do not hold together.
+    """
+    try:
+        return kind.model_validate(told)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SettingsRefused(str(path), f"{where or 'settings'}: {first['msg']}") from error
+        raise SettingsRefused(source, f"{where or 'settings'}: {first['msg']}") from error
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``, key by key down through nested mappings."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result

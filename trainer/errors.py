@@ -3,7 +3,10 @@
 TrainerError
 ├── SettingsRefused    mend the configuration
 ├── DataMissing        fetch the data set, or point at it
+├── DataRefused        mend the file, or what describes it
 ├── CheckpointRefused  the checkpoint is of another model or run
+├── CheckpointNotWritten  make room; the last good checkpoint is still there
+├── RunInterrupted     told to stop; the same command goes on
 └── ExportRefused      the exported file does not say what the network says
 """
 
@@ -38,6 +41,18 @@ class DataMissing(TrainerError):
         super().__init__(f"{path}: {what}; set `data.root` or SHARED_DATA to the folder that holds the data sets")
 
 
+class DataRefused(TrainerError):
+    """A file of imagery or labels is not what it should be."""
+
+    exit_code = 2
+
+    def __init__(self, path: object, problem: str, remedy: str) -> None:
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{path}: {problem}; {remedy}")
+
+
 class CheckpointRefused(TrainerError):
     """The checkpoint cannot be taken up."""
 
@@ -53,6 +68,28 @@ class CheckpointRefused(TrainerError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"{path}: {problem}; {remedy}")
+
+
+class CheckpointNotWritten(TrainerError):
+    """No room for a checkpoint, or the disk failed."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"{path}: not written ({problem}); make room and give the same command: it goes on from the one before"
+        )
+
+
+class RunInterrupted(TrainerError):
+    """SIGINT or SIGTERM came between two steps."""
+
+    exit_code = 130
+
+    def __init__(self, run: object, step: int) -> None:
+        self.run = run
+        self.step = step
+        super().__init__(f"{run}: stopped after step {step} and saved; the same command goes on")
 
 
 class ExportRefused(TrainerError):

@@ -44,7 +44,7 @@ def dice_loss(probability: Tensor, hit: Tensor, target: Tensor, labelled: Tensor
 
     Source: Milletari, Navab, Ahmadi, "V-Net", 3DV 2016 (linear denominator).
     """
-    zeros = torch.zeros(probability.shape[1])
+    zeros = hit.new_zeros(probability.shape[1])
     both = zeros.index_add(0, target.flatten(), hit.flatten())
     truth = zeros.index_add(0, target.flatten(), labelled.flatten())
     guessed = torch.einsum("bkhw,bhw->k", probability, labelled)

@@ -24,7 +24,7 @@ from engines.manifest import (
 )
 from trainer.card import NOTES, write_card
 from trainer.checkpoint import load_weights, read_average
-from trainer.config import FitSettings
+from trainer.config import FinetuneSettings
 from trainer.data.labelled import DATASETS, LabelledScene, data_root, read_scenes
 from trainer.data.landscape import Landscape
 from trainer.export import Exported, flight_form, onnx_from_segmenter
@@ -72,7 +72,7 @@ def package(request: PackageRequest) -> Manifest:
         ExportRefused: the ONNX file does not repeat the network.
     """
     stretches = history(request.run)
-    settings = FitSettings.model_validate(stretches[-1]["settings"])
+    settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     segmenter = Segmenter(settings.model)
     load_weights(segmenter, read_average(request.run), request.run)
     scenes = read_scenes(data_root(settings.data.root), settings.data.dataset, settings.data.scenes)
@@ -97,7 +97,7 @@ def package(request: PackageRequest) -> Manifest:
     return manifest
 
 
-def manifest_of(request: PackageRequest, settings: FitSettings, exported: Exported) -> Manifest:
+def manifest_of(request: PackageRequest, settings: FinetuneSettings, exported: Exported) -> Manifest:
     """What the exported file is, takes and gives; without provenance, figures and golden tile."""
     return Manifest(
         name=request.name,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engines.manifest import DataSet, Training
-from trainer.checkpoint import FACTS
-from trainer.config import FitSettings
+from trainer.checkpoint import read_facts
+from trainer.config import FinetuneSettings
 from trainer.data.labelled import LabelledScene
-from trainer.errors import CheckpointRefused
 from trainer.models.flight import FlightSettings
 from trainer.models.segmenter import SegmenterSettings
 
@@ -20,19 +18,16 @@ def history(run: Path) -> list[dict[str, Any]]:
     """Facts of a run and of those it started from, the oldest first.
 
     Raises:
-        CheckpointRefused: a run has no facts.
+        CheckpointRefused: a run has no checkpoint.
     """
-    path = run / FACTS
-    if not path.is_file():
-        raise CheckpointRefused(run, f"no {FACTS} in it")
-    facts: dict[str, Any] = json.loads(path.read_text())
+    facts = read_facts(run)
     earlier = facts["settings"].get("start_from")
     return [*(history(Path(earlier)) if earlier else []), facts]
 
 
 def training_of(stretches: list[dict[str, Any]], scenes: list[LabelledScene], *, agreement: float) -> Training:
     """Provenance of the weights: the facts of their runs in order, the scenes they were fitted on."""
-    settings = FitSettings.model_validate(stretches[-1]["settings"])
+    settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     labelled = sum(int((scene.labels > 0).sum()) for scene in scenes)
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = "a student pre-trained by masked reconstruction" if _pretrained(stretches) else "random weights"
@@ -50,7 +45,7 @@ def training_of(stretches: list[dict[str, Any]], scenes: list[LabelledScene], *,
 
 
 def _pretrained(stretches: list[dict[str, Any]]) -> bool:
-    return stretches[0]["settings"].get("pretrained") is not None
+    return stretches[0]["settings"].get("encoder") is not None
 
 
 def _data_sets(stretches: list[dict[str, Any]], scenes: list[LabelledScene]) -> Iterator[DataSet]:
@@ -69,7 +64,7 @@ def _data_sets(stretches: list[dict[str, Any]], scenes: list[LabelledScene]) -> 
 
 
 def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | float | str]:
-    settings = FitSettings.model_validate(stretches[-1]["settings"])
+    settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     rates = [str(facts["settings"]["learning_rate"]) for facts in stretches]
     crops = [" ".join(str(stage["crop"]) for stage in facts["settings"]["stages"]) for facts in stretches]
     return {
@@ -80,7 +75,7 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
         "loss": f"cross-entropy weighted by share^-{settings.class_weight_power} + {settings.dice} x dice",
         "weight_average": settings.average,
         "steps": sum(facts["step"] for facts in stretches),
-        "crops": sum(facts["crops"] for facts in stretches),
+        "crops": sum(facts["images"] for facts in stretches),
         "crop_sizes": ", then ".join(crops),
         "scale_augmentation": f"{settings.data.scale[0]} to {settings.data.scale[1]}",
         "class_balanced_share": settings.data.balanced,

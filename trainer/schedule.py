@@ -7,13 +7,16 @@ import math
 from trainer.config import RunSettings, Stage
 
 
-def elapsed_share(settings: RunSettings, *, step: int, seconds: float) -> float:
-    """How much of the fit lies behind, 0..1: by time or by steps, whichever is further."""
+def elapsed_share(settings: RunSettings, *, max_steps: int | None, step: int, seconds: float) -> float:
+    """How much of the run lies behind, 0..1: by time or by steps, whichever is further.
+
+    ``max_steps`` is the settings' own, or what its epochs come to.
+    """
     shares = [0.0]
     if settings.max_minutes is not None:
         shares.append(seconds / (60 * settings.max_minutes))
-    if settings.max_steps is not None:
-        shares.append(step / settings.max_steps)
+    if max_steps is not None:
+        shares.append(step / max_steps)
     return min(1.0, max(shares))
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import ColourSettings, DataSettings, Stage
+from trainer.config import ColourSettings, DataSettings
 from trainer.data.augment import Crop, recoloured, resized_crop, turned
-from trainer.data.batches import draw_batch, drawn_ahead
+from trainer.data.batches import draw_crop
 from trainer.data.labelled import CropSampler, LabelledScene, MixedSampler, class_shares, made_scenes, read_scenes
 from trainer.errors import DataMissing
 
@@ -80,26 +80,13 @@ def test_colour_changes_stay_in_range_and_can_be_switched_off() -> None:
     assert (recoloured(pixels, still, rng) - pixels).abs().max() < 0.1
 
 
-def test_a_step_draws_the_same_batch_again() -> None:
+def test_the_same_chance_draws_the_same_crop_again() -> None:
     sampler = CropSampler([scene()], classes=2, balanced=0.5, seed=0)
-    stage = Stage(until=1, crop=32, batch=3)
-    first, again = (draw_batch(sampler, DataSettings(), stage, np.random.default_rng([0, 7])) for _ in range(2))
+    first, again = (draw_crop(sampler, DataSettings(), 32, np.random.default_rng([0, 7])) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
-    assert first[0].shape == (3, 3, 32, 32)
-    assert first[1].dtype == torch.int64
-
-
-def test_batches_drawn_ahead_keep_their_order_and_pass_errors_on() -> None:
-    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if step == 5:
-            raise ValueError("no such place")
-        return torch.tensor(step), torch.tensor(0)
-
-    batches = drawn_ahead(draw, 2)
-    assert [int(next(batches)[0]) for _ in range(3)] == [2, 3, 4]
-    with pytest.raises(ValueError, match="no such place"):
-        next(batches)
+    assert first[0].shape == (3, 32, 32)
+    assert first[1].dtype == torch.uint8
 
 
 def test_class_shares_leave_unlabelled_pixels_out() -> None:

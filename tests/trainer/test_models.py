@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.flight import PLAIN_FLIGHT, FlightSegmenter, FlightSettings, smoothed
-from trainer.models.reconstruction import Reconstruction, drawn_visibility, reconstruction_loss
+from trainer.models.masking import Visible, all_visible, drawn_visible, visible_from
 from trainer.models.segmenter import PAPER_SEGMENTER, Segmenter, SegmenterSettings
 from trainer.models.student import Attention, Student, StudentSettings
 from trainer.models.tokens import grid_from_tokens, pool_tokens, tokens_from_grid
@@ -122,24 +122,43 @@ def test_a_hidden_pixel_changes_no_visible_token(stem: str) -> None:
     assert not torch.equal(student.stem(image, None)[0], seen)
 
 
-def test_hidden_cells_have_the_share_asked_for_and_only_they_are_scored() -> None:
-    rng = np.random.default_rng(0)
-    visible = torch.from_numpy(drawn_visibility(8, hidden=0.75, cell=2, rng=rng)).float()[None, None]
-    assert float(1 - visible.mean()) == 0.75
-    assert torch.equal(nn.functional.max_pool2d(visible, 2), -nn.functional.max_pool2d(-visible, 2))
-    truth = torch.rand(1, 768, 8, 8)
-    assert reconstruction_loss(truth + 9 * visible, truth, visible) == 0
-    assert reconstruction_loss(truth + (1 - visible), truth, visible) == pytest.approx(1.0)
+def drawn(side: int, batch: int, seed: int = 0) -> Visible:
+    rng = np.random.default_rng(seed)
+    return visible_from(
+        [drawn_visible(side, side, ratio=0.75, kind="stratified", rng=rng) for _ in range(batch)], side, side, 0.75
+    )
 
 
-def test_reconstruction_guesses_every_patch_in_the_order_of_its_truth() -> None:
-    network = Reconstruction(TINY)
-    pixels = torch.rand(1, 3, 64, 64) * 255
-    network.settle_norms(pixels)
-    guess, truth = network(pixels, torch.ones(1, 1, 4, 4))
-    assert guess.shape == truth.shape == (1, 768, 4, 4)
-    patch = ((pixels - network.mean) / network.deviation)[0, :, 16:32, 32:48]
-    assert torch.allclose(truth[0, :, 1, 2], patch.reshape(-1))
+@pytest.mark.parametrize("stem", ["conv", "linear"])
+def test_hidden_pixels_change_no_feature_of_a_masked_student(stem: str) -> None:
+    student = Student(TINY.model_copy(update={"stem": stem})).eval()
+    image, visible = torch.rand(2, 3, 128, 128), drawn(8, 2)
+    hidden = 1 - nn.functional.interpolate(visible.mask(), scale_factor=16)
+    features = student(image, visible)
+    assert [tuple(level.shape) for level in features.levels] == [(2, 16, 4, 4)] * 2
+    other = student(image + 5 * hidden, visible)
+    assert all(torch.equal(one, two) for one, two in zip(features.levels, other.levels, strict=True))
+    moved = student(image + 5 * (1 - hidden), visible)
+    assert not torch.allclose(features.levels[-1], moved.levels[-1])
+
+
+def test_a_student_that_sees_all_tokens_by_mask_is_the_student_without_one() -> None:
+    student = Student(TINY.model_copy(update={"stem": "linear"})).eval()
+    image = torch.rand(2, 3, 96, 64)
+    for one, two in zip(student(image).levels, student(image, all_visible(2, 6, 4)).levels, strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_a_visible_token_keeps_the_position_it_has_in_the_whole_grid() -> None:
+    settings = TINY.model_copy(update={"stem": "linear", "depth": 1, "out_blocks": (1,), "global_blocks": (1,)})
+    student = Student(settings).eval()
+    nn.init.zeros_(student.blocks[0].attention.out.weight)  # type: ignore[union-attr, arg-type]
+    nn.init.zeros_(student.blocks[0].mlp[2].weight)  # type: ignore[union-attr, index]
+    student.norm = nn.LayerNorm(16, elementwise_affine=False)
+    visible = drawn(8, 1)
+    masked = student(torch.zeros(1, 3, 128, 128), visible).levels[0].flatten(2)[0].T
+    places = student.positions_for(8, 8).flatten(2)[0].T[visible.index[0]]
+    assert torch.allclose(masked, student.norm(places + student.stem.embed.bias), atol=1e-5)  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize("bins", [1, 2, 3, 6])

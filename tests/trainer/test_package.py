@@ -14,11 +14,11 @@ from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from trainer.card import CARD, write_card
 from trainer.cli import main
-from trainer.config import DataSettings, FitSettings, Stage
+from trainer.config import DataSettings, FinetuneSettings, MachineSettings, Stage
 from trainer.data.labelled import LabelledScene
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.evaluate import evaluate, evaluation_row, table, with_evaluation
-from trainer.fit import LandCoverTask
+from trainer.finetune import LandCoverTask
 from trainer.loop import Run
 from trainer.metrics import Confusion
 from trainer.models.segmenter import SegmenterSettings
@@ -57,12 +57,13 @@ def finished(tmp_path: Path) -> Path:
     labels = rng.integers(0, 6, (150, 140), dtype=np.uint8)
     write(tmp_path / "data" / "dubai" / "scenes" / "scene_3.tif", pixels)
     write(tmp_path / "data" / "dubai" / "labels" / "scene_3.tif", labels[None])
-    settings = FitSettings(
-        name="tiny", model=MODEL, max_steps=2, stages=(Stage(until=1, crop=64, batch=2),), bfloat16=False,
+    settings = FinetuneSettings(
+        name="tiny", model=MODEL, max_steps=2, stages=(Stage(until=1, crop=64, batch=2),), frozen_encoder=False,
+        machine=MachineSettings(precision="32-true", accelerator="cpu"),
         data=DataSettings(scenes=(3,), root=tmp_path / "data"),
     )  # fmt: skip
     run = Run(settings, LandCoverTask(settings, [LabelledScene("dubai/3", pixels, labels)]), tmp_path / "run")
-    run.go(lambda _: None)
+    run.go()
     return tmp_path / "run"
 
 
@@ -120,11 +121,12 @@ def test_other_splits_are_kept(tmp_path: Path, finished: Path) -> None:
 
 def test_history_follows_the_runs_it_started_from(tmp_path: Path) -> None:
     for name, earlier in (("first", None), ("second", tmp_path / "first")):
-        (tmp_path / name).mkdir()
+        checkpoint = tmp_path / name / "checkpoints" / "step-00000001"
+        checkpoint.mkdir(parents=True)
         settings = {"start_from": None if earlier is None else str(earlier)}
-        (tmp_path / name / "state.json").write_text(json.dumps({"step": len(name), "settings": settings}))
+        (checkpoint / "state.json").write_text(json.dumps({"step": len(name), "settings": settings}))
     assert [facts["step"] for facts in history(tmp_path / "second")] == [5, 6]
-    with pytest.raises(CheckpointRefused, match=r"no state\.json"):
+    with pytest.raises(CheckpointRefused, match="no checkpoint"):
         history(tmp_path / "third")
 
 
@@ -150,9 +152,9 @@ def test_a_model_of_other_classes_is_not_scored(tmp_path: Path, finished: Path) 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "fit.yaml").write_text("name: x\nmax_step: 3\n")
-    assert main(["fit", "--config", str(tmp_path / "fit.yaml"), "--run", str(tmp_path)]) == 2
+    assert main(["finetune", "--config", str(tmp_path / "fit.yaml"), "--run", str(tmp_path)]) == 2
     assert main(["export", "--run", str(tmp_path / "none"), "--name", "x"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "max_step" in lines[0]
-    assert "no state.json" in lines[1]
+    assert "no checkpoint" in lines[1]

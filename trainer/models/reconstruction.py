@@ -1,73 +1,120 @@
 """Masked reconstruction: guess the hidden patches from the visible ones, with no label.
 
-Sources: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; Xie et al., "SimMIM", CVPR 2022,
-whose one-layer head is taken; Tian et al., "Designing BERT for Convolutional Networks", ICLR 2023, for the stem.
+Sources: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; the head's shape is that of
+Mask-CDKD (docs: method).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Literal
+
 import torch
-from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from trainer.models.masking import Visible
 from trainer.models.segmenter import DEVIATION, MEAN
-from trainer.models.student import Student, StudentSettings
-from trainer.models.tokens import PATCH
+from trainer.models.student import sincos_positions
+
+Target = Literal["normalised", "raw"]
 
 
-def drawn_visibility(side: int, *, hidden: float, cell: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which tokens of a side x side grid are seen, bool (side, side): whole cells are hidden, ``hidden`` of them.
+class HeadSettings(BaseModel):
+    """Shape of a reconstruction head; it is as wide as its encoder. Defaults are the paper's."""
 
-    Raises:
-        ValueError: the side is not a multiple of the cell.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: int = Field(default=4, ge=1)
+    heads: int = Field(default=8, ge=1)
+    mlp_ratio: float = 4.0
+
+
+class ReconstructionHead(nn.Module):
+    """Features of visible tokens to the pixels of hidden patches.
+
+    Linear embedding, a learned token at every hidden place, learned positions, transformer blocks over the whole grid,
+    and a linear layer to patch * patch * 3 values, band after band.
     """
-    if side % cell:
-        raise ValueError(f"a grid of {side} tokens is not made of cells of {cell}")
-    cells = (side // cell) ** 2
-    seen = np.ones(cells, dtype=bool)
-    seen[rng.permutation(cells)[: round(hidden * cells)]] = False
-    return seen.reshape(side // cell, -1).repeat(cell, axis=0).repeat(cell, axis=1)
 
-
-class Reconstruction(nn.Module):
-    """A student, and one linear layer from its tokens back to 16 x 16 x 3 pixels."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, settings: StudentSettings) -> None:
+    def __init__(self, settings: HeadSettings, *, width: int, patch: int, side: int) -> None:
+        """``side`` is that of the grid of learned positions; other grids get it interpolated."""
         super().__init__()
-        self.student = Student(settings)
-        self.hidden_token = nn.Parameter(torch.zeros(1, settings.width, 1, 1))
-        self.head = nn.Conv2d(settings.width, PATCH * PATCH * 3, 1)
-        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(1, 3, 1, 1), persistent=False)
+        if width % settings.heads:
+            raise ValueError(f"a reconstruction head as wide as its encoder, {width}, has no {settings.heads} heads")
+        self.embed = nn.Linear(width, width)
+        self.hidden_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(sincos_positions(width, side))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, settings.heads, int(settings.mlp_ratio * width),
+                dropout=0.0, activation="gelu", batch_first=True, norm_first=True,
+            )
+            for _ in range(settings.depth)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(width)
+        self.to_pixels = nn.Linear(width, patch * patch * 3)
+        nn.init.trunc_normal_(self.hidden_token, std=0.02)
 
-    def forward(self, pixels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Guess and truth of every patch, both normalised (B, 768, H/16, W/16); ``visible`` is (B, 1, H/16, W/16)."""
-        image = (pixels - self.mean) / self.deviation
-        features = self.student(image, visible, self.hidden_token)
-        return self.head(features.levels[-1]), F.pixel_unshuffle(image, PATCH)
+    def forward(self, features: Tensor, visible: Visible) -> Tensor:
+        """(B, N_v, D) to the guess for the hidden patches (B, N - N_v, 3 * patch^2), in the order of their numbers."""
+        batch, _, width = features.shape
+        count = visible.rows * visible.columns
+        tokens = self.hidden_token.to(features.dtype).expand(batch, count, width)
+        place = visible.index[..., None].expand(-1, -1, width)
+        tokens = tokens.scatter(1, place, self.embed(features).to(features.dtype))
+        tokens = tokens + self._positions(visible.rows, visible.columns)
+        for block in self.blocks:
+            tokens = block(tokens)
+        hidden = visible.hidden_index()[..., None].expand(-1, -1, width)
+        return self.to_pixels(self.norm(tokens.gather(1, hidden)))  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def settle_norms(self, pixels: Tensor) -> None:
-        """Set the stem's running statistics from one batch seen whole: while masked they stand still."""
-        norms = [module for module in self.student.stem.modules() if isinstance(module, nn.BatchNorm2d)]
-        momentum = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0
-        training = self.training
-        self.train()
-        self.student.stem((pixels - self.mean) / self.deviation)
-        self.train(training)
-        for norm, kept in zip(norms, momentum, strict=True):
-            norm.momentum = kept
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        table: Tensor = self.positions
+        if table.shape[-2:] != (rows, columns):
+            table = F.interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)
+        return table.flatten(2).transpose(1, 2)
 
 
-def reconstruction_loss(guess: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
-    """Mean squared error over the hidden patches only; shapes as :meth:`Reconstruction.forward` gives them."""
-    hidden = 1.0 - visible
-    error = ((guess.float() - truth.float()) ** 2).mean(dim=1, keepdim=True)
-    return (error * hidden).sum() / hidden.sum().clamp_min(1)
+def patches_of(image: Tensor, patch: int) -> Tensor:
+    """(B, 3, H, W) to (B, N, 3 * patch^2): row-major patches, each band after band, row after row."""
+    return F.unfold(image, patch, stride=patch).transpose(1, 2)
+
+
+def image_of(patches: Tensor, patch: int, rows: int, columns: int) -> Tensor:
+    """The inverse of :func:`patches_of`."""
+    return F.fold(patches.transpose(1, 2), (rows * patch, columns * patch), patch, stride=patch)
+
+
+def target_of(pixels: Tensor, target: Target) -> Tensor:
+    """What is to be guessed, of pixels (B, 3, H, W) in 0..255.
+
+    "normalised" takes SAM's mean and deviation out; "raw" is the pixels, as the authors' code has it, whose loss is
+    thousands of times the alignment's.
+    """
+    if target == "raw":
+        return pixels
+    mean, deviation = (pixels.new_tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    return (pixels - mean) / deviation
+
+
+def pixels_of(guess: Tensor, target: Target) -> Tensor:
+    """The inverse of :func:`target_of`."""
+    if target == "raw":
+        return guess
+    mean, deviation = (guess.new_tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    return guess * deviation + mean
+
+
+def reconstruction_loss(guess: Tensor, image: Tensor, visible: Visible, patch: int) -> Tensor:
+    """Mean squared error over the hidden patches only.
+
+    Args:
+        guess: (B, N - N_v, 3 * patch^2), as :class:`ReconstructionHead` gives it.
+        image: (B, 3, H, W), as :func:`target_of` gives it.
+        visible: which patches are not hidden.
+        patch: pixels a side.
+    """
+    truth = patches_of(image, patch)
+    hidden = visible.hidden_index()[..., None].expand(-1, -1, truth.shape[-1])
+    return F.mse_loss(guess.float(), truth.gather(1, hidden).float())

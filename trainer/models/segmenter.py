@@ -38,9 +38,22 @@ class Segmenter(nn.Module):
         super().__init__()
         self.settings = settings
         self.student = Student(settings.student)
+        self.student_frozen = False
         self.decoder = UPerNet(settings.decoder, settings.student, settings.classes)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(1, 3, 1, 1), persistent=False)
+
+    def freeze_student(self) -> None:
+        """From now on the student learns nothing and infers, whatever mode the rest is in."""
+        self.student.requires_grad_(False).eval()
+        self.student_frozen = True
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """As torch has it, but a frozen student stays in eval mode."""
+        super().train(mode)
+        if self.student_frozen:
+            self.student.eval()
+        return self
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Pixels of 0..255 to zero mean and unit deviation, by the constants above."""
@@ -48,4 +61,6 @@ class Segmenter(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits at the decoder's stride; the loss and the form that flies resize them."""
-        return self.decoder(self.student(self.normalised(pixels)))  # type: ignore[no-any-return]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.student_frozen):
+            features = self.student(self.normalised(pixels))
+        return self.decoder(features)  # type: ignore[no-any-return]

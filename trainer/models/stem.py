@@ -86,11 +86,11 @@ class ConvStem(nn.Module):
 
 
 class LinearStem(nn.Module):
-    """The ViT's own patch embedding: each 16x16 patch to one token, no detail."""
+    """The ViT's own patch embedding: each patch of ``patch`` pixels a side to one token, no detail."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, patch: int = PATCH) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, width, PATCH, stride=PATCH)
+        self.embed = nn.Conv2d(3, width, patch, stride=patch)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[int, Tensor]]:
         """As :meth:`ConvStem.forward`, without detail."""

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from trainer.models.masking import Visible
 from trainer.models.stem import ConvStem, LinearStem
-from trainer.models.tokens import grid_from_tokens, pool_tokens, static_sizes, tokens_from_grid
+from trainer.models.tokens import PATCH, grid_from_tokens, pool_tokens, static_sizes, tokens_from_grid
 
 
 class StudentSettings(BaseModel):
@@ -23,6 +24,7 @@ class StudentSettings(BaseModel):
 
     ``window`` is a side in tokens; ``global_blocks`` and ``out_blocks`` are 1-based. ``stem_widths`` are the channels
     at strides 2, 4 and 8 (stride 16 is ``width``), ``stem_blocks`` the residual blocks after the strides 4 and 8.
+    ``patch`` is the pixels a side of a token; the convolutional stem has 16.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +33,7 @@ class StudentSettings(BaseModel):
     depth: int = 12
     heads: int = 3
     mlp_ratio: float = 4.0
+    patch: int = Field(default=PATCH, ge=1)
     stem: Literal["linear", "conv"] = "conv"
     stem_widths: tuple[int, int, int] = (32, 64, 128)
     stem_blocks: tuple[int, int] = (0, 0)
@@ -47,6 +50,8 @@ class StudentSettings(BaseModel):
         beyond = [block for block in (*self.global_blocks, *self.out_blocks) if not 1 <= block <= self.depth]
         if beyond:
             raise ValueError(f"blocks {beyond} do not exist: depth is {self.depth} and blocks count from 1")
+        if self.stem == "conv" and self.patch != PATCH:
+            raise ValueError(f"a convolutional stem makes tokens of {PATCH} pixels, not {self.patch}; use stem: linear")
         if self.window is not None and self.window % self.kv_pool:
             raise ValueError(f"window {self.window} is not a multiple of kv_pool {self.kv_pool}")
         if self.window is None and self.kv_pool != 1:
@@ -65,7 +70,8 @@ class StudentFeatures:
     """What the decoder reads.
 
     Attributes:
-        levels: one map per block of ``out_blocks``, each (B, width, H/16, W/16).
+        levels: one map per block of ``out_blocks``, each (B, width, H/patch, W/patch); of the visible tokens alone,
+            on their compact grid, where the image was masked.
         detail: maps of the convolutional stem by stride, (B, C, H/stride, W/stride); empty with a linear stem.
     """
 
@@ -133,7 +139,7 @@ class Block(nn.Module):
 
 
 class Student(nn.Module):
-    """The ViT that flies. Input: normalised (B, 3, H, W), sides multiples of 16 x window."""
+    """The ViT that flies. Input: normalised (B, 3, H, W), sides multiples of patch x window."""
 
     def __init__(self, settings: StudentSettings) -> None:
         super().__init__()
@@ -147,20 +153,22 @@ class Student(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
         self.apply(_init_linear)
 
-    def forward(
-        self, image: Tensor, visible: Tensor | None = None, hidden_token: Tensor | None = None
-    ) -> StudentFeatures:
-        """Features of the image; with ``visible`` (B, 1, H/16, W/16) nothing of a hidden patch gets in.
+    def forward(self, image: Tensor, visible: Visible | None = None) -> StudentFeatures:
+        """Features of the image; with ``visible`` only those tokens go through the blocks, on their compact grid.
 
-        Hidden tokens are still there (``hidden_token`` (1, width, 1, 1), or zero, plus their position), so shapes do
-        not change under a mask.
+        Nothing of a hidden patch gets in, through a stem whose convolutions overlap patches neither. Windows lie on
+        the compact grid, as the teacher's do.
+
+        Raises:
+            ValueError: the grid of tokens is not made of whole windows.
         """
         settings = self.settings
-        grid, detail = self.stem(image, visible)
-        if visible is not None and hidden_token is not None:
-            grid = grid + hidden_token * (1.0 - visible)
+        grid, detail = self.stem(image, None if visible is None else visible.mask())
         _, rows, columns = static_sizes(grid)
         grid = grid + self.positions_for(rows, columns)
+        if visible is not None:
+            rows, columns = visible.compact_rows, visible.compact_columns
+            grid = grid_from_tokens(visible.gather(tokens_from_grid(grid, None)), None, rows, columns)
         tokens = tokens_from_grid(grid, settings.window)
         levels = []
         for index, block in enumerate(self.blocks, start=1):
@@ -169,6 +177,20 @@ class Student(nn.Module):
                 last = self.norm(tokens) if index == settings.depth else tokens
                 levels.append(grid_from_tokens(last, settings.window, rows, columns))
         return StudentFeatures(levels=levels, detail=detail)
+
+    @torch.no_grad()
+    def settle_norms(self, image: Tensor) -> None:
+        """Set the stem's running statistics from one normalised batch seen whole: while masked they stand still."""
+        norms = [module for module in self.stem.modules() if isinstance(module, nn.BatchNorm2d)]
+        momentum = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        training = self.training
+        self.train()
+        self.stem(image)
+        self.train(training)
+        for norm, kept in zip(norms, momentum, strict=True):
+            norm.momentum = kept
 
     def positions_for(self, rows: int, columns: int) -> Tensor:
         """Positions (1, width, rows, columns): the table's corner where it suffices, interpolated beyond it.
@@ -188,7 +210,7 @@ class Student(nn.Module):
 
 def _stem(settings: StudentSettings) -> ConvStem | LinearStem:
     if settings.stem == "linear":
-        return LinearStem(settings.width)
+        return LinearStem(settings.width, settings.patch)
     return ConvStem(settings.width, settings.stem_widths, settings.stem_blocks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 PATCH = 16
-"""Ground covered by one token, in pixels a side (method.md: ViT-S/16)."""
+"""Pixels a side that one token covers, unless the settings say otherwise (method.md: ViT-S/16)."""
 
 
 def static_sizes(tensor: Tensor) -> tuple[int, ...]:

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from trainer.checkpoint import read_average
+from trainer.config import FinetuneSettings, MachineSettings, Stage, read_settings
+from trainer.data.labelled import LabelledScene
+from trainer.errors import CheckpointRefused, SettingsRefused
+from trainer.finetune import LandCoverTask
+from trainer.loop import Run
+from trainer.models.segmenter import Segmenter, SegmenterSettings
+from trainer.models.student import StudentSettings
+from trainer.models.upernet import DecoderSettings
+from trainer.schedule import elapsed_share, learning_rate, stage_at
+
+STUDENT = StudentSettings(
+    width=16, depth=2, heads=2, stem_widths=(8, 8, 8), window=2, global_blocks=(2,), out_blocks=(1, 2), positions=8
+)
+MODEL = SegmenterSettings(
+    student=STUDENT, decoder=DecoderSettings(width=8, detail_widths=(8, 8), dropout=0.0), classes=2
+)
+SETTINGS = FinetuneSettings(
+    name="tiny", model=MODEL, max_steps=60, stages=(Stage(until=1.0, crop=64, batch=4),), learning_rate=5e-3,
+    average=0.9, frozen_encoder=False, machine=MachineSettings(precision="32-true", accelerator="cpu"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def scene() -> LabelledScene:
+    """Bright squares are class 2; the rest is class 1, with a stripe unlabelled."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((12, 12)) < 0.4).astype(np.uint8).repeat(16, axis=0).repeat(16, axis=1) + 1
+    pixels = np.where(labels == 2, 190, 60) + rng.integers(-20, 20, (3, 192, 192))
+    labels[:8] = 0
+    return LabelledScene("made", pixels.astype(np.uint8), labels.astype(np.uint8))
+
+
+def run_of(settings: FinetuneSettings, folder: Path, scene: LabelledScene) -> Run:
+    return Run(settings, LandCoverTask(settings, [scene]), folder)
+
+
+def test_a_fit_of_everything_learns_and_its_average_is_written(tmp_path: Path, scene: LabelledScene) -> None:
+    losses: list[float] = []
+    run_of(SETTINGS, tmp_path, scene).go(lambda _, values: losses.append(values["total"]))
+    assert len(losses) == 60
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+    assert "student.positions" in read_average(tmp_path)
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_infers_while_the_decoder_learns(
+    tmp_path: Path, scene: LabelledScene
+) -> None:
+    settings = SETTINGS.model_copy(update={"frozen_encoder": True})
+    task = LandCoverTask(settings, [scene])
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    run = Run(settings, task, tmp_path)
+    losses: list[float] = []
+    run.go(lambda _, values: losses.append(values["total"]))
+    assert np.mean(losses[-5:]) < np.mean(losses[:3])
+    assert isinstance(task.network, Segmenter)
+    assert task.network.training
+    assert not task.network.student.training
+    learnt = {name for name, value in read_average(tmp_path).items() if not torch.equal(value, before[name])}
+    assert learnt
+    assert all(name.startswith("decoder.") for name in learnt)
+
+
+def test_a_fit_starts_from_an_earlier_ones_average_or_an_encoder_alone(tmp_path: Path, scene: LabelledScene) -> None:
+    run = run_of(SETTINGS.model_copy(update={"max_steps": 3, "seed": 5}), tmp_path / "first", scene)
+    run.go()
+    average = read_average(tmp_path / "first")
+    again = LandCoverTask(SETTINGS.model_copy(update={"start_from": tmp_path / "first"}), [scene]).network
+    assert all(torch.equal(value, average[name]) for name, value in again.state_dict().items())
+    encoder = LandCoverTask(SETTINGS.model_copy(update={"encoder": tmp_path / "first"}), [scene]).network
+    same = {name: torch.equal(value, average[name]) for name, value in encoder.state_dict().items()}
+    assert all(equal for name, equal in same.items() if name.startswith("student."))
+    assert not same["decoder.classifier.weight"]
+
+
+def test_an_encoder_of_another_shape_is_refused(tmp_path: Path, scene: LabelledScene) -> None:
+    run_of(SETTINGS, tmp_path, scene).save()
+    model = MODEL.model_copy(update={"student": STUDENT.model_copy(update={"width": 32})})
+    with pytest.raises(CheckpointRefused, match=r"another network: blocks\.0\.attention\.kv\.bias is \(32,\), here"):
+        LandCoverTask(SETTINGS.model_copy(update={"model": model, "encoder": tmp_path}), [scene])
+
+
+def test_the_rate_warms_up_peaks_and_comes_down_to_the_end() -> None:
+    rates = [learning_rate(SETTINGS, share) for share in (0.0, 0.015, 0.03, 0.5, 1.0)]
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(5e-3)
+    assert rates[2] > rates[3] > rates[4] == pytest.approx(1e-6)
+
+
+def test_time_or_steps_end_a_fit_whichever_is_further() -> None:
+    settings = SETTINGS.model_copy(update={"max_minutes": 1.0, "max_steps": 10})
+    assert elapsed_share(settings, max_steps=10, step=5, seconds=6) == 0.5
+    assert elapsed_share(settings, max_steps=10, step=1, seconds=30) == 0.5
+    assert elapsed_share(settings, max_steps=10, step=99, seconds=0) == 1.0
+    assert elapsed_share(settings, max_steps=None, step=99, seconds=15) == 0.25
+
+
+def test_stages_follow_each_other() -> None:
+    stages = (Stage(until=0.5, crop=32, batch=8), Stage(until=1.0, crop=64, batch=2))
+    settings = SETTINGS.model_copy(update={"stages": stages})
+    assert [stage_at(settings, share).crop for share in (0.0, 0.49, 0.5, 1.0)] == [32, 32, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"max_steps": None}, "a run must end"),
+        ({"stages": [{"until": 0.5, "crop": 64, "batch": 1}]}, "the last at 1.0"),
+        ({"stages": [{"until": 1.0, "crop": 40, "batch": 1}]}, "not multiples of 32"),
+        ({"start_from": "a", "encoder": "b"}, "not both"),
+        ({"learning_speed": 1}, "Extra inputs"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        FinetuneSettings.model_validate(SETTINGS.model_dump(mode="json") | changes)
+
+
+def test_a_bad_file_is_one_line_that_names_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\nmax_steps: 1\nmodel: {student: {width: 10, heads: 3}}\n")
+    with pytest.raises(SettingsRefused, match=r"bad\.yaml: model\.student: .*not a multiple of heads"):
+        read_settings(path, FinetuneSettings)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "trainer" / "configs").glob("*.yaml")))
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    assert read_settings(path, FinetuneSettings).name

@@ -1,0 +1,32 @@
+"""How far the student is from a teacher, and how much of the teacher it says.
+
+Source: Mask-CDKD (Shu et al. 2026): mean squared error at each pair of depths, mean over the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+
+
+def alignment_loss(projected: Sequence[Tensor], followed: Sequence[Tensor]) -> Tensor:
+    """Mean over pairs of the mean squared error of (B, N_v, D_t) features; goes back through both."""
+    pairs = zip(projected, followed, strict=True)
+    return torch.stack([F.mse_loss(student.float(), teacher.float()) for student, teacher in pairs]).mean()
+
+
+@torch.no_grad()
+def explained_variance(projected: Sequence[Tensor], followed: Sequence[Tensor]) -> Tensor:
+    """R2 = 1 - MSE / Var(T), mean over pairs: 1 where the student says all, 0 where it says no more than the mean.
+
+    Var is about each channel's own mean. The loss alone would also fall if the teacher's features collapsed.
+    """
+    told = []
+    for student, teacher in zip(projected, followed, strict=True):
+        truth = teacher.float()
+        variance = (truth - truth.mean(dim=(0, 1))).square().mean()
+        told.append(1.0 - F.mse_loss(student.float(), truth) / variance.clamp_min(1e-12))
+    return torch.stack(told).mean()

@@ -1,0 +1,142 @@
+"""Distillation as a task of the loop: tiles and masks in, named losses out, the schedule in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.data.augment import Crop, recoloured, resized_crop, turned
+from trainer.data.order import epoch_order
+from trainer.distill.network import MaskCDKD
+from trainer.distill.pictures import reconstruction_picture
+from trainer.distill.schedule import Schedule
+from trainer.distill.settings import DistillSettings
+from trainer.errors import DataMissing, SettingsRefused
+from trainer.loop import Batch, Slice, fabric_of, run_to_end
+from trainer.models.masking import drawn_visible
+from trainer.models.reconstruction import target_of
+from trainer.models.teacher import build_teacher
+
+SHOWN = 3
+"""Tiles in a picture of reconstructions."""
+
+
+class DistillTask:
+    """A :class:`trainer.loop.Task` whose network is a :class:`MaskCDKD`.
+
+    Args:
+        settings: of the run.
+        tiles: uint8 (3, S, S) each, S at least the crop's side; an epoch is all of them, in an order of its own.
+    """
+
+    saves_frozen = False  # the teacher's weights are where they came from
+
+    def __init__(self, settings: DistillSettings, tiles: Sequence[NDArray[np.uint8]]) -> None:
+        self.settings = settings
+        self.tiles = tiles
+        self.samples = len(tiles)
+        self.schedule = Schedule(settings.schedule)
+        torch.manual_seed(settings.seed)
+        teachers = {name: build_teacher(teacher) for name, teacher in settings.teachers.items()}
+        torch.manual_seed(settings.seed)  # again: the student starts alike whoever teaches it
+        network = MaskCDKD(settings, teachers)
+        network.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        first = torch.stack([self._drawn(number)[0] for number in range(min(self.samples, 8))])
+        network.student.settle_norms(target_of(first, "normalised"))
+        self.network: nn.Module = network
+
+    def draw(self, part: Slice) -> Batch:
+        """Pixels float (B, 3, S, S) of 0..255 and the visible tokens int64 (B, N_v)."""
+        pixels, index = zip(
+            *(self._drawn(part.step * part.stage.batch + number) for number in part.numbers), strict=True
+        )
+        return torch.stack(pixels).contiguous(memory_format=torch.channels_last), torch.stack(index)
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Scalars "total", "alignment", "teacher" and "student", and what the network tells of each teacher."""
+        told: dict[str, Tensor] = network(*batch)
+        student = told["reconstruction_student"]
+        if not self.settings.teachers:
+            return {"total": student, "student": student}
+        share = {name: teacher.weight for name, teacher in self.settings.teachers.items()}
+        alignment = torch.stack([weight * told[f"alignment_{name}"] for name, weight in share.items()]).sum()
+        teacher = torch.stack([weight * told[f"reconstruction_{name}"] for name, weight in share.items()]).sum()
+        weights = self.schedule.weights
+        total = weights.alignment * alignment + weights.teacher * teacher + weights.student * student
+        apart = {name: value for name, value in told.items() if name != "reconstruction_student"}
+        return {"total": total, "alignment": alignment, "teacher": teacher, "student": student, **apart}
+
+    def after_step(self, losses: dict[str, float]) -> dict[str, float | str]:
+        """r, and the stage the step was made in."""
+        if not self.settings.teachers:
+            return {}
+        stage = self.schedule.stage
+        weights = sum(teacher.weight for teacher in self.settings.teachers.values())
+        r = self.schedule.update(losses["teacher"] / weights, losses["student"])
+        return {"r": r, "stage": stage}
+
+    def state(self) -> dict[str, Any]:
+        """The schedule's."""
+        return self.schedule.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up the schedule."""
+        self.schedule.load_state(state)
+
+    def show(self, folder: Path, step: int) -> None:
+        """Reconstructions of the first tiles: ``folder``/reconstructions-STEP.png."""
+        network = self.network
+        if not isinstance(network, MaskCDKD):
+            raise TypeError(f"the network is a {type(network).__name__}")
+        device = next(network.parameters()).device
+        pixels, index = zip(*(self._drawn(number) for number in range(min(SHOWN, self.samples))), strict=True)
+        network.eval()
+        shown = network.reconstructed(torch.stack(pixels).to(device), torch.stack(index).to(device))
+        network.train()
+        reconstruction_picture(shown, folder / f"reconstructions-{step:08d}.png", title=f"step {step}")
+
+    def _drawn(self, number: int) -> tuple[Tensor, Tensor]:
+        """Image and visible tokens of the ``number``-th sample of the run, wherever it is drawn."""
+        settings, rng = self.settings, np.random.default_rng([self.settings.seed, number])
+        epoch, place = divmod(number, self.samples)
+        order = epoch_order(self.samples, settings.seed, epoch)
+        tile = np.asarray(self.tiles[int(order[place])])
+        pixels = self._cropped(tile, rng)
+        image, empty = resized_crop(Crop(pixels, np.zeros(pixels.shape[1:], np.uint8)), settings.crop)
+        image, _ = turned(image, empty, rng)
+        side = settings.crop // settings.student.patch
+        index = drawn_visible(side, side, ratio=settings.mask.ratio, kind=settings.mask.kind, rng=rng)
+        return recoloured(image, settings.colour, rng), torch.from_numpy(index)
+
+    def _cropped(self, tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        _, height, width = tile.shape
+        side = self.settings.crop
+        if height < side or width < side:
+            raise SettingsRefused(
+                self.settings.name, f"crops of {side} pixels from tiles of {width} x {height}: use smaller crops"
+            )
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        return tile[:, top : top + side, left : left + side]
+
+
+def distill(settings: DistillSettings, folder: Path) -> None:
+    """Open the tiles, take up the run in ``folder`` or start it, and go to the end.
+
+    Raises:
+        DataMissing: no tiles were named.
+        TrainerError: see its tree.
+    """
+    fabric = fabric_of(settings)
+    if settings.tiles is None:
+        raise DataMissing("tiles", "name a folder of `trainer tiles` in the configuration or by --tiles")
+    from trainer.tiles.shelf import TileShelf  # pyarrow: only who reads shards needs it
+
+    shelf = TileShelf(settings.tiles)
+    tiles = shelf if settings.subset is None else shelf.subset(settings.subset, settings.seed)
+    run_to_end(settings, DistillTask(settings, tiles), folder, fabric)
