@@ -44,6 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--unfreeze", action="store_true", help="the encoder learns too")
     finetune.add_argument("--scenes", type=int, nargs="+", help="fit on these scenes, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
+    teach = commands.add_parser("source-teacher", help="a SAM-shaped teacher of one's own, for the study")
+    _add_run(teach)
+    teach.add_argument("--out", type=Path, required=True, help="folder of the encoder, as transformers saves it")
+    teach.set_defaults(run=_source_teacher)
+    ablate = commands.add_parser("ablate", help="a matrix of distillations and decoders, one table")
+    ablate.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
+    ablate.add_argument("--work", type=Path, required=True, help="checkpoints and pictures; taken up if there are any")
+    ablate.add_argument("--results", type=Path, required=True, help="rows, table and pictures: small files to keep")
+    ablate.add_argument("--table-only", action="store_true", help="run nothing, make the table of the rows there are")
+    ablate.set_defaults(run=_ablate)
     _add_export(commands.add_parser("export", help="a run's averaged weights to a model folder: ONNX, manifest, card"))
     _add_evaluate(commands.add_parser("evaluate", help="accuracy on whole scenes, mapped by the flying pipeline"))
     return parser
@@ -101,6 +111,25 @@ def _finetune(options: argparse.Namespace) -> None:
         data = settings.data.model_copy(update={"scenes": tuple(options.scenes)})
         settings = settings.model_copy(update={"data": data})
     finetune(settings, options.folder)
+
+
+def _source_teacher(options: argparse.Namespace) -> None:
+    from trainer.source_teacher import SourceSettings, train_source_teacher
+
+    figures = train_source_teacher(_run_settings(options, SourceSettings), options.folder, options.out)
+    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from trainer.ablate.matrix import read_rows, run_matrix
+    from trainer.ablate.settings import AblateSettings
+    from trainer.ablate.table import write_table
+    from trainer.config import read_settings
+
+    settings = read_settings(options.config, AblateSettings)
+    if not options.table_only:
+        run_matrix(settings, options.work, options.results)
+    print(write_table(settings, read_rows(settings, options.results), options.results))
 
 
 def _run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: str) -> AnySettings:

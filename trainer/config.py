@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from trainer.errors import SettingsRefused
 from trainer.models.segmenter import SegmenterSettings
+from trainer.models.teacher import TeacherSettings
 
 
 class _Settings(BaseModel):
@@ -112,7 +113,8 @@ class FinetuneSettings(RunSettings):
     """A supervised fit of the decoder on a frozen encoder, or of both.
 
     ``encoder`` is the run folder of a distillation, whose averaged student is taken; ``start_from`` that of an earlier
-    finetuning of the same network; at most one of them. ``frozen_encoder`` learns the decoder alone.
+    finetuning of the same network; ``teacher`` stands in the student's place, whose settings then are its shape; at
+    most one of the three. ``frozen_encoder`` learns the decoder alone.
     """
 
     model: SegmenterSettings = SegmenterSettings()
@@ -122,11 +124,12 @@ class FinetuneSettings(RunSettings):
     dice: float = Field(default=0.5, ge=0)
     start_from: Path | None = None
     encoder: Path | None = None
+    teacher: TeacherSettings | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.start_from is not None and self.encoder is not None:
-            raise ValueError("give start_from or encoder, not both")
+        if sum(given is not None for given in (self.start_from, self.encoder, self.teacher)) > 1:
+            raise ValueError("give one of start_from, encoder and teacher")
         student = self.model.student
         grain = student.patch * (student.window or 1)
         odd = [stage.crop for stage in self.stages if stage.crop % grain]

@@ -24,6 +24,8 @@ from trainer.data.labelled import (
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.loss import class_weights, segmentation_loss
 from trainer.models.segmenter import Segmenter
+from trainer.models.teacher import build_teacher
+from trainer.models.teacher_encoder import TeacherEncoder
 
 
 class LandCoverTask:
@@ -35,7 +37,7 @@ class LandCoverTask:
     def __init__(self, settings: FinetuneSettings, scenes: list[LabelledScene]) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
-        segmenter = Segmenter(settings.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        segmenter = segmenter_of(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.start_from is not None:
             load_weights(segmenter, read_average(settings.start_from), settings.start_from)
         if settings.encoder is not None:
@@ -80,6 +82,13 @@ class LandCoverTask:
 
     def show(self, folder: Path, step: int) -> None:
         """No pictures: maps are looked at after evaluation."""
+
+
+def segmenter_of(settings: FinetuneSettings) -> Segmenter:
+    """The network of some settings, its weights drawn from torch's generator but for a teacher's own."""
+    if settings.teacher is None:
+        return Segmenter(settings.model)
+    return Segmenter(settings.model, TeacherEncoder(build_teacher(settings.teacher)))
 
 
 def _sampler(settings: FinetuneSettings, scenes: list[LabelledScene]) -> CropSampler | MixedSampler:

@@ -115,7 +115,7 @@ def test_stages_follow_each_other() -> None:
         ({"max_steps": None}, "a run must end"),
         ({"stages": [{"until": 0.5, "crop": 64, "batch": 1}]}, "the last at 1.0"),
         ({"stages": [{"until": 1.0, "crop": 40, "batch": 1}]}, "not multiples of 32"),
-        ({"start_from": "a", "encoder": "b"}, "not both"),
+        ({"start_from": "a", "encoder": "b"}, "give one of"),
         ({"learning_speed": 1}, "Extra inputs"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.distill.losses import alignment_loss, explained_variance
+from trainer.distill.separation import build_separation
 from trainer.distill.settings import DistillSettings
 from trainer.models.masking import Visible, visible_from
 from trainer.models.reconstruction import (
@@ -57,6 +58,12 @@ class MaskCDKD(nn.Module):
             }
         )
 
+        self.separations = nn.ModuleDict()
+        if settings.alignment != "mse":
+            for name, teacher in teachers.items():
+                pairs = (build_separation(settings.alignment, teacher.width) for _ in settings.student_levels)
+                self.separations[name] = nn.ModuleList(pairs)
+
     def forward(self, pixels: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Scalars by name: "reconstruction_student", and for each teacher "reconstruction_", "alignment_" and "r2_".
 
@@ -78,7 +85,7 @@ class MaskCDKD(nn.Module):
             projected = self._projected(name, levels)
             # Not detached: the adapters follow the student's needs. Detached is the ablation.
             followed = seen.levels if self.settings.bidirectional else [level.detach() for level in seen.levels]
-            told[f"alignment_{name}"] = alignment_loss(projected, followed)
+            told[f"alignment_{name}"] = self._alignment(name, projected, followed, visible)
             told[f"r2_{name}"] = explained_variance(projected, followed)
         return told
 
@@ -102,6 +109,13 @@ class MaskCDKD(nn.Module):
         hidden = visible.hidden_index()[..., None].expand(-1, -1, patches.shape[-1])
         whole = patches.scatter(1, hidden, guess.to(patches.dtype))
         return pixels_of(image_of(whole, patch, visible.rows, visible.columns), target).clamp(0, 255)
+
+    def _alignment(self, teacher: str, projected: list[Tensor], followed: list[Tensor], visible: Visible) -> Tensor:
+        if teacher not in self.separations:
+            return alignment_loss(projected, followed)
+        grid = (visible.compact_rows, visible.compact_columns)
+        pairs = zip(cast("nn.ModuleList", self.separations[teacher]), followed, projected, strict=True)
+        return torch.stack([compare(theirs, ours, grid) for compare, theirs, ours in pairs]).mean()
 
     def _projected(self, teacher: str, levels: list[Tensor]) -> list[Tensor]:
         projectors = cast("nn.ModuleList", self.projectors[teacher])

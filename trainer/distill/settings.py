@@ -17,6 +17,10 @@ from trainer.models.student import PAPER_STUDENT, StudentSettings
 from trainer.models.teacher import TeacherSettings
 
 
+Alignment = Literal["mse", "fourier", "mutual_information"]
+"""How the student's features are compared with a teacher's: by value, or by one of trainer/distill/separation.py."""
+
+
 class MaskSettings(BaseModel):
     """Which tokens are hidden, see trainer/models/masking.py."""
 
@@ -54,7 +58,7 @@ class DistillSettings(RunSettings):
     head: HeadSettings = HeadSettings()
     target: Target = "normalised"
     bidirectional: bool = True
-    alignment: Literal["mse"] = "mse"
+    alignment: Alignment = "mse"
     schedule: ScheduleSettings = ScheduleSettings()
 
     @property

@@ -125,18 +125,26 @@ class DistillTask:
         return tile[:, top : top + side, left : left + side]
 
 
-def distill(settings: DistillSettings, folder: Path) -> None:
-    """Open the tiles, take up the run in ``folder`` or start it, and go to the end.
+def open_tiles(settings: DistillSettings) -> Sequence[NDArray[np.uint8]]:
+    """The tiles of some settings, or their subset.
 
     Raises:
-        DataMissing: no tiles were named.
-        TrainerError: see its tree.
+        DataMissing: none were named.
+        DataRefused: the folder holds none.
     """
-    fabric = fabric_of(settings)
     if settings.tiles is None:
         raise DataMissing("tiles", "name a folder of `trainer tiles` in the configuration or by --tiles")
     from trainer.tiles.shelf import TileShelf  # pyarrow: only who reads shards needs it
 
     shelf = TileShelf(settings.tiles)
-    tiles = shelf if settings.subset is None else shelf.subset(settings.subset, settings.seed)
-    run_to_end(settings, DistillTask(settings, tiles), folder, fabric)
+    return shelf if settings.subset is None else shelf.subset(settings.subset, seed=0)
+
+
+def distill(settings: DistillSettings, folder: Path) -> None:
+    """Open the tiles, take up the run in ``folder`` or start it, and go to the end.
+
+    Raises:
+        TrainerError: see its tree.
+    """
+    fabric = fabric_of(settings)
+    run_to_end(settings, DistillTask(settings, open_tiles(settings)), folder, fabric)

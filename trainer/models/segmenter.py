@@ -34,10 +34,11 @@ class Segmenter(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, settings: SegmenterSettings) -> None:
+    def __init__(self, settings: SegmenterSettings, encoder: nn.Module | None = None) -> None:
+        """``encoder`` takes the student's place: normalised images in, features of the student's shape out."""
         super().__init__()
         self.settings = settings
-        self.student = Student(settings.student)
+        self.student = encoder or Student(settings.student)
         self.student_frozen = False
         self.decoder = UPerNet(settings.decoder, settings.student, settings.classes)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)

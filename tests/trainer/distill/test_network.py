@@ -113,6 +113,20 @@ def test_two_teachers_teach_side_by_side(settings_with: Made, tiny: dict[str, An
     assert all(value.grad is not None for value in network.projectors.parameters())
 
 
+@pytest.mark.parametrize("alignment", ["fourier", "mutual_information"])
+def test_a_rival_compares_features_its_own_way_and_learns_too(settings_with: Made, alignment: str) -> None:
+    network = network_of(settings_with(alignment=alignment))
+    told = network(*batch())
+    rival = network.separations["sam"]
+    assert len(list(rival.children())) == 3
+    plain = network_of(settings_with())
+    plain.load_state_dict(network.state_dict(), strict=False)
+    assert not torch.isclose(told["alignment_sam"], plain(*batch())["alignment_sam"])
+    told["alignment_sam"].backward()
+    assert all(value.grad is not None for value in rival.parameters())
+    assert all(has_gradient(adapters(network)).values())
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -1,0 +1,125 @@
+"""Runs a matrix, seed after seed, each arm of it; what is done already is not done again."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.ablate.rows import Row, Score, Stretch, digest_of
+from trainer.ablate.score import confusion_of
+from trainer.ablate.settings import AblateSettings
+from trainer.checkpoint import checkout_commit, load_weights, read_average
+from trainer.config import FinetuneSettings
+from trainer.data.labelled import data_root, read_scenes
+from trainer.distill.settings import DistillSettings
+from trainer.distill.task import DistillTask, open_tiles
+from trainer.finetune import LandCoverTask, segmenter_of
+from trainer.loop import Run, fabric_of, run_to_end
+from trainer.metrics import Scores
+from trainer.models.segmenter import Segmenter
+from trainer.record import read_record
+
+log = logging.getLogger(__name__)
+
+
+def run_matrix(settings: AblateSettings, work: Path, results: Path) -> list[Row]:
+    """Every arm under the first seed, then under the next: a table can be read long before the end.
+
+    Args:
+        settings: the matrix.
+        work: folder of checkpoints and pictures, ARM-SEED/distill and ARM-SEED/finetune in it.
+        results: folder of rows, small files to keep.
+
+    Raises:
+        TrainerError: see its tree.
+    """
+    rows = []
+    for seed in settings.seeds:
+        for arm in settings.arms:
+            path = results / f"{arm}-{seed}.json"
+            rows.append(_row(settings, arm, seed, work / f"{arm}-{seed}", path))
+    return rows
+
+
+def read_rows(settings: AblateSettings, results: Path) -> list[Row]:
+    """The rows that are there, of the arms and seeds of the matrix."""
+    paths = [results / f"{arm}-{seed}.json" for arm in settings.arms for seed in settings.seeds]
+    return [Row.read(path) for path in paths if path.is_file()]
+
+
+def _row(settings: AblateSettings, arm: str, seed: int, folder: Path, path: Path) -> Row:
+    distill = settings.distill_of(arm, seed=seed)
+    encoder = None if distill is None else folder / "distill"
+    finetune = settings.finetune_of(arm, seed=seed, encoder=encoder)
+    digest = digest_of(distill, finetune.model_copy(update={"encoder": None}))
+    if path.is_file() and (row := Row.read(path)).settings == digest:
+        log.info("%s, seed %d: done already", arm, seed)
+        return row
+    log.info("%s, seed %d", arm, seed)
+    taught = None if distill is None else _distilled(distill, folder / "distill")
+    fitted = _finetuned(finetune, folder / "finetune")
+    row = Row(
+        arm=arm, seed=seed, commit=checkout_commit(), settings=digest, distill=taught, finetune=fitted,
+        scores=_scores(settings, finetune, folder / "finetune"),
+    )  # fmt: skip
+    row.write(path)
+    log.info("%s, seed %d: %s", arm, seed, {name: round(score.miou, 4) for name, score in row.scores.items()})
+    return row
+
+
+def _distilled(settings: DistillSettings, folder: Path) -> Stretch:
+    tiles: Sequence[NDArray[np.uint8]] = open_tiles(settings)
+    run = run_to_end(settings, DistillTask(settings, tiles), folder, fabric_of(settings))
+    rows = read_record(folder)
+    last = rows[-max(1, len(rows) // 20) :]
+    facts: dict[str, object] = {"tiles": len(tiles)}
+    for name in rows[0]:
+        if name in {"student", "teacher", "alignment", "r"} or name.startswith("r2_"):
+            facts[name] = round(float(np.mean([float(row[name]) for row in last])), 5)
+    if "stage" in rows[0]:
+        facts["stage_steps"] = dict(Counter(row["stage"] for row in rows))
+    return _stretch(run, facts)
+
+
+def _finetuned(settings: FinetuneSettings, folder: Path) -> Stretch:
+    scenes = read_scenes(data_root(settings.data.root), settings.data.dataset, settings.data.scenes)
+    run = run_to_end(settings, LandCoverTask(settings, scenes), folder, fabric_of(settings))
+    return _stretch(run, {"total": round(float(np.mean([float(row["total"]) for row in read_record(folder)[-20:]])), 5)})
+
+
+def _stretch(run: Run, facts: dict[str, object]) -> Stretch:
+    return Stretch(steps=run.step, images=run.images, seconds=round(run.seconds, 1), facts=facts)
+
+
+def _scores(settings: AblateSettings, finetune: FinetuneSettings, folder: Path) -> dict[str, Score]:
+    network = segmenter_of(finetune)
+    load_weights(network, read_average(folder), folder)
+    told = {}
+    for name, numbers in settings.evaluate.items():
+        told[name] = _scored(settings, network, finetune, numbers)
+    return told
+
+
+def _scored(
+    settings: AblateSettings, network: Segmenter, finetune: FinetuneSettings, numbers: Sequence[int]
+) -> Score:
+    scenes = read_scenes(data_root(finetune.data.root), finetune.data.dataset, numbers)
+    confusion = confusion_of(
+        network, scenes, classes=finetune.model.classes, tile=settings.tile, halo=settings.halo
+    )
+    return score_of(confusion.scores())
+
+
+def score_of(scores: Scores) -> Score:
+    """The figures of a row."""
+    return Score(
+        miou=round(scores.miou, 5),
+        iou=tuple(None if np.isnan(value) else round(float(value), 5) for value in scores.iou),
+        overall_accuracy=round(scores.overall_accuracy, 5),
+        mf1=round(scores.mf1, 5),
+    )

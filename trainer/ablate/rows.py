@@ -1,0 +1,72 @@
+"""The rows of a matrix: one JSON file a run, which says how it was made and what it scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One run of the loop: optimiser steps, images seen, wall seconds; what else it told."""
+
+    steps: int
+    images: int
+    seconds: float
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures of one column: mean IoU, IoU by class (None: the class is not there), overall accuracy, mean F1."""
+
+    miou: float
+    iou: tuple[float | None, ...]
+    overall_accuracy: float
+    mf1: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm under one seed. ``settings`` is the digest of both runs' settings: another digest is another run."""
+
+    arm: str
+    seed: int
+    commit: str
+    settings: str
+    distill: Stretch | None
+    finetune: Stretch
+    scores: Mapping[str, Score]
+
+    def write(self, path: Path) -> None:
+        """As JSON, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Row:
+        """From JSON."""
+        told = json.loads(path.read_text())
+        distill = told.pop("distill")
+        return cls(
+            **told
+            | {
+                "distill": None if distill is None else Stretch(**distill),
+                "finetune": Stretch(**told["finetune"]),
+                "scores": {name: Score(**score) for name, score in told["scores"].items()},
+            }
+        )
+
+
+def digest_of(*settings: BaseModel | None) -> str:
+    """Of what decides a run's result: not of where it runs."""
+    told = [None if one is None else one.model_dump(mode="json", exclude={"machine", "name"}) for one in settings]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,216 @@
+"""A SAM-shaped teacher of one's own, trained with labels on a source domain, where SAM's weights cannot be had.
+
+It learns two things at once: which of UC Merced's kinds of place an image shows, and the class of every pixel of made
+landscapes. So it knows something, and has a domain gap to any other imagery. What comes out is a folder that
+transformers reads, as SAM's own would be.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+from transformers import SamVisionModel
+from typing_extensions import Self
+
+from trainer.checkpoint import load_weights, read_average
+from trainer.config import ColourSettings, RunSettings
+from trainer.data.augment import Crop, recoloured, resized_crop, turned
+from trainer.data.labelled import CropSampler, data_root, made_scenes
+from trainer.errors import DataMissing
+from trainer.loop import Batch, Slice, fabric_of, run_to_end
+from trainer.metrics import Confusion
+from trainer.models.reconstruction import target_of
+from trainer.models.sam_weights import random_encoder
+from trainer.models.teacher import SamShape
+from trainer.models.upernet import resized
+
+log = logging.getLogger(__name__)
+LANDSCAPE_CLASSES = 5
+HELD_OUT = 10
+"""Every so many-th image of a folder is only for reporting."""
+
+
+class SourceSettings(RunSettings):
+    """A run. A batch is half images of places, half made landscapes; ``seeds`` are the landscapes learnt from."""
+
+    shape: SamShape
+    root: Path | None = None
+    images: str = "ucmerced"
+    seeds: tuple[int, ...] = tuple(range(3001, 3009))
+    held_out_seed: int = 3100
+    scale: tuple[float, float] = (0.5, 2.0)
+    colour: ColourSettings = ColourSettings()
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if any(stage.batch % 2 or stage.crop != self.shape.image for stage in self.stages):
+            raise ValueError(f"stages must have even batches and crops of shape.image, {self.shape.image} pixels")
+        return self
+
+
+class SourceNetwork(nn.Module):
+    """The encoder, a linear layer for kinds of place on its mean token, one for classes on each token."""
+
+    def __init__(self, shape: SamShape, places: int) -> None:
+        super().__init__()
+        self.encoder = random_encoder(shape)
+        self.norm = nn.LayerNorm(shape.width)
+        self.place = nn.Linear(shape.width, places)
+        self.ground = nn.Linear(shape.width, LANDSCAPE_CLASSES)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) of 0..255 to kinds of place (B, places) and classes (B, 5, S/patch, S/patch)."""
+        tokens = self.encoder.patch_embed(target_of(pixels, "normalised"))
+        if self.encoder.pos_embed is not None:
+            tokens = tokens + self.encoder.pos_embed
+        for layer in self.encoder.layers:
+            told = layer(tokens)
+            tokens = told[0] if isinstance(told, tuple) else told
+        tokens = self.norm(tokens)
+        return self.place(tokens.mean(dim=(1, 2))), self.ground(tokens).permute(0, 3, 1, 2)
+
+
+class SourceTask:
+    """A :class:`trainer.loop.Task`. ``places`` are uint8 (3, H, W) images by kind."""
+
+    samples = None
+    saves_frozen = True
+
+    def __init__(self, settings: SourceSettings, places: dict[str, list[NDArray[np.uint8]]]) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        learnt = {kind: [one for number, one in enumerate(images) if number % HELD_OUT] for kind, images in places.items()}
+        self.places = [(code, image) for code, images in enumerate(learnt.values()) for image in images]
+        self.network: nn.Module = SourceNetwork(settings.shape, len(places))
+        self.ground = CropSampler(
+            made_scenes(settings.seeds), classes=LANDSCAPE_CLASSES, balanced=0.5, seed=settings.seed
+        )
+
+    def draw(self, part: Slice) -> Batch:
+        """Pixels (B, 3, S, S), kind of place (B,), -1 where none, classes (B, S, S), 0 where none."""
+        drawn = [self._drawn(part.step, number, part.stage.crop) for number in part.numbers]
+        pixels, place, classes = zip(*drawn, strict=True)
+        return torch.stack(pixels), torch.tensor(place), torch.stack(classes)
+
+    def _drawn(self, step: int, number: int, side: int) -> tuple[Tensor, int, Tensor]:
+        rng = np.random.default_rng([self.settings.seed, step, number])
+        if number % 2:
+            image, classes = resized_crop(self.ground.draw(side, self.settings.scale, rng), side)
+            image, classes = turned(image, classes, rng)
+            return recoloured(image, self.settings.colour, rng), -1, classes.long()
+        code, whole = self.places[int(rng.integers(len(self.places)))]
+        extent = int(rng.integers(min(whole.shape[1:]) * 3 // 4, min(whole.shape[1:]) + 1))
+        top, left = (int(rng.integers(length - extent + 1)) for length in whole.shape[1:])
+        crop = whole[:, top : top + extent, left : left + extent]
+        image, classes = resized_crop(Crop(crop, np.zeros(crop.shape[1:], np.uint8)), side)
+        image, classes = turned(image, classes, rng)
+        return recoloured(image, self.settings.colour, rng), code, classes.long()
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of places, and of classes over labelled pixels; "total" is their sum."""
+        pixels, place, classes = batch
+        said_place, said_ground = network(pixels)
+        of_place = F.cross_entropy(said_place.float(), place, ignore_index=-1)
+        logits = resized(said_ground.float(), (classes.shape[-2], classes.shape[-1]))
+        of_ground = F.cross_entropy(logits, classes - 1, ignore_index=-1)
+        return {"total": of_place + of_ground, "place": of_place, "ground": of_ground}
+
+    def after_step(self, losses: dict[str, float]) -> dict[str, float | str]:  # noqa: ARG002 -- nothing to remember
+        """Nothing more to record."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
+    def show(self, folder: Path, step: int) -> None:
+        """No pictures."""
+
+
+def read_places(folder: Path) -> dict[str, list[NDArray[np.uint8]]]:
+    """Images of a folder of folders, one a kind of place, uint8 (3, H, W) each, sorted by name.
+
+    Raises:
+        DataMissing: there are none.
+    """
+    places: dict[str, list[NDArray[np.uint8]]] = {}
+    for path in sorted(folder.glob("*/*.jp*g")):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        places.setdefault(path.parent.name, []).append(np.ascontiguousarray(pixels))
+    if not places:
+        raise DataMissing(folder, "no JPEG in folders by kind of place")
+    return places
+
+
+def train_source_teacher(settings: SourceSettings, folder: Path, out: Path) -> dict[str, float]:
+    """Train, write the averaged encoder to ``out``, and give what it knows of its own domain, held out.
+
+    Returns:
+        "place_accuracy", the share of held-out images named rightly; "ground_miou" on a landscape of another seed.
+
+    Raises:
+        TrainerError: see its tree.
+    """
+    fabric = fabric_of(settings)
+    places = read_places(data_root(settings.root) / settings.images)
+    task = SourceTask(settings, places)
+    run_to_end(settings, task, folder, fabric)
+    network = SourceNetwork(settings.shape, len(places))
+    load_weights(network, read_average(folder), folder)
+    _save(network, out)
+    figures = {
+        "place_accuracy": _place_accuracy(network, places, settings.shape.image),
+        "ground_miou": _ground_miou(network, settings),
+    }
+    log.info("source teacher: %s", figures)
+    return figures
+
+
+def _save(network: SourceNetwork, out: Path) -> None:
+    """As transformers would: the neck, which nothing here reads, as it was drawn."""
+    model = SamVisionModel(network.encoder.config)
+    model.vision_encoder.load_state_dict(network.encoder.state_dict())
+    model.save_pretrained(out)
+
+
+@torch.inference_mode()
+def _place_accuracy(network: SourceNetwork, places: dict[str, list[NDArray[np.uint8]]], side: int) -> float:
+    network.eval()
+    right = total = 0
+    for code, images in enumerate(places.values()):
+        crops = [Crop(image, np.zeros(image.shape[1:], np.uint8)) for image in images[::HELD_OUT]]
+        pixels = torch.stack([resized_crop(_square(crop), side)[0] for crop in crops]).float()
+        right += int((network(pixels)[0].argmax(dim=1) == code).sum())
+        total += len(crops)
+    return right / total
+
+
+def _square(crop: Crop) -> Crop:
+    side = min(crop.labels.shape)
+    return Crop(crop.pixels[:, :side, :side], crop.labels[:side, :side])
+
+
+@torch.inference_mode()
+def _ground_miou(network: SourceNetwork, settings: SourceSettings) -> float:
+    (scene,) = made_scenes([settings.held_out_seed])
+    side, confusion = settings.shape.image, Confusion(LANDSCAPE_CLASSES)
+    for top in range(0, scene.labels.shape[0] - side + 1, side):
+        for left in range(0, scene.labels.shape[1] - side + 1, side):
+            window = (slice(top, top + side), slice(left, left + side))
+            pixels = torch.from_numpy(scene.pixels[:, window[0], window[1]].copy())[None].float()
+            said = resized(network(pixels)[1], (side, side)).argmax(dim=1)[0] + 1
+            confusion.add(scene.labels[window], said.byte().numpy())
+    return confusion.scores().miou
