@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--encoder", type=Path, help="run folder of a distillation, whose student is taken")
     finetune.add_argument("--start-from", type=Path, help="run folder of an earlier finetuning of the same network")
     finetune.add_argument("--unfreeze", action="store_true", help="the encoder learns too")
-    finetune.add_argument("--scenes", type=int, nargs="+", help="fit on these scenes, instead of the configuration's")
+    finetune.add_argument("--names", nargs="+", help="fit on these images, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
     teach = commands.add_parser("source-teacher", help="a SAM-shaped teacher of one's own, for the study")
     _add_run(teach)
@@ -80,16 +80,27 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--set", dest="dataset", default="dubai", help="data set (default: dubai)")
-    parser.add_argument("--scenes", type=int, nargs="+", default=[1], help="scene numbers (default: 1)")
     parser.add_argument(
-        "--fold", action="append", default=[], metavar="FOLDER=N,N",
-        help="a model fitted without these scenes; given for every fold, instead of --scenes, pools scenes held out",
+        "--set", default="dubai", help="labelled set: a name of trainer/sets or a YAML (default: dubai)"
+    )
+    parser.add_argument("--split", default="test", help="of the set (default: test)")
+    parser.add_argument("--names", nargs="+", help="images by name or glob, instead of a split")
+    parser.add_argument(
+        "--fold", action="append", default=[], metavar="FOLDER=NAME,NAME",
+        help="a model fitted without these images; given for every fold, instead of a split, pools images held out",
     )  # fmt: skip
     parser.add_argument("--root", type=Path, help="folder of the data sets (default: SHARED_DATA, ../shared/data)")
     parser.add_argument("--threads", type=int, help="of the engine")
-    parser.add_argument("--split", help="write the pooled figures under this name into the model's manifest and card")
-    parser.add_argument("--remark", default="", help="with --split: what must be known beside the figures")
+    parser.add_argument("--out", type=Path, help="write evaluation.json, evaluation.md and confusion.png here")
+    parser.add_argument(
+        "--bootstrap", type=int, nargs="?", const=1000, default=0, metavar="DRAWS",
+        help="95 %% intervals by resampling blocks (1000 draws)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--record", metavar="NAME", help="write the figures so named into the model's manifest and card"
+    )
+    parser.add_argument("--remark", default="", help="with --record: what must be known beside the figures")
     parser.set_defaults(run=_evaluate)
 
 
@@ -107,8 +118,8 @@ def _finetune(options: argparse.Namespace) -> None:
     settings = _run_settings(options, FinetuneSettings, "encoder", "start_from")
     if options.unfreeze:
         settings = settings.model_copy(update={"frozen_encoder": False})
-    if options.scenes:
-        data = settings.data.model_copy(update={"scenes": tuple(options.scenes)})
+    if options.names:
+        data = settings.data.model_copy(update={"names": tuple(options.names)})
         settings = settings.model_copy(update={"data": data})
     finetune(settings, options.folder)
 
@@ -165,20 +176,42 @@ def _export(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from engines.manifest import Manifest
+    from trainer.bootstrap import block_bootstrap
     from trainer.card import write_card
-    from trainer.evaluate import evaluate, evaluation_row, table, with_evaluation
+    from trainer.data.sets import open_set
+    from trainer.evaluate import evaluate, evaluation_row, with_evaluation
+    from trainer.report import Report
 
+    labelled = open_set(options.set, options.root)
     folds = [fold.rsplit("=", 1) for fold in options.fold]
-    models = [(Path(folder), [int(part) for part in scenes.split(",")]) for folder, scenes in folds]
-    evaluated = evaluate(
-        models or [(options.model, options.scenes)], options.dataset, root=options.root, threads=options.threads
+    models = [(Path(folder), labelled.named(names.split(","))) for folder, names in folds]
+    if not models:
+        names = labelled.named(options.names) if options.names else labelled.split(options.split)
+        models = [(options.model, names)]
+    evaluated = evaluate(models, labelled, threads=options.threads)
+    told = {(manifest := Manifest.load(folder)).name: manifest.version for folder, _ in models}
+    report = Report(
+        model=", ".join(f"{name} {version}" for name, version in told.items()),
+        split=_split_in_words(options),
+        evaluated=evaluated,
+        intervals=block_bootstrap(evaluated.blocks, draws=options.bootstrap, seed=options.seed)
+        if options.bootstrap
+        else None,
     )
-    print(table(evaluated, options.dataset))
-    if options.split:
-        row = evaluation_row(evaluated.pooled, dataset=options.dataset, split=options.split, notes=options.remark)
+    print(report.text())
+    if options.out:
+        report.write(options.out)
+    if options.record:
+        row = evaluation_row(evaluated.pooled, labelled.description, split=options.record, notes=options.remark)
         manifest = with_evaluation(Manifest.load(options.model), row)
         manifest.save(options.model)
         write_card(manifest, options.model)
+
+
+def _split_in_words(options: argparse.Namespace) -> str:
+    if options.fold:
+        return "images held out in turn"
+    return ", ".join(options.names) if options.names else f"split {options.split}"
 
 
 if __name__ == "__main__":

@@ -29,19 +29,51 @@ class ColourSettings(_Settings):
     gamma: float = Field(default=0.3, ge=0, lt=1)
 
 
-class DataSettings(_Settings):
-    """Which labelled scenes, and how crops are drawn from them.
+class JitterSettings(_Settings):
+    """Widths of the usual colour jitter, as Mask-CDKD uses it; each 0 switches one off. See trainer/data/augment.py."""
 
-    ``balanced`` is the share of crops centred on a pixel of a class drawn evenly; the others lie anywhere.
-    ``landscape_share`` is the share of crops from made landscapes of ``landscape_seeds``; figures are of real scenes.
+    brightness: float = Field(default=0.2, ge=0, le=1)
+    contrast: float = Field(default=0.2, ge=0, le=1)
+    saturation: float = Field(default=0.2, ge=0, le=1)
+    hue: float = Field(default=0.05, ge=0, le=0.5)
+
+
+class AugmentSettings(_Settings):
+    """Random changes of a crop that keep its labels true.
+
+    ``scale`` is the range of enlargement, ``turns`` the eight symmetries of the square, ``rotation`` the largest angle
+    in degrees, to either side. ``colour`` and ``jitter`` are two ways to change colours; None switches one off.
     """
 
-    dataset: str = "dubai"
-    scenes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
-    balanced: float = Field(default=0.5, ge=0, le=1)
     scale: tuple[float, float] = (0.5, 2.0)
-    colour: ColourSettings = ColourSettings()
+    turns: bool = True
+    rotation: float = Field(default=0.0, ge=0, le=45)
+    colour: ColourSettings | None = ColourSettings()
+    jitter: JitterSettings | None = None
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> AugmentSettings:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {self.scale} must be two positive numbers, the smaller one first")
+        return self
+
+
+class DataSettings(_Settings):
+    """Which labelled images, and how crops are drawn from them.
+
+    ``set`` is the name of a labelled set (trainer/sets) or the path of the YAML of one; ``names`` of its images, globs
+    allowed, stand in place of ``split``. ``memory_mb`` is the budget for decoded scenes, of each process. ``balanced``
+    is the share of crops centred on a pixel of a class drawn evenly; the others lie anywhere. ``landscape_share`` is
+    the share of crops from made landscapes of ``landscape_seeds``; figures are of real scenes.
+    """
+
+    set: str = "dubai"
+    split: str = "train"
+    names: tuple[str, ...] = ()
     root: Path | None = None
+    memory_mb: float = Field(default=2000, gt=0)
+    balanced: float = Field(default=0.5, ge=0, le=1)
+    augment: AugmentSettings = AugmentSettings()
     landscape_share: float = Field(default=0.0, ge=0, le=0.5)
     landscape_seeds: tuple[int, ...] = (1001, 1002)
 

@@ -1,11 +1,12 @@
-"""Accuracy of a packaged model on whole scenes, mapped by the pipeline that flies."""
+"""Accuracy of a packaged model on whole images, mapped by the pipeline that flies."""
 
 from __future__ import annotations
 
 import math
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,64 +14,141 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window as RasterWindow
+from tqdm import tqdm
 
+from engines.engine import Engine
 from engines.manifest import Evaluation, Manifest
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
-from trainer.data.labelled import DATASETS, data_root, scene_paths
+from onboard.scene.grid import Window
+from trainer.bootstrap import BLOCK
+from trainer.data.description import SetDescription
+from trainer.data.rasters import is_tiff, read_pixels
+from trainer.data.sets import LabelledSet
 from trainer.errors import SettingsRefused
 from trainer.metrics import Confusion, Scores
-
-DATASET_TITLES = {"dubai": "Dubai scenes (MBRSC and Humans in the Loop, CC0)"}
-"""Name of each data set in manifests and cards."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scores by scene number, and of all their pixels together."""
+    """What was counted.
 
-    scenes: Mapping[int, Scores]
-    pooled: Scores
+    Attributes:
+        description: of the set.
+        images: scores by image name.
+        confusion: of all their pixels together.
+        blocks: int64 (n, K + 1, K + 1), matrices of the blocks of 512 pixels that hold labels.
+    """
+
+    description: SetDescription
+    images: Mapping[str, Scores]
+    confusion: Confusion
+    blocks: NDArray[np.int64]
+
+    @property
+    def pooled(self) -> Scores:
+        """Figures of all pixels together: not a mean over images."""
+        return self.confusion.scores()
 
 
 def evaluate(
-    models: Iterable[tuple[Path, Sequence[int]]], dataset: str, *, root: Path | None = None, threads: int | None = None
+    models: Iterable[tuple[Path, Sequence[str]]], labelled: LabelledSet, *, threads: int | None = None
 ) -> Evaluated:
-    """Map scenes of a data set whole and count every labelled pixel.
+    """Map images of a labelled set whole and count every labelled pixel.
 
     Args:
-        models: (model folder, the scenes it maps); more than one where scenes are held out in turn, each mapped by the
-            model that has not seen it.
-        dataset: name of the data set; its classes must be the model's.
-        root: folder of the data sets.
+        models: (model folder, names of the images it maps); more than one where images are held out in turn, each
+            mapped by the model that has not seen it.
+        labelled: the set; its classes must be the models'.
         threads: of the engine.
 
     Raises:
-        DataMissing: a scene is not there.
-        SettingsRefused: a model has other classes than the data set.
+        SettingsRefused: a model has other classes than the set.
+        DataMissing, DataRefused: as the set raises them.
         EngineError, OnboardError: as the pipeline raises them.
     """
-    classes = len(DATASETS[dataset])
-    pooled = Confusion(classes)
-    scores = {}
-    for folder, numbers in models:
-        _check_classes(Manifest.load(folder), dataset, folder)
-        with tempfile.TemporaryDirectory(prefix="evaluate-") as out, open_engine(folder, threads=threads) as engine:
-            for number in numbers:
-                image, label = scene_paths(data_root(root), dataset, number)
-                summary = map_scene(MapRequest(scene=image, out=Path(out)), engine)
-                confusion = Confusion(classes)
-                confusion.add(_first_band(label), _first_band(summary.map_path))
-                scores[number] = confusion.scores()
-                pooled.merge(confusion)
-    return Evaluated(scenes=scores, pooled=pooled.scores())
+    models = list(models)
+    for folder, names in models:
+        _check_classes(Manifest.load(folder), labelled, folder)
+        for name in names:
+            labelled.size(name)  # what is missing is told before hours of mapping, not after
+    scores: dict[str, Scores] = {}
+    blocks: list[NDArray[np.int64]] = []
+    with tqdm(total=sum(len(names) for _, names in models), unit="image", disable=None) as progress:
+        for folder, names in models:
+            with open_engine(folder, threads=threads) as engine:
+                for name in names:
+                    found = np.stack(list(_counted(name, labelled, engine)))
+                    scores[name] = _confusion(found).scores()
+                    blocks.append(found[found[:, 1:].any(axis=(1, 2))])
+                    progress.update()
+    together = np.concatenate(blocks) if blocks else np.zeros((0, *[len(labelled.classes) + 1] * 2), dtype=np.int64)
+    return Evaluated(labelled.description, scores, _confusion(together), together)
 
 
-def evaluation_row(scores: Scores, *, dataset: str, split: str, notes: str = "") -> Evaluation:
+def _confusion(blocks: NDArray[np.int64]) -> Confusion:
+    return Confusion(blocks.shape[-1] - 1, blocks.sum(axis=0))
+
+
+def _counted(name: str, labelled: LabelledSet, engine: Engine) -> Iterator[NDArray[np.int64]]:
+    """Matrices of the blocks of one image, row by row."""
+    classes = len(labelled.classes)
+    with tempfile.TemporaryDirectory(prefix="evaluate-") as made:
+        image = _as_geotiff(labelled.image_path(name), Path(made) / "scene.tif")
+        # Images of different folders may share a file name, and maps lie in one folder.
+        summary = map_scene(MapRequest(scene=image, out=Path(made) / "maps", name="map"), engine)
+        for window, truth in _strips(labelled, name):
+            mapped = _read_map(summary.map_path, window)
+            for left in range(0, window.width, BLOCK):
+                block = Confusion(classes)
+                block.add(truth[:, left : left + BLOCK], mapped[:, left : left + BLOCK])
+                yield block.counts
+
+
+def _strips(labelled: LabelledSet, name: str) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """Labels of an image by strips a block high; only formats without windows are held whole."""
+    height, width = labelled.size(name)
+    whole = None if is_tiff(labelled.label_path(name)) else labelled.read_labels(name)
+    for top in range(0, height, BLOCK):
+        window = Window(0, top, width, min(BLOCK, height - top))
+        yield window, labelled.read_labels(name, window) if whole is None else whole[window.rows]
+
+
+def _as_geotiff(image: Path, target: Path) -> Path:
+    """The image itself if it is a GeoTIFF, else a copy: only GeoTIFFs fly."""
+    if is_tiff(image):
+        return image
+    pixels = read_pixels(image)
+    _, height, width = pixels.shape
+    with _unplaced(), rasterio.open(
+        target, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", photometric="RGB",
+        tiled=True, blockxsize=256, blockysize=256,
+    ) as copy:  # fmt: skip
+        copy.write(pixels)
+    return target
+
+
+def _read_map(path: Path, window: Window) -> NDArray[np.uint8]:
+    place = RasterWindow(window.col, window.row, window.width, window.height)
+    with _unplaced(), rasterio.open(path, driver="GTiff") as source:
+        band: NDArray[np.uint8] = source.read(1, window=place)
+    return band
+
+
+@contextmanager
+def _unplaced() -> Iterator[None]:
+    """Compared pixel by pixel, wherever it lies."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def evaluation_row(scores: Scores, description: SetDescription, *, split: str, notes: str = "") -> Evaluation:
     """The manifest's form of some scores."""
-    names = [item.name for item in DATASETS[dataset]]
+    names = [item.name for item in description.classes]
     return Evaluation(
-        data_set=DATASET_TITLES[dataset],
+        data_set=description.title,
         split=split,
         per_class_iou={
             name: None if math.isnan(iou) else round(float(iou), 4) for name, iou in zip(names, scores.iou, strict=True)
@@ -88,27 +166,8 @@ def with_evaluation(manifest: Manifest, row: Evaluation) -> Manifest:
     return manifest.model_copy(update={"evaluation": (*kept, row)})
 
 
-def table(evaluated: Evaluated, dataset: str) -> str:
-    """The figures as text, one line a scene and one for all."""
-    names = [item.name for item in DATASETS[dataset]]
-    lines = [" ".join(["scene ", *(f"{name:>10}" for name in names), "   mIoU     OA    mF1"])]
-    rows = [*((str(number), scores) for number, scores in evaluated.scenes.items()), ("all", evaluated.pooled)]
-    for name, scores in rows:
-        ious = " ".join(f"{iou:10.4f}" for iou in scores.iou)
-        lines.append(f"{name:<6} {ious} {scores.miou:6.4f} {scores.overall_accuracy:6.4f} {scores.mf1:6.4f}")
-    return "\n".join(lines)
-
-
-def _check_classes(manifest: Manifest, dataset: str, folder: Path) -> None:
+def _check_classes(manifest: Manifest, labelled: LabelledSet, folder: Path) -> None:
     given = [(item.code, item.name) for item in manifest.classes]
-    wanted = [(item.code, item.name) for item in DATASETS[dataset]]
+    wanted = [(item.code, item.name) for item in labelled.classes]
     if given != wanted:
-        raise SettingsRefused(str(folder), f"its classes are {given}, those of {dataset} are {wanted}")
-
-
-def _first_band(path: Path) -> NDArray[np.uint8]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # compared pixel by pixel, wherever it lies
-        with rasterio.open(path, driver="GTiff") as source:
-            band: NDArray[np.uint8] = source.read(1)
-    return band
+        raise SettingsRefused(str(folder), f"its classes are {given}, those of {labelled.name} are {wanted}")

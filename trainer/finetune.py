@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from trainer.checkpoint import load_part, load_weights, read_average
 from trainer.config import FinetuneSettings
 from trainer.data.batches import draw_crop
-from trainer.data.labelled import (
-    CropSampler,
-    LabelledScene,
-    MixedSampler,
-    class_shares,
-    data_root,
-    made_scenes,
-    read_scenes,
-)
+from trainer.data.labelled import CropSampler, MixedSampler, Scenes, class_shares, made_scenes
+from trainer.data.pool import scenes_of
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.loss import class_weights, segmentation_loss
 from trainer.models.segmenter import Segmenter
@@ -29,13 +22,13 @@ from trainer.models.teacher_encoder import TeacherEncoder
 
 
 class LandCoverTask:
-    """Learn the labels of scenes held in memory; a :class:`trainer.loop.Task` whose network is a :class:`Segmenter`."""
+    """Learn the labels of scenes; a :class:`trainer.loop.Task` whose network is a :class:`Segmenter`."""
 
-    samples = None
     saves_frozen = True
 
-    def __init__(self, settings: FinetuneSettings, scenes: list[LabelledScene]) -> None:
+    def __init__(self, settings: FinetuneSettings, scenes: Scenes) -> None:
         torch.manual_seed(settings.seed)
+        self.samples = len(scenes)  # an epoch is as many crops as there are images
         self.settings = settings
         segmenter = segmenter_of(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.start_from is not None:
@@ -91,7 +84,7 @@ def segmenter_of(settings: FinetuneSettings) -> Segmenter:
     return Segmenter(settings.model, TeacherEncoder(build_teacher(settings.teacher)))
 
 
-def _sampler(settings: FinetuneSettings, scenes: list[LabelledScene]) -> CropSampler | MixedSampler:
+def _sampler(settings: FinetuneSettings, scenes: Scenes) -> CropSampler | MixedSampler:
     data, classes = settings.data, settings.model.classes
     real = CropSampler(scenes, classes=classes, balanced=data.balanced, seed=settings.seed)
     if data.landscape_share == 0:
@@ -103,5 +96,5 @@ def _sampler(settings: FinetuneSettings, scenes: list[LabelledScene]) -> CropSam
 def finetune(settings: FinetuneSettings, folder: Path) -> None:
     """Read the scenes, take up the run in ``folder`` or start it, and go to the end."""
     fabric = fabric_of(settings)
-    scenes = read_scenes(data_root(settings.data.root), settings.data.dataset, settings.data.scenes)
+    scenes = scenes_of(settings.data, classes=settings.model.classes)
     run_to_end(settings, LandCoverTask(settings, scenes), folder, fabric)

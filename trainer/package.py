@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,8 +26,10 @@ from engines.manifest import (
 from trainer.card import NOTES, write_card
 from trainer.checkpoint import load_weights, read_average
 from trainer.config import FinetuneSettings
-from trainer.data.labelled import DATASETS, LabelledScene, data_root, read_scenes
+from trainer.data.description import read_description
+from trainer.data.labelled import LabelledScene
 from trainer.data.landscape import Landscape
+from trainer.data.pool import scenes_of
 from trainer.export import Exported, flight_form, onnx_from_segmenter
 from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
@@ -75,7 +78,7 @@ def package(request: PackageRequest) -> Manifest:
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     segmenter = Segmenter(settings.model)
     load_weights(segmenter, read_average(request.run), request.run)
-    scenes = read_scenes(data_root(settings.data.root), settings.data.dataset, settings.data.scenes)
+    scenes = scenes_of(settings.data, classes=settings.model.classes)
     target = request.out / request.name
     request.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.out, prefix=".package-") as made:
@@ -116,15 +119,15 @@ def manifest_of(request: PackageRequest, settings: FinetuneSettings, exported: E
         output=ModelOutput(classes="classes", confidence="confidence"),
         halo=request.halo,
         classes=tuple(
-            ClassInfo(code=item.code, name=item.name, title=item.title, color=item.color)
-            for item in DATASETS[settings.data.dataset]
+            ClassInfo(code=item.code, name=item.name, title=item.title, color=item.colour)
+            for item in read_description(settings.data.set).classes
         ),
         precision="fp32",
         opset=exported.opset,
     )
 
 
-def centre_tiles(scenes: list[LabelledScene], side: int) -> NDArray[np.uint8]:
+def centre_tiles(scenes: Iterable[LabelledScene], side: int) -> NDArray[np.uint8]:
     """The middle tile of each scene, uint8 (scenes, 3, side, side): real pixels to compare PyTorch and ONNX on."""
     tiles = []
     for scene in scenes:

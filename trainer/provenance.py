@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from engines.manifest import DataSet, Training
 from trainer.checkpoint import read_facts
 from trainer.config import FinetuneSettings
+from trainer.data.description import read_description
 from trainer.data.labelled import LabelledScene
 from trainer.models.flight import FlightSettings
 from trainer.models.segmenter import SegmenterSettings
@@ -25,14 +26,14 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [*(history(Path(earlier)) if earlier else []), facts]
 
 
-def training_of(stretches: list[dict[str, Any]], scenes: list[LabelledScene], *, agreement: float) -> Training:
+def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene], *, agreement: float) -> Training:
     """Provenance of the weights: the facts of their runs in order, the scenes they were fitted on."""
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     labelled = sum(int((scene.labels > 0).sum()) for scene in scenes)
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = "a student pre-trained by masked reconstruction" if _pretrained(stretches) else "random weights"
     return Training(
-        data_sets=tuple(_data_sets(stretches, scenes)),
+        data_sets=tuple(_data_sets(stretches)),
         license="MIT",
         commit=stretches[-1]["commit"],
         seed=settings.seed,
@@ -48,13 +49,11 @@ def _pretrained(stretches: list[dict[str, Any]]) -> bool:
     return stretches[0]["settings"].get("encoder") is not None
 
 
-def _data_sets(stretches: list[dict[str, Any]], scenes: list[LabelledScene]) -> Iterator[DataSet]:
-    numbers = ", ".join(scene.name.split("/")[-1] for scene in scenes)
-    yield DataSet(
-        name="Semantic segmentation of aerial imagery, MBRSC and Humans in the Loop",
-        license="CC0",
-        use=f"supervised fit on scenes {numbers}",
-    )
+def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
+    data = FinetuneSettings.model_validate(stretches[-1]["settings"]).data
+    described = read_description(data.set)
+    used = ", ".join(data.names) or f"split {data.split}"
+    yield DataSet(name=described.title, license=described.licence, use=f"supervised fit on {used}")
     if share := max(facts["settings"]["data"].get("landscape_share", 0.0) for facts in stretches):
         yield DataSet(
             name="Landscapes made by rule (trainer/data/landscape.py)",
@@ -77,7 +76,7 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
         "steps": sum(facts["step"] for facts in stretches),
         "crops": sum(facts["images"] for facts in stretches),
         "crop_sizes": ", then ".join(crops),
-        "scale_augmentation": f"{settings.data.scale[0]} to {settings.data.scale[1]}",
+        "scale_augmentation": f"{settings.data.augment.scale[0]} to {settings.data.augment.scale[1]}",
         "class_balanced_share": settings.data.balanced,
     }
 

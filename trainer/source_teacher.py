@@ -24,7 +24,8 @@ from typing_extensions import Self
 from trainer.checkpoint import load_weights, read_average
 from trainer.config import ColourSettings, RunSettings
 from trainer.data.augment import Crop, recoloured, resized_crop, turned
-from trainer.data.labelled import CropSampler, data_root, made_scenes
+from trainer.data.labelled import CropSampler, made_scenes
+from trainer.data.sets import data_root
 from trainer.errors import DataMissing
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.metrics import Confusion
@@ -88,8 +89,12 @@ class SourceTask:
     def __init__(self, settings: SourceSettings, places: dict[str, list[NDArray[np.uint8]]]) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
-        learnt = {kind: [one for number, one in enumerate(images) if number % HELD_OUT] for kind, images in places.items()}
-        self.places = [(code, image) for code, images in enumerate(learnt.values()) for image in images]
+        self.places = [
+            (code, image)
+            for code, images in enumerate(places.values())
+            for number, image in enumerate(images)
+            if number % HELD_OUT
+        ]
         self.network: nn.Module = SourceNetwork(settings.shape, len(places))
         self.ground = CropSampler(
             made_scenes(settings.seeds), classes=LANDSCAPE_CLASSES, balanced=0.5, seed=settings.seed

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from trainer.config import ColourSettings, DataSettings
-from trainer.data.augment import Crop, recoloured, resized_crop, turned
+from trainer.config import DataSettings
+from trainer.data.augment import Crop, resized_crop
 from trainer.data.batches import draw_crop
-from trainer.data.labelled import CropSampler, LabelledScene, MixedSampler, class_shares, made_scenes, read_scenes
-from trainer.errors import DataMissing
+from trainer.data.labelled import CropSampler, LabelledScene, MixedSampler, class_shares, made_scenes
 
 
 def scene(height: int = 80, width: int = 120) -> LabelledScene:
@@ -59,27 +56,6 @@ def test_resizing_invents_no_class() -> None:
     assert set(resized.flatten().tolist()) == {0, 2, 5}
 
 
-def test_turns_move_pixels_and_labels_alike_and_reach_all_eight() -> None:
-    plane = torch.arange(9, dtype=torch.uint8).reshape(3, 3)
-    rng = np.random.default_rng(0)
-    seen = set()
-    for _ in range(100):
-        pixels, labels = turned(plane.expand(3, 3, 3), plane, rng)
-        assert torch.equal(pixels[0], labels)
-        seen.add(tuple(labels.flatten().tolist()))
-    assert len(seen) == 8
-
-
-def test_colour_changes_stay_in_range_and_can_be_switched_off() -> None:
-    pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    rng = np.random.default_rng(0)
-    changed = [recoloured(pixels, ColourSettings(), rng) for _ in range(20)]
-    assert all(float(image.min()) >= 0 and float(image.max()) <= 255 for image in changed)
-    assert any((image - pixels).abs().max() > 20 for image in changed)
-    still = ColourSettings(brightness=0, contrast=0, saturation=0, tint=0, gamma=0)
-    assert (recoloured(pixels, still, rng) - pixels).abs().max() < 0.1
-
-
 def test_the_same_chance_draws_the_same_crop_again() -> None:
     sampler = CropSampler([scene()], classes=2, balanced=0.5, seed=0)
     first, again = (draw_crop(sampler, DataSettings(), 32, np.random.default_rng([0, 7])) for _ in range(2))
@@ -93,18 +69,6 @@ def test_class_shares_leave_unlabelled_pixels_out() -> None:
     labels = np.array([[0, 0, 1, 2, 2, 2]], dtype=np.uint8)
     made = LabelledScene("made", np.zeros((3, 1, 6), np.uint8), labels)
     assert class_shares([made], 3) == pytest.approx([0.25, 0.75, 0.0])
-
-
-def test_a_missing_scene_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match=r"scene_3\.tif.*SHARED_DATA"):
-        read_scenes(tmp_path, "dubai", [3])
-
-
-def test_a_real_scene_reads_with_its_labels(shared_data: Path) -> None:
-    (real,) = read_scenes(shared_data, "dubai", [3])
-    assert real.pixels.shape == (3, 1974, 2046)
-    assert real.pixels.dtype == real.labels.dtype == np.uint8
-    assert real.labels.max() <= 5
 
 
 def test_made_landscapes_take_the_share_they_are_given() -> None:

@@ -5,19 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from trainer.ablate.settings import AblateSettings
 from trainer.checkpoint import read_average
 from trainer.config import FinetuneSettings, MachineSettings, Stage, read_settings
 from trainer.data.labelled import LabelledScene
+from trainer.distill.settings import DistillSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.finetune import LandCoverTask
 from trainer.loop import Run
 from trainer.models.segmenter import Segmenter, SegmenterSettings
-from trainer.models.student import StudentSettings
-from trainer.models.upernet import DecoderSettings
+from trainer.models.student import PAPER_STUDENT, StudentSettings
+from trainer.models.upernet import PAPER_DECODER, DecoderSettings
 from trainer.schedule import elapsed_share, learning_rate, stage_at
+from trainer.source_teacher import SourceSettings
 
+CONFIGS = Path(__file__).parents[2] / "trainer" / "configs"
 STUDENT = StudentSettings(
     width=16, depth=2, heads=2, stem_widths=(8, 8, 8), window=2, global_blocks=(2,), out_blocks=(1, 2), positions=8
 )
@@ -131,6 +135,22 @@ def test_a_bad_file_is_one_line_that_names_the_key(tmp_path: Path) -> None:
         read_settings(path, FinetuneSettings)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "trainer" / "configs").glob("*.yaml")))
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configurations_are_valid(path: Path) -> None:
-    assert read_settings(path, FinetuneSettings).name
+    kinds: dict[str, type[BaseModel]] = {
+        "ablation": AblateSettings, "study": AblateSettings, "study-rate": AblateSettings,
+        "study-curve": AblateSettings, "study-teacher": SourceSettings,
+        "mask_cdkd": DistillSettings, "mask_cdkd-small": DistillSettings,
+    }  # fmt: skip
+    read_settings(path, kinds.get(path.stem, FinetuneSettings))
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    distill = read_settings(CONFIGS / "mask_cdkd.yaml", DistillSettings)
+    assert distill.student == PAPER_STUDENT
+    assert (distill.learning_rate, distill.weight_decay, distill.max_epochs) == (1e-5, 0.01, 120)
+    assert learning_rate(distill, 0.0) == learning_rate(distill, 0.7) == 1e-5
+    assert (distill.crop, distill.stages[0].batch, distill.mask.ratio) == (1024, 4, 0.75)
+    finetune = read_settings(CONFIGS / "deepglobe.yaml", FinetuneSettings)
+    assert (finetune.model.student, finetune.model.decoder) == (PAPER_STUDENT, PAPER_DECODER)
+    assert (finetune.learning_rate, finetune.max_epochs, finetune.frozen_encoder) == (1e-4, 30, True)

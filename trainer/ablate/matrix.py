@@ -15,7 +15,7 @@ from trainer.ablate.score import confusion_of
 from trainer.ablate.settings import AblateSettings
 from trainer.checkpoint import checkout_commit, load_weights, read_average
 from trainer.config import FinetuneSettings
-from trainer.data.labelled import data_root, read_scenes
+from trainer.data.pool import scenes_of
 from trainer.distill.settings import DistillSettings
 from trainer.distill.task import DistillTask, open_tiles
 from trainer.finetune import LandCoverTask, segmenter_of
@@ -87,9 +87,10 @@ def _distilled(settings: DistillSettings, folder: Path) -> Stretch:
 
 
 def _finetuned(settings: FinetuneSettings, folder: Path) -> Stretch:
-    scenes = read_scenes(data_root(settings.data.root), settings.data.dataset, settings.data.scenes)
+    scenes = scenes_of(settings.data, classes=settings.model.classes)
     run = run_to_end(settings, LandCoverTask(settings, scenes), folder, fabric_of(settings))
-    return _stretch(run, {"total": round(float(np.mean([float(row["total"]) for row in read_record(folder)[-20:]])), 5)})
+    last = [float(row["total"]) for row in read_record(folder)[-20:]]
+    return _stretch(run, {"total": round(float(np.mean(last)), 5)})
 
 
 def _stretch(run: Run, facts: dict[str, object]) -> Stretch:
@@ -100,15 +101,15 @@ def _scores(settings: AblateSettings, finetune: FinetuneSettings, folder: Path) 
     network = segmenter_of(finetune)
     load_weights(network, read_average(folder), folder)
     told = {}
-    for name, numbers in settings.evaluate.items():
-        told[name] = _scored(settings, network, finetune, numbers)
+    for name, images in settings.evaluate.items():
+        told[name] = _scored(settings, network, finetune, images)
     return told
 
 
 def _scored(
-    settings: AblateSettings, network: Segmenter, finetune: FinetuneSettings, numbers: Sequence[int]
+    settings: AblateSettings, network: Segmenter, finetune: FinetuneSettings, names: tuple[str, ...]
 ) -> Score:
-    scenes = read_scenes(data_root(finetune.data.root), finetune.data.dataset, numbers)
+    scenes = scenes_of(finetune.data.model_copy(update={"names": names}), classes=finetune.model.classes)
     confusion = confusion_of(
         network, scenes, classes=finetune.model.classes, tile=settings.tile, halo=settings.halo
     )

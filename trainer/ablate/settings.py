@@ -38,7 +38,7 @@ class AblateSettings(BaseModel):
         arms: by name.
         against: the arm that differences are taken from.
         gate: arm that must beat ``against`` by two standard deviations for the others to mean anything.
-        evaluate: scenes by the name of a column; each column is one confusion matrix. The first is the one compared.
+        evaluate: names of images by that of a column, one confusion matrix each. The first column is compared.
         least_images: runs that saw fewer images in their distillation are called smoke, not results.
         tile, halo: of the evaluation, in pixels.
         x_label: of the learning curve, if the arms have places on it.
@@ -54,7 +54,7 @@ class AblateSettings(BaseModel):
     arms: dict[str, ArmSettings]
     against: str
     gate: str | None = None
-    evaluate: dict[str, tuple[int, ...]]
+    evaluate: dict[str, tuple[str, ...]]
     least_images: int = Field(default=0, ge=0)
     tile: int = 256
     halo: int = 32

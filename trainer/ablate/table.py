@@ -77,8 +77,7 @@ def table(settings: AblateSettings, rows: Sequence[Row]) -> str:
     head = ["arm", *(f"mIoU {name}" for name in columns), f"against {settings.against}", "seeds", "distilled: steps",
             "images", "minutes", "decoder: steps", "images", "minutes", ""]  # fmt: skip
     lines = [f"# {settings.name}\n", settings.about.strip() + "\n", _line(head), _line(["---"] * len(head))]
-    for arm in settings.arms:
-        lines.append(_arm_line(settings, arm, by_arm[arm], spreads))
+    lines += [_arm_line(settings, arm, by_arm[arm], spreads) for arm in settings.arms]
     parts = ["\n".join(lines), _gate(settings, spreads), _told(settings, by_arm)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from trainer.config import DataSettings
-from trainer.data.augment import recoloured, resized_crop, turned
+from trainer.data.augment import augmented, resized_crop
 from trainer.data.labelled import CropSampler, MixedSampler
 
 
@@ -14,6 +14,4 @@ def draw_crop(
     sampler: CropSampler | MixedSampler, data: DataSettings, side: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Pixels float (3, side, side) of 0..255 and labels uint8 (side, side), 0 = ignore."""
-    pixels, labels = resized_crop(sampler.draw(side, data.scale, rng), side)
-    pixels, labels = turned(pixels, labels, rng)
-    return recoloured(pixels, data.colour, rng), labels
+    return augmented(*resized_crop(sampler.draw(side, data.augment.scale, rng), side), data.augment, rng)

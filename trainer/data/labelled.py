@@ -1,48 +1,24 @@
-"""Labelled scenes held in memory, and crops drawn from them.
-
-The whole of dubai is 96 Mpx: 290 MB as uint8, so windows are cut from memory and no file is open while training.
-"""
+"""Labelled scenes, and crops drawn from them."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 
+from onboard.scene.grid import Window
 from trainer.data.augment import Crop
 from trainer.data.landscape import Landscape
-from trainer.errors import DataMissing
 
 IGNORE = 0
 """Code of unlabelled pixels: in no loss and in no figure."""
 
-
-@dataclass(frozen=True)
-class LandCoverClass:
-    """One class: its code (1..K), name as in files, title for people, colour "#rrggbb"."""
-
-    code: int
-    name: str
-    title: str
-    color: str
-
-
-DUBAI_CLASSES = (
-    LandCoverClass(1, "building", "Building", "#E2574C"),
-    LandCoverClass(2, "road", "Road", "#6E6E6E"),
-    LandCoverClass(3, "vegetation", "Vegetation", "#4C9F4C"),
-    LandCoverClass(4, "water", "Water", "#3B82C4"),
-    LandCoverClass(5, "bare_land", "Bare land", "#D9C48F"),
-)
-DATASETS = {"dubai": DUBAI_CLASSES}
-"""Class tables by data set."""
+_PLACES = 400_000
+"""Places remembered of each class, over all scenes: 5 MB a class however large the set."""
 
 
 @dataclass(frozen=True)
@@ -58,42 +34,60 @@ class LabelledScene:
             raise ValueError(f"{self.name}: pixels {self.pixels.shape} and labels {self.labels.shape} do not match")
 
 
-def data_root(given: Path | None = None) -> Path:
-    """Folder of the data sets: as given, else SHARED_DATA, else ../shared/data beside the checkout."""
-    if given is not None:
-        return given
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return Path(os.environ.get("SHARED_DATA", beside))
+class SceneStore(ABC):
+    """Scenes by number, which need not be in memory."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> LabelledScene:
+        """A whole scene."""
+
+    def __iter__(self) -> Iterator[LabelledScene]:
+        return (self[index] for index in range(len(self)))
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of a scene."""
+        height, width = self[index].labels.shape
+        return height, width
+
+    def crop(self, index: int, window: Window) -> Crop:
+        """Pixels and labels of a window inside a scene."""
+        scene = self[index]
+        return Crop(scene.pixels[:, window.rows, window.cols], scene.labels[window.rows, window.cols])
+
+    def strips(self, index: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Labels of a scene from top to bottom, as (first row, labels uint8 (h, W)): no more at once than fits."""
+        yield 0, self[index].labels
+
+    def counts(self, index: int, classes: int) -> NDArray[np.int64]:
+        """Pixels of each code 0..K in a scene, (K + 1,)."""
+        counts = np.zeros(classes + 1, dtype=np.int64)
+        for _, labels in self.strips(index):
+            counts += np.bincount(labels.ravel(), minlength=classes + 1)[: classes + 1]
+        return counts
 
 
-def scene_paths(root: Path, dataset: str, number: int) -> tuple[Path, Path]:
-    """Image and label file of one scene.
+class HeldScenes(SceneStore):
+    """Scenes that are in memory."""
 
-    Raises:
-        DataMissing: either is not there.
-    """
-    paths = tuple(root / dataset / kind / f"scene_{number}.tif" for kind in ("scenes", "labels"))
-    for path in paths:
-        if not path.is_file():
-            raise DataMissing(path, f"scene {number} of {dataset} is not there")
-    return paths[0], paths[1]
+    def __init__(self, scenes: Sequence[LabelledScene]) -> None:
+        self._scenes = scenes
 
+    def __len__(self) -> int:
+        return len(self._scenes)
 
-def read_scenes(root: Path, dataset: str, numbers: Sequence[int]) -> list[LabelledScene]:
-    """Scenes by number, whole, in memory."""
-    scenes = []
-    for number in numbers:
-        image, label = scene_paths(root, dataset, number)
-        scenes.append(LabelledScene(f"{dataset}/{number}", _read(image), _read(label)[0]))
-    return scenes
+    def __getitem__(self, index: int) -> LabelledScene:
+        return self._scenes[index]
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # training needs pixels, not places
-        with rasterio.open(path, driver="GTiff") as dataset:
-            pixels: NDArray[np.uint8] = dataset.read()
-    return pixels
+Scenes: TypeAlias = SceneStore | Sequence[LabelledScene]
+
+
+def stored(scenes: Scenes) -> SceneStore:
+    """The same scenes as a store."""
+    return scenes if isinstance(scenes, SceneStore) else HeldScenes(scenes)
 
 
 class CropSampler:
@@ -101,14 +95,20 @@ class CropSampler:
 
     The root lies between "each scene alike", which would overuse the smallest, and "each pixel alike", which would
     see little but the two largest. Not thread-safe: the generator is the caller's.
+
+    Args:
+        scenes: to draw from; their labels are gone through once, for the places of each class.
+        classes: K.
+        balanced: share of crops centred on a pixel of a class drawn evenly.
+        seed: of the choice of places.
     """
 
-    def __init__(self, scenes: Sequence[LabelledScene], *, classes: int, balanced: float, seed: int) -> None:
-        self.scenes = scenes
+    def __init__(self, scenes: Scenes, *, classes: int, balanced: float, seed: int) -> None:
+        self.scenes = stored(scenes)
         self.balanced = balanced
-        area = np.sqrt([scene.labels.size for scene in scenes])
+        area = np.sqrt([np.prod(self.scenes.shape(index)) for index in range(len(self.scenes))])
         self.scene_share = area / area.sum()
-        self.places = _places_by_class(scenes, classes, np.random.default_rng(seed))
+        self.places = _places_by_class(self.scenes, classes, np.random.default_rng(seed)) if balanced else {}
 
     def draw(self, side: int, scale: tuple[float, float], rng: np.random.Generator) -> Crop:
         """A square window of side / s pixels, s log-uniform in ``scale``, to be resized to ``side``."""
@@ -118,15 +118,13 @@ class CropSampler:
             index, row, column = (int(part) for part in places[rng.integers(len(places))])
         else:
             index = int(rng.choice(len(self.scenes), p=self.scene_share))
-            height, width = self.scenes[index].labels.shape
+            height, width = self.scenes.shape(index)
             row, column = int(rng.integers(height)), int(rng.integers(width))
-        scene = self.scenes[index]
-        height, width = scene.labels.shape
+        height, width = self.scenes.shape(index)
         extent = min(max(16, round(side / zoom)), height, width)
         top = _start(row, extent, height, rng)
         left = _start(column, extent, width, rng)
-        window = (slice(top, top + extent), slice(left, left + extent))
-        return Crop(scene.pixels[:, window[0], window[1]], scene.labels[window])
+        return self.scenes.crop(index, Window(left, top, extent, extent))
 
 
 class MixedSampler:
@@ -157,26 +155,40 @@ def _start(centre: int, extent: int, limit: int, rng: np.random.Generator) -> in
     return int(np.clip(centre + shift - extent // 2, 0, limit - extent))
 
 
-def _places_by_class(
-    scenes: Sequence[LabelledScene], classes: int, rng: np.random.Generator, each: int = 4000
-) -> dict[int, NDArray[np.int64]]:
-    """Per class code, rows of (scene, row, column): up to ``each`` pixels a scene, drawn evenly."""
-    found: dict[int, list[NDArray[np.int64]]] = {}
-    for index, scene in enumerate(scenes):
-        for code in range(1, classes + 1):
-            flat = np.flatnonzero(scene.labels == code)
-            if len(flat) == 0:
-                continue
-            flat = rng.choice(flat, size=min(each, len(flat)), replace=False)
-            rows, columns = np.divmod(flat, scene.labels.shape[1])
-            found.setdefault(code, []).append(np.stack([np.full_like(rows, index), rows, columns], axis=1))
-    return {code: np.concatenate(parts) for code, parts in found.items()}
+def _places_by_class(scenes: SceneStore, classes: int, rng: np.random.Generator) -> dict[int, NDArray[np.int32]]:
+    """Per class code, rows of (scene, row, column): pixels of it drawn evenly from each scene, up to 4,000."""
+    each = min(4000, max(8, _PLACES // max(len(scenes), 1)))
+    found: dict[int, list[NDArray[np.int32]]] = {}
+    for index in range(len(scenes)):
+        counts = scenes.counts(index, classes)
+        ranks = {
+            code: rng.choice(counts[code], size=min(each, counts[code]), replace=False)
+            for code in range(1, classes + 1)
+            if counts[code]
+        }
+        for code, places in _places_of_ranks(scenes, index, ranks).items():
+            found.setdefault(code, []).append(places)
+    return {code: np.concatenate(found[code]) for code in sorted(found)}
 
 
-def class_shares(scenes: Sequence[LabelledScene], classes: int) -> NDArray[np.float64]:
+def _places_of_ranks(
+    scenes: SceneStore, index: int, ranks: dict[int, NDArray[np.int64]]
+) -> dict[int, NDArray[np.int32]]:
+    """(scene, row, column) of the n-th pixel of a class, for each n of ``ranks``; pixels are numbered row by row."""
+    places = {code: np.full((len(wanted), 3), index, dtype=np.int32) for code, wanted in ranks.items()}
+    passed = dict.fromkeys(ranks, 0)
+    for top, labels in scenes.strips(index):
+        for code, wanted in ranks.items():
+            flat = np.flatnonzero(labels == code)
+            here = (wanted >= passed[code]) & (wanted < passed[code] + len(flat))
+            rows, columns = np.divmod(flat[wanted[here] - passed[code]], labels.shape[1])
+            places[code][here, 1], places[code][here, 2] = rows + top, columns
+            passed[code] += len(flat)
+    return places
+
+
+def class_shares(scenes: Scenes, classes: int) -> NDArray[np.float64]:
     """Share of each class 1..K among labelled pixels, float64 (K,)."""
-    counts = np.zeros(classes + 1, dtype=np.float64)
-    for scene in scenes:
-        counts += np.bincount(scene.labels.ravel(), minlength=classes + 1)[: classes + 1]
-    labelled = counts[1:]
+    store = stored(scenes)
+    labelled = sum((store.counts(index, classes) for index in range(len(store))), np.zeros(classes + 1))[1:]
     return np.asarray(labelled / max(labelled.sum(), 1.0))

@@ -8,14 +8,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from trainer.config import ColourSettings, RunSettings
+from trainer.config import AugmentSettings, RunSettings
 from trainer.distill.schedule import ScheduleSettings
 from trainer.errors import SettingsRefused
 from trainer.models.masking import MaskKind, fitting_cell
 from trainer.models.reconstruction import HeadSettings, Target
 from trainer.models.student import PAPER_STUDENT, StudentSettings
 from trainer.models.teacher import TeacherSettings
-
 
 Alignment = Literal["mse", "fourier", "mutual_information"]
 """How the student's features are compared with a teacher's: by value, or by one of trainer/distill/separation.py."""
@@ -41,6 +40,7 @@ class DistillSettings(RunSettings):
 
     Attributes:
         tiles: folder of ``trainer tiles``; ``subset`` takes the first so many of a fixed random order.
+        augment: changes of the crops; their ``scale`` is that of the windows cut from the tiles.
         student: what flies; ``student_levels`` are its blocks (1-based) that follow the teachers' ``levels``.
         teachers: by name. None at all is masked reconstruction alone.
         bidirectional: the alignment also moves the teachers' adapters; the paper's ablation switches it off.
@@ -50,7 +50,7 @@ class DistillSettings(RunSettings):
 
     tiles: Path | None = None
     subset: int | None = Field(default=None, ge=1)
-    colour: ColourSettings = ColourSettings()
+    augment: AugmentSettings = AugmentSettings(scale=(1.0, 1.0))
     student: StudentSettings = PAPER_STUDENT
     student_levels: tuple[int, ...] = (3, 6, 9)
     teachers: dict[str, WeightedTeacher] = Field(default_factory=dict)

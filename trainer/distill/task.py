@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.data.augment import Crop, recoloured, resized_crop, turned
+from trainer.data.augment import Crop, augmented_image, resized_crop
 from trainer.data.order import epoch_order
 from trainer.distill.network import MaskCDKD
 from trainer.distill.pictures import reconstruction_picture
@@ -108,19 +108,23 @@ class DistillTask:
         order = epoch_order(self.samples, settings.seed, epoch)
         tile = np.asarray(self.tiles[int(order[place])])
         pixels = self._cropped(tile, rng)
-        image, empty = resized_crop(Crop(pixels, np.zeros(pixels.shape[1:], np.uint8)), settings.crop)
-        image, _ = turned(image, empty, rng)
+        image, _ = resized_crop(Crop(pixels, np.zeros(pixels.shape[1:], np.uint8)), settings.crop)
+        image = augmented_image(image, settings.augment, rng)
         side = settings.crop // settings.student.patch
         index = drawn_visible(side, side, ratio=settings.mask.ratio, kind=settings.mask.kind, rng=rng)
-        return recoloured(image, settings.colour, rng), torch.from_numpy(index)
+        return image, torch.from_numpy(index)
 
     def _cropped(self, tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A window of the crop's side over the scale drawn, no larger than the tile."""
         _, height, width = tile.shape
-        side = self.settings.crop
+        side, scale = self.settings.crop, self.settings.augment.scale
         if height < side or width < side:
             raise SettingsRefused(
                 self.settings.name, f"crops of {side} pixels from tiles of {width} x {height}: use smaller crops"
             )
+        if scale != (1.0, 1.0):
+            zoom = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]))))
+            side = min(max(16, round(side / zoom)), height, width)
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         return tile[:, top : top + side, left : left + side]
 

@@ -41,14 +41,17 @@ def record_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_distillation_learns_on_both_sides_and_records_it(tmp_path: Path, settings_with: Made, tiles: Tiles) -> None:
-    settings = settings_with(max_steps=40, picture_steps=20, stages=[{"until": 1.0, "crop": 64, "batch": 4}])
-    task = DistillTask(settings, tiles)
+    settings = settings_with(
+        max_steps=60, picture_steps=30, stages=[{"until": 1.0, "crop": 64, "batch": 4}], learning_rate=5e-3,
+        augment={"turns": False, "colour": None, "scale": [1.0, 1.0]},
+    )  # fmt: skip
+    task = DistillTask(settings, tiles[:3])
     frozen = {name: value.clone() for name, value in task.network.state_dict().items() if ".backbone." in name}
     Run(settings, task, tmp_path).go()
     rows = read_record(tmp_path)
     for name in ("student", "teacher", "alignment"):
         values = [float(row[name]) for row in rows]
-        assert np.mean(values[-5:]) < np.mean(values[:5]), name
+        assert np.mean(values[-10:]) < 0.9 * np.mean(values[:3]), name
     assert next(row["stage"] for row in rows) == "early"
     assert float(rows[0]["r"]) == pytest.approx(float(rows[0]["teacher"]) / float(rows[0]["student"]))
     assert {"r2_sam", "alignment_sam", "reconstruction_sam", "images_per_s", "gpu_memory_mib"} <= set(rows[0])

@@ -1,0 +1,284 @@
+"""Labelled sets in the layouts of their publishers, made small, and what is said of those that are not right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from affine import Affine
+from numpy.typing import NDArray
+from PIL import Image
+
+from onboard.scene.grid import Window
+from trainer.data.description import READY_MADE, read_description
+from trainer.data.sets import LabelledSet, open_set
+from trainer.errors import DataMissing, DataRefused, SettingsRefused
+
+DEEPGLOBE = ["#000000", "#00FFFF", "#FFFF00", "#FF00FF", "#00FF00", "#0000FF", "#FFFFFF"]
+
+
+def codes(classes: int, *, height: int = 40, width: int = 50, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, classes + 1, (height, width)).astype(np.uint8)
+
+
+def pixels(height: int = 40, width: int = 50, seed: int = 1) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (3, height, width)).astype(np.uint8)
+
+
+def save(path: Path, bands: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(bands if bands.ndim == 2 else bands.transpose(1, 2, 0)).save(path, quality=95)
+
+
+def save_tiff(path: Path, bands: NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = bands[None] if bands.ndim == 2 else bands
+    count, height, width = bands.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width, height=height, count=count, dtype=bands.dtype, tiled=True,
+        blockxsize=16, blockysize=16, crs="EPSG:32640", transform=Affine(0.5, 0, 5e5, 0, -0.5, 4e6),
+    ) as target:  # fmt: skip
+        target.write(bands)
+
+
+def coloured(labels: NDArray[np.uint8], table: list[str]) -> NDArray[np.uint8]:
+    colours = np.array([[int(colour[start : start + 2], 16) for start in (1, 3, 5)] for colour in table], np.uint8)
+    return colours[labels].transpose(2, 0, 1)
+
+
+def own_set(folder: Path, **changes: Any) -> LabelledSet:
+    """A set of one's own: images/N.png, labels/N.png, codes 1 and 2, 0 ignored."""
+    description = {
+        "name": "own", "title": "Own", "source": "made", "licence": "CC0", "folder": "own",
+        "images": "images/{id}.png", "labels": "labels/{id}.png", "ignore": {"codes": [0]},
+        "classes": [
+            {"code": 1, "name": "low", "title": "Low", "colour": "#112233", "codes": [10]},
+            {"code": 2, "name": "high", "title": "High", "colour": "#445566", "codes": [20, 21]},
+        ],
+        "splits": {"all": {"names": ["*"]}},
+    }  # fmt: skip
+    (folder / "own.yaml").write_text(yaml.safe_dump(description | changes))
+    (folder / "own").mkdir(exist_ok=True)
+    return open_set(str(folder / "own.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted(READY_MADE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_made_descriptions_hold_together(path: Path) -> None:
+    assert read_description(path.stem).name == path.stem
+
+
+def test_deepglobe_is_read_by_colours_that_are_a_little_off(tmp_path: Path) -> None:
+    folder = tmp_path / "deepglobe" / "train"
+    for number in (120, 121, 125, 128):
+        labels = codes(6, seed=number)
+        off = coloured(labels, DEEPGLOBE).astype(int) + np.random.default_rng(0).integers(-60, 60, (3, 40, 50))
+        save(folder / f"{number}_mask.png", off.clip(0, 255).astype(np.uint8))
+        save(folder / f"{number}_sat.jpg", pixels(seed=number))
+    (folder.parent / "metadata.csv").write_text("")  # lies there too
+    deepglobe = open_set("deepglobe", tmp_path)
+    assert [deepglobe.split(name) for name in ("train", "val", "test")] == [("125", "128"), ("120",), ("121",)]
+    scene = deepglobe.read("125")
+    assert np.array_equal(scene.labels, codes(6, seed=125))
+    with Image.open(folder / "125_sat.jpg") as image:
+        assert np.array_equal(scene.pixels, np.asarray(image).transpose(2, 0, 1))
+
+
+def test_loveda_is_read_by_codes_from_folders_of_folders(tmp_path: Path) -> None:
+    for number, (part, area) in enumerate((("Train", "Urban"), ("Train", "Rural"), ("Val", "Urban"))):
+        folder = tmp_path / "loveda" / part / area
+        save(folder / "images_png" / f"{number}.png", pixels(seed=number))
+        save(folder / "masks_png" / f"{number}.png", codes(7, seed=number))
+    save(tmp_path / "loveda" / "Test" / "Urban" / "images_png" / "9.png", pixels())  # has no public label
+    loveda = open_set("loveda", tmp_path)
+    assert loveda.split("train") == ("Train/Rural/1", "Train/Urban/0")
+    assert loveda.split("train_urban") == ("Train/Urban/0",)
+    assert loveda.split("val") == ("Val/Urban/2",)
+    assert np.array_equal(loveda.read("Val/Urban/2").labels, codes(7, seed=2))
+    assert [item.code for item in loveda.classes] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_openearthmap_is_read_by_its_lists_without_the_images_to_be_fetched_elsewhere(tmp_path: Path) -> None:
+    root = tmp_path / "openearthmap"
+    for region, number in (("aachen", 1), ("aachen", 2), ("new_york", 1)):
+        name = f"{region}_{number}.tif"
+        save_tiff(root / region / "images" / name, pixels(seed=number))
+        save_tiff(root / region / "labels" / name, codes(8, seed=number))
+    (root / "train.txt").write_text("aachen_1.tif\nnew_york_1.tif\njoplin_3.tif\n")
+    (root / "val.txt").write_text("aachen_2.tif\n\n")
+    earth = open_set("openearthmap", tmp_path)
+    assert earth.split("train") == ("aachen_1", "new_york_1")
+    assert earth.split("val") == ("aachen_2",)
+    scene = earth.read("aachen_2")
+    assert np.array_equal(scene.labels, codes(8, seed=2))
+    assert np.array_equal(scene.pixels, pixels(seed=2))
+
+
+def test_dubai_reads_as_it_lies(shared_data: Path) -> None:
+    dubai = open_set("dubai", shared_data)
+    assert dubai.split("train") == tuple(f"scene_{number}" for number in (3, 4, 5, 6, 7, 8))
+    assert dubai.split("test") == ("scene_1",)
+    real = dubai.read("scene_3")
+    assert real.name == "dubai/scene_3"
+    assert real.pixels.shape == (3, 1974, 2046)
+    assert real.pixels.dtype == real.labels.dtype == np.uint8
+    assert set(np.unique(real.labels)) <= set(range(6))
+    part = dubai.read("scene_3", Window(700, 300, 200, 100))
+    assert np.array_equal(part.pixels, real.pixels[:, 300:400, 700:900])
+    assert np.array_equal(part.labels, real.labels[300:400, 700:900])
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_a_window_is_that_part_of_the_whole(tmp_path: Path, kind: str) -> None:
+    own = own_set(tmp_path, images=f"images/{{id}}.{kind}", labels=f"labels/{{id}}.{kind}")
+    labels = np.array([0, 10, 20, 21], np.uint8)[codes(3)]
+    (save if kind == "png" else save_tiff)(own.folder / "images" / f"a.{kind}", pixels())
+    (save if kind == "png" else save_tiff)(own.folder / "labels" / f"a.{kind}", labels)
+    whole, part = own.read("a"), own.read("a", Window(7, 11, 30, 20))
+    assert np.array_equal(whole.labels, np.array([0, 1, 2, 2])[codes(3)])
+    assert np.array_equal(whole.pixels, pixels())
+    assert np.array_equal(part.pixels, whole.pixels[:, 11:31, 7:37])
+    assert np.array_equal(part.labels, whole.labels[11:31, 7:37])
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32])
+def test_label_codes_of_any_whole_type_are_looked_up(tmp_path: Path, kind: type[np.generic]) -> None:
+    own = own_set(tmp_path, images="images/{id}.tif", labels="labels/{id}.tif", ignore={"codes": [0, 40000]})
+    save_tiff(own.folder / "images" / "a.tif", pixels())
+    labels = np.full((40, 50), 10, dtype=kind)
+    if kind is np.uint16:
+        labels[0, 0] = 40000
+    save_tiff(own.folder / "labels" / "a.tif", labels)
+    assert own.read("a").labels[0].tolist() == [0 if kind is np.uint16 else 1, *[1] * 49]
+    if kind is not np.uint16:
+        labels[3, 4] = -1
+        save_tiff(own.folder / "labels" / "a.tif", labels)
+        with pytest.raises(DataRefused, match="code -1 at row 3, column 4"):
+            own.read("a")
+
+
+def test_a_palette_counts_by_its_colours_where_colours_are_what_is_told(tmp_path: Path) -> None:
+    classes = [{"code": 1, "name": "red", "title": "Red", "colour": "#FF0000", "colours": ["#ff0000"]}]
+    own = own_set(tmp_path, classes=classes, ignore={"colours": ["#0000FF"]})
+    labels = codes(1)
+    indexed = Image.fromarray(labels + 3).convert("P")
+    indexed.putpalette([9] * 9 + [0, 0, 255, 255, 0, 0])
+    save(own.folder / "images" / "a.png", pixels())
+    (own.folder / "labels").mkdir()
+    indexed.save(own.folder / "labels" / "a.png")
+    assert np.array_equal(own.read("a").labels, labels)
+
+
+def test_a_field_that_comes_twice_is_the_same_text(tmp_path: Path) -> None:
+    own = own_set(tmp_path, images="{area}/{area}_{id}.png", labels="{area}/{area}_{id}_label.png")
+    for name in ("a/a_1.png", "a/b_2.png", "b/b_3.png"):
+        save(own.folder / name, pixels())
+    assert own.split("all") == ("a/1", "b/3")
+
+
+def broken(own: LabelledSet, trouble: str) -> None:
+    save(own.folder / "images" / "a.png", pixels())
+    save(own.folder / "labels" / "a.png", np.full((40, 50), 10, np.uint8))
+    if trouble == "image without label":
+        (own.folder / "labels" / "a.png").unlink()
+    elif trouble == "sizes":
+        save(own.folder / "labels" / "a.png", np.full((40, 49), 10, np.uint8))
+    elif trouble == "code":
+        save(own.folder / "labels" / "a.png", np.where(np.arange(2000).reshape(40, 50) == 507, 7, 20).astype(np.uint8))
+    elif trouble == "colours where codes are told":
+        save(own.folder / "labels" / "a.png", pixels())
+    elif trouble == "no image":
+        (own.folder / "images" / "a.png").write_bytes(b"not an image")
+    elif trouble == "torn image":
+        whole = (own.folder / "images" / "a.png").read_bytes()
+        (own.folder / "images" / "a.png").write_bytes(whole[: len(whole) // 2])
+    elif trouble == "torn label":
+        whole = (own.folder / "labels" / "a.png").read_bytes()
+        (own.folder / "labels" / "a.png").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("image without label", r"labels/a\.png: own has an image .*images/a\.png without this label; fetch the label"),
+        ("sizes", r"labels/a\.png: it is 49x40 pixels and its image .*a\.png 50x40; .*mend"),
+        ("code", r"code 7 at row 10, column 7 is not in the class table \(ignored 0, low 10, high 20 21\); mend"),
+        ("colours where codes are told", r"labels/a\.png: it holds colours; the class table of own tells codes"),
+        ("no image", r"images/a\.png: cannot be read .*; fetch the file again"),
+        ("torn image", r"images/a\.png: cannot be read .*; fetch the file again"),
+        ("torn label", r"labels/a\.png: cannot be read .*; fetch the file again"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_with_its_name_and_the_remedy(
+    tmp_path: Path, trouble: str, message: str
+) -> None:
+    own = own_set(tmp_path)
+    broken(own, trouble)
+    with pytest.raises(DataRefused, match=message):
+        own.read("a")
+
+
+def test_a_colour_outside_the_table_is_told_as_it_stands_in_the_file(tmp_path: Path) -> None:
+    table = [{"code": 1, "name": "red", "title": "Red", "colour": "#FF0000", "colours": ["#FF0000"]}]
+    own = own_set(tmp_path, classes=table, ignore={"colours": ["#000000"]}, threshold=128)
+    save(own.folder / "images" / "a.png", pixels(2, 2))
+    save(
+        own.folder / "labels" / "a.png",
+        coloured(np.array([[0, 1], [1, 2]], np.uint8), ["#101010", "#F00000", "#08E010"]),
+    )
+    with pytest.raises(DataRefused, match=r"colour #08E010 at row 1, column 1 .*ignored #000000, red #FF0000"):
+        own.read("a")
+    assert own.read_labels("a", Window(0, 0, 2, 1)).tolist() == [[0, 1]]
+    with pytest.raises(DataRefused, match="at row 1, column 1"):  # of the file, not of the window
+        own.read_labels("a", Window(1, 1, 1, 1))
+
+
+def test_what_is_missing_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match=r"loveda: no folder .*SHARED_DATA"):
+        open_set("loveda", tmp_path)
+    (tmp_path / "dubai" / "scenes").mkdir(parents=True)
+    (tmp_path / "dubai" / "scenes" / "scene_1.tif").touch()
+    with pytest.raises(DataMissing, match=r"scenes/\{scene\}\.tif: no image 'scene_3' of dubai; scene_1 there"):
+        open_set("dubai", tmp_path).split("train")
+    with pytest.raises(DataMissing, match=r"no image 'x\*'"):
+        open_set("dubai", tmp_path).named(["x*"])
+    with pytest.raises(SettingsRefused, match="no split 'trial'; there are train, test"):
+        open_set("dubai", tmp_path).split("trial")
+    with pytest.raises(SettingsRefused, match="there are deepglobe, dubai, loveda, openearthmap"):
+        open_set("dubay")
+
+
+def test_an_empty_split_and_a_list_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    splits = {"none": {"names": ["z*"]}, "list": {"lists": ["l.txt"]}, "strict": {"lists": ["strict.txt"]}}
+    own = own_set(tmp_path, splits=splits)
+    save(own.folder / "images" / "a.png", pixels())
+    (own.folder / "strict.txt").write_text("a.png\nb.png\n")
+    with pytest.raises(DataRefused, match=r"split 'none' of own has no image .*1 images fit"):
+        own.split("none")
+    with pytest.raises(DataRefused, match=r"l\.txt: list of a split, cannot be read"):
+        own.split("list")
+    with pytest.raises(DataMissing, match="no image 'b'"):
+        own.split("strict")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"images": "images/a.png"}, "no field in braces"),
+        ({"labels": "labels/{number}.png"}, r"fields \['number'\]"),
+        ({"ignore": {"codes": [20]}}, "label code 20 stands for more than one thing"),
+        ({"classes": [{"code": 2, "name": "x", "title": "X", "colour": "#000000", "codes": [1]}]}, "1 to K"),
+        ({"classes": [{"code": 1, "name": "x", "title": "X", "colour": "#000000"}]}, "needs the codes or colours"),
+        ({"splits": {"train": {}}}, "names or lists"),
+        ({"threshold": 128, "ignore": {"colours": ["#808080"]}}, "00 and FF only"),
+        ({"license": "MIT"}, "Extra inputs"),
+    ],
+)
+def test_a_description_that_does_not_hold_together_is_one_line(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(SettingsRefused, match=rf"own\.yaml: .*{problem}"):
+        own_set(tmp_path, **changes)

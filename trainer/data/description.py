@@ -1,0 +1,151 @@
+"""What a labelled set is, in a small YAML: where images and labels lie, what the labels mean, which images to use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from trainer.config import read_settings
+from trainer.errors import SettingsRefused
+
+READY_MADE = Path(__file__).resolve().parents[1] / "sets"
+FIELD = re.compile(r"\{([a-z_]+)\}")
+"""A field of a pattern: any text without a slash."""
+
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb")]
+LabelCode = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabelValues(_Part):
+    """Values of the label files that mean one thing."""
+
+    codes: tuple[LabelCode, ...] = ()
+    colours: tuple[Colour, ...] = ()
+
+
+class LandCoverClass(LabelValues):
+    """One class: its code (1..K) in our labels, name as in files, title for people, colour of maps."""
+
+    code: int = Field(ge=1, le=254)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    title: str
+    colour: Colour
+
+
+class Split(_Part):
+    """Some images of the set: by ``names`` (globs allowed), and by ``lists``, files of one name a line.
+
+    Lists may name files: a suffix is taken off. ``missing`` says what to do when a list names an image that is not
+    there.
+    """
+
+    names: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    missing: Literal["refuse", "leave out"] = "refuse"
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.names and not self.lists:
+            raise ValueError("a split needs names or lists")
+        return self
+
+
+class SetDescription(_Part):
+    """A labelled set.
+
+    Attributes:
+        folder: of the set, below the folder of the data sets (of a YAML given by path: below the YAML's own folder).
+        images: path of an image below ``folder``, with fields in braces: ``{area}/images/{number}.png``. A field stands
+            for any text without a slash, and for the same text wherever it comes again.
+        labels: path of its label, by the same fields.
+        image_name: name of an image by the same fields; all of them with slashes between, where not given.
+        threshold: colours of label files are first made 0 (below it) or 255 in each band.
+        ignore: what means "not labelled".
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    folder: Path
+    images: str
+    labels: str
+    image_name: str = ""
+    threshold: int | None = Field(default=None, ge=1, le=255)
+    classes: tuple[LandCoverClass, ...]
+    ignore: LabelValues = LabelValues()
+    splits: dict[str, Split]
+
+    @model_validator(mode="after")
+    def _patterns_agree(self) -> Self:
+        known = set(FIELD.findall(self.images))
+        if not known:
+            raise ValueError(f"images {self.images!r} has no field in braces that tells one image from another")
+        for pattern in (self.labels, self.image_name):
+            if strange := set(FIELD.findall(pattern)) - known:
+                raise ValueError(f"{pattern!r} has fields {sorted(strange)} that images {self.images!r} has not")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Self:
+        codes = [item.code for item in self.classes]
+        if codes != list(range(1, len(codes) + 1)) or not codes:
+            raise ValueError(f"classes must have the codes 1 to K in this order, not {codes}")
+        for item in self.classes:
+            if not item.codes and not item.colours:
+                raise ValueError(f"class {item.name} needs the codes or colours that mean it")
+        colours = [colour.upper() for part in self.meanings for colour in part.colours]
+        _each_once([item.name for item in self.classes], "class name")
+        _each_once([f"{code}" for part in self.meanings for code in part.codes], "label code")
+        _each_once(colours, "label colour")
+        if self.threshold is not None and (odd := [c for c in colours if set(re.findall("..", c[1:])) - {"00", "FF"}]):
+            raise ValueError(f"with a threshold, label colours are of 00 and FF only, not {odd}")
+        return self
+
+    @property
+    def meanings(self) -> tuple[LabelValues, ...]:
+        """What means each of our codes 0 (ignore), 1, ..., K."""
+        return (self.ignore, *self.classes)
+
+    @property
+    def naming(self) -> str:
+        """Pattern of an image's name."""
+        return self.image_name or "/".join(f"{{{field}}}" for field in dict.fromkeys(FIELD.findall(self.images)))
+
+
+def _each_once(values: list[str], what: str) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{what} {twice[0]} stands for more than one thing")
+
+
+def description_path(given: str) -> Path:
+    """Where the YAML of a set lies: ``given`` itself if it is a path, else the ready-made one of that name.
+
+    Raises:
+        SettingsRefused: there is none of that name.
+    """
+    if given.endswith((".yaml", ".yml")) or "/" in given:
+        return Path(given)
+    path = READY_MADE / f"{given}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(ready.stem for ready in READY_MADE.glob("*.yaml")))
+        raise SettingsRefused(given, f"no labelled set of this name; there are {names}, or give the path of a YAML")
+    return path
+
+
+def read_description(given: str) -> SetDescription:
+    """The description of a set, by name or path of its YAML.
+
+    Raises:
+        SettingsRefused: there is none, or it does not hold together.
+    """
+    return read_settings(description_path(given), SetDescription)

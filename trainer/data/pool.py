@@ -1,0 +1,122 @@
+"""Scenes of a labelled set within a budget of memory, however large the set."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onboard.scene.grid import Window
+from trainer.config import DataSettings
+from trainer.data.augment import Crop
+from trainer.data.labelled import LabelledScene, SceneStore
+from trainer.data.rasters import is_tiff
+from trainer.data.sets import LabelledSet, open_set
+from trainer.errors import DataRefused, SettingsRefused
+
+_STRIP = 1 << 24
+"""Pixels of labels read at once from a scene that is not held; whole rows of the usual blocks of a tiled file."""
+_STRIP_ROWS = 512
+
+
+class ScenePool(SceneStore):
+    """Decodes scenes when asked and keeps those used last. What is drawn does not depend on what is kept.
+
+    A GeoTIFF of more than a quarter of the budget is not decoded whole, unless all scenes fit: crops are read from the
+    file by windows (tiled files, please). One thread uses a pool; each worker process has its own, with a budget
+    of its own.
+
+    Args:
+        labelled: the set.
+        names: of its images.
+        memory_mb: budget of decoded scenes, 4 bytes a pixel.
+
+    Raises:
+        DataRefused: an image without label, or of another size than its label.
+    """
+
+    def __init__(self, labelled: LabelledSet, names: Sequence[str], *, memory_mb: float) -> None:
+        self.labelled = labelled
+        self.names = tuple(names)
+        self.budget = int(memory_mb * 1e6)
+        self._held: OrderedDict[int, LabelledScene] = OrderedDict()
+        self._held_bytes = 0
+        self._counts: dict[int, NDArray[np.int64]] = {}
+        self._sizes = [self._bytes(index) for index in range(len(self.names))]
+        self._all_fit = sum(self._sizes) <= self.budget
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> LabelledScene:
+        scene = self._held.get(index)
+        if scene is None:
+            while self._held and self._held_bytes + self._sizes[index] > self.budget:
+                dropped, _ = self._held.popitem(last=False)
+                self._held_bytes -= self._sizes[dropped]
+            scene = self._held[index] = self.labelled.read(self.names[index])
+            self._held_bytes += self._sizes[index]
+        self._held.move_to_end(index)
+        return scene
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of a scene, from its header."""
+        return self.labelled.size(self.names[index])
+
+    def crop(self, index: int, window: Window) -> Crop:
+        """Pixels and labels of a window inside a scene."""
+        if not self._by_windows(index):
+            return super().crop(index, window)
+        part = self.labelled.read(self.names[index], window)
+        return Crop(part.pixels, part.labels)
+
+    def strips(self, index: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Labels of a scene from top to bottom, see :meth:`SceneStore.strips`."""
+        if not self._by_windows(index):
+            yield 0, self[index].labels
+            return
+        height, width = self.shape(index)
+        rows = max(1, _STRIP // width // _STRIP_ROWS) * _STRIP_ROWS
+        for top in range(0, height, rows):
+            window = Window(0, top, width, min(rows, height - top))
+            yield top, self.labelled.read_labels(self.names[index], window)
+
+    def counts(self, index: int, classes: int) -> NDArray[np.int64]:
+        """As :meth:`SceneStore.counts`; remembered, for a pass over a large set takes its time."""
+        if index not in self._counts:
+            self._counts[index] = super().counts(index, len(self.labelled.classes))
+        return self._counts[index][: classes + 1]
+
+    def _by_windows(self, index: int) -> bool:
+        large = not self._all_fit and 4 * self._sizes[index] > self.budget
+        return large and is_tiff(self.labelled.image_path(self.names[index]))
+
+    def _bytes(self, index: int) -> int:
+        height, width = self.shape(index)
+        size, path = 4 * height * width, self.labelled.image_path(self.names[index])
+        if size > self.budget and not is_tiff(path):
+            raise DataRefused(
+                path, f"decoded it takes {size / 1e6:.4g} MB, more than the {self.budget / 1e6:.4g} MB of `memory_mb`",
+                "raise it, or make the image a tiled GeoTIFF, which is read by windows",
+            )  # fmt: skip
+        return size
+
+
+def scenes_of(data: DataSettings, *, classes: int | None = None) -> ScenePool:
+    """The scenes that a configuration chooses.
+
+    Args:
+        data: which set, and which of its images.
+        classes: those of the model, where there is one.
+
+    Raises:
+        SettingsRefused: no such set or split, or a model of another number of classes.
+        DataMissing, DataRefused: as the set and the pool raise them.
+    """
+    labelled = open_set(data.set, data.root)
+    if classes is not None and classes != len(labelled.classes):
+        raise SettingsRefused(data.set, f"it has {len(labelled.classes)} classes and the model {classes}")
+    names = labelled.named(data.names) if data.names else labelled.split(data.split)
+    return ScenePool(labelled, names, memory_mb=data.memory_mb)

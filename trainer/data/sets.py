@@ -1,0 +1,223 @@
+"""Labelled sets on disk: which images a split holds, and their pixels and labels, whole or by windows."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onboard.scene.grid import Window
+from trainer.data.codes import LabelTable
+from trainer.data.description import (
+    FIELD,
+    READY_MADE,
+    LandCoverClass,
+    SetDescription,
+    Split,
+    description_path,
+    read_description,
+)
+from trainer.data.labelled import LabelledScene
+from trainer.data.rasters import raster_size, read_label_values, read_pixels
+from trainer.errors import DataMissing, DataRefused, SettingsRefused
+
+
+def data_root(given: Path | None = None) -> Path:
+    """Folder of the data sets: as given, else SHARED_DATA, else ../shared/data beside the checkout."""
+    if given is not None:
+        return given
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    return Path(os.environ.get("SHARED_DATA", beside))
+
+
+def open_set(given: str, root: Path | None = None) -> LabelledSet:
+    """A labelled set.
+
+    Args:
+        given: name of a ready-made description (trainer/sets), or the path of a YAML.
+        root: folder of the data sets. Without it, a ready-made set lies in :func:`data_root` and a set of a YAML of
+            your own beside that YAML.
+
+    Raises:
+        SettingsRefused: no such description, or it does not hold together.
+        DataMissing: the set's folder is not there.
+    """
+    path = description_path(given)
+    description = read_description(given)
+    if root is None and path.parent != READY_MADE:
+        root = path.parent
+    return LabelledSet(description, data_root(root) / description.folder)
+
+
+class LabelledSet:
+    """The images of a set by name, with their labels in our codes. Safe to use from several threads."""
+
+    def __init__(self, description: SetDescription, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataMissing(folder, f"no folder of the labelled set {description.name} here")
+        self.description = description
+        self.folder = folder
+        self._table = LabelTable(description)
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self.description.name
+
+    @property
+    def classes(self) -> tuple[LandCoverClass, ...]:
+        """The class table; codes are 1..K in this order."""
+        return self.description.classes
+
+    def split(self, name: str) -> tuple[str, ...]:
+        """Names of a split's images, sorted.
+
+        Raises:
+            SettingsRefused: no such split.
+            DataMissing: a name or list that is not there.
+            DataRefused: nothing is left in it.
+        """
+        split = self.description.splits.get(name)
+        if split is None:
+            raise SettingsRefused(self.name, f"no split {name!r}; there are {', '.join(self.description.splits)}")
+        names = {found for asked in split.names for found in self._matching(asked, missing="leave out")}
+        for listing in split.lists:
+            names.update(self._listed(self.folder / listing, split))
+        if not names:
+            raise DataRefused(
+                self.folder, f"split {name!r} of {self.name} has no image ({split.names or split.lists})",
+                f"{len(self._images)} images fit {self.description.images!r}: mend the split, or fetch its images",
+            )  # fmt: skip
+        return tuple(sorted(names))
+
+    def named(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Names of the images asked for by name or glob, in that order and each once.
+
+        Raises:
+            DataMissing: no image is called so.
+        """
+        return tuple(dict.fromkeys(name for one in asked for name in self._matching(one, missing="refuse")))
+
+    def image_path(self, name: str) -> Path:
+        """File of an image's pixels.
+
+        Raises:
+            DataMissing: no image is called so.
+        """
+        if name not in self._images:
+            raise DataMissing(
+                self.folder / self.description.images,
+                f"no image {name!r} of {self.name}; {_few(list(self._images)) or 'nothing'} there",
+            )
+        return self.folder / self.description.images.format(**self._images[name])
+
+    def label_path(self, name: str) -> Path:
+        """File of its label.
+
+        Raises:
+            DataMissing: no image is called so.
+            DataRefused: it has no label.
+        """
+        image = self.image_path(name)
+        path = self.folder / self.description.labels.format(**self._images[name])
+        if not path.is_file():
+            raise DataRefused(
+                path, f"{self.name} has an image {image} without this label",
+                "fetch the label, or take the image out of the split",
+            )  # fmt: skip
+        return path
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width, from the headers of both files.
+
+        Raises:
+            DataRefused: image and label differ in size, or one cannot be read.
+        """
+        if name not in self._sizes:
+            image, label = self.image_path(name), self.label_path(name)
+            size, labelled = raster_size(image), raster_size(label)
+            if size != labelled:
+                raise DataRefused(
+                    label, f"it is {labelled[1]}x{labelled[0]} pixels and its image {image} {size[1]}x{size[0]}",
+                    "a label lies on its image's grid: mend one of them, or the description's patterns",
+                )  # fmt: skip
+            self._sizes[name] = size
+        return self._sizes[name]
+
+    def read(self, name: str, window: Window | None = None) -> LabelledScene:
+        """Pixels and labels of an image, or of a window of it.
+
+        Raises:
+            DataRefused: as :meth:`size`, or a label value outside the class table.
+        """
+        self.size(name)
+        return LabelledScene(
+            f"{self.name}/{name}", read_pixels(self.image_path(name), window), self.read_labels(name, window)
+        )
+
+    def read_labels(self, name: str, window: Window | None = None) -> NDArray[np.uint8]:
+        """Labels alone, uint8 (h, w) of 0 (ignore) and 1..K.
+
+        Raises:
+            DataRefused: it cannot be read, or holds a value outside the class table.
+        """
+        path = self.label_path(name)
+        values = read_label_values(path, palette=self._table.by_colour, window=window)
+        row, column = (window.row, window.col) if window else (0, 0)
+        return self._table.our_codes(values, path, row=row, column=column)
+
+    @cached_property
+    def _images(self) -> dict[str, dict[str, str]]:
+        """Fields of each image by its name, sorted by name."""
+        parts = FIELD.split(self.description.images)  # text, field, text, field, ..., text
+        pattern, wild, seen = "", "", set[str]()
+        for text, field in zip(parts[::2], [*parts[1::2], None], strict=True):
+            pattern, wild = pattern + re.escape(text), wild + glob.escape(text)
+            if field is not None:
+                pattern += f"(?P={field})" if field in seen else f"(?P<{field}>[^/]+)"
+                wild += "*"
+                seen.add(field)
+        found: dict[str, dict[str, str]] = {}
+        for path in sorted(self.folder.glob(wild)):
+            match = re.fullmatch(pattern, path.relative_to(self.folder).as_posix())
+            if match is None or not path.is_file():
+                continue
+            name = self.description.naming.format(**match.groupdict())
+            if name in found:
+                raise DataRefused(path, f"a second image called {name!r}", "give `image_name` more fields")
+            found[name] = match.groupdict()
+        return dict(sorted(found.items()))
+
+    def _matching(self, asked: str, *, missing: str) -> list[str]:
+        if asked in self._images:
+            return [asked]
+        found = [name for name in self._images if fnmatchcase(name, asked)]
+        if not found and (missing == "refuse" or not re.search(r"[*?\[]", asked)):
+            self.image_path(asked)  # says what is there
+        return found
+
+    def _listed(self, path: Path, split: Split) -> list[str]:
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataRefused(
+                path, f"list of a split, cannot be read ({error})", "fetch it, or mend `lists`"
+            ) from error
+        suffix = PurePosixPath(self.description.images).suffix
+        names = [line.removesuffix(suffix) for line in lines if line]
+        if split.missing == "refuse":
+            for name in names:
+                self.image_path(name)
+        return [name for name in names if name in self._images]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{names[0]} ... {names[-1]} ({len(names)} in all)"
