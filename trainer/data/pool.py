@@ -74,8 +74,11 @@ class ScenePool(SceneStore):
 
     def strips(self, index: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Labels of a scene from top to bottom, see :meth:`SceneStore.strips`."""
-        if not self._by_windows(index):
+        if self._all_fit or index in self._held:
             yield 0, self[index].labels
+            return
+        if not self._by_windows(index):
+            yield 0, self.labelled.read_labels(self.names[index])  # not its pixels, which nothing would keep
             return
         height, width = self.shape(index)
         rows = max(1, _STRIP // width // _STRIP_ROWS) * _STRIP_ROWS

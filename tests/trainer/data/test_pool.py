@@ -107,6 +107,11 @@ def test_scenes_used_last_stay_and_the_budget_holds(labelled: LabelledSet, monke
     for index in (1, 2, 3, 1, 0, 1, 3):
         pool[index]
     assert read == ["b", "c", "d", "a", "b", "d"]  # a alone drove all others out
+    pool = pool_of(labelled, 0.06)
+    read.clear()
+    for index in (1, 3, 1, 2, 1):
+        pool[index]
+    assert read == ["b", "d", "c"]  # d made room for c: b was used after it
     assert sum(4 * scene.labels.size for scene in pool._held.values()) <= pool.budget
 
 

@@ -154,9 +154,9 @@ def test_label_codes_of_any_whole_type_are_looked_up(tmp_path: Path, kind: type[
     save_tiff(own.folder / "labels" / "a.tif", labels)
     assert own.read("a").labels[0].tolist() == [0 if kind is np.uint16 else 1, *[1] * 49]
     if kind is not np.uint16:
-        labels[3, 4] = -1
+        labels[3, 4] = -25536  # 40000 where 16 bits are taken for unsigned
         save_tiff(own.folder / "labels" / "a.tif", labels)
-        with pytest.raises(DataRefused, match="code -1 at row 3, column 4"):
+        with pytest.raises(DataRefused, match="code -25536 at row 3, column 4"):
             own.read("a")
 
 

@@ -1,0 +1,1 @@
+"""From scenes of any size to shards of unlabelled tiles."""

@@ -1,0 +1,163 @@
+"""Where tiles come from: GeoTIFFs, read window by window, and ordinary pictures, decoded whole."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from onboard.scene.grid import Window
+from onboard.scene.probe import check_file
+from onboard.scene.reader import Scene, ScenePixels, open_source
+from trainer.errors import DataRefused
+
+SCENE_ENDINGS = (".tif", ".tiff")
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
+
+
+class Imagery(Protocol):
+    """An open source.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        gsd_m: ground size of a pixel in metres, None where it is not told.
+    """
+
+    width: int
+    height: int
+    gsd_m: float | None
+
+    def read(self, window: Window) -> ScenePixels:
+        """RGB uint8 (3, h, w) of a window inside the source, and which pixels hold data."""
+        ...
+
+    def close(self) -> None:
+        """Closes the file."""
+        ...
+
+
+def find_sources(given: Sequence[Path]) -> list[Path]:
+    """Files as given, and every GeoTIFF, JPEG and PNG below the folders given, each file once.
+
+    A folder's files are sorted by path. Files whose name starts with a dot are left out of folders. A path that leads
+    nowhere is kept: whoever opens it learns so by name.
+    """
+    found: dict[Path, None] = {}
+    for path in given:
+        below = sorted(path.rglob("*")) if path.is_dir() else []
+        files = [file for file in below if _ending(file) in SCENE_ENDINGS + PICTURE_ENDINGS and file.name[0] != "."]
+        found.update(dict.fromkeys(file for file in files if file.is_file()))
+        if not path.is_dir():
+            found[path] = None
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Imagery]:
+    """Opens a source.
+
+    Raises:
+        DataRefused: no file, neither GeoTIFF nor picture, or a picture that cannot be decoded.
+        SceneRefused: a GeoTIFF that cannot be read.
+    """
+    _checked(path)
+    imagery: Imagery = _SceneImagery(path) if _ending(path) in SCENE_ENDINGS else _Picture(path)
+    try:
+        yield imagery
+    finally:
+        imagery.close()
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height from the header alone.
+
+    Raises:
+        DataRefused: as of :func:`opened`.
+        SceneRefused: as of :func:`opened`.
+    """
+    _checked(path)
+    if _ending(path) in SCENE_ENDINGS:
+        with open_source(path) as source:
+            return int(source.width), int(source.height)
+    with _translated(path), Image.open(path) as image:
+        return image.size
+
+
+class _SceneImagery:
+    """A GeoTIFF: one stretch for the whole scene, validity by its own rule."""
+
+    def __init__(self, path: Path) -> None:
+        self._scene = Scene.open(path)
+        self.width, self.height = self._scene.width, self._scene.height
+        self.gsd_m = self._scene.georeference.gsd_m
+
+    def read(self, window: Window) -> ScenePixels:
+        return self._scene.read(window)
+
+    def close(self) -> None:
+        self._scene.close()
+
+
+class _Picture:
+    """A JPEG or PNG, held decoded: neither can be read in part. Transparent pixels hold no data."""
+
+    def __init__(self, path: Path) -> None:
+        with _translated(path), Image.open(path) as image:
+            if image.mode not in _EIGHT_BIT:
+                raise DataRefused(path, f"its pixels are of kind {image.mode}", "convert it to 8-bit RGB or to GeoTIFF")
+            clear = image.has_transparency_data
+            pixels = np.asarray(image.convert("RGBA" if clear else "RGB"))
+        self._pixels: NDArray[np.uint8] = pixels[..., :3]
+        self._valid: NDArray[np.bool_] | None = pixels[..., 3] > 0 if clear else None
+        self.height, self.width = pixels.shape[:2]
+        self.gsd_m: float | None = None
+
+    def read(self, window: Window) -> ScenePixels:
+        place = (window.rows, window.cols)
+        pixels = np.ascontiguousarray(self._pixels[place].transpose(2, 0, 1))
+        return ScenePixels(pixels, None if self._valid is None else self._valid[place])
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _checked(path: Path) -> None:
+    if not path.is_file():
+        raise DataRefused(path, "no such file", "give a file or a folder that is there")
+    if _ending(path) in SCENE_ENDINGS:
+        check_file(path)
+    elif _ending(path) not in PICTURE_ENDINGS:
+        raise DataRefused(path, "neither GeoTIFF, JPEG nor PNG by its name", "convert it to one of them")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Pillow's many errors as one, in one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Odd metadata is of no interest here.
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataRefused(path, "too large to decode whole", "convert it to GeoTIFF, which is read in parts") from error
+    # SyntaxError is what Pillow raises at broken PNG chunks.
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
+        text = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
+        raise DataRefused(path, f"cannot be decoded: {text[:200]}", "the file is damaged; fetch it again") from error
