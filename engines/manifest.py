@@ -169,6 +169,74 @@ class GoldenTile(FileEntry):
     least_agreement: Annotated[dict[Precision, Share], Field(min_length=1)]
 
 
+class Agreement(_Part):
+    """How far the ONNX file, on ONNX Runtime's CPU, says what the network said in FP32 where it was trained.
+
+    Attributes:
+        tiles: real tiles that both were run on, whole.
+        same_class: share of pixels with the same class.
+        probability_change: mean difference of the confidence (0..1), or of the twin's probabilities.
+        reference_miou: of the network against the tiles' labels; miou: of the file. None where tiles had no labels.
+    """
+
+    tiles: Annotated[int, Field(ge=1)]
+    same_class: Share
+    probability_change: Share | None = None
+    reference_miou: Share | None = None
+    miou: Share | None = None
+
+
+class TwinFile(ModelFile):
+    """An ONNX file of the same weights and input that gives class probabilities, for those who blend tiles.
+
+    Not run aboard and not needed there: a model without this file beside it flies all the same.
+
+    Attributes:
+        output: name of the graph's only output, float32 (N, K, S, S), codes 1..K in order, summing to 1 over K;
+            calibrated as the confidence is, and before any smoothing.
+    """
+
+    output: Text = "probabilities"
+    agreement: Agreement | None = None
+
+
+class ReliabilityBin(_Part):
+    """Pixels whose confidence lay in (lower, upper]: their number, mean confidence, and share that was right."""
+
+    lower: Share
+    upper: Share
+    pixels: Annotated[int, Field(ge=0)]
+    confidence: Share | None
+    accuracy: Share | None
+
+
+class Calibration(_Part):
+    """What the confidence is worth as a probability of being right.
+
+    Attributes:
+        temperature: that logits are divided by inside the graph.
+        data: what it was fitted on, in words.
+        held_out: whether the weights it was fitted with had never seen these labels.
+        pixels: labelled ones.
+        nll_before, nll_after: mean negative log likelihood of the true class, in nats, at temperature 1 and at this.
+        ece_before, ece_after: expected calibration error of the class said, 15 bins of equal width.
+        ece_left_out: the same with each scene's temperature fitted on the other scenes; None with one scene.
+        reliability_before, reliability_after: the bins.
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    data: Text
+    held_out: bool
+    pixels: Annotated[int, Field(ge=1)]
+    nll_before: Annotated[float, Field(ge=0)]
+    nll_after: Annotated[float, Field(ge=0)]
+    ece_before: Share
+    ece_after: Share
+    ece_left_out: Share | None = None
+    reliability_before: tuple[ReliabilityBin, ...]
+    reliability_after: tuple[ReliabilityBin, ...]
+
+
 class Manifest(_Part):
     """A model's description, beside its file.
 
@@ -178,6 +246,9 @@ class Manifest(_Part):
         classes: codes 1..K in order; 0 is "no data" and not listed.
         precision: of the weights and arithmetic in the file.
         opset: of the ONNX file.
+        agreement: of the file with the network it was made from.
+        calibration: of the confidence; None where it was not looked at.
+        probabilities: the twin, None where there is none.
     """
 
     schema_version: Literal[1] = 1
@@ -197,6 +268,9 @@ class Manifest(_Part):
     training: Training | None = None
     evaluation: tuple[Evaluation, ...] = ()
     golden: GoldenTile | None = None
+    agreement: Agreement | None = None
+    calibration: Calibration | None = None
+    probabilities: TwinFile | None = None
 
     @field_validator("created")
     @classmethod

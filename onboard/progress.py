@@ -38,12 +38,14 @@ def _bar(stream: TextIO) -> Iterator[Callable[[int, int], None]]:
 
 def _lines(stream: TextIO) -> Callable[[int, int], None]:
     begin = last = time.monotonic()
+    told = -1
 
     def update(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, told
         now = time.monotonic()
-        if now - last >= _LINE_SECONDS or (done == total and now - begin >= _LINE_SECONDS):
-            last = now
+        is_news = now - last >= _LINE_SECONDS or (done == total and now - begin >= _LINE_SECONDS)
+        if is_news and done != told:
+            last, told = now, done
             print(f"{done} of {total} tiles, {now - begin:.0f} s", file=stream, flush=True)
 
     return update

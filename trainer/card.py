@@ -21,11 +21,12 @@ def card(manifest: Manifest, notes: str) -> str:
     facts = [
         ("Input", f"{', '.join(band.name for band in manifest.input.bands)}, uint8, "
                   f"{manifest.input.tile_size} x {manifest.input.tile_size} pixels; {manifest.input.value_scaling}"),
-        ("Output", "class codes (uint8) and the probability of the best class x 255 (uint8)"),
+        ("Output", _output(manifest)),
         ("Halo", f"{manifest.halo} pixels at tile edges are thrown away"),
         ("Parameters", f"{manifest.total_parameters or 0:,}"),
         ("File", f"{manifest.model.bytes / 1e6:.1f} MB, {manifest.precision.upper()}, ONNX opset {manifest.opset}"),
         ("SHA-256", f"`{manifest.model.sha256}`"),
+        *_twin(manifest),
     ]  # fmt: skip
     parts = [
         f"# {manifest.name} {manifest.version}\n\n{manifest.description}",
@@ -35,10 +36,75 @@ def card(manifest: Manifest, notes: str) -> str:
         + "\n".join(f"| {item.code} | {item.title} | `{item.color}` |" for item in manifest.classes)
         + "\n\nCode 0 is no data; the model never says it.",
         "## Accuracy\n\n" + _accuracy(manifest),
+        _agreement(manifest),
+        _calibration(manifest),
         _training(manifest),
         notes.strip(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _output(manifest: Manifest) -> str:
+    if manifest.output.confidence is None:
+        return "class codes (uint8)"
+    return "class codes (uint8) and the probability of the class said x 255 (uint8)"
+
+
+def _twin(manifest: Manifest) -> list[tuple[str, str]]:
+    twin = manifest.probabilities
+    if twin is None:
+        return []
+    facts = (
+        f"`{twin.file}`, {twin.bytes / 1e6:.1f} MB, same weights and input, for those who blend tiles: `{twin.output}`"
+    )
+    return [("Twin", facts + " float32 (N, classes, S, S); not run aboard")]
+
+
+def _agreement(manifest: Manifest) -> str:
+    rows = [(manifest.model.file, manifest.agreement)]
+    if manifest.probabilities is not None:
+        rows.append((manifest.probabilities.file, manifest.probabilities.agreement))
+    lines = [
+        f"| {file} | {manifest.precision.upper()} | {found.tiles} | {100 * (1 - found.same_class):.4f} % | "
+        f"{_share(found.probability_change, 5)} | {_share(found.reference_miou, 5)} | {_share(found.miou, 5)} |"
+        for file, found in rows
+        if found is not None
+    ]
+    if not lines:
+        return ""
+    return (
+        "## Agreement with PyTorch\n\nThe file on ONNX Runtime's CPU beside the network in FP32, on the middle tile of "
+        "each scene it was fitted on (so mIoU there says nothing of its accuracy).\n\n"
+        "| file | precision | tiles | other class | mean change of probability | mIoU PyTorch | mIoU ONNX |\n"
+        "|---|---|---|---|---|---|---|\n" + "\n".join(lines)
+    )
+
+
+def _calibration(manifest: Manifest) -> str:
+    found = manifest.calibration
+    if found is None:
+        return ""
+    left_out = "" if found.ece_left_out is None else (
+        f", and {found.ece_left_out:.4f} with each scene's temperature fitted on the other scenes"
+    )  # fmt: skip
+    bins = zip(found.reliability_before, found.reliability_after, strict=True)
+    rows = "\n".join(
+        f"| {before.lower:.3f} to {before.upper:.3f} | {before.pixels:,} | {_share(before.confidence)} | "
+        f"{_share(before.accuracy)} | {after.pixels:,} | {_share(after.confidence)} | {_share(after.accuracy)} |"
+        for before, after in bins
+    )
+    return (
+        f"## Calibration\n\nConfidence is softmax(logits / {found.temperature:.4f}) of the class said. Fitted on "
+        f"{found.pixels:,} labelled pixels: {found.data}. Expected calibration error (15 bins of equal width) "
+        f"{found.ece_before:.4f} at temperature 1, {found.ece_after:.4f} at this one{left_out}. Negative log "
+        f"likelihood of the true class {found.nll_before:.4f} before, {found.nll_after:.4f} after.\n\n"
+        "| confidence | pixels before | mean | right | pixels after | mean | right |\n|---|---|---|---|---|---|---|\n"
+        + rows
+    )
+
+
+def _share(value: float | None, digits: int = 3) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
 
 
 def _accuracy(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""`trainer`: distill, finetune, export, evaluate."""
+"""`trainer`: distill, finetune, export, evaluate, profile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.errors import TrainerError
+from trainer.errors import SettingsRefused, TrainerError
 
 if TYPE_CHECKING:
     from trainer.config import AnySettings
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trainer", description="How a model is made, on the ground.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_tiles(commands.add_parser("tiles", help="unlabelled tiles in shards, from imagery of any size"))
     distill = commands.add_parser("distill", help="Mask-CDKD: a student from frozen teachers, on unlabelled tiles")
     _add_run(distill)
     distill.add_argument("--tiles", type=Path, help="folder of `trainer tiles`, instead of the configuration's")
@@ -56,7 +57,30 @@ def _parser() -> argparse.ArgumentParser:
     ablate.set_defaults(run=_ablate)
     _add_export(commands.add_parser("export", help="a run's averaged weights to a model folder: ONNX, manifest, card"))
     _add_evaluate(commands.add_parser("evaluate", help="accuracy on whole scenes, mapped by the flying pipeline"))
+    _add_profile(commands.add_parser("profile", help="parameters, FLOPs, memory and bytes moved of networks"))
     return parser
+
+
+def _add_tiles(parser: argparse.ArgumentParser) -> None:
+    from trainer.tiles.settings import TileSettings
+
+    usual = TileSettings()
+    parser.add_argument("sources", nargs="+", type=Path, help="GeoTIFFs, JPEGs and PNGs, or folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder of shards; a killed run is taken up")
+    parser.add_argument("--size", type=int, default=usual.size, help="side of a tile in pixels")
+    parser.add_argument("--stride", type=int, default=usual.stride, help="pixels from tile to tile; 0: the size")
+    parser.add_argument("--shard-tiles", type=int, default=usual.shard_tiles, help="tiles in a shard")
+    parser.add_argument("--quality", type=int, default=usual.quality, help="of the JPEGs, 1 to 100")
+    parser.add_argument("--most-invalid", type=float, default=usual.most_invalid, help="share without data, 0 to 1")
+    parser.add_argument(
+        "--least-deviation", type=float, default=usual.least_deviation, help="under it a tile is blank, 0 to 255"
+    )
+    parser.add_argument(
+        "--most-alike", type=int, default=usual.most_alike,
+        help="bits of 64 that near-duplicates may differ in; -1 keeps all",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.set_defaults(run=_tiles)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +99,19 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", default="1.0.0")
     parser.add_argument("--description", default="Land cover of very high resolution RGB imagery.")
     parser.add_argument("--notes", type=Path, help="markdown for the card: what no figure says")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "fp16"), default=["fp32"], dest="precisions",
+        help="FP32 to OUT/NAME/, FP16 to OUT/NAME-fp16/ (default: fp32)",
+    )  # fmt: skip
+    parser.add_argument("--no-confidence", action="store_false", dest="confidence", help="classes are the only output")
+    parser.add_argument("--twin", action="store_true", help="also a file of the same weights that gives probabilities")
+    parser.add_argument(
+        "--calibrate", action="append", default=[], metavar="RUN=NAME,NAME",
+        help="fit the confidence's temperature on these images by the weights of this run, best one fitted without "
+        "them; may be given for every fold",
+    )  # fmt: skip
+    parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
+    parser.add_argument("--threads", type=int, help="of PyTorch")
     parser.set_defaults(run=_export)
 
 
@@ -102,6 +139,28 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--remark", default="", help="with --record: what must be known beside the figures")
     parser.set_defaults(run=_evaluate)
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--paper", action="store_true", help="the paper's student and decoder, beside its own figures")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="model folder; may be given again")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="YAML with a `model`; likewise")
+    parser.add_argument("--tile", type=int, default=1024, help="pixels a side, of --paper and --config (default: 1024)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--markdown", type=Path, help="also write the table here")
+    parser.set_defaults(run=_profile)
+
+
+def _tiles(options: argparse.Namespace) -> None:
+    from onboard.progress import progress_for
+    from trainer.tiles.run import TileRequest, make_tiles
+    from trainer.tiles.settings import TileSettings
+
+    names = ("size", "stride", "shard_tiles", "quality", "most_invalid", "least_deviation", "most_alike")
+    settings = TileSettings(**{name: getattr(options, name) for name in names})
+    with progress_for(sys.stderr, quiet=options.quiet) as progress:
+        report = make_tiles(TileRequest(tuple(options.sources), options.out, settings), progress)
+    print(report.summary())
 
 
 def _distill(options: argparse.Namespace) -> None:
@@ -158,9 +217,14 @@ def _run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: s
 
 
 def _export(options: argparse.Namespace) -> None:
-    from trainer.package import PackageRequest, golden_landscape, package
+    import torch
 
-    manifest = package(
+    from trainer.models.flight import FlightSettings
+    from trainer.package import CalibrationRun, PackageRequest, golden_landscape, package
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    manifests = package(
         PackageRequest(
             run=options.folder,
             out=options.out,
@@ -169,9 +233,48 @@ def _export(options: argparse.Namespace) -> None:
             description=options.description,
             notes=options.notes.read_text() if options.notes else "",
             golden_tile=golden_landscape(),
+            flight=FlightSettings(confidence=options.confidence),
+            precisions=tuple(options.precisions),
+            twin=options.twin,
+            calibration=tuple(
+                CalibrationRun(folder, names) for folder, names in map(_folder_and_names, options.calibrate)
+            ),
+            calibration_tiles=options.calibration_tiles,
         )
     )
-    print(f"{options.out / manifest.name}: {manifest.model.bytes / 1e6:.1f} MB, sha256 {manifest.model.sha256}")
+    for manifest in manifests:
+        print(f"{options.out / manifest.name}: {manifest.model.bytes / 1e6:.1f} MB, sha256 {manifest.model.sha256}")
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from trainer.models.segmenter import PAPER_SEGMENTER
+    from trainer.profile import profile_of, settings_from_yaml
+    from trainer.profile_onnx import profile_of_folder
+    from trainer.profile_table import as_json, table
+
+    profiles = [profile_of(PAPER_SEGMENTER, name="paper, rebuilt", tile=options.tile)] if options.paper else []
+    profiles += [profile_of_folder(folder) for folder in options.model]
+    profiles += [profile_of(settings_from_yaml(file), name=file.stem, tile=options.tile) for file in options.config]
+    if not profiles:
+        raise SettingsRefused("profile", "nothing to count: give --paper, --model or --config")
+    text = table(profiles, published=options.paper)
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    if options.json:
+        options.json.write_text(as_json(profiles))
+
+
+def _folder_and_names(given: str) -> tuple[Path, tuple[str, ...]]:
+    """FOLDER=NAME,NAME.
+
+    Raises:
+        SettingsRefused: it is not of that form.
+    """
+    folder, _, names = given.rpartition("=")
+    if not folder or not all(names.split(",")):
+        raise SettingsRefused(given, "give a folder and names of images as FOLDER=NAME,NAME")
+    return Path(folder), tuple(names.split(","))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -183,8 +286,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from trainer.report import Report
 
     labelled = open_set(options.set, options.root)
-    folds = [fold.rsplit("=", 1) for fold in options.fold]
-    models = [(Path(folder), labelled.named(names.split(","))) for folder, names in folds]
+    folds = [_folder_and_names(fold) for fold in options.fold]
+    models = [(folder, labelled.named(names)) for folder, names in folds]
     if not models:
         names = labelled.named(options.names) if options.names else labelled.split(options.split)
         models = [(options.model, names)]

@@ -1,12 +1,13 @@
-"""From a run's averaged weights to the ONNX file that flies."""
+"""From a run's averaged weights to the ONNX file that flies, in FP32 or FP16, and its twin that gives probabilities."""
 
 from __future__ import annotations
 
 import copy
-import logging
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -15,82 +16,183 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engines.manifest import Agreement
+from trainer.checkpoint import load_weights, read_average
+from trainer.config import FinetuneSettings
 from trainer.errors import ExportRefused
-from trainer.models.flight import FlightSegmenter, FlightSettings
+from trainer.half import half_from_onnx, measured_ranges
+from trainer.metrics import Confusion
+from trainer.models.flight import FlightSegmenter, FlightSettings, ProbabilitySegmenter
 from trainer.models.segmenter import Segmenter
 from trainer.models.student import Attention
-
-log = logging.getLogger(__name__)
+from trainer.provenance import history
 
 OPSET = 17
 HIGHEST_IR = 10
 """What the oldest runtime aboard reads. Source: ONNX Runtime 1.18 reads IR 10; TensorRT 8.6 reads opset 17."""
-LEAST_AGREEMENT = 0.999
-"""Share of pixels on which PyTorch and ONNX must agree (issue 2)."""
+LEAST_SAME = {"fp32": 0.999, "fp16": 0.995}
+"""Share of pixels on which ONNX must say what PyTorch says in FP32 (issue 3)."""
+MOST_MIOU_CHANGE = {"fp32": math.inf, "fp16": 0.0005}
+"""By how much mIoU on labelled tiles may differ from PyTorch's, up or down: 0.05 points (issue 3)."""
+MOST_PROBABILITY_CHANGE = 1 / 255
+"""Mean difference of confidence or probabilities: one step of the byte that confidence leaves in."""
+
+ExportPrecision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Real tiles that ONNX is held to PyTorch on: uint8 (N, 3, S, S), and labels uint8 (N, S, S) where there are."""
+
+    tiles: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file; ``agreement`` is the share of pixels equal to the network's over the tiles it was tried on."""
+    """An exported file that was not refused; ``widths`` says in words what of an FP16 file is FP32."""
 
     path: Path
+    precision: ExportPrecision
     opset: int
     ir: int
     parameters: int
-    agreement: float
+    agreement: Agreement
+    widths: str = ""
+
+
+def segmenter_of(run: Path) -> tuple[FinetuneSettings, Segmenter]:
+    """Settings and averaged weights of a finished fit.
+
+    Raises:
+        CheckpointRefused: the run has no facts, no averaged weights, or those of another network.
+    """
+    settings = FinetuneSettings.model_validate(history(run)[-1]["settings"])
+    segmenter = Segmenter(settings.model)
+    load_weights(segmenter, read_average(run), run)
+    return settings, segmenter.eval()
 
 
 def onnx_from_segmenter(
-    segmenter: Segmenter, path: Path, *, tiles: NDArray[np.uint8], settings: FlightSettings | None = None
+    segmenter: Segmenter,
+    path: Path,
+    *,
+    trial: Trial,
+    settings: FlightSettings | None = None,
+    precision: ExportPrecision = "fp32",
+    twin: bool = False,
 ) -> Exported:
-    """Write the flight form of a network, and try it on real tiles uint8 (N, 3, S, S).
+    """Write the flight form of a network, or its twin, and hold it to PyTorch in FP32 on real tiles.
 
     Only N stays open in the file; S is that of the tiles. Batch norms are folded into their convolutions.
 
     Raises:
-        ExportRefused: the file is newer than the engines read, or agrees with PyTorch on too few pixels. No file is
-            left behind.
+        ExportRefused: the file is newer than the engines read, or does not say what PyTorch says. No file is left.
     """
-    flight = flight_form(segmenter, settings)
+    flight, widths = flight_form(segmenter, settings, twin=twin), ""
     partial = path.with_name(path.name + ".part")
     try:
-        _write(flight, partial, torch.from_numpy(tiles[:1]))
+        _write(flight, partial, torch.from_numpy(trial.tiles[:1]))
         model = onnx.load(partial)
+        if precision == "fp16":
+            ranges = measured_ranges(segmenter, torch.from_numpy(trial.tiles))
+            model, widths = half_from_onnx(model, ranges), ranges.described()
+            onnx.save(model, partial)
         opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         if opset != OPSET or model.ir_version > HIGHEST_IR:
             raise ExportRefused(f"opset {opset}, IR {model.ir_version}; wanted opset {OPSET}, IR {HIGHEST_IR} or less")
-        agreement = agreement_of(flight, partial, tiles)
-        if agreement < LEAST_AGREEMENT:
-            raise ExportRefused(f"PyTorch and ONNX agree on {agreement:.4%} of pixels, {LEAST_AGREEMENT:.1%} needed")
+        agreement = agreement_of(flight, partial, trial, segmenter.settings.classes)
+        _hold(agreement, precision)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    parameters = sum(parameter.numel() for parameter in segmenter.parameters())
-    return Exported(path=path, opset=opset, ir=model.ir_version, parameters=parameters, agreement=agreement)
+    return Exported(
+        path=path,
+        precision=precision,
+        opset=opset,
+        ir=model.ir_version,
+        parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
+        agreement=agreement,
+        widths=widths,
+    )
 
 
-def flight_form(segmenter: Segmenter, settings: FlightSettings | None = None) -> FlightSegmenter:
+def flight_form(segmenter: Segmenter, settings: FlightSettings | None = None, *, twin: bool = False) -> FlightSegmenter:
     """A copy that infers, with attention written out in products the engines fuse."""
-    flight = FlightSegmenter(copy.deepcopy(segmenter), settings).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    kind = ProbabilitySegmenter if twin else FlightSegmenter
+    flight = kind(copy.deepcopy(segmenter), settings).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in flight.modules():
         if isinstance(module, Attention):
             module.explicit = True
     return flight  # type: ignore[no-any-return]
 
 
-def agreement_of(flight: FlightSegmenter, path: Path, tiles: NDArray[np.uint8]) -> float:
-    """Share of pixels with the same class in PyTorch (FP32) and ONNX Runtime (CPU)."""
+def agreement_of(flight: FlightSegmenter, path: Path, trial: Trial, classes: int) -> Agreement:
+    """How far a file on ONNX Runtime (CPU) says what a network of ``classes`` says in PyTorch.
+
+    Of a twin, the class of a pixel is its most probable one.
+    """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    same = 0
-    for tile in tiles:
+    same, change, wanted, given = 0.0, 0.0, Confusion(classes), Confusion(classes)
+    for number, tile in enumerate(trial.tiles):
         with torch.inference_mode():
-            expected = flight(torch.from_numpy(tile[None]))[0].numpy()
-        same += int((session.run(["classes"], {"tiles": tile[None]})[0] == expected).sum())
-    return same / int(tiles.size // tiles.shape[1])
+            expected = _classes_and_sureness([layer.numpy() for layer in flight(torch.from_numpy(tile[None]))])
+        found = _classes_and_sureness(session.run(None, {"tiles": tile[None]}))
+        same += float((found[0] == expected[0]).mean())
+        change += float(np.abs(found[1] - expected[1]).mean())
+        if trial.labels is not None:
+            wanted.add(trial.labels[number], expected[0])
+            given.add(trial.labels[number], found[0])
+    count = len(trial.tiles)
+    scored = trial.labels is not None and bool((trial.labels > 0).any())
+    return Agreement(
+        tiles=count,
+        same_class=same / count,
+        probability_change=None if math.isnan(change) else change / count,
+        reference_miou=wanted.scores().miou if scored else None,
+        miou=given.scores().miou if scored else None,
+    )
+
+
+def _classes_and_sureness(outputs: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Of one tile: codes uint8 (S, S), and the probabilities 0..1 that go with them; NaN where none are given."""
+    first = outputs[0][0]
+    if first.ndim == 3:  # a twin: (K, S, S)
+        return (first.argmax(axis=0) + 1).astype(np.uint8), first.astype(np.float32)
+    sure = outputs[1][0].astype(np.float32) / 255 if len(outputs) > 1 else np.full(first.shape, np.nan, np.float32)
+    return first, sure
+
+
+def _hold(agreement: Agreement, precision: ExportPrecision) -> None:
+    """Raises ExportRefused where a file strays too far from PyTorch."""
+    if not agreement.same_class >= LEAST_SAME[precision]:
+        raise ExportRefused(
+            f"PyTorch and ONNX in {precision.upper()} agree on {agreement.same_class:.4%} of pixels, "
+            f"{LEAST_SAME[precision]:.1%} needed"
+        )
+    if agreement.miou is not None and agreement.reference_miou is not None:
+        change = agreement.miou - agreement.reference_miou
+        if not abs(change) <= MOST_MIOU_CHANGE[precision]:
+            raise ExportRefused(
+                f"mIoU in {precision.upper()} is {100 * change:+.3f} points off PyTorch's, "
+                f"{100 * MOST_MIOU_CHANGE[precision]:.2f} allowed"
+            )
+    if agreement.probability_change is not None and not agreement.probability_change <= MOST_PROBABILITY_CHANGE:
+        raise ExportRefused(
+            f"probabilities in {precision.upper()} differ from PyTorch's by {agreement.probability_change:.4f} in the "
+            f"mean, {MOST_PROBABILITY_CHANGE:.4f} allowed"
+        )
+
+
+def output_names(flight: FlightSegmenter) -> tuple[str, ...]:
+    """Of the graph's outputs, in their order."""
+    if isinstance(flight, ProbabilitySegmenter):
+        return ("probabilities",)
+    return ("classes", "confidence") if flight.settings.confidence else ("classes",)
 
 
 def _write(flight: FlightSegmenter, path: Path, tile: Tensor) -> None:
-    names = ("tiles", "classes", "confidence")
+    outputs = output_names(flight)
     with warnings.catch_warnings():
         # The tracer warns of every size it takes as a constant (wanted), and that it is the older of two exporters:
         # the newer one writes opset 18 and converts down, which leaves it unsure of LayerNormalization.
@@ -101,8 +203,8 @@ def _write(flight: FlightSegmenter, path: Path, tile: Tensor) -> None:
             str(path),
             dynamo=False,
             opset_version=OPSET,
-            input_names=names[:1],
-            output_names=names[1:],
-            dynamic_axes={name: {0: "N"} for name in names},
+            input_names=["tiles"],
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "N"} for name in ("tiles", *outputs)},
             do_constant_folding=True,
         )

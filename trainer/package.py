@@ -1,4 +1,4 @@
-"""From a finished run to a model folder: ONNX, manifest, golden tile, card."""
+"""From a finished run to model folders, one a precision: ONNX, its twin, manifest, golden tile, card."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.manifest import (
     Band,
+    Calibration,
     ClassInfo,
     FileEntry,
     GoldenTile,
@@ -22,15 +23,18 @@ from engines.manifest import (
     ModelFile,
     ModelInput,
     ModelOutput,
+    TwinFile,
 )
+from trainer.calibration import Evidence, calibration_of, evidence_of
 from trainer.card import NOTES, write_card
-from trainer.checkpoint import load_weights, read_average
 from trainer.config import FinetuneSettings
 from trainer.data.description import read_description
 from trainer.data.labelled import LabelledScene
 from trainer.data.landscape import Landscape
-from trainer.data.pool import scenes_of
-from trainer.export import Exported, flight_form, onnx_from_segmenter
+from trainer.data.pool import names_of, scenes_of
+from trainer.data.sets import LabelledSet, open_set
+from trainer.errors import DataMissing, DataRefused, SettingsRefused
+from trainer.export import Exported, ExportPrecision, Trial, flight_form, onnx_from_segmenter, segmenter_of
 from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
 from trainer.provenance import described, history, training_of
@@ -41,7 +45,16 @@ HALO = 128
 LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.97, "int8": 0.95}
 """With the golden tile, by precision of an engine; below these an engine is not the model any more."""
 MODEL = "model.onnx"
+TWIN = "probabilities.onnx"
 GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class CalibrationRun:
+    """A run, and the images (names or globs) its weights are to be calibrated on; best a run fitted without them."""
+
+    run: Path
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,11 @@ class PackageRequest:
         notes: markdown for the card, what no figure says.
         golden_tile: uint8 (3, tile_size, tile_size), of imagery that is free to ship.
         tile_size, halo: pixels.
-        flight: how logits become classes.
+        flight: how logits become classes; the temperature in it is replaced by the fitted one.
+        precisions: FP32 goes to ``out``/``name``, FP16 to ``out``/``name``-fp16.
+        twin: also write the file that gives class probabilities.
+        calibration: what the temperature is fitted on; with nothing, the flight settings' stays, and none is reported.
+        calibration_tiles: at most so many of each scene.
     """
 
     run: Path
@@ -65,49 +82,89 @@ class PackageRequest:
     tile_size: int = TILE
     halo: int = HALO
     flight: FlightSettings = field(default_factory=FlightSettings)
+    precisions: tuple[ExportPrecision, ...] = ("fp32",)
+    twin: bool = False
+    calibration: tuple[CalibrationRun, ...] = ()
+    calibration_tiles: int = 4
+
+    def folder_name(self, precision: ExportPrecision) -> str:
+        """Of the model folder of that precision, and the model's name."""
+        return self.name if precision == "fp32" else f"{self.name}-{precision}"
 
 
-def package(request: PackageRequest) -> Manifest:
-    """Write ``out``/``name`` whole, or not at all; gives its manifest.
+def package(request: PackageRequest) -> list[Manifest]:
+    """Write every model folder whole, or none; gives their manifests in the order of ``precisions``.
 
     Raises:
-        CheckpointRefused: the run has no averaged weights.
-        ExportRefused: the ONNX file does not repeat the network.
+        CheckpointRefused: a run has no averaged weights.
+        SettingsRefused: the scenes to calibrate on are not for that.
+        ExportRefused: an ONNX file does not repeat the network.
     """
-    stretches = history(request.run)
-    settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
-    segmenter = Segmenter(settings.model)
-    load_weights(segmenter, read_average(request.run), request.run)
+    settings, segmenter = segmenter_of(request.run)
+    calibration = calibrated(request, settings) if request.calibration else None
+    flight = request.flight
+    if calibration is not None:
+        flight = flight.model_copy(update={"temperature": calibration.temperature})
     scenes = scenes_of(settings.data, classes=settings.model.classes)
-    target = request.out / request.name
+    common = _Common(
+        request, settings, segmenter, flight, calibration, trial=centre_tiles(scenes, request.tile_size), scenes=scenes
+    )
     request.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.out, prefix=".package-") as made:
-        folder = Path(made) / request.name
-        folder.mkdir()
-        tiles = centre_tiles(scenes, request.tile_size)
-        exported = onnx_from_segmenter(segmenter, folder / MODEL, tiles=tiles, settings=request.flight)
-        training = training_of(stretches, scenes, agreement=exported.agreement)
-        manifest = manifest_of(request, settings, exported).model_copy(update={"training": training})
-        if request.golden_tile is not None:
-            tile = golden(flight_form(segmenter, request.flight), request.golden_tile, folder / GOLDEN)
-            manifest = manifest.model_copy(update={"golden": tile})
-        manifest.save(folder)
-        (folder / NOTES).write_text(request.notes)
-        write_card(manifest, folder)
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
+        manifests = [_write_folder(common, precision, Path(made)) for precision in request.precisions]
+        for manifest in manifests:
+            target = request.out / manifest.name
+            if target.exists():
+                shutil.rmtree(target)
+            (Path(made) / manifest.name).rename(target)
+    return manifests
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What the folders of all precisions are made of."""
+
+    request: PackageRequest
+    settings: FinetuneSettings
+    segmenter: Segmenter
+    flight: FlightSettings
+    calibration: Calibration | None
+    trial: Trial
+    scenes: Iterable[LabelledScene]
+
+
+def _write_folder(common: _Common, precision: ExportPrecision, place: Path) -> Manifest:
+    request, segmenter, flight, trial = common.request, common.segmenter, common.flight, common.trial
+    folder = place / request.folder_name(precision)
+    folder.mkdir()
+    exported = onnx_from_segmenter(segmenter, folder / MODEL, trial=trial, settings=flight, precision=precision)
+    changes: dict[str, object] = {
+        "training": training_of(history(request.run), common.scenes),
+        "calibration": common.calibration,
+    }
+    if request.twin:
+        twin = onnx_from_segmenter(
+            segmenter, folder / TWIN, trial=trial, settings=flight, precision=precision, twin=True
+        )
+        changes["probabilities"] = TwinFile(**ModelFile.of(twin.path).model_dump(), agreement=twin.agreement)
+    if request.golden_tile is not None:
+        changes["golden"] = golden(flight_form(segmenter, flight), request.golden_tile, folder / GOLDEN)
+    manifest = manifest_of(common, exported).model_copy(update=changes)
+    manifest.save(folder)
+    (folder / NOTES).write_text(request.notes)
+    write_card(manifest, folder)
     return manifest
 
 
-def manifest_of(request: PackageRequest, settings: FinetuneSettings, exported: Exported) -> Manifest:
+def manifest_of(common: _Common, exported: Exported) -> Manifest:
     """What the exported file is, takes and gives; without provenance, figures and golden tile."""
+    request, settings = common.request, common.settings
     return Manifest(
-        name=request.name,
+        name=request.folder_name(exported.precision),
         version=request.version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         description=request.description,
-        architecture=described(settings.model, request.flight),
+        architecture=" ".join(filter(None, [described(settings.model, common.flight), exported.widths])),
         total_parameters=exported.parameters,
         model=ModelFile.of(exported.path),
         input=ModelInput(
@@ -116,24 +173,84 @@ def manifest_of(request: PackageRequest, settings: FinetuneSettings, exported: E
             tile_size=request.tile_size,
             value_scaling="0..255 as delivered; mean and deviation are taken out inside the graph",
         ),
-        output=ModelOutput(classes="classes", confidence="confidence"),
+        output=ModelOutput(classes="classes", confidence="confidence" if common.flight.confidence else None),
         halo=request.halo,
         classes=tuple(
             ClassInfo(code=item.code, name=item.name, title=item.title, color=item.colour)
             for item in read_description(settings.data.set).classes
         ),
-        precision="fp32",
+        precision=exported.precision,
         opset=exported.opset,
+        agreement=exported.agreement,
     )
 
 
-def centre_tiles(scenes: Iterable[LabelledScene], side: int) -> NDArray[np.uint8]:
-    """The middle tile of each scene, uint8 (scenes, 3, side, side): real pixels to compare PyTorch and ONNX on."""
-    tiles = []
+def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibration:
+    """Fit the temperature on the scenes of the request, each run's by its own weights, in the order given.
+
+    Raises:
+        SettingsRefused: nothing would be tempered, scenes are for reporting only, or a run is of another network.
+    """
+    if not (request.flight.confidence or request.twin):
+        raise SettingsRefused("calibration", "without confidence and twin there is nothing to calibrate")
+    labelled, others = open_set(settings.data.set, settings.data.root), 0
+    evidence: list[Evidence] = []
+    seen: set[str] = set()
+    for source in request.calibration:
+        names = labelled.named(source.names)
+        if kept := sorted(set(names) & reporting_only(labelled)):
+            raise SettingsRefused("calibration", f"{', '.join(kept)} of {labelled.name}: for reporting only")
+        fitted, segmenter = segmenter_of(source.run)
+        if fitted.model != settings.model:
+            raise SettingsRefused(str(source.run), "a run of another network: its confidence says nothing of this one")
+        others += source.run.resolve() != request.run.resolve()
+        seen |= _names_fitted(source.run) & set(names)
+        evidence += [
+            evidence_of(
+                segmenter, labelled.read(name), request.flight,
+                side=request.tile_size, halo=request.halo, most=request.calibration_tiles,
+            )
+            for name in names
+        ]  # fmt: skip
+    return calibration_of(evidence, data=_evidence_in_words(request, labelled, seen, others), held_out=not seen)
+
+
+def reporting_only(labelled: LabelledSet) -> set[str]:
+    """Images of the set's split "test": nothing is fitted on them."""
+    if "test" not in labelled.description.splits:
+        return set()
+    try:
+        return set(labelled.split("test"))
+    except (DataMissing, DataRefused):
+        return set()  # none of them is at hand
+
+
+def _names_fitted(run: Path) -> set[str]:
+    """Images whose labels a run has seen, or a run that it started from."""
+    names: set[str] = set()
+    for facts in history(run):
+        names.update(names_of(FinetuneSettings.model_validate(facts["settings"]).data))
+    return names
+
+
+def _evidence_in_words(request: PackageRequest, labelled: LabelledSet, seen: set[str], others: int) -> str:
+    parts = "; ".join(", ".join(labelled.named(source.names)) for source in request.calibration)
+    words = f"{labelled.name}: {parts}, up to {request.calibration_tiles} tiles each, what a map keeps of them"
+    if others == len(request.calibration):
+        words += ". Not these weights: those of runs of the same network by their own schedules"
+    if seen:
+        return words + f". The weights were FITTED on {', '.join(sorted(seen))}: the error elsewhere is larger"
+    return words + ", each mapped by weights fitted without it"
+
+
+def centre_tiles(scenes: Iterable[LabelledScene], side: int) -> Trial:
+    """The middle tile of each scene with its labels: real pixels to compare PyTorch and ONNX on."""
+    tiles, labels = [], []
     for scene in scenes:
         top, left = ((length - side) // 2 for length in scene.labels.shape)
         tiles.append(scene.pixels[:, top : top + side, left : left + side])
-    return np.stack(tiles)
+        labels.append(scene.labels[top : top + side, left : left + side])
+    return Trial(np.stack(tiles), np.stack(labels))
 
 
 def golden(flight: FlightSegmenter, tile: NDArray[np.uint8], path: Path) -> GoldenTile:

@@ -26,7 +26,7 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [*(history(Path(earlier)) if earlier else []), facts]
 
 
-def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene], *, agreement: float) -> Training:
+def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene]) -> Training:
     """Provenance of the weights: the facts of their runs in order, the scenes they were fitted on."""
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     labelled = sum(int((scene.labels > 0).sum()) for scene in scenes)
@@ -38,7 +38,7 @@ def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene]
         commit=stretches[-1]["commit"],
         seed=settings.seed,
         epochs=round(sum(facts["pixels"] for facts in stretches) / labelled, 2),
-        hyperparameters=_hyperparameters(stretches) | {"pytorch_onnx_agreement": round(agreement, 6)},
+        hyperparameters=_hyperparameters(stretches),
         notes=f"Supervised, from {start}; {minutes:.0f} minutes on two CPU cores, in stretches of "
         + ", ".join(f"{facts['seconds'] / 60:.0f}" for facts in stretches)
         + " minutes, each annealed to its end; the weights are an exponential average.",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 
 from trainer import export
 from trainer.errors import ExportRefused
+from trainer.export import Trial
+from trainer.half import HEADROOM, LARGEST, Ranges, half_from_onnx, measured_ranges
+from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter, SegmenterSettings
-from trainer.models.student import StudentSettings
+from trainer.models.student import Attention, StudentSettings
 from trainer.models.upernet import DecoderSettings
 
 STUDENT = StudentSettings(
@@ -33,6 +37,8 @@ def segmenter() -> Segmenter:
             assert module.running_var is not None
             torch.nn.init.normal_(module.running_mean, std=0.3)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    with torch.no_grad():
+        network.decoder.classifier.weight *= 8  # as after training: some pixels are sure
     return network
 
 
@@ -40,12 +46,21 @@ def tiles(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 3, 128, 128), dtype=np.uint8)
 
 
+def labels(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 4, (count, 128, 128), dtype=np.uint8)
+
+
+def opened(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
 def test_the_file_repeats_the_network_at_any_batch(tmp_path: Path, segmenter: Segmenter) -> None:
-    exported = export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", tiles=tiles(2))
+    exported = export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", trial=Trial(tiles(2)))
     assert exported.opset == 17
     assert exported.ir <= 10
-    assert exported.agreement >= 0.999
-    session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+    assert exported.agreement.same_class >= 0.999
+    assert exported.agreement.miou is None
+    session = opened(exported.path)
     (tensor,) = session.get_inputs()
     assert (tensor.name, tensor.type, tensor.shape) == ("tiles", "tensor(uint8)", ["N", 3, 128, 128])
     batch = tiles(3)
@@ -58,18 +73,208 @@ def test_the_file_repeats_the_network_at_any_batch(tmp_path: Path, segmenter: Se
     assert not any("BatchNorm" in node.op_type for node in onnx.load(exported.path).graph.node)
 
 
-def test_a_file_that_disagrees_is_refused_and_not_left_behind(
+def test_half_keeps_its_weights_in_half_and_says_nearly_the_same(tmp_path: Path, segmenter: Segmenter) -> None:
+    trial = Trial(tiles(2), labels(2))
+    whole = export.onnx_from_segmenter(segmenter, tmp_path / "whole.onnx", trial=trial)
+    half = export.onnx_from_segmenter(segmenter, tmp_path / "half.onnx", trial=trial, precision="fp16")
+    assert half.path.stat().st_size < 0.75 * whole.path.stat().st_size
+    model = onnx.load(half.path)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {item.name: item.data_type for item in model.graph.initializer}
+    assert kinds["segmenter.decoder.classifier.weight/half"] == onnx.TensorProto.FLOAT16
+    assert half.ir <= 10
+    assert half.opset == 17
+    assert half.agreement.same_class >= 0.995
+    assert half.agreement.reference_miou == whole.agreement.reference_miou
+    assert half.agreement.miou == pytest.approx(half.agreement.reference_miou, abs=5e-4)
+    (tensor,), outputs = opened(half.path).get_inputs(), opened(half.path).get_outputs()
+    assert [tensor.type, *(output.type for output in outputs)] == ["tensor(uint8)"] * 3
+    assert "FP16" in half.widths
+    assert whole.widths == ""
+
+
+def products(model: onnx.ModelProto, *, of: str, ending: str = "") -> set[int]:
+    """Types of what the nodes of one kind inside the blocks give."""
+    kinds = {
+        item.name: item.type.tensor_type.elem_type for item in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    return {
+        kinds[node.output[0]]
+        for node in model.graph.node
+        if node.op_type == of and "/blocks." in node.name and node.name.endswith(ending)
+    }
+
+
+@pytest.mark.parametrize(("ranges", "norm", "score"), [
+    (Ranges(squares=1.0, score=1.0, activation=1.0), 10, 10),
+    (Ranges(squares=LARGEST / HEADROOM + 1, score=1.0, activation=1.0), 1, 10),
+    (Ranges(squares=1.0, score=65.0, activation=1.0), 10, 1),
+])  # fmt: skip
+def test_what_ranges_ask_for_stays_in_fp32(
+    tmp_path: Path, segmenter: Segmenter, ranges: Ranges, norm: int, score: int
+) -> None:
+    path = export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", trial=Trial(tiles(1))).path
+    model = half_from_onnx(onnx.load(path), ranges)
+    onnx.checker.check_model(model, full_check=True)
+    assert products(model, of="LayerNormalization") == {norm}
+    assert products(model, of="Softmax") == {score}
+    assert products(model, of="MatMul", ending="/attention/MatMul") == {score}
+    assert products(model, of="MatMul", ending="/mlp.0/MatMul") == {10}
+    assert ("LayerNorm in FP32" in ranges.described(), "softmax in FP32" in ranges.described()) == (
+        norm == 1,
+        score == 1,
+    )
+
+
+def test_measured_ranges_are_those_of_the_layers(segmenter: Segmenter) -> None:
+    pixels = torch.from_numpy(tiles(2))
+    seen: dict[str, list[float]] = {"squares": [], "score": []}
+
+    def attend(q: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        seen["score"].append(float(torch.einsum("bhid,bhjd->bhij", q, key).abs().max()) / q.shape[-1] ** 0.5)
+        return torch.nn.functional.scaled_dot_product_attention(q, key, value)
+
+    network = export.flight_form(segmenter).segmenter
+    for module in network.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.register_forward_pre_hook(
+                lambda _, inputs: seen["squares"].append(
+                    float(((inputs[0] - inputs[0].mean(-1, keepdim=True)) ** 2).sum(-1).max())
+                )
+            )
+        if isinstance(module, Attention):
+            module._attend = attend  # type: ignore[method-assign]
+    with torch.inference_mode():
+        network(pixels.float())
+    ranges = measured_ranges(segmenter, pixels)
+    assert ranges.squares == pytest.approx(max(seen["squares"]), rel=1e-4)
+    assert ranges.score == pytest.approx(max(seen["score"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_twin_gives_the_probabilities_that_the_confidence_is_one_of(
+    tmp_path: Path, segmenter: Segmenter, precision: export.ExportPrecision
+) -> None:
+    settings = FlightSettings(temperature=1.7)
+    written = [
+        export.onnx_from_segmenter(
+            segmenter,
+            tmp_path / f"{twin}.onnx",
+            trial=Trial(tiles(1)),
+            settings=settings,
+            precision=precision,
+            twin=twin,
+        )
+        for twin in (False, True)
+    ]
+    classes, confidence = opened(written[0].path).run(None, {"tiles": tiles(2)})
+    session = opened(written[1].path)
+    assert [(item.name, item.type) for item in session.get_outputs()] == [("probabilities", "tensor(float)")]
+    (probabilities,) = session.run(None, {"tiles": tiles(2)})
+    assert probabilities.shape == (2, 3, 128, 128)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones((2, 128, 128)), abs=1e-5)
+    of_class_said = np.take_along_axis(probabilities, classes[:, None].astype(int) - 1, axis=1)[:, 0]
+    assert np.abs(np.maximum(1, of_class_said * 255) - confidence).max() <= (0.51 if precision == "fp32" else 3)
+
+
+def test_temperature_changes_confidence_and_no_class(segmenter: Segmenter) -> None:
+    pixels = torch.from_numpy(tiles(1))
+    classes, confidence = export.flight_form(segmenter)(pixels)
+    same, flatter = export.flight_form(segmenter, FlightSettings(temperature=3.0))(pixels)
+    assert torch.equal(classes, same)
+    assert flatter.float().mean() < confidence.float().mean() - 1
+
+
+def test_without_confidence_there_is_one_output(tmp_path: Path, segmenter: Segmenter) -> None:
+    exported = export.onnx_from_segmenter(
+        segmenter, tmp_path / "model.onnx", trial=Trial(tiles(1)), settings=FlightSettings(confidence=False)
+    )
+    assert [item.name for item in opened(exported.path).get_outputs()] == ["classes"]
+    assert exported.agreement.probability_change is None
+
+
+Weights = NDArray[np.float32]
+
+
+def with_broken(monkeypatch: pytest.MonkeyPatch, weight: str, broken: Callable[[Weights], Weights]) -> None:
+    """Let a weight break between the writing of a file and its check."""
+    write = export._write
+
+    def then_break(flight: FlightSegmenter, path: Path, tile: torch.Tensor) -> None:
+        write(flight, path, tile)
+        model = onnx.load(path)
+        (tensor,) = (item for item in model.graph.initializer if item.name == weight)
+        values = np.array(onnx.numpy_helper.to_array(tensor))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(broken(values), weight))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(export, "_write", then_break)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_file_with_a_broken_weight_is_refused_and_not_left_behind(
+    tmp_path: Path,
+    segmenter: Segmenter,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: export.ExportPrecision,
+    twin: bool,
+) -> None:
+    with_broken(monkeypatch, "segmenter.decoder.classifier.weight", lambda values: -values)
+    with pytest.raises(ExportRefused, match=f"{precision.upper()} agree on"):
+        export.onnx_from_segmenter(
+            segmenter, tmp_path / "model.onnx", trial=Trial(tiles(1)), precision=precision, twin=twin
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_miou_but_few_pixels_is_refused_in_half(
     tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = export.agreement_of
-    other = Segmenter(segmenter.settings)
-    monkeypatch.setattr(export, "agreement_of", lambda _, path, pixels: real(export.flight_form(other), path, pixels))
-    with pytest.raises(ExportRefused, match="agree on"):
-        export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", tiles=tiles(1))
+    """One pixel in 300 changes class, and most labelled pixels are among these."""
+    pixels = tiles(1)
+    before = export.flight_form(segmenter)(torch.from_numpy(pixels))[0].numpy()
+    nudged = Segmenter(segmenter.settings)
+    nudged.load_state_dict(segmenter.state_dict())
+    bias, moved = segmenter.decoder.classifier.bias, nudged.decoder.classifier.bias
+    assert bias is not None
+    assert moved is not None
+    for nudge in np.linspace(0.001, 1, 1000):
+        with torch.no_grad():
+            moved.copy_(bias + torch.tensor([nudge, 0, 0]))
+        after = export.flight_form(nudged)(torch.from_numpy(pixels))[0].numpy()
+        if (changed := before != after).mean() > 0.002:
+            break
+    assert changed.mean() < 0.005
+    true = np.where(changed | (np.random.default_rng(3).random(before.shape) < 0.05), before, 0)
+    by = np.array([nudge, 0, 0], np.float32)
+    with_broken(monkeypatch, "segmenter.decoder.classifier.bias", lambda values: values + by)
+    with pytest.raises(ExportRefused, match=r"mIoU in FP16 is -.* points off"):
+        export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", trial=Trial(pixels, true), precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_confidence_is_off_is_refused(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = export._write
+
+    def colder(flight: FlightSegmenter, path: Path, tile: torch.Tensor) -> None:
+        settings = flight.settings
+        flight.settings = settings.model_copy(update={"temperature": 1.2})
+        write(flight, path, tile)
+        flight.settings = settings
+
+    monkeypatch.setattr(export, "_write", colder)
+    with pytest.raises(ExportRefused, match="probabilities in FP32 differ"):
+        export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", trial=Trial(tiles(1)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_exporting_leaves_the_network_as_it_was(tmp_path: Path, segmenter: Segmenter) -> None:
+    weights = {name: value.clone() for name, value in segmenter.state_dict().items()}
     segmenter.train()
-    export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", tiles=tiles(1))
+    export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", trial=Trial(tiles(1)), precision="fp16")
     assert segmenter.training
+    assert not any(module.explicit for module in segmenter.modules() if isinstance(module, Attention))
+    assert all(torch.equal(value, weights[name]) for name, value in segmenter.state_dict().items())

@@ -2,31 +2,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from engines.manifest import Evaluation, Manifest
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
+from trainer import export
 from trainer.card import CARD, write_card
 from trainer.cli import main
 from trainer.config import DataSettings, FinetuneSettings, MachineSettings, Stage
 from trainer.data.description import read_description
 from trainer.data.labelled import LabelledScene
 from trainer.data.sets import open_set
-from trainer.errors import CheckpointRefused, SettingsRefused
+from trainer.errors import CheckpointRefused, ExportRefused, SettingsRefused
 from trainer.evaluate import evaluate, evaluation_row, with_evaluation
+from trainer.export import segmenter_of
 from trainer.finetune import LandCoverTask
 from trainer.loop import Run
 from trainer.metrics import Confusion
+from trainer.models.flight import FlightSettings
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.student import StudentSettings
 from trainer.models.upernet import DecoderSettings
-from trainer.package import PackageRequest, package
+from trainer.package import CalibrationRun, PackageRequest, package
 from trainer.provenance import history
 
 STUDENT = StudentSettings(
@@ -69,16 +74,30 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def request_for(run: Path, out: Path) -> PackageRequest:
+def request_for(run: Path, out: Path, **changes: Any) -> PackageRequest:
     tile = np.random.default_rng(1).integers(0, 256, (3, 128, 128), dtype=np.uint8)
     return PackageRequest(
         run=run, out=out, name="tiny", version="0.1.0", description="A test.", notes="## Limits\n\nKnows nothing.",
-        golden_tile=tile, tile_size=128, halo=16,
+        golden_tile=tile, tile_size=128, halo=16, **changes,
     )  # fmt: skip
 
 
+def add_scene(run: Path, number: int) -> None:
+    """Another labelled scene beside the one that the run was fitted on, its labels not quite drawn at random."""
+    root = run.parent / "data" / "dubai"
+    pixels = np.random.default_rng(number).integers(0, 256, (3, 150, 140), dtype=np.uint8)
+    _, segmenter = segmenter_of(run)
+    with torch.inference_mode():
+        said = segmenter(torch.from_numpy(pixels[None, :, :128, :128]).float()).argmax(dim=1)[0].numpy()
+    labels = np.random.default_rng(number).integers(0, 6, (150, 140), dtype=np.uint8)
+    right = np.kron(said, np.ones((4, 4), np.int64)) + 1
+    labels[:128, :128] = np.where(np.random.default_rng(9).random((128, 128)) < 0.3, right, labels[:128, :128])
+    write(root / "scenes" / f"scene_{number}.tif", pixels)
+    write(root / "labels" / f"scene_{number}.tif", labels[None])
+
+
 def test_a_packaged_run_is_a_folder_that_the_engines_read(tmp_path: Path, finished: Path) -> None:
-    made = package(request_for(finished, tmp_path / "models"))
+    made = package(request_for(finished, tmp_path / "models"))[0]
     folder = tmp_path / "models" / "tiny"
     manifest = Manifest.load(folder)
     assert manifest == made
@@ -96,8 +115,108 @@ def test_a_packaged_run_is_a_folder_that_the_engines_read(tmp_path: Path, finish
     assert "Knows nothing" in card
 
 
+def test_each_precision_is_a_model_folder_that_the_engines_open(tmp_path: Path, finished: Path) -> None:
+    whole, half = package(request_for(finished, tmp_path / "models", precisions=("fp32", "fp16"), twin=True))
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["tiny", "tiny-fp16"]
+    tile = np.random.default_rng(4).integers(0, 256, (1, 3, 128, 128), dtype=np.uint8)
+    said = []
+    for manifest in (whole, half):
+        folder = tmp_path / "models" / manifest.name
+        assert Manifest.load(folder) == manifest
+        with open_engine(folder, threads=1) as engine:  # holds it to the golden tile
+            assert engine.precision == manifest.precision
+            said.append(engine.infer(tile))
+    assert [whole.precision, half.precision] == ["fp32", "fp16"]
+    assert (said[0].classes == said[1].classes).mean() > 0.99
+    assert said[1].confidence is not None
+    assert whole.golden == half.golden
+    assert half.model.bytes < whole.model.bytes
+    assert "FP16 ends at" in half.architecture
+    assert half.agreement is not None
+    assert half.agreement.miou is not None
+    card = (tmp_path / "models" / "tiny-fp16" / CARD).read_text()
+    assert "| model.onnx | FP16 | 1 |" in card
+    assert "| probabilities.onnx | FP16 | 1 |" in card
+
+
+def test_the_twin_lies_beside_the_model_and_is_not_needed_to_fly(tmp_path: Path, finished: Path) -> None:
+    (manifest,) = package(request_for(finished, tmp_path, twin=True))
+    twin = manifest.probabilities
+    assert twin is not None
+    assert twin.read_verified(tmp_path / "tiny")
+    (tmp_path / "tiny" / twin.file).unlink()
+    with open_engine(tmp_path / "tiny", threads=1):
+        pass
+
+
+def test_without_confidence_the_engine_gives_none(tmp_path: Path, finished: Path) -> None:
+    (manifest,) = package(request_for(finished, tmp_path, flight=FlightSettings(confidence=False)))
+    assert manifest.output.confidence is None
+    with open_engine(tmp_path / "tiny", threads=1) as engine:
+        assert engine.infer(np.zeros((1, 3, 128, 128), np.uint8)).confidence is None
+    assert "class codes (uint8) |" in (tmp_path / "tiny" / CARD).read_text()
+
+
+def test_the_confidence_is_tempered_and_the_card_says_by_what(tmp_path: Path, finished: Path) -> None:
+    for number in (4, 5):
+        add_scene(finished, number)
+    sources = (CalibrationRun(finished, ("scene_4", "scene_5")),)
+    (plain,) = package(request_for(finished, tmp_path / "plain"))
+    (manifest,) = package(request_for(finished, tmp_path / "tempered", calibration=sources))
+    found = manifest.calibration
+    assert plain.calibration is None
+    assert found is not None
+    assert found.held_out
+    assert "dubai: scene_4, scene_5" in found.data
+    assert found.temperature != 1
+    assert found.nll_after < found.nll_before
+    said = []
+    tile = np.random.default_rng(4).integers(0, 256, (1, 3, 128, 128), dtype=np.uint8)
+    for folder in ("plain", "tempered"):
+        with open_engine(tmp_path / folder / "tiny", threads=1) as engine:
+            said.append(engine.infer(tile))
+    assert (said[0].classes == said[1].classes).all()
+    assert said[0].confidence is not None
+    assert (said[0].confidence != said[1].confidence).any()
+    card = (tmp_path / "tempered" / "tiny" / CARD).read_text()
+    assert f"softmax(logits / {found.temperature:.4f})" in card
+    assert card.count("| 0.933 to 1.000 |") == 1
+
+
+def test_calibration_on_scenes_that_were_fitted_on_says_so(tmp_path: Path, finished: Path) -> None:
+    add_scene(finished, 4)
+    (manifest,) = package(request_for(finished, tmp_path, calibration=(CalibrationRun(finished, ("scene_[34]",)),)))
+    assert manifest.calibration is not None
+    assert not manifest.calibration.held_out
+    assert "FITTED on scene_3:" in manifest.calibration.data
+
+
+def test_calibration_on_what_is_not_for_it_is_refused(tmp_path: Path, finished: Path) -> None:
+    add_scene(finished, 1)
+    with pytest.raises(SettingsRefused, match="scene_1 of dubai: for reporting only"):
+        package(request_for(finished, tmp_path, calibration=(CalibrationRun(finished, ("scene_1",)),)))
+    with pytest.raises(SettingsRefused, match="nothing to calibrate"):
+        package(
+            request_for(
+                finished, tmp_path, calibration=(CalibrationRun(finished, ("scene_3",)),),
+                flight=FlightSettings(confidence=False),
+            )
+        )  # fmt: skip
+
+
+def test_one_precision_refused_leaves_no_folder_and_the_old_one_alone(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = package(request_for(finished, tmp_path / "models"))
+    monkeypatch.setitem(export.LEAST_SAME, "fp16", 1.1)
+    with pytest.raises(ExportRefused, match="FP16"):
+        package(request_for(finished, tmp_path / "models", precisions=("fp32", "fp16")))
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    assert Manifest.load(tmp_path / "models" / "tiny") == old
+
+
 def test_figures_go_into_manifest_and_card_once(tmp_path: Path, finished: Path) -> None:
-    manifest = package(request_for(finished, tmp_path / "models"))
+    manifest = package(request_for(finished, tmp_path / "models"))[0]
     confusion = Confusion(5)
     confusion.add(np.array([1, 1, 2, 3], np.uint8), np.array([1, 2, 2, 3], np.uint8))
     for _ in range(2):
@@ -115,7 +234,7 @@ def test_figures_go_into_manifest_and_card_once(tmp_path: Path, finished: Path) 
 
 
 def test_other_splits_are_kept(tmp_path: Path, finished: Path) -> None:
-    manifest = package(request_for(finished, tmp_path))
+    manifest = package(request_for(finished, tmp_path))[0]
     old = Evaluation(data_set="x", split="a", per_class_iou={}, miou=0.1, oa=0.1, mf1=0.1)
     manifest = with_evaluation(with_evaluation(manifest, old), old.model_copy(update={"split": "b"}))
     assert [row.split for row in manifest.evaluation] == ["a", "b"]
@@ -145,7 +264,7 @@ def test_a_packaged_model_is_scored_on_whole_scenes_by_the_flying_pipeline(tmp_p
 
 
 def test_a_model_of_other_classes_is_not_scored(tmp_path: Path, finished: Path) -> None:
-    manifest = package(request_for(finished, tmp_path))
+    manifest = package(request_for(finished, tmp_path))[0]
     manifest.model_copy(update={"classes": manifest.classes[:4]}).save(tmp_path / "tiny")
     with pytest.raises(SettingsRefused, match="bare_land"):
         evaluate([(tmp_path / "tiny", ["scene_3"])], open_set("dubai", tmp_path / "data"))
@@ -155,7 +274,9 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path, capsys:
     (tmp_path / "fit.yaml").write_text("name: x\nmax_step: 3\n")
     assert main(["finetune", "--config", str(tmp_path / "fit.yaml"), "--run", str(tmp_path)]) == 2
     assert main(["export", "--run", str(tmp_path / "none"), "--name", "x"]) == 2
+    assert main(["export", "--run", str(tmp_path / "none"), "--name", "x", "--calibrate", "folder"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
+    assert "FOLDER=NAME,NAME" in lines[2]
     assert "max_step" in lines[0]
     assert "no checkpoint" in lines[1]

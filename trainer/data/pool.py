@@ -121,5 +121,15 @@ def scenes_of(data: DataSettings, *, classes: int | None = None) -> ScenePool:
     labelled = open_set(data.set, data.root)
     if classes is not None and classes != len(labelled.classes):
         raise SettingsRefused(data.set, f"it has {len(labelled.classes)} classes and the model {classes}")
-    names = labelled.named(data.names) if data.names else labelled.split(data.split)
-    return ScenePool(labelled, names, memory_mb=data.memory_mb)
+    return ScenePool(labelled, names_of(data), memory_mb=data.memory_mb)
+
+
+def names_of(data: DataSettings) -> tuple[str, ...]:
+    """The images that a configuration chooses.
+
+    Raises:
+        SettingsRefused: no such set or split.
+        DataMissing, DataRefused: as the set raises them.
+    """
+    labelled = open_set(data.set, data.root)
+    return labelled.named(data.names) if data.names else labelled.split(data.split)

@@ -24,6 +24,9 @@ class FlightSettings(BaseModel):
         prior: logits a neighbourhood of one class adds for that class; 0 leaves the logits alone.
         rounds: times that neighbours are heard.
         reach: cells a side of a neighbourhood, odd.
+        temperature: what logits are divided by before they count as probabilities outside; trainer/calibration.py
+            fits it. It changes no class: the prior was chosen for the network's own probabilities, which stay inside.
+        confidence: whether the form that flies gives one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +35,8 @@ class FlightSettings(BaseModel):
     prior: float = Field(default=4.0, ge=0)
     rounds: int = Field(default=2, ge=0)
     reach: int = Field(default=7, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    confidence: bool = True
 
 
 PLAIN_FLIGHT = FlightSettings(cell=1, prior=0, rounds=0)
@@ -41,7 +46,9 @@ PLAIN_FLIGHT = FlightSettings(cell=1, prior=0, rounds=0)
 class FlightSegmenter(nn.Module):
     """What is exported: uint8 tiles (N, 3, S, S) to ``classes`` and ``confidence``, both uint8 (N, S, S).
 
-    Classes are codes 1..K; confidence is the network's probability of the class said x 255, at least 1: 0 is no data.
+    Classes are codes 1..K; confidence, left out where the settings say so, is the tempered probability of the class
+    said x 255, at least 1: 0 is no data. The class said is the one the neighbours were heard on; where they overruled
+    the network, its probability of that class is low, and that is what confidence should say there.
     """
 
     def __init__(self, segmenter: Segmenter, settings: FlightSettings | None = None) -> None:
@@ -49,8 +56,8 @@ class FlightSegmenter(nn.Module):
         self.segmenter = segmenter
         self.settings = settings or FlightSettings()
 
-    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise, segment, resize, hear the neighbours, choose: one byte a pixel crosses the bus.
+    def logits(self, tiles: Tensor) -> Tensor:
+        """Float32 (N, K, S/cell, S/cell) of uint8 tiles.
 
         Raises:
             ValueError: the tile's sides are no multiples of the cell.
@@ -59,24 +66,61 @@ class FlightSegmenter(nn.Module):
         cell = self.settings.cell
         if rows % cell or columns % cell:
             raise ValueError(f"a tile of {rows} x {columns} pixels has no whole cells of {cell}")
-        logits = resized(self.segmenter(tiles.float()), (rows // cell, columns // cell))
-        probability = logits.softmax(dim=1)
-        index = smoothed(logits, probability, self.settings).argmax(dim=1, keepdim=True)
-        confidence = (255.0 * probability.gather(1, index)).round().clamp_min(1.0)
-        both = F.interpolate(torch.cat([index.float() + 1.0, confidence], dim=1), scale_factor=float(cell))
-        both = both.to(torch.uint8)
-        return both[:, 0], both[:, 1]
+        return resized(self.segmenter(tiles.float()), (rows // cell, columns // cell))
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
+        """Normalise, segment, resize, hear the neighbours, choose: one byte a pixel crosses the bus."""
+        logits = self.logits(tiles)
+        index = said(logits, self.settings)
+        layers = [index.float() + 1.0]
+        if self.settings.confidence:
+            sure = tempered(logits, self.settings.temperature).gather(1, index)
+            layers.append((255.0 * sure).round().clamp_min(1.0))
+        layers_as_bytes = in_pixels(torch.cat(layers, dim=1), self.settings.cell).to(torch.uint8)
+        return tuple(layers_as_bytes[:, number] for number in range(len(layers)))
 
 
-def smoothed(logits: Tensor, probability: Tensor, settings: FlightSettings) -> Tensor:
+class ProbabilitySegmenter(FlightSegmenter):
+    """The twin for those who blend: uint8 tiles (N, 3, S, S) to tempered probabilities float32 (N, K, S, S).
+
+    Of the network alone, no neighbour heard: overlapping tiles are averaged first, and :func:`smoothed` takes the
+    logarithm of the mean x temperature for logits afterwards, so that blended and flown maps are made alike.
+    """
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
+        """Normalise, segment, resize: K floats a pixel."""
+        probability = tempered(self.logits(tiles), self.settings.temperature)
+        return (in_pixels(probability, self.settings.cell),)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities (B, K, h, w) of logits / temperature.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    return (logits if temperature == 1 else logits / temperature).softmax(dim=1)
+
+
+def in_pixels(cells: Tensor, cell: int) -> Tensor:
+    """(B, C, h, w) by cell to (B, C, h x cell, w x cell) by pixel."""
+    return cells if cell == 1 else F.interpolate(cells, scale_factor=float(cell))
+
+
+def said(logits: Tensor, settings: FlightSettings) -> Tensor:
+    """Channel of the class chosen for each cell, int64 (B, 1, h, w), after the neighbours were heard."""
+    return smoothed(logits, settings).argmax(dim=1, keepdim=True)
+
+
+def smoothed(logits: Tensor, settings: FlightSettings) -> Tensor:
     """Logits (B, K, h, w) after ``rounds`` of mean field with a Potts prior over a square neighbourhood.
 
     Source: Krähenbühl, Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011;
     here with a box for the Gaussian and no appearance term, so that a round is one average pooling.
     """
     field = logits
-    for round_ in range(settings.rounds):
-        said = probability if round_ == 0 else field.softmax(dim=1)
-        heard = F.avg_pool2d(said, settings.reach, stride=1, padding=settings.reach // 2, count_include_pad=False)
+    for _ in range(settings.rounds):
+        heard = F.avg_pool2d(
+            field.softmax(dim=1), settings.reach, stride=1, padding=settings.reach // 2, count_include_pad=False
+        )
         field = logits + settings.prior * heard
     return field

@@ -11,7 +11,7 @@ class Cuts:
     """The windows of a source, row by row, each `size` x `size` and wholly inside.
 
     Tiles start every `step` pixels. What is left over at the right and the bottom gets a tile of its own, shifted
-    inwards, only if it is at least half a tile wide: a narrower rest would repeat mostly what the tile before it showed.
+    inwards, only if it is at least half a tile wide: a narrower rest would mostly repeat what the tile before it shows.
 
     `len` is 0 for a source smaller than a tile.
     """

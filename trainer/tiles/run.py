@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onboard.errors import SceneRefused
 from onboard.scene.grid import Window
 from trainer.errors import DataRefused
@@ -118,8 +120,6 @@ class _Job:
         self._keep(number, window, imagery.gsd_m, verdict, jpeg_of(tile.pixels, self.settings.quality))
 
     def _keep(self, number: int, window: Window, gsd_m: float | None, known: Statistics, jpeg: bytes) -> None:
-        import numpy as np
-
         key = tile_key(len(self.state.seen))
         row = {
             "key": key, "shard": shard_name(self.state.shards), "source": str(self.files[number]),
@@ -158,14 +158,15 @@ class _Job:
 
 def _identity(files: Sequence[Path], settings: TileSettings) -> dict[str, Any]:
     """What makes two runs the same: settings, and sources by path, size and time of change."""
-    told = []
-    for path in files:
-        try:
-            facts = path.stat()
-            told.append([str(path), facts.st_size, facts.st_mtime_ns])
-        except OSError:
-            told.append([str(path), None, None])
-    return {"settings": settings.facts, "sources": told}
+    return {"settings": settings.facts, "sources": [_source_identity(path) for path in files]}
+
+
+def _source_identity(path: Path) -> list[Any]:
+    try:
+        facts = path.stat()
+    except OSError:
+        return [str(path), None, None]
+    return [str(path), facts.st_size, facts.st_mtime_ns]
 
 
 def _window_count(path: Path, settings: TileSettings) -> int:

@@ -95,9 +95,9 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._tar.closed:
-            self._tar.fileobj.close()  # type: ignore[union-attr]
-            self._tar.closed = True
+        # Not the tar's own close: that would write its end, and to a full disk.
+        if self._tar.fileobj is not None:
+            self._tar.fileobj.close()
 
 
 def tile_in_shard(shard: Path, key: str) -> bytes:

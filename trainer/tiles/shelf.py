@@ -151,7 +151,7 @@ def _pictures_in(path: Path) -> NDArray[np.int64]:
             for entry in tar:
                 if entry.isfile() and entry.name.lower().endswith(ENDINGS):
                     places.append((entry.offset_data, entry.size))
-                tar.members.clear()  # tarfile remembers every header otherwise
+                tar.members.clear()  # type: ignore[attr-defined]  # it would remember every header
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataRefused(
             path, f"not a whole tar file ({error})", "make this shard again, or take it out of the folder"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -51,7 +52,7 @@ def test_tiles_of_all_shards_are_a_sequence(folder: Path) -> None:
 def test_workers_read_the_same(folder: Path) -> None:
     shelf = TileShelf(folder)
     assert int(shelf[0].max()) == 0  # open before the fork
-    loader = DataLoader(shelf, batch_size=2, num_workers=2)  # type: ignore[arg-type]
+    loader: DataLoader[torch.Tensor] = DataLoader(shelf, batch_size=2, num_workers=2)  # type: ignore[arg-type]
     assert [int(tile.max()) for batch in loader for tile in batch] == [0, 1, 2, 3, 4]
     assert int(pickle.loads(pickle.dumps(shelf))[3].max()) == 3
 

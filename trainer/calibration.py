@@ -1,0 +1,211 @@
+"""What the confidence is worth: one temperature, fitted on held-out labels, and the calibration error before and after.
+
+Logits are divided by the temperature before they count as probabilities. The class said stays what it was: the one
+chosen after neighbours were heard (trainer/models/flight.py), and confidence is the tempered probability of that class.
+So the temperature is fitted to the network's probabilities of the true class, and the calibration error is measured
+where it matters, on the confidence of the class said.
+
+Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engines.manifest import Calibration, ReliabilityBin
+from trainer.data.labelled import LabelledScene
+from trainer.errors import ExportRefused, SettingsRefused
+from trainer.models.flight import FlightSegmenter, FlightSettings, said
+from trainer.models.segmenter import Segmenter
+
+BINS = 15
+"""Of equal width. Source: Guo et al."""
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Labelled cells of one scene: what the network said of them, and what their pixels are.
+
+    Attributes:
+        scene: its name.
+        logits: float32 (M, K), of cells.
+        counts: (M, K) labelled pixels of each true class in a cell, at least one.
+        said: int64 (M,), channel of the class chosen.
+    """
+
+    scene: str
+    logits: NDArray[np.float32]
+    counts: NDArray[np.uint16]
+    said: NDArray[np.int64]
+
+    @property
+    def pixels(self) -> int:
+        """Labelled ones."""
+        return int(self.counts.sum(dtype=np.int64))
+
+
+def evidence_of(
+    segmenter: Segmenter, scene: LabelledScene, settings: FlightSettings, *, side: int, halo: int, most: int
+) -> Evidence:
+    """Run up to ``most`` tiles of ``side`` pixels, spread evenly over a scene, and keep what a map keeps of them.
+
+    Raises:
+        SettingsRefused: the scene is smaller than a tile, or nothing in its tiles is labelled.
+    """
+    flight, classes = FlightSegmenter(segmenter, settings).eval(), segmenter.settings.classes
+    logits, counts, chosen = [], [], []
+    for top, left in _places(scene, side, halo, most):
+        tile = np.ascontiguousarray(scene.pixels[:, top : top + side, left : left + side])
+        with torch.inference_mode():
+            cells = flight.logits(torch.from_numpy(tile[None]))
+            index = said(cells, settings)
+        true = _counted(scene.labels[top : top + side, left : left + side], classes, settings.cell)
+        inner = slice(-(-halo // settings.cell), (side - halo) // settings.cell)
+        kept = np.zeros(true.shape[:-1], dtype=np.bool_)
+        kept[inner, inner] = true[inner, inner].sum(axis=-1) > 0
+        logits.append(cells[0].permute(1, 2, 0).numpy()[kept])
+        counts.append(true[kept])
+        chosen.append(index[0, 0].numpy()[kept])
+    evidence = Evidence(scene.name, np.concatenate(logits), np.concatenate(counts), np.concatenate(chosen))
+    if evidence.pixels == 0:
+        raise SettingsRefused(scene.name, "no pixel of its tiles is labelled: nothing to calibrate on")
+    return evidence
+
+
+def fitted_temperature(evidence: Sequence[Evidence]) -> float:
+    """The temperature with the least negative log likelihood of the true classes.
+
+    That is convex in 1 / temperature, so Newton's steps, halved back into the bracket where they leave it, find it.
+
+    Raises:
+        ExportRefused: no temperature within bounds is best, as where the network knows nothing, or is never wrong.
+    """
+    low, high = 1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE
+    if _slopes(evidence, low)[0] >= 0 or _slopes(evidence, high)[0] <= 0:
+        raise ExportRefused(
+            f"no temperature between {LEAST_TEMPERATURE} and {MOST_TEMPERATURE} fits; calibrate on other scenes"
+        )
+    inverse = 1.0
+    for _ in range(100):
+        slope, bend = _slopes(evidence, inverse)
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        step = inverse - slope / bend if bend > 0 else low
+        following = step if low < step < high else (low + high) / 2
+        if abs(following - inverse) <= 1e-7 * inverse:
+            break
+        inverse = following
+    return 1 / following
+
+
+def calibration_of(evidence: Sequence[Evidence], *, data: str, held_out: bool) -> Calibration:
+    """Fit the temperature on all evidence, and report likelihood and calibration error before and after.
+
+    Args:
+        evidence: by scene.
+        data: what it is, in words.
+        held_out: whether no weights behind it were fitted on its labels.
+    """
+    temperature = fitted_temperature(evidence)
+    before = reliability([(one, 1.0) for one in evidence])
+    after = reliability([(one, temperature) for one in evidence])
+    left_out = None
+    if len(evidence) > 1:
+        others = [(one, fitted_temperature([other for other in evidence if other is not one])) for one in evidence]
+        left_out = calibration_error(reliability(others))
+    return Calibration(
+        temperature=temperature,
+        data=data,
+        held_out=held_out,
+        pixels=sum(one.pixels for one in evidence),
+        nll_before=likelihood_loss(evidence, 1.0),
+        nll_after=likelihood_loss(evidence, temperature),
+        ece_before=calibration_error(before),
+        ece_after=calibration_error(after),
+        ece_left_out=left_out,
+        reliability_before=before,
+        reliability_after=after,
+    )
+
+
+def reliability(evidence: Sequence[tuple[Evidence, float]]) -> tuple[ReliabilityBin, ...]:
+    """Pixels by confidence of the class said, each piece of evidence at its own temperature, in bins (lower, upper]."""
+    pixels, sure, right = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
+    for one, temperature in evidence:
+        rows = np.arange(len(one.said))
+        confidence = np.exp(_log_probabilities(one.logits, 1 / temperature)[rows, one.said])
+        number = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        weight = one.counts.sum(axis=1, dtype=np.float64)
+        pixels += np.bincount(number, weight, BINS)
+        sure += np.bincount(number, weight * confidence, BINS)
+        right += np.bincount(number, one.counts[rows, one.said].astype(np.float64), BINS)
+    return tuple(
+        ReliabilityBin(
+            lower=number / BINS,
+            upper=(number + 1) / BINS,
+            pixels=int(pixels[number]),
+            confidence=min(1.0, sure[number] / pixels[number]) if pixels[number] else None,
+            accuracy=right[number] / pixels[number] if pixels[number] else None,
+        )
+        for number in range(BINS)
+    )
+
+
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Expected calibration error: mean over pixels of how far a bin's confidence is from its accuracy."""
+    total = sum(item.pixels for item in bins)
+    apart = sum(
+        item.pixels * abs(item.confidence - item.accuracy)
+        for item in bins
+        if item.confidence is not None and item.accuracy is not None
+    )
+    return apart / total
+
+
+def likelihood_loss(evidence: Sequence[Evidence], temperature: float) -> float:
+    """Mean negative log likelihood of the labelled pixels' classes, nats."""
+    total = -sum(float((one.counts * _log_probabilities(one.logits, 1 / temperature)).sum()) for one in evidence)
+    return total / sum(one.pixels for one in evidence)
+
+
+def _slopes(evidence: Sequence[Evidence], inverse: float) -> tuple[float, float]:
+    """First and second derivative of the summed loss by 1 / temperature: E_p[z] - z_true, and the variance of z."""
+    slope = bend = 0.0
+    for one in evidence:
+        probability = np.exp(_log_probabilities(one.logits, inverse))
+        weight = one.counts.sum(axis=1, dtype=np.float64)
+        mean = (probability * one.logits).sum(axis=1)
+        slope += float((weight * mean).sum() - (one.counts * one.logits.astype(np.float64)).sum())
+        bend += float((weight * ((probability * one.logits**2).sum(axis=1) - mean**2)).sum())
+    return slope, bend
+
+
+def _log_probabilities(logits: NDArray[np.float32], inverse: float) -> Floats:
+    scaled = logits.astype(np.float64) * inverse
+    scaled -= scaled.max(axis=1, keepdims=True)
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+
+
+def _counted(labels: NDArray[np.uint8], classes: int, cell: int) -> NDArray[np.uint16]:
+    """Labelled pixels by class in each cell: (S, S) codes to (S/cell, S/cell, K)."""
+    rows, columns = labels.shape[0] // cell, labels.shape[1] // cell
+    cells = labels.reshape(rows, cell, columns, cell)
+    return np.stack([(cells == code).sum(axis=(1, 3)) for code in range(1, classes + 1)], axis=2).astype(np.uint16)
+
+
+def _places(scene: LabelledScene, side: int, halo: int, most: int) -> list[tuple[int, int]]:
+    """Up to ``most`` top left corners, of tiles whose kept parts lie side by side, evenly along them."""
+    height, width = scene.labels.shape
+    if height < side or width < side:
+        raise SettingsRefused(scene.name, f"{width} x {height} pixels are less than a tile of {side}")
+    step = side - 2 * halo
+    places = [(top, left) for top in range(0, height - side + 1, step) for left in range(0, width - side + 1, step)]
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+    return [places[number] for number in chosen]

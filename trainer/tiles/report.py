@@ -1,0 +1,59 @@
+"""What became of the sources, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.tiles.reject import REASONS
+from trainer.tiles.tally import SourceTally, Tally
+
+MOST_LINES = 200
+"""Sources told of one by one; of more, only those with a problem and the totals."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of a finished folder; ``files`` are the sources in the order that ``tally`` numbers them."""
+
+    out: Path
+    files: Sequence[Path]
+    tally: Tally
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        looked = self.tally.kept + sum(self.tally.dropped.values())
+        lines = [f"{self.tally.kept} tiles kept of {looked} looked at, from {len(self.files)} sources, in {self.out}"]
+        lines += [f"{count:>8} dropped: {reason}" for reason, count in self._reasons()]
+        problems = [number for number, source in self.tally.sources.items() if source.problem]
+        lines += [f"{self.files[number]}: {self.tally.sources[number].problem}" for number in problems[:5]]
+        if len(problems) > 5:
+            lines.append(f"... and {len(problems) - 5} more sources with a problem, see report.md")
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """The whole of it."""
+        lines = ["# Tiles\n", f"{self.tally.kept} kept, from {len(self.files)} sources.\n"]
+        lines += ["| reason | dropped |", "|---|---|"]
+        lines += [f"| {reason} | {count} |" for reason, count in self._reasons()]
+        lines += ["\n![kept and dropped](contact.png)\n", "## Sources\n"]
+        shown = sorted(self.tally.sources.items())
+        if len(shown) > MOST_LINES:
+            lines.append(f"The first {MOST_LINES}, and every one with a problem.\n")
+            shown = [(number, one) for number, one in shown if one.problem or number < MOST_LINES]
+        reasons = [reason for reason, _ in self._reasons()]
+        lines.append("| " + " | ".join(["source", "kept", *reasons, "problem"]) + " |")
+        lines.append("|" + "---|" * (len(reasons) + 3))
+        lines += [self._line(number, one, reasons) for number, one in shown]
+        return "\n".join(lines) + "\n"
+
+    def _line(self, number: int, source: SourceTally, reasons: Sequence[str]) -> str:
+        cells = [str(self.files[number]), str(source.kept)]
+        cells += [str(source.dropped.get(reason, "")) for reason in reasons]
+        return "| " + " | ".join([*cells, source.problem or ""]) + " |"
+
+    def _reasons(self) -> list[tuple[str, int]]:
+        dropped: Counter[str] = self.tally.dropped
+        return [(reason, dropped[reason]) for reason in REASONS if dropped[reason]]
