@@ -7,7 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,9 +95,11 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not the tar's own close: that would write its end, and to a full disk.
+        # Not the tar's own close: that would write its end. What is still buffered is of no use, and has no room on a
+        # full disk.
         if self._tar.fileobj is not None:
-            self._tar.fileobj.close()
+            with suppress(OSError):
+                self._tar.fileobj.close()
 
 
 def tile_in_shard(shard: Path, key: str) -> bytes:

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import webdataset
+from PIL import Image
+from rasterio.transform import Affine
+
+from onboard.errors import StorageError
+from trainer.cli import main
+from trainer.errors import DataRefused
+from trainer.tiles.run import TileRequest, make_tiles
+from trainer.tiles.settings import TileSettings
+from trainer.tiles.shelf import TileShelf
+
+SETTINGS = TileSettings(size=64, shard_tiles=4, most_alike=0)
+
+
+def blobs(seed: int, height: int, width: int) -> np.ndarray:
+    """Uint8 (height, width, 3): coarse squares, so that no two tiles look alike."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+@pytest.fixture
+def imagery(tmp_path: Path) -> Path:
+    """A GeoTIFF half without data, three pictures, one of them blank, one too small, and a broken file."""
+    folder = tmp_path / "imagery"
+    folder.mkdir()
+    pixels = blobs(0, 192, 256)
+    pixels[:, :128] = 0
+    with rasterio.open(
+        folder / "a.tif", "w", driver="GTiff", width=256, height=192, count=3, dtype="uint8", nodata=0,
+        crs="EPSG:32640", transform=Affine(0.5, 0, 300_000, 0, -0.5, 2_800_000),
+    ) as target:  # fmt: skip
+        target.write(pixels.transpose(2, 0, 1))
+    Image.fromarray(blobs(1, 200, 130)).save(folder / "b.png")
+    Image.fromarray(np.full((64, 128, 3), 90, np.uint8)).save(folder / "c.png")
+    Image.fromarray(blobs(2, 40, 40)).save(folder / "d.jpg")
+    (folder / "e.jpg").write_bytes(b"\xff\xd8\xff broken")
+    return folder
+
+
+def made(imagery: Path, out: Path, settings: TileSettings = SETTINGS) -> dict[str, bytes]:
+    make_tiles(TileRequest((imagery,), out, settings))
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_tiles_are_kept_or_dropped_for_a_reason_that_is_told(imagery: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = make_tiles(TileRequest((imagery,), out, SETTINGS))
+    assert report.tally.kept == 6 + 6  # the right half of a.tif; three rows of two in b.png
+    assert dict(report.tally.dropped) == {"no data": 6, "blank": 2, "smaller than a tile": 1, "cannot be read": 1}
+    assert "e.jpg: cannot be decoded" in report.summary()
+    text = (out / "report.md").read_text()
+    assert "| no data | 6 |" in text
+    with Image.open(out / "contact.png") as sheet:
+        assert sheet.size[0] > 1000
+    assert not (out / ".work").exists()
+
+
+def test_the_index_says_where_each_tile_lay(imagery: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_tiles(TileRequest((imagery,), out, SETTINGS))
+    rows = pq.read_table(out / "index.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [f"{number:09d}" for number in range(12)]
+    first = rows[0]
+    assert (Path(first["source"]).name, first["col"], first["row"]) == ("a.tif", 128, 0)
+    assert first["gsd_m"] == pytest.approx(0.5)
+    assert rows[-1]["gsd_m"] is None
+    shelf = TileShelf(out)
+    with rasterio.open(imagery / "a.tif") as source:
+        truth = source.read()[:, :64, 128:192]
+    assert np.abs(shelf[0].astype(int) - truth).mean() < 12  # JPEG, whose colours are of half the resolution
+    assert first["mean"] == pytest.approx(truth.mean(axis=(1, 2)).tolist(), abs=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its last file open
+def test_webdataset_reads_what_the_shelf_reads(imagery: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_tiles(TileRequest((imagery,), out, SETTINGS))
+    shards = [str(path) for path in sorted(out.glob("*.tar"))]
+    read = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("jpg", "json"))
+    shelf = TileShelf(out)
+    assert len(read) == len(shelf) == 12
+    for (pixels, facts), tile in zip(read, shelf, strict=True):
+        assert (pixels.transpose(2, 0, 1) == tile).all()
+        assert facts["width"] == 64
+
+
+def test_a_killed_run_ends_as_one_that_was_not(imagery: Path, tmp_path: Path) -> None:
+    for number in range(12):
+        Image.fromarray(blobs(10 + number, 640, 640)).save(imagery / f"f{number}.png")
+    whole = made(imagery, tmp_path / "whole")
+    command = [sys.executable, "-m", "trainer.cli", "tiles", str(imagery), "--out", str(tmp_path / "cut"), "--size",
+               "64", "--shard-tiles", "4", "--most-alike", "0", "--quiet"]  # fmt: skip
+    rng, kills = random.Random(1), 0
+    while kills < 4:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        shards = len(list((tmp_path / "cut").glob("*.tar")))
+        while process.poll() is None and len(list((tmp_path / "cut").glob("*.tar"))) < shards + 3 + rng.randrange(40):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        killed = process.wait() == -signal.SIGKILL
+        if not killed:
+            break
+        kills += 1
+    assert kills > 0
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cut").iterdir()} == whole
+
+
+def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(imagery: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = made(imagery, out)
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert make_tiles(TileRequest((imagery,), out, SETTINGS)).tally.kept == 12
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
+    with pytest.raises(DataRefused, match="tiles of other settings or sources"):
+        make_tiles(TileRequest((imagery,), out, TileSettings(size=32)))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_full_disk_says_so_and_the_same_command_goes_on(imagery: Path, tmp_path: Path) -> None:
+    whole = made(imagery, tmp_path / "whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))  # writes beyond it fail, as on a full disk
+    try:
+        with pytest.raises(StorageError):
+            make_tiles(TileRequest((imagery,), tmp_path / "out", SETTINGS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out").glob("*.tar"))
+    assert made(imagery, tmp_path / "out") == whole
+
+
+def test_nothing_to_cut_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tiles", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert capsys.readouterr().err.strip().endswith("no GeoTIFF, JPEG or PNG in it; give files, or folders that hold some")
+    assert main(["tiles", str(tmp_path), "--out", str(tmp_path / "out"), "--size", "7"]) == 2
+    assert "--size is 7, it must be 16 to 16384" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 -- nothing at all
+
+
+def test_real_scenes_are_cut_by_one_stretch_and_duplicates_found(shared_data: Path, tmp_path: Path) -> None:
+    names = ("ramp__test_img.tif", "rio-alpha__dop20c.tif")
+    found = [path for path in (shared_data / "geotiffs").iterdir() if path.name.startswith(names[0][:12])]
+    report = make_tiles(TileRequest((*found, shared_data / "ucmerced" / "beach"), tmp_path, TileSettings(size=256)))
+    assert report.tally.dropped["near-duplicate"] >= 4  # the same beach again and again
+    assert report.tally.kept > 90
+    told = json.loads((tmp_path / "tiles.json").read_text())
+    assert len(told["sources"]) == len(found) + 100
