@@ -64,10 +64,8 @@ class State:
         return inner if isinstance(inner, torch.optim.Optimizer) else self.optimiser
 
     def network_tensors(self) -> dict[str, Tensor]:
-        """Weights and buffers by name, gathered whole on the first process, whatever the strategy shards."""
-        options = StateDictOptions(
-            full_state_dict=True, cpu_offload=True, ignore_frozen_params=not self.saves_frozen
-        )
+        """Weights and buffers by name, whole on every process, whatever the strategy shards."""
+        options = StateDictOptions(full_state_dict=True, ignore_frozen_params=not self.saves_frozen)
         # Copies: on a CPU the tensors given are the network's own.
         state = get_model_state_dict(self.bare_network, options=options)
         return {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
@@ -92,7 +90,7 @@ class State:
         set_optimizer_state_dict(self.bare_network, self.bare_optimiser, optim_state_dict=whole, options=options)
 
     def _optimiser_state(self) -> dict[str, Any]:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        options = StateDictOptions(full_state_dict=True)
         return get_optimizer_state_dict(self.bare_network, self.bare_optimiser, options=options)
 
 

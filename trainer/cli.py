@@ -85,7 +85,10 @@ def _add_tiles(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
-    parser.add_argument("--run", type=Path, required=True, dest="folder", help="run folder; taken up if there is one")
+    parser.add_argument(
+        "--run", "--run-folder", type=Path, required=True, dest="folder",
+        help="run folder; taken up if there is one (under torchrun say --run-folder: it takes --run for its own)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, help="instead of the configuration's; so the next ones")
     parser.add_argument("--max-minutes", type=float)
     parser.add_argument("--max-steps", type=int)

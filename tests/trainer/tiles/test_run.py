@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -99,6 +100,7 @@ def test_webdataset_reads_what_the_shelf_reads(imagery: Path, tmp_path: Path) ->
     for (pixels, facts), tile in zip(read, shelf, strict=True):
         assert (pixels.transpose(2, 0, 1) == tile).all()
         assert facts["width"] == 64
+    gc.collect()  # here, and not in the next test
 
 
 def test_a_killed_run_ends_as_one_that_was_not(imagery: Path, tmp_path: Path) -> None:
