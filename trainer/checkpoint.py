@@ -86,8 +86,8 @@ class State:
             name, key = path.rsplit("/", 1)
             state.setdefault(name, {})[key] = value
         whole = {"state": state, "param_groups": self._optimiser_state()["param_groups"]}
-        options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self.bare_network, self.bare_optimiser, optim_state_dict=whole, options=options)
+        # Not strict: a weight that no loss reaches (SAM's neck) never gets moments, and has none to put back.
+        set_optimizer_state_dict(self.bare_network, self.bare_optimiser, optim_state_dict=whole, options=_PUT)
 
     def _optimiser_state(self) -> dict[str, Any]:
         options = StateDictOptions(full_state_dict=True)

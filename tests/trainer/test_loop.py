@@ -96,6 +96,26 @@ def test_a_run_cut_off_and_resumed_ends_as_one_that_was_not(tmp_path: Path, work
     assert read_facts(tmp_path / "cut")["task"] == read_facts(tmp_path / "whole")["task"]
 
 
+def test_a_weight_that_no_loss_reaches_does_not_hinder_resuming(tmp_path: Path) -> None:
+    class WithSpare(LineTask):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network.spare = nn.Linear(3, 3)
+
+        def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            return {"total": (self.network[:3](batch[0]) - 2 * batch[0]).square().mean()}
+
+    settings = SETTINGS.model_copy(update={"checkpoint_steps": 2})
+    Run(settings, WithSpare(), tmp_path / "whole").go()
+    with pytest.raises(Cut):
+        Run(settings, WithSpare(), tmp_path / "cut").go(cut_after(5))
+    again = Run(settings, WithSpare(), tmp_path / "cut")
+    again.go()
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert torch.equal(cut["spare.weight"], WithSpare().network.spare.weight)
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
+
+
 def test_accumulated_micro_batches_make_the_same_step(tmp_path: Path) -> None:
     class Sure(LineTask):
         def __init__(self) -> None:

@@ -151,7 +151,8 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(imagery: Path, tmp_pat
 
 def test_nothing_to_cut_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiles", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]) == 2
-    assert capsys.readouterr().err.strip().endswith("no GeoTIFF, JPEG or PNG in it; give files, or folders that hold some")
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("no GeoTIFF, JPEG or PNG in it; give files, or folders that hold some")
     assert main(["tiles", str(tmp_path), "--out", str(tmp_path / "out"), "--size", "7"]) == 2
     assert "--size is 7, it must be 16 to 16384" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []  # noqa: PTH208 -- nothing at all
