@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints their figures: `python -m benchmarks [engine] [free] [memory] [maps] [--quick]`."""
+"""Runs the benchmarks and prints their figures: `python -m benchmarks [NAME ...] [--quick]`, all by default."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import compression, pipeline
+from benchmarks import compression, loader, pipeline
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
     "free": pipeline.against_rasterio,
     "memory": pipeline.peak_memory,
     "maps": compression.map_sizes,
+    "loader": loader.training_loader,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import rasterio.shutil
 from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
+from benchmarks.spread import spread
 from engines.engine import Engine
 from engines.manifest import ClassInfo
 from engines.open import open_engine
@@ -49,10 +49,10 @@ def against_bare_engine(folder: Path, *, quick: bool) -> None:
     print(
         f"engine {engine.backend} {engine.precision}, model {engine.manifest.name}, {len(grid)} tiles, {rounds} rounds"
     )
-    print(f"bare engine       {_spread(bare)} tiles/s")
-    print(f"pipeline          {_spread(piped)} tiles/s")
-    print(f"with publishing   {_spread(whole)} tiles/s")
-    print(f"pipeline / bare   {_spread(ratios)}   (wanted: 0.95 or more)")
+    print(f"bare engine       {spread(bare)} tiles/s")
+    print(f"pipeline          {spread(piped)} tiles/s")
+    print(f"with publishing   {spread(whole)} tiles/s")
+    print(f"pipeline / bare   {spread(ratios)}   (wanted: 0.95 or more)")
 
 
 def against_rasterio(folder: Path, *, quick: bool) -> None:
@@ -68,9 +68,9 @@ def against_rasterio(folder: Path, *, quick: bool) -> None:
             ours.append(side * side / 1e6 / _mapped(scene, folder / "maps", engine).seconds)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     print(f"{side} x {side} pixels, JPEG tiles, first band as the map, {rounds} rounds")
-    print(f"rasterio by hand  {_spread(theirs)} Mpx/s (same windows read, one band written, copied to the same COG)")
-    print(f"pipeline          {_spread(ours)} Mpx/s (probe, digest, canvas with journal, COG, quicklook, item)")
-    print(f"pipeline / hand   {_spread(ratios)}   (wanted: 0.70 or more)")
+    print(f"rasterio by hand  {spread(theirs)} Mpx/s (same windows read, one band written, copied to the same COG)")
+    print(f"pipeline          {spread(ours)} Mpx/s (probe, digest, canvas with journal, COG, quicklook, item)")
+    print(f"pipeline / hand   {spread(ratios)}   (wanted: 0.70 or more)")
 
 
 def peak_memory(folder: Path, *, quick: bool) -> None:
@@ -143,7 +143,3 @@ def _by_hand(scene: Path, folder: Path, *, halo: int, classes: tuple[ClassInfo, 
             target.build_overviews(overview_levels(target.width, target.height), Resampling.mode)
         rasterio.shutil.copy(folder / "plain.tif", folder / "map.tif", driver="COG", **map_options(classes))
     return time.perf_counter() - begin
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):7.3f} [{min(values):.3f} to {max(values):.3f}]"

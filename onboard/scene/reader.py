@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Side of the decimated read the stretch is taken from.
 _SAMPLE = 1024
 _DELIVER_AGAIN = "the file is damaged; deliver it again"
+_LESS_MEMORY = "reading it takes more memory than there is; deliver it tiled: gdal_translate -co TILED=YES"
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,10 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
         told = error.__cause__ or error
         text = " ".join(str(told).replace(str(path), "the file").split()) or type(told).__name__
         place = f"cannot be read {where}: " if where else "cannot be read: "
-        raise SceneRefused(path, place + text[:200], _DELIVER_AGAIN) from error
+        # GDAL has no type for it: CPLE_OutOfMemory comes as any other error.
+        short = isinstance(told, MemoryError) or "allocate" in text
+        remedy = _LESS_MEMORY if short else _DELIVER_AGAIN
+        raise SceneRefused(path, place + text[:200], remedy) from error
 
 
 def _acquired(source: DatasetReader) -> str | None:

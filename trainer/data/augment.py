@@ -132,12 +132,12 @@ def jittered(pixels: Tensor, settings: JitterSettings, rng: np.random.Generator)
 
 def luminance(unit: Tensor) -> Tensor:
     """(1, H, W) of (3, H, W)."""
-    return (unit * torch.tensor(LUMINANCE).reshape(3, 1, 1)).sum(dim=0, keepdim=True)
+    return torch.einsum("c,chw->hw", torch.tensor(LUMINANCE), unit)[None]
 
 
 def blended(unit: Tensor, anchor: Tensor, factor: float) -> Tensor:
     """The anchor at factor 0, ``unit`` at 1, beyond it above 1."""
-    return anchor + (unit - anchor) * factor
+    return torch.lerp(anchor.expand_as(unit), unit, factor)
 
 
 def hue_shifted(unit: Tensor, shift: float) -> Tensor:

@@ -1,0 +1,11 @@
+"""How figures of several rounds are printed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):7.3f} [{min(values):.3f} to {max(values):.3f}]"
