@@ -32,7 +32,8 @@ def run_matrix(settings: AblateSettings, work: Path, results: Path) -> list[Row]
 
     Args:
         settings: the matrix.
-        work: folder of checkpoints and pictures, ARM-SEED/distill and ARM-SEED/finetune in it.
+        work: folder of checkpoints and pictures. Runs lie there by the digest of what decides their result, so that
+            a changed setting begins a new one, and arms and matrices that share a run make it once.
         results: folder of rows, small files to keep.
 
     Raises:
@@ -42,7 +43,7 @@ def run_matrix(settings: AblateSettings, work: Path, results: Path) -> list[Row]
     for seed in settings.seeds:
         for arm in settings.arms:
             path = results / f"{arm}-{seed}.json"
-            rows.append(_row(settings, arm, seed, work / f"{arm}-{seed}", path))
+            rows.append(_row(settings, arm, seed, work, path))
     return rows
 
 
@@ -52,20 +53,21 @@ def read_rows(settings: AblateSettings, results: Path) -> list[Row]:
     return [Row.read(path) for path in paths if path.is_file()]
 
 
-def _row(settings: AblateSettings, arm: str, seed: int, folder: Path, path: Path) -> Row:
+def _row(settings: AblateSettings, arm: str, seed: int, work: Path, path: Path) -> Row:
     distill = settings.distill_of(arm, seed=seed)
-    encoder = None if distill is None else folder / "distill"
+    encoder = None if distill is None else work / f"distill-{digest_of(distill)}"
     finetune = settings.finetune_of(arm, seed=seed, encoder=encoder)
     digest = digest_of(distill, finetune.model_copy(update={"encoder": None}))
     if path.is_file() and (row := Row.read(path)).settings == digest:
         log.info("%s, seed %d: done already", arm, seed)
         return row
     log.info("%s, seed %d", arm, seed)
-    taught = None if distill is None else _distilled(distill, folder / "distill")
-    fitted = _finetuned(finetune, folder / "finetune")
+    taught = None if distill is None or encoder is None else _distilled(distill, encoder)
+    folder = work / f"finetune-{digest}"
+    fitted = _finetuned(finetune, folder)
     row = Row(
         arm=arm, seed=seed, commit=checkout_commit(), settings=digest, distill=taught, finetune=fitted,
-        scores=_scores(settings, finetune, folder / "finetune"),
+        scores=_scores(settings, finetune, folder),
     )  # fmt: skip
     row.write(path)
     log.info("%s, seed %d: %s", arm, seed, {name: round(score.miou, 4) for name, score in row.scores.items()})

@@ -61,7 +61,7 @@ class Row:
             | {
                 "distill": None if distill is None else Stretch(**distill),
                 "finetune": Stretch(**told["finetune"]),
-                "scores": {name: Score(**score) for name, score in told["scores"].items()},
+                "scores": {name: Score(**score | {"iou": tuple(score["iou"])}) for name, score in told["scores"].items()},
             }
         )
 

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from trainer.ablate import matrix
+from trainer.ablate.matrix import read_rows, run_matrix
+from trainer.ablate.settings import AblateSettings
+
+CPU = {"accelerator": "cpu", "precision": "32-true"}
+STUDENT = {
+    "width": 16, "depth": 4, "heads": 2, "stem": "linear", "patch": 8, "window": None, "kv_pool": 1,
+    "global_blocks": [], "out_blocks": [1, 2, 3, 4], "positions": 8,
+}  # fmt: skip
+SAM = {
+    "kind": "sam", "levels": [1, 2, 3], "patch": 8,
+    "shape": {"width": 24, "depth": 4, "heads": 2, "window": 3, "global_blocks": [2, 4], "image": 64, "patch": 8},
+    "mmoa": {"fine": [1, 2], "coarse": [3]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """A set of two images with their labels; gives its YAML."""
+    rng = np.random.default_rng(1)
+    for name in ("one", "two"):
+        Image.fromarray(rng.integers(0, 256, (96, 80, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(rng.integers(1, 3, (96, 80), dtype=np.uint8)).save(tmp_path / f"{name}_labels.png")
+    told = {
+        "name": "made", "title": "Made", "source": "this test", "licence": "none", "folder": ".",
+        "images": "{scene}.png", "labels": "{scene}_labels.png",
+        "classes": [{"code": n, "name": f"c{n}", "title": f"C{n}", "colour": "#00000" + str(n), "codes": [n]}
+                    for n in (1, 2)],
+        "splits": {"train": {"names": ["one"]}, "test": {"names": ["two"]}},
+    }  # fmt: skip
+    path = tmp_path / "made.yaml"
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    with tarfile.open(folder / "shard-000000.tar", "w") as shard:
+        for number in range(6):
+            data = io.BytesIO()
+            pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(data, "JPEG")
+            member = tarfile.TarInfo(f"{number:06d}.jpg")
+            member.size = len(data.getvalue())
+            shard.addfile(member, io.BytesIO(data.getvalue()))
+    return folder
+
+
+@pytest.fixture
+def told(labelled: Path, tiles: Path) -> dict[str, Any]:
+    return {
+        "name": "made", "seeds": [0], "against": "masked", "evaluate": {"two": ["two"]}, "tile": 64, "halo": 8,
+        "distill": {
+            "tiles": str(tiles), "stages": [{"until": 1.0, "crop": 64, "batch": 2}], "max_steps": 2, "student": STUDENT,
+            "student_levels": [1, 2, 3], "head": {"depth": 1, "heads": 2}, "machine": CPU,
+        },
+        "finetune": {
+            "stages": [{"until": 1.0, "crop": 64, "batch": 2}], "max_steps": 2, "machine": CPU,
+            "model": {"classes": 2, "student": STUDENT, "decoder": {"width": 8, "detail_widths": None}},
+            "data": {"set": str(labelled), "names": ["one"]},
+        },
+        "arms": {
+            "random": {"title": "Random", "distill": None}, "masked": {"title": "Masked"},
+            "again": {"title": "Masked, again"}, "kd": {"title": "Mask-CDKD", "distill": {"teachers": {"sam": SAM}}},
+        },
+    }  # fmt: skip
+
+
+def begun(work: Path) -> set[str]:
+    return {folder.name for folder in work.iterdir()}
+
+
+def test_every_arm_is_run_once_and_taken_from_its_row_afterwards(
+    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, work, results = AblateSettings.model_validate(told), tmp_path / "work", tmp_path / "results"
+    rows = {row.arm: row for row in run_matrix(settings, work, results)}
+    assert set(rows) == {"random", "masked", "again", "kd"}
+    assert rows["random"].distill is None
+    assert rows["kd"].distill is not None
+    assert (rows["kd"].distill.steps, rows["kd"].distill.images) == (2, 4)
+    assert "r" in rows["kd"].distill.facts
+    assert rows["again"].scores == rows["masked"].scores
+    assert len([name for name in begun(work) if name.startswith("distill-")]) == 2  # masked, which again shares, and kd
+    monkeypatch.setattr(matrix, "run_to_end", None)
+    assert run_matrix(settings, work, results) == [rows[arm] for arm in settings.arms]
+    assert read_rows(settings, results) == [rows[arm] for arm in settings.arms]
+
+
+def test_a_changed_setting_begins_a_new_run(tmp_path: Path, told: dict[str, Any]) -> None:
+    told["arms"] = {"masked": told["arms"]["masked"]}
+    work, results = tmp_path / "work", tmp_path / "results"
+    (first,) = run_matrix(AblateSettings.model_validate(told), work, results)
+    before = begun(work)
+    told["distill"]["learning_rate"] = 0.01
+    (second,) = run_matrix(AblateSettings.model_validate(told), work, results)
+    assert first.settings != second.settings
+    assert len(begun(work) - before) == 2
