@@ -55,15 +55,10 @@ class Row:
     def read(cls, path: Path) -> Row:
         """From JSON."""
         told = json.loads(path.read_text())
-        distill = told.pop("distill")
-        return cls(
-            **told
-            | {
-                "distill": None if distill is None else Stretch(**distill),
-                "finetune": Stretch(**told["finetune"]),
-                "scores": {name: Score(**score | {"iou": tuple(score["iou"])}) for name, score in told["scores"].items()},
-            }
-        )
+        distill = told["distill"]
+        scores = {name: Score(**score | {"iou": tuple(score["iou"])}) for name, score in told["scores"].items()}
+        runs = {"distill": distill and Stretch(**distill), "finetune": Stretch(**told["finetune"])}
+        return cls(**told | runs | {"scores": scores})
 
 
 def digest_of(*settings: BaseModel | None) -> str:
