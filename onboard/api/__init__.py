@@ -1,0 +1,1 @@
+"""HTTP: scenes in, maps out, telemetry, health."""

@@ -1,0 +1,150 @@
+"""Request bodies as streams: raw, or the one file of a multipart form; nothing is held in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from onboard.api.errors import BadRequest, NotATiff, TooLarge
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+FILE_FIELD = "scene"
+_FIELD_BYTES = 4096
+"""Longest value of a form field that is no file."""
+
+
+@dataclass
+class Body:
+    """A body under way.
+
+    Attributes:
+        chunks: the scene's bytes, to be read once.
+        fields: of a form, those that came before the file; all of them once ``chunks`` is read to its end.
+    """
+
+    chunks: AsyncIterator[bytes]
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+def body_of(request: Request, *, limit: int, chunk_timeout_s: float) -> Body:
+    """The scene in a request, raw or multipart, no longer than ``limit`` bytes, no chunk slower than the timeout.
+
+    Raises:
+        TooLarge: it declares more; while reading, it has more.
+        NotATiff: another media type.
+        BadRequest: while reading: too slow, or no proper form.
+    """
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(limit, int(declared))
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    stream = _limited(request, limit, chunk_timeout_s)
+    if kind == b"multipart/form-data":
+        return _form(stream, options.get(b"boundary", b""))
+    if kind not in {b"image/tiff", b"application/octet-stream"}:
+        said = kind.decode("latin-1") or "nothing"
+        raise NotATiff(f"Content-Type says {said}; send the GeoTIFF as image/tiff, or as form field {FILE_FIELD!r}")
+    return Body(stream)
+
+
+async def _limited(request: Request, limit: int, chunk_timeout_s: float) -> AsyncIterator[bytes]:
+    stream, taken = request.stream(), 0
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(stream), chunk_timeout_s)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:
+            raise BadRequest(f"no byte came for {chunk_timeout_s:g} s; send the scene again") from None
+        except ClientDisconnect:
+            raise BadRequest("the connection broke before the whole scene came; send it again") from None
+        taken += len(chunk)
+        if taken > limit:
+            raise TooLarge(limit, None)
+        if chunk:
+            yield chunk
+
+
+class _Form:
+    """Callbacks of the parser: takes one form apart as its bytes come."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, str] = {}
+        self.files = 0
+        self.ready: list[bytes] = []
+        self._header = [bytearray(), bytearray()]
+        self._name = ""
+        self._is_file = False
+        self._value = bytearray()
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self.begin, "on_part_data": self.data, "on_part_end": self.end,
+            "on_header_field": self.header_name, "on_header_value": self.header_value, "on_header_end": self.header_end,
+        }  # fmt: skip
+
+    def begin(self) -> None:
+        self._name, self._is_file = "", False
+        self._value.clear()
+
+    def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header[0] += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1] += data[start:end]
+
+    def header_end(self) -> None:
+        name, value = (bytes(part) for part in self._header)
+        self._header = [bytearray(), bytearray()]
+        if name.lower() == b"content-disposition":
+            _, options = parse_options_header(value)
+            self._name = options.get(b"name", b"").decode("utf-8", "replace")
+            self._is_file = self._name == FILE_FIELD
+            if b"filename" in options and not self._is_file:
+                raise BadRequest(f"the form has its file in field {self._name!r}; it belongs in {FILE_FIELD!r}")
+            self.files += self._is_file
+            if self.files > 1:
+                raise BadRequest(f"the form has field {FILE_FIELD!r} twice; send one scene a request")
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self.ready.append(data[start:end])
+        elif len(self._value) + end - start > _FIELD_BYTES:
+            raise BadRequest(f"form field {self._name!r} is longer than {_FIELD_BYTES} bytes")
+        else:
+            self._value += data[start:end]
+
+    def end(self) -> None:
+        if not self._is_file and self._name:
+            self.fields[self._name] = self._value.decode("utf-8", "replace")
+
+
+def _form(stream: AsyncIterator[bytes], boundary: bytes) -> Body:
+    if not boundary:
+        raise BadRequest("multipart/form-data without a boundary; let your HTTP client make the form")
+    form = _Form()
+    parser = MultipartParser(boundary, form.callbacks())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            async for data in stream:
+                parser.write(data)
+                for part in form.ready:
+                    yield part
+                form.ready.clear()
+            parser.finalize()
+        except MultipartParseError as error:
+            raise BadRequest(f"the form cannot be taken apart: {error}") from error
+        if not form.files:
+            raise BadRequest(f"the form has no field {FILE_FIELD!r}; put the GeoTIFF there")
+
+    return Body(chunks(), form.fields)

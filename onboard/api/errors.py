@@ -1,0 +1,80 @@
+"""Why a request is refused.
+
+RequestRefused
+├── BadRequest          mend the request (400)
+│   └── DigestMismatch  the bytes are not those that were promised: send them again
+├── NotAuthenticated    give a token (401)
+├── NotAllowed          another token is needed (403)
+├── NotFound            nothing is kept under this name (404)
+├── TooLarge            more bytes than are taken (413)
+├── NotATiff            another kind of file (415)
+└── TooMany             wait, then try again (429)
+"""
+
+from __future__ import annotations
+
+
+class RequestRefused(Exception):
+    """Root; ``detail`` says what was given and what to do."""
+
+    def __init__(self, detail: str) -> None:
+        self.detail = detail
+        super().__init__(detail)
+
+
+class BadRequest(RequestRefused):
+    """The request contradicts itself or the interface."""
+
+
+class DigestMismatch(BadRequest):
+    """The bytes that came are not those whose digest was given."""
+
+    def __init__(self, promised: str, found: str) -> None:
+        self.promised, self.found = promised, found
+        super().__init__(f"the bytes received have SHA-256 {found}, {promised} was promised; send the scene again")
+
+
+class NotAuthenticated(RequestRefused):
+    """No token, or one that is not known."""
+
+
+class NotAllowed(RequestRefused):
+    """The token's roles do not reach this far."""
+
+    def __init__(self, needed: str, has: frozenset[str]) -> None:
+        self.needed, self.has = needed, has
+        roles = ", ".join(sorted(has)) or "no role"
+        super().__init__(f"this needs the role {needed}, the token has {roles}; ask the operator for another token")
+
+
+class NotFound(RequestRefused):
+    """There is no such thing here."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"there is no {kind} {name!r} here; GET /{kind}s lists them")
+
+
+class TooLarge(RequestRefused):
+    """The body has more bytes than the service takes."""
+
+    def __init__(self, limit: int, declared: int | None) -> None:
+        self.limit, self.declared = limit, declared
+        what = f"the body declares {declared:,} bytes" if declared is not None else "the body goes on beyond the limit"
+        super().__init__(f"{what}, {limit:,} are taken at most; cut the scene into smaller ones")
+
+
+class NotATiff(RequestRefused):
+    """The body is of another media type, or does not begin as a TIFF does."""
+
+
+class TooMany(RequestRefused):
+    """Requests or uploads come faster than they are taken.
+
+    Attributes:
+        retry_after_s: whole seconds after which another try makes sense.
+    """
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        self.retry_after_s = max(1, retry_after_s)
+        super().__init__(f"{detail}; try again in {self.retry_after_s} s")

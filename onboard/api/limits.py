@@ -1,0 +1,65 @@
+"""How much one caller may ask for: requests in time, uploads at once."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from onboard.api.errors import TooMany
+
+
+class RateLimit:
+    """A token bucket for each caller: ``burst`` requests at once, ``per_second`` of them for good.
+
+    Kept in memory by the caller's name; names come from tokens, so there are few. Any thread may call.
+
+    Source: the token bucket of ITU-T I.371.
+    """
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_second, self.burst, self._clock = per_second, burst, clock
+        self._lock = threading.Lock()
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> None:
+        """Counts one request of this caller.
+
+        Raises:
+            TooMany: its bucket is empty.
+        """
+        with self._lock:
+            now = self._clock()
+            left, then = self._left.get(name, (float(self.burst), now))
+            left = min(float(self.burst), left + (now - then) * self.per_second)
+            if left < 1.0:
+                self._left[name] = (left, now)
+                wait = math.ceil((1.0 - left) / self.per_second)
+                raise TooMany(f"{name} sends more than {self.per_second:g} requests a second", wait)
+            self._left[name] = (left - 1.0, now)
+
+
+class UploadSlots:
+    """So many uploads at once, over all callers."""
+
+    RETRY_AFTER_S = 10
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._free = threading.BoundedSemaphore(slots)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Holds a slot.
+
+        Raises:
+            TooMany: all are taken.
+        """
+        if not self._free.acquire(blocking=False):
+            raise TooMany(f"{self.slots} uploads are running, more are not taken at once", self.RETRY_AFTER_S)
+        try:
+            yield
+        finally:
+            self._free.release()

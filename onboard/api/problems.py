@@ -1,0 +1,104 @@
+"""Every error as application/problem+json (RFC 9457), by one table from exception to status."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from onboard.api import errors
+from onboard.errors import OptionsRefused, SceneRefused, StorageError
+
+log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of problem: its status, the last part of its stable ``type`` and its title."""
+
+    status: int
+    slug: str
+    title: str
+
+    @property
+    def type(self) -> str:
+        """What clients may compare with: never changes, resolves to nothing."""
+        return f"urn:onboard:problem:{self.slug}"
+
+
+# The nearest class in an exception's ancestry decides.
+KINDS: dict[type[Exception], Kind] = {
+    errors.DigestMismatch: Kind(400, "digest-mismatch", "The bytes are not those promised"),
+    errors.BadRequest: Kind(400, "bad-request", "The request cannot be understood"),
+    errors.NotAuthenticated: Kind(401, "not-authenticated", "A token is needed"),
+    errors.NotAllowed: Kind(403, "not-allowed", "The token does not reach this far"),
+    errors.NotFound: Kind(404, "not-found", "Nothing is kept under this name"),
+    errors.TooLarge: Kind(413, "too-large", "More bytes than are taken"),
+    errors.NotATiff: Kind(415, "not-a-tiff", "Scenes are GeoTIFFs"),
+    errors.TooMany: Kind(429, "too-many", "Too much at once"),
+    SceneRefused: Kind(422, "scene-refused", "The scene cannot be mapped"),
+    OptionsRefused: Kind(422, "options-refused", "The options cannot be met"),
+    StorageError: Kind(507, "no-room", "There is no room"),
+}
+OTHERS = {
+    404: Kind(404, "not-found", "Nothing is kept under this name"),
+    405: Kind(405, "method-not-allowed", "Not by this method"),
+    422: Kind(422, "invalid", "The request is not of the form described in /openapi.json"),
+}
+INTERNAL = Kind(500, "internal", "The service failed; its log says why")
+
+
+def problem(kind: Kind, detail: str, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
+    """The answer for one problem; ``members`` are more fields of its JSON."""
+    body = {"type": kind.type, "title": kind.title, "status": kind.status, "detail": detail, **members}
+    return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
+
+
+def kind_of(error: Exception) -> Kind:
+    """By the table; an error that is not in it is ours."""
+    return next((KINDS[cls] for cls in type(error).__mro__ if cls in KINDS), INTERNAL)
+
+
+def install(app: FastAPI) -> None:
+    """Has the application answer every error as a problem."""
+    for cls in KINDS:
+        app.add_exception_handler(cls, _refused)
+    app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _internal)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    kind = kind_of(error)
+    headers = {}
+    if isinstance(error, errors.TooMany):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if kind.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    detail = f"{error.problem}; {error.remedy}" if isinstance(error, SceneRefused | StorageError) else str(error)
+    return problem(kind, detail, headers)
+
+
+async def _routing(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    kind = OTHERS.get(status, Kind(status, f"http-{status}", "The request cannot be served"))
+    return problem(kind, f"{request.method} {request.url.path}: see /openapi.json for what there is")
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    rows = error.errors() if isinstance(error, RequestValidationError) else []
+    told = [{"where": ".".join(str(part) for part in row["loc"]), "problem": row["msg"]} for row in rows]
+    detail = "; ".join(f"{row['where']}: {row['problem']}" for row in told)
+    return problem(OTHERS[422], detail or "the request is not valid", errors=told)
+
+
+async def _internal(request: Request, error: Exception) -> JSONResponse:
+    # What went wrong is for the log aboard: a stranger learns nothing of our insides.
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(INTERNAL, "the request was not carried out; the same request may be sent again")

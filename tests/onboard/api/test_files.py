@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from onboard.api.files import file_answer
+
+DATA = bytes(range(256)) * 1000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+TAG = f'"{DIGEST}"'
+
+
+@pytest.fixture
+def client(tmp_path: Path, serve: Callable[[FastAPI], httpx.Client]) -> httpx.Client:
+    (tmp_path / "map.tif").write_bytes(DATA)
+    app = FastAPI()
+
+    @app.api_route("/map.tif", methods=["GET", "HEAD"])
+    def get(request: Request) -> Response:
+        return file_answer(request, tmp_path / "map.tif", sha256=DIGEST, media_type="image/tiff")
+
+    return serve(app)
+
+
+def test_the_whole_file_and_its_digest_as_entity_tag(client: httpx.Client) -> None:
+    answer = client.get("/map.tif")
+    assert (answer.status_code, answer.content) == (200, DATA)
+    assert answer.headers["etag"] == TAG
+    assert answer.headers["accept-ranges"] == "bytes"
+    head = client.head("/map.tif")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(DATA)))
+    assert head.headers["etag"] == TAG
+
+
+@pytest.mark.parametrize(
+    ("range_", "part"),
+    [("bytes=0-9", DATA[:10]), ("bytes=255990-", DATA[255990:]), ("bytes=-7", DATA[-7:]), ("bytes=5-999999", DATA[5:])],
+)
+def test_single_ranges(client: httpx.Client, range_: str, part: bytes) -> None:
+    answer = client.get("/map.tif", headers={"Range": range_, "If-Range": TAG})
+    assert (answer.status_code, answer.content) == (206, part)
+    begin = DATA.index(part) if len(part) > 255 else len(DATA) - len(part) if range_ != "bytes=0-9" else 0
+    assert answer.headers["content-range"] == f"bytes {begin}-{begin + len(part) - 1}/{len(DATA)}"
+
+
+def test_a_range_of_another_version_gives_the_whole_file(client: httpx.Client) -> None:
+    answer = client.get("/map.tif", headers={"Range": "bytes=5-9", "If-Range": '"of another"'})
+    assert (answer.status_code, answer.content) == (200, DATA)
+
+
+def test_a_range_behind_the_end_is_refused_and_told_the_size(client: httpx.Client) -> None:
+    answer = client.get("/map.tif", headers={"Range": "bytes=256000-"})
+    assert answer.status_code == 416
+    assert answer.headers["content-range"] == "bytes */256000"
+
+
+def test_several_ranges_at_once_are_ignored(client: httpx.Client) -> None:
+    answer = client.get("/map.tif", headers={"Range": "bytes=0-1,5-6"})
+    assert (answer.status_code, answer.content) == (200, DATA)
+
+
+@pytest.mark.parametrize("condition", [TAG, f"W/{TAG}", f'"other", {TAG}', "*"])
+def test_who_has_it_gets_nothing(client: httpx.Client, condition: str) -> None:
+    answer = client.get("/map.tif", headers={"If-None-Match": condition})
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert answer.headers["etag"] == TAG
+
+
+def test_who_has_another_gets_it(client: httpx.Client) -> None:
+    assert client.get("/map.tif", headers={"If-None-Match": '"other"'}).content == DATA
