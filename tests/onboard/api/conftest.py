@@ -13,18 +13,27 @@ from fastapi import FastAPI
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
-    listening = uvicorn.Config(app, port=0).bind_socket()
+def running(config: uvicorn.Config) -> Iterator[tuple[str, int]]:
+    """A uvicorn server in a thread; gives its address."""
+    server = uvicorn.Server(config)
+    listening = config.bind_socket()
+    listening.listen()  # from here on connections wait for the server instead of being refused
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=30) as client:
-            yield client
+        yield listening.getsockname()
     finally:
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of the application."""
+    config = uvicorn.Config(app, port=0, log_level="error")
+    with running(config) as (host, port), httpx.Client(base_url=f"http://{host}:{port}", timeout=30) as client:
+        yield client
 
 
 @pytest.fixture
@@ -32,3 +41,10 @@ def serve() -> Iterator[Callable[[FastAPI], httpx.Client]]:
     """Serves an application until the test ends; gives a client of it."""
     with ExitStack() as stack:
         yield lambda app: stack.enter_context(served(app))
+
+
+@pytest.fixture
+def run_server() -> Iterator[Callable[[uvicorn.Config], tuple[str, int]]]:
+    """Runs a server until the test ends; gives its address."""
+    with ExitStack() as stack:
+        yield lambda config: stack.enter_context(running(config))
