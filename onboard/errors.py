@@ -1,6 +1,7 @@
 """What goes wrong aboard, split by what the caller does next.
 
 OnboardError            a failure of ours (exit code 1)
+├── MappingStopped      the work was told to stop: it continues when it is asked for again
 ├── StorageError        make room or mend the disk, then run again: work so far is kept
 └── InputError          mend the input (exit code 2)
     ├── SceneRefused    the scene cannot be mapped
@@ -16,6 +17,14 @@ class OnboardError(Exception):
     """Root of this package's errors; `exit_code` is what the command line answers with."""
 
     exit_code = 1
+
+
+class MappingStopped(OnboardError):
+    """A run was told to stop between two batches; what was finished is on disk."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"stopped: {why}; the same request continues")
 
 
 class StorageError(OnboardError):

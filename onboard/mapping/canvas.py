@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -168,6 +168,12 @@ class Canvas:
             self._journal.record(self._pending)
             self._pending = []
         self._last_commit = self._clock()
+
+    def forget(self, tiles: Iterable[int]) -> None:
+        """Has these tiles count as unfinished, durably; no write may be under way."""
+        self._pending = [tile for tile in self._pending if tile not in set(tiles)]
+        self.commit()
+        self._journal.forget(tiles)
 
     def close(self) -> None:
         """Commits what is finished and closes the files."""

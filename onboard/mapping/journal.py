@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Journal:
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self.finished: set[int] = set()
+        self._identity = identity
         wanted = identity_bytes(identity)
         end = self._replay(wanted)
         self.resumed = end > 0
@@ -66,6 +67,19 @@ class Journal:
         """Appends one group of tiles and syncs it; their pixels must have been synced before."""
         self._append(np.asarray(tiles, dtype="<u4").tobytes())
         self.finished.update(tiles)
+
+    def forget(self, tiles: Iterable[int]) -> None:
+        """Takes tiles out again: a new journal without them takes the place of this one, by one rename."""
+        left = sorted(self.finished.difference(tiles))
+        fresh = self.path.with_name(self.path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        renewed = Journal(fresh, self._identity)
+        if left:
+            renewed.record(left)
+        self.close()
+        fresh.replace(self.path)
+        synced_folder(self.path.parent)
+        self._file, self.finished = renewed._file, renewed.finished
 
     def close(self) -> None:
         """Closes the file; what was recorded is already on disk."""

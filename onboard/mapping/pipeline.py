@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engines.engine import Engine, Prediction
 from onboard.errors import SceneRefused
 from onboard.mapping.canvas import Canvas
+from onboard.mapping.watch import Watch
 from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
 from onboard.scene.reader import ScenePixels
 
@@ -57,7 +58,11 @@ class Batch:
 
 @dataclass
 class PipelineStats:
-    """What one run did and how long each stage was busy."""
+    """What one run did and how long each stage was busy.
+
+    Attributes:
+        unchecked: tiles inferred since the engine was last found right.
+    """
 
     tiles_inferred: int = 0
     tiles_empty: int = 0
@@ -67,6 +72,7 @@ class PipelineStats:
     infer_s: float = 0.0
     write_s: float = 0.0
     stalls: dict[str, float] = field(default_factory=dict)
+    unchecked: list[int] = field(default_factory=list)
 
 
 class Stage(Generic[T]):
@@ -115,6 +121,8 @@ class Pipeline:
         batch: tiles in one engine call, at most the engine's `max_batch`.
         read_timeout_s: longest wait for one batch of pixels before the scene is refused (a damaged file can keep a
             decoder busy for minutes).
+        watch: asked between batches.
+        stats: of the run, filled while it runs.
     """
 
     scene: Source
@@ -123,6 +131,8 @@ class Pipeline:
     canvas: Canvas
     batch: int = 1
     read_timeout_s: float = 120.0
+    watch: Watch = field(default_factory=Watch)
+    stats: PipelineStats = field(default_factory=PipelineStats)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> PipelineStats:
         """Maps every unfinished tile; returns when all of them are on disk.
@@ -134,9 +144,10 @@ class Pipeline:
             SceneRefused: a window cannot be decoded.
             StorageError: the canvas cannot be written.
             EngineError: the engine failed.
+            MappingStopped: the watch said so.
         """
-        done = self.canvas.finished
-        stats = PipelineStats(tiles_resumed=len(done))
+        done, stats = self.canvas.finished, self.stats
+        stats.tiles_resumed = len(done)
         groups = [group for group in self._groups() if not done.issuperset(group)]
         decoded: Stage[Batch] = Stage(_AHEAD)
         mapped: Stage[tuple[Batch, Prediction | None]] = Stage(_AHEAD)
@@ -214,7 +225,12 @@ class Pipeline:
                 ) from None
             if batch is None:
                 return
+            self.watch.before_batch()
+            if self.watch.check_due():
+                self.watch.check()
+                stats.unchecked.clear()
             begin = time.perf_counter()
+            stats.unchecked.extend(batch.indices)
             prediction = None if batch.pixels is None else self.engine.infer(batch.pixels)
             stats.infer_s += time.perf_counter() - begin
             stats.tiles_inferred += len(batch.tiles)

@@ -21,6 +21,7 @@ from typing import Any
 import rasterio
 
 from engines.engine import Engine
+from engines.errors import EngineError
 from onboard.errors import OptionsRefused, SceneRefused
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
@@ -28,6 +29,7 @@ from onboard.mapping.journal import identity_bytes
 from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.mapping.product import count_classes, sieve, write_confidence, write_map, write_quicklook
 from onboard.mapping.stac import ItemFacts, write_item
+from onboard.mapping.watch import Watch
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.probe import probe_scene
@@ -55,6 +57,9 @@ class MapRequest:
         halo: pixels cut from tile edges; the manifest's by default.
         overwrite: replace a map of another scene that has the same name.
         read_timeout_s: longest wait for one batch of pixels.
+        work: folder for canvases and unpublished products, on the same file system; OUT/.onboard by default.
+        title: the scene's name in the item; its file's name by default.
+        acquired: when it was taken, RFC 3339, where its own tags do not say.
     """
 
     scene: Path
@@ -67,6 +72,9 @@ class MapRequest:
     halo: int | None = None
     overwrite: bool = False
     read_timeout_s: float = 120.0
+    work: Path | None = None
+    title: str | None = None
+    acquired: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -109,19 +117,23 @@ class MapSummary:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
-def map_scene(request: MapRequest, engine: Engine, progress: Progress | None = None) -> MapSummary:
+def map_scene(
+    request: MapRequest, engine: Engine, progress: Progress | None = None, watch: Watch | None = None
+) -> MapSummary:
     """Maps one scene and publishes the result.
 
     Args:
         request: the scene and the options.
         engine: used on this thread only; not closed.
         progress: called with (finished tiles, all tiles).
+        watch: asked between batches and before publishing.
 
     Raises:
         SceneRefused: the scene cannot be mapped; nothing is left behind.
         OptionsRefused: the options cannot be met, or the name is taken by another scene's map.
         StorageError: the disk is full or failed; the same command continues.
         EngineError: the engine failed; the same command continues.
+        MappingStopped: the watch stopped it; the same request continues.
     """
     begin = time.monotonic()
     if request.batch > engine.max_batch:
@@ -139,7 +151,7 @@ def map_scene(request: MapRequest, engine: Engine, progress: Progress | None = N
             shutil.rmtree(job.work, ignore_errors=True)
             _remove_if_empty(job.work.parent)
             return job.summary(earlier, PipelineStats(tiles_resumed=len(job.grid)), time.monotonic() - begin, True)
-        return job.run(begin, progress)
+        return job.run(begin, progress, watch or Watch())
 
 
 @dataclass(frozen=True)
@@ -187,7 +199,7 @@ class Job:
     @property
     def work(self) -> Path:
         """Where the canvas and the unpublished product lie."""
-        return self.request.out / WORK / self.request.folder_name
+        return (self.request.work or self.request.out / WORK) / self.request.folder_name
 
     @property
     def identity_digest(self) -> str:
@@ -225,10 +237,11 @@ class Job:
                 return False
         return True
 
-    def run(self, begin: float, progress: Progress | None) -> MapSummary:
+    def run(self, begin: float, progress: Progress | None, watch: Watch) -> MapSummary:
         """Maps what is not mapped yet and publishes."""
         try:
             self.work.mkdir(parents=True, exist_ok=True)
+            self.request.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(error, self.work) from error
         canvas = Canvas(
@@ -247,8 +260,9 @@ class Job:
                     canvas,
                     batch=self.request.batch,
                     read_timeout_s=self.request.read_timeout_s,
+                    watch=watch,
                 )
-                stats = pipeline.run(progress)
+                stats = _watched(pipeline, progress)
                 item = self._publish(canvas, stats)
         except SceneRefused:
             # Nothing can be resumed from a file that cannot be read.
@@ -309,9 +323,9 @@ class Job:
         georeference = self.scene.georeference
         return ItemFacts(
             name=self.request.folder_name,
-            scene_name=self.request.scene.name,
+            scene_name=self.request.title or self.request.scene.name,
             scene_sha256=self.scene_sha256,
-            acquired=self.scene.acquired,
+            acquired=self.scene.acquired or self.request.acquired,
             received=datetime.fromtimestamp(self.request.scene.stat().st_mtime, timezone.utc),
             georeference=georeference,
             width=self.scene.width,
@@ -357,6 +371,18 @@ class Job:
             already_mapped=already,
             stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
         )
+
+
+def _watched(pipeline: Pipeline, progress: Progress | None) -> PipelineStats:
+    """Runs the pipeline and checks its engine after the last tile; tiles of an engine in doubt are forgotten."""
+    try:
+        stats = pipeline.run(progress)
+        pipeline.watch.check()
+    except EngineError:
+        if pipeline.watch.doubts:
+            pipeline.canvas.forget(pipeline.stats.unchecked)
+        raise
+    return stats
 
 
 def _rate(stats: PipelineStats) -> float | None:
