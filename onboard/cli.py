@@ -45,11 +45,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_process(commands.add_parser("process", help="map one scene", description="Maps one GeoTIFF scene."))
+    serve = commands.add_parser("serve", help="take scenes over HTTP, map them, hand maps out")
+    serve.set_defaults(command=_serve)
+    settings = commands.add_parser("settings", help="every setting of the service with value, default and meaning")
+    settings.add_argument("--json", action="store_true", help="machine-readable")
+    settings.set_defaults(command=_settings)
+    _add_token(commands.add_parser("token", help="who may use the service"))
     doctor = commands.add_parser("doctor", help="say what this machine can do and what is missing")
     doctor.add_argument("--json", action="store_true", help="machine-readable")
     doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is asked about")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_token(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    add = verbs.add_parser("add", help="make a token; it is printed once")
+    add.add_argument("name", help="of whoever gets it")
+    add.add_argument(
+        "--role", action="append", required=True, dest="roles", metavar="ROLE",
+        help="ingest, ground, telemetry or operator; may be given again",
+    )  # fmt: skip
+    add.set_defaults(command=_token_add)
+    remove = verbs.add_parser("remove", help="forget a token")
+    remove.add_argument("name")
+    remove.set_defaults(command=_token_remove)
 
 
 def _add_process(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +134,47 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         halo=arguments.halo,
         overwrite=arguments.overwrite,
     )
+
+
+def _serve(_: argparse.Namespace) -> int:
+    import logging
+
+    from onboard.api.auth import check_binding, read_tokens
+    from onboard.jobs.kind import MapKind
+    from onboard.jobs.supervisor import serve
+    from onboard.settings import read_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    settings = read_settings()
+    # What would stop a child at once is said here, in one line.
+    check_binding(settings.host, read_tokens(settings.tokens_path))
+    MapKind.of(settings)
+    serve(settings)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from onboard.settings import read_settings, settings_as_json, settings_as_text
+
+    settings = read_settings()
+    print(settings_as_json(settings) if arguments.json else settings_as_text(settings))
+    return 0
+
+
+def _token_add(arguments: argparse.Namespace) -> int:
+    from onboard.api.auth import add_token
+    from onboard.settings import read_settings
+
+    print(add_token(read_settings().tokens_path, arguments.name, arguments.roles))
+    return 0
+
+
+def _token_remove(arguments: argparse.Namespace) -> int:
+    from onboard.api.auth import remove_token
+    from onboard.settings import read_settings
+
+    remove_token(read_settings().tokens_path, arguments.name)
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

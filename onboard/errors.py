@@ -3,6 +3,9 @@
 OnboardError            a failure of ours (exit code 1)
 ├── MappingStopped      the work was told to stop: it continues when it is asked for again
 ├── StorageError        make room or mend the disk, then run again: work so far is kept
+│   └── NoRoom          under the reserve: nothing more is taken in
+├── LedgerDamaged       set the ledger aside and build it again from the folders
+├── AlreadyRunning      another service works in this data folder: stop it, or take another folder
 └── InputError          mend the input (exit code 2)
     ├── SceneRefused    the scene cannot be mapped
     └── OptionsRefused  the options cannot be met
@@ -33,6 +36,33 @@ class StorageError(OnboardError):
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
         self.path, self.problem, self.remedy = path, problem, remedy
         super().__init__(f"{path}: {problem}; {remedy}")
+
+
+class NoRoom(StorageError):
+    """Taking this in would leave less than the reserve that running work needs."""
+
+    def __init__(self, path: Path, *, wanted: int, free: int, reserve: int) -> None:
+        self.wanted, self.free, self.reserve = wanted, free, reserve
+        problem = f"{wanted:,} bytes would leave less than the reserve of {reserve:,} ({free:,} are free)"
+        super().__init__(path, problem, "pull maps and give their receipts, or cancel scenes, then send it again")
+
+
+class LedgerDamaged(OnboardError):
+    """The ledger cannot be read as it is."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: the ledger cannot be used ({problem}); a restart sets it aside and builds it again")
+
+
+class AlreadyRunning(OnboardError):
+    """The data folder is taken."""
+
+    exit_code = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(f"another onboard works in {folder}; stop it, or set ONBOARD_DATA_DIR to another folder")
 
 
 class InputError(OnboardError):

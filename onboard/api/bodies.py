@@ -28,10 +28,12 @@ class Body:
 
     Attributes:
         chunks: the scene's bytes, to be read once.
+        is_form: it came as multipart/form-data.
         fields: of a form, those that came before the file; all of them once ``chunks`` is read to its end.
     """
 
     chunks: AsyncIterator[bytes]
+    is_form: bool = False
     fields: dict[str, str] = field(default_factory=dict)
 
 
@@ -147,4 +149,4 @@ def _form(stream: AsyncIterator[bytes], boundary: bytes) -> Body:
         if not form.files:
             raise BadRequest(f"the form has no field {FILE_FIELD!r}; put the GeoTIFF there")
 
-    return Body(chunks(), form.fields)
+    return Body(chunks(), is_form=True, fields=form.fields)

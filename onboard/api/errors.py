@@ -6,6 +6,7 @@ RequestRefused
 ├── NotAuthenticated    give a token (401)
 ├── NotAllowed          another token is needed (403)
 ├── NotFound            nothing is kept under this name (404)
+├── Conflict            what was sent contradicts what is here (409)
 ├── TooLarge            more bytes than are taken (413)
 ├── NotATiff            another kind of file (415)
 └── TooMany             wait, then try again (429)
@@ -53,6 +54,10 @@ class NotFound(RequestRefused):
     def __init__(self, kind: str, name: str) -> None:
         self.kind, self.name = kind, name
         super().__init__(f"there is no {kind} {name!r} here; GET /{kind}s lists them")
+
+
+class Conflict(RequestRefused):
+    """What was sent contradicts what is kept here."""
 
 
 class TooLarge(RequestRefused):

@@ -39,6 +39,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.NotAuthenticated: Kind(401, "not-authenticated", "A token is needed"),
     errors.NotAllowed: Kind(403, "not-allowed", "The token does not reach this far"),
     errors.NotFound: Kind(404, "not-found", "Nothing is kept under this name"),
+    errors.Conflict: Kind(409, "conflict", "It contradicts what is kept here"),
     errors.TooLarge: Kind(413, "too-large", "More bytes than are taken"),
     errors.NotATiff: Kind(415, "not-a-tiff", "Scenes are GeoTIFFs"),
     errors.TooMany: Kind(429, "too-many", "Too much at once"),

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -60,6 +60,7 @@ class MapRequest:
         work: folder for canvases and unpublished products, on the same file system; OUT/.onboard by default.
         title: the scene's name in the item; its file's name by default.
         acquired: when it was taken, RFC 3339, where its own tags do not say.
+        own: more `onboard:` properties of the item.
     """
 
     scene: Path
@@ -75,6 +76,7 @@ class MapRequest:
     work: Path | None = None
     title: str | None = None
     acquired: str | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -344,6 +346,7 @@ class Job:
                 "tiles": len(self.grid),
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
+                **self.request.own,
             },
         )
 

@@ -1,0 +1,251 @@
+"""Scenes: delivered, listed, cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from onboard.api.bodies import body_of
+from onboard.api.digest import promised_sha256
+from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
+from onboard.api.service import Service, TheCaller, TheService
+from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file
+from onboard.jobs.ledger import SceneRow
+from onboard.jobs.worker import erase_scene
+
+router = APIRouter(tags=["scenes"])
+WRITE_BYTES = 1 << 20
+"""Bytes gathered before they are written: one hop to a thread each."""
+LONGEST_JSON = 1 << 16
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+Priority = Literal["urgent", "high", "routine"]
+State = Literal["queued", "running", "mapped", "failed", "quarantined", "cancelled"]
+
+
+class SceneAnswer(BaseModel):
+    """A scene and what became of it."""
+
+    id: str
+    sequence: int
+    name: str
+    state: State
+    priority: Priority
+    bytes: int
+    sha256: str
+    acquired: str | None
+    received: dict[str, Any] = Field(description="when it came, by every clock there is")
+    attempts: int
+    deaths: int = Field(description="how often it ended the worker")
+    tiles_done: int | None = Field(description="while it runs; null otherwise")
+    tiles: int | None = Field(description="all tiles, once known")
+    figures: dict[str, Any] = Field(description="timings of the finished mapping")
+    energy_j: float | None = Field(description="null: nothing measured it")
+    problem: str | None = Field(description="why it failed and what to do")
+    map: str | None = Field(description="where its map is")
+
+
+class ScenesAnswer(BaseModel):
+    """A page of scenes."""
+
+    scenes: list[SceneAnswer]
+    next: int | None = Field(description="cursor of the next page, null at the end")
+
+
+class FromInbox(BaseModel):
+    """Body that names a file of the inbox."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(min_length=1, max_length=4096, description="below the inbox, or absolute inside it")
+
+
+class DeliveryQuery(BaseModel):
+    """What the deliverer says of a scene."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority = "routine"
+    name: str | None = Field(None, min_length=1, max_length=200)
+    acquired: AwareDatetime | None = None
+
+    def delivery(self, usual_name: str) -> Delivery:
+        """As the intake takes it."""
+        acquired = None if self.acquired is None else self.acquired.isoformat()
+        return Delivery(self.name or usual_name, self.priority, acquired)
+
+
+@router.post(
+    "/scenes",
+    status_code=202,
+    response_model=SceneAnswer,
+    responses={200: {"model": SceneAnswer, "description": "known already: no second job"}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/tiff": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["scene"],
+                        "properties": {
+                            "scene": {"type": "string", "format": "binary"},
+                            "content-digest": {"type": "string"},
+                        },
+                    }
+                },
+                "application/json": {"schema": FromInbox.model_json_schema()},
+            },
+        }
+    },
+)
+async def post_scene(
+    request: Request,
+    service: TheService,
+    caller: TheCaller,
+    query: Annotated[DeliveryQuery, Query()],
+) -> Response:
+    """Takes a GeoTIFF in: raw, as form field `scene`, or by the path of a file in the inbox.
+
+    Answers 202 once file and ledger row are on the disk; 200 if the same bytes are known for the same model.
+    """
+    caller.must_be("ingest")
+    with service.uploads.one():
+        if request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
+            accepted = await _from_inbox(request, service, query)
+        else:
+            accepted = await _from_body(request, service, query)
+    row = accepted.row
+    answer = scene_answer(service, row).model_dump(mode="json")
+    return JSONResponse(answer, 202 if accepted.is_new else 200, {"Location": f"/scenes/{row.id}"})
+
+
+@router.get("/scenes")
+def get_scenes(
+    service: TheService,
+    caller: TheCaller,
+    status: State | None = None,
+    cursor: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ScenesAnswer:
+    """Scenes in the order they came."""
+    caller.must_be("ingest", "ground", "telemetry")
+    rows = service.ledger.scenes(state=status, after=cursor, limit=limit)
+    more = rows[-1].sequence if len(rows) == limit else None
+    return ScenesAnswer(scenes=[scene_answer(service, row) for row in rows], next=more)
+
+
+@router.get("/scenes/{scene_id}")
+def get_scene(scene_id: str, service: TheService, caller: TheCaller) -> SceneAnswer:
+    """One scene."""
+    caller.must_be("ingest", "ground", "telemetry")
+    return scene_answer(service, _known(service, scene_id))
+
+
+@router.delete("/scenes/{scene_id}", status_code=204, responses={202: {"description": "it ends with the batch"}})
+def delete_scene(scene_id: str, service: TheService, caller: TheCaller) -> Response:
+    """Cancels a scene and erases its file, its canvas and its map."""
+    caller.must_be("ingest")
+    row = _known(service, scene_id)
+    service.ledger.cancel(row.id)
+    if row.state == "running":
+        return Response(status_code=202)  # the worker has the files: it erases them before its next scene
+    erase_scene(service.settings, service.ledger, row.id)
+    return Response(status_code=204)
+
+
+def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
+    """The row, with progress where it is the one being mapped."""
+    beat = service.beats.last
+    runs = row.state == "running" and beat.scene == row.id
+    return SceneAnswer(
+        id=row.id, sequence=row.sequence, name=row.name, state=row.state, priority=row.priority,
+        bytes=row.bytes, sha256=row.sha256, acquired=row.acquired, received=dict(row.received),
+        attempts=row.attempts, deaths=row.deaths, tiles_done=beat.tiles_done if runs else None,
+        tiles=beat.tiles_all or None if runs else row.figures.get("tiles"), figures=dict(row.figures),
+        energy_j=row.figures.get("energy_j"), problem=row.problem,
+        map=f"/maps/{row.id}" if row.state == "mapped" else None,
+    )  # fmt: skip
+
+
+def _known(service: Service, scene_id: str) -> SceneRow:
+    row = service.ledger.scene(scene_id)
+    if row is None:
+        raise NotFound("scene", scene_id)
+    return row
+
+
+async def _from_body(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
+    settings = service.settings
+    body = body_of(request, limit=settings.upload_limit, chunk_timeout_s=settings.body_timeout_s)
+    promised = promised_sha256(request.headers.get("content-digest")) if not body.is_form else None
+    declared = request.headers.get("content-length", "")
+    file = await run_in_threadpool(IncomingFile, settings, int(declared) if declared.isdecimal() else None)
+    try:
+        await _write_all(file, body.chunks)
+        if body.is_form:
+            promised = promised_sha256(body.fields.get("content-digest"))
+            query = _with_fields(query, body.fields)
+        if promised is not None and promised != file.sha256:
+            raise DigestMismatch(promised, file.sha256)
+        return await run_in_threadpool(_finish, service, file, query.delivery(f"scene {file.sha256[:8]}"))
+    finally:
+        await run_in_threadpool(file.remove)
+
+
+async def _write_all(file: IncomingFile, chunks: Any) -> None:
+    gathered, first = bytearray(), True
+    async for chunk in chunks:
+        gathered += chunk
+        if first and len(gathered) >= 4:
+            first = False
+            if bytes(gathered[:4]) not in TIFF_STARTS:
+                raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
+        if len(gathered) >= WRITE_BYTES:
+            await run_in_threadpool(file.write, bytes(gathered))
+            gathered.clear()
+    if first:
+        raise NotATiff(f"the body has {len(gathered)} bytes; send a GeoTIFF")
+    await run_in_threadpool(file.write, bytes(gathered))
+
+
+def _finish(service: Service, file: IncomingFile, delivery: Delivery) -> Accepted:
+    file.finish()
+    return accept(service.settings, service.ledger, service.kind, file, delivery)
+
+
+def _with_fields(query: DeliveryQuery, fields: Mapping[str, str]) -> DeliveryQuery:
+    """Form fields stand in for what the query leaves out."""
+    told = {name: fields[name] for name in ("priority", "name", "acquired") if name in fields}
+    try:
+        return DeliveryQuery.model_validate(told | query.model_dump(exclude_unset=True))
+    except ValidationError as error:
+        row = error.errors()[0]
+        raise BadRequest(f"form field {row['loc'][0]!r}: {row['msg']}") from None
+
+
+async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
+    raw = b""
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > LONGEST_JSON:
+            raise BadRequest(f"a JSON body has at most {LONGEST_JSON} bytes; scenes are sent as image/tiff")
+    try:
+        named = TypeAdapter(FromInbox).validate_json(raw)
+    except ValidationError as error:
+        raise BadRequest(f"the body is no {{\"path\": ...}}: {error.errors()[0]['msg']}") from None
+    path = Path(named.path)
+    if not path.is_absolute() and service.settings.inbox is not None:
+        path = service.settings.inbox / path
+    return await run_in_threadpool(
+        lambda: accept_inbox_file(
+            service.settings, service.ledger, service.kind, path, query.delivery(path.name[:200])
+        )
+    )

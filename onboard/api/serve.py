@@ -1,0 +1,73 @@
+"""The API process: `python -m onboard.api.serve --parent PID`, heartbeats on standard input."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import ssl
+import sys
+import threading
+
+import uvicorn
+
+from onboard.api.app import app_of
+from onboard.api.auth import check_binding
+from onboard.api.protocol import bounded_protocol
+from onboard.api.service import Service
+from onboard.jobs.parent import end_with_parent
+from onboard.settings import Settings, read_settings
+
+
+def config_of(service: Service) -> uvicorn.Config:
+    """How uvicorn serves it."""
+    settings = service.settings
+    return uvicorn.Config(
+        app_of(service),
+        host=settings.host,
+        port=settings.port,
+        http=bounded_protocol(settings.head_timeout_s),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,  # aboard the clock may say 1970
+        timeout_graceful_shutdown=10,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
+        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+    )
+
+
+def serve_api(settings: Settings) -> None:
+    """Serves until SIGTERM; prints where.
+
+    Raises:
+        OptionsRefused: it would be open to strangers, or the tokens cannot be read.
+        EngineError: there is no such model.
+    """
+    service = Service.of(settings)
+    check_binding(settings.host, service.tokens)
+    threading.Thread(target=service.beats.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
+    config = config_of(service)
+    listening = config.bind_socket()
+    host, port = listening.getsockname()[:2]
+    scheme = "https" if config.is_ssl else "http"
+    print(f"onboard: serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def main() -> None:
+    """Started by the supervisor."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int)
+    arguments = parser.parse_args()
+    if arguments.parent is not None:
+        end_with_parent(arguments.parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    serve_api(read_settings())
+
+
+if __name__ == "__main__":
+    main()

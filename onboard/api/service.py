@@ -1,0 +1,107 @@
+"""What every request handler works with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from onboard.api.auth import Caller, Tokens, read_tokens
+from onboard.api.limits import RateLimit, UploadSlots
+from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
+from onboard.jobs.kind import MapKind
+from onboard.jobs.ledger import Ledger
+from onboard.settings import Settings
+
+
+class Beats:
+    """The worker's last heartbeat, as the supervisor hands it on; any thread may ask."""
+
+    def __init__(self) -> None:
+        self._last = Heartbeat()
+        self._heard: float | None = None
+
+    def listen(self, lines: Iterable[bytes]) -> None:
+        """Takes lines until they end: the supervisor's pipe, in a thread of its own."""
+        for line in lines:
+            beat = heartbeat_of(line)
+            if beat is not None:
+                self._last, self._heard = beat, time.monotonic()
+
+    @property
+    def last(self) -> Heartbeat:
+        """The last one; that of a worker not yet started before the first."""
+        return self._last
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since it came, None before the first."""
+        return None if self._heard is None else time.monotonic() - self._heard
+
+
+@dataclass
+class Service:
+    """One API process.
+
+    Attributes:
+        settings: of the service.
+        kind: model and options that scenes are accepted for.
+        tokens: read at the start; `onboard token` and a restart change them.
+        beats: the worker's heartbeats.
+    """
+
+    settings: Settings
+    kind: MapKind
+    tokens: Tokens = field(default_factory=Tokens)
+    beats: Beats = field(default_factory=Beats)
+
+    def __post_init__(self) -> None:
+        self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
+        self.uploads = UploadSlots(self.settings.uploads_at_once)
+        self.started = time.monotonic()
+        self._local = threading.local()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Service:
+        """Of the settings, with their tokens and model.
+
+        Raises:
+            OptionsRefused: the tokens cannot be read.
+            EngineError: there is no such model.
+        """
+        return cls(settings, MapKind.of(settings), read_tokens(settings.tokens_path))
+
+    @property
+    def ledger(self) -> Ledger:
+        """This thread's connection."""
+        ledger: Ledger | None = getattr(self._local, "ledger", None)
+        if ledger is None:
+            ledger = self._local.ledger = Ledger(self.settings.ledger_path)
+        return ledger
+
+
+def service_of(request: Request) -> Service:
+    """The service that this request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; counts the request.
+
+    Raises:
+        NotAuthenticated: nobody we know.
+        TooMany: too fast.
+    """
+    service = service_of(request)
+    caller = service.tokens.caller_of(request.headers.get("authorization"))
+    service.rate.take(caller.name)
+    return caller
+
+
+TheService = Annotated[Service, Depends(service_of)]
+TheCaller = Annotated[Caller, Depends(caller_of)]

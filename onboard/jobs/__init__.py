@@ -1,0 +1,1 @@
+"""Who works when: ledger, intake, worker, supervisor."""

@@ -1,0 +1,128 @@
+"""What the worker says of itself, as lines of JSON through a pipe: never through the ledger, storage wears."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """One line.
+
+    Attributes:
+        monotonic_s: when it was written, by the clock all processes of one boot share.
+        engine: "starting", "ready" or "lost"; ``engine_problem`` says why it is lost.
+        backend, precision, model: of the open engine, empty before.
+        scene: the id of the one being mapped, None while idle.
+        tiles_done, tiles_all: of that scene.
+        tiles_total, scenes_total: done by this worker.
+        tiles_per_s: over the last minute, None before the first tile.
+        checked_s_ago: seconds since the engine was last found right.
+    """
+
+    monotonic_s: float = 0.0
+    pid: int = 0
+    engine: str = "starting"
+    engine_problem: str = ""
+    backend: str = ""
+    precision: str = ""
+    model: str = ""
+    scene: str | None = None
+    tiles_done: int = 0
+    tiles_all: int = 0
+    tiles_total: int = 0
+    scenes_total: int = 0
+    tiles_per_s: float | None = None
+    checked_s_ago: float | None = None
+
+    def line(self) -> bytes:
+        """As JSON, ended by a newline."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def heartbeat_of(line: bytes | str) -> Heartbeat | None:
+    """Of a line; None where it is no heartbeat."""
+    try:
+        return Heartbeat(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+class Pulse:
+    """Writes heartbeats; called by the thread that drives the engine, so a silent pipe means a stuck engine.
+
+    Args:
+        descriptor: the pipe's end, not closed here. None writes nothing.
+        every_s: not more often than this, unless something changed.
+    """
+
+    MINUTE_S = 60.0
+
+    def __init__(
+        self, descriptor: int | None, *, every_s: float = 0.5, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._descriptor, self._every_s, self._clock = descriptor, every_s, clock
+        self._last = -1e9
+        self._checked: float | None = None
+        self._tiles: deque[tuple[float, int]] = deque()
+        self._lock = threading.Lock()
+        self._granted_until = 0.0
+        self.state = Heartbeat(pid=os.getpid())
+        if descriptor is not None:
+            threading.Thread(target=self._beat_while_granted, name="pulse", daemon=True).start()
+
+    def grant(self, seconds: float) -> None:
+        """For so long heartbeats go on without the calling thread: work that has no batches, but an end."""
+        self._granted_until = self._clock() + seconds
+
+    def change(self, **values: object) -> None:
+        """Sets fields and writes at once."""
+        self.state = replace(self.state, **values)  # type: ignore[arg-type]
+        self.beat(force=True)
+
+    def checked(self) -> None:
+        """The engine was found right just now."""
+        self._checked = self._clock()
+
+    def tiles(self, done: int, every: int) -> None:
+        """So many tiles of the scene are done; any thread may say so."""
+        with self._lock:
+            new = max(0, done - self.state.tiles_done)
+            self._tiles.append((self._clock(), new))
+            total = self.state.tiles_total + new
+            self.state = replace(self.state, tiles_done=done, tiles_all=every, tiles_total=total)
+
+    def beat(self, *, force: bool = False) -> None:
+        """Writes a line if it is time. A reader that is gone or slow is not waited for."""
+        now = self._clock()
+        if self._descriptor is None or (not force and now - self._last < self._every_s):
+            return
+        self._last = now
+        with self._lock:
+            ago = None if self._checked is None else round(now - self._checked, 3)
+            self.state = replace(self.state, monotonic_s=now, tiles_per_s=self._rate(now), checked_s_ago=ago)
+            line = self.state.line()
+        try:
+            os.write(self._descriptor, line)  # under PIPE_BUF: whole or not at all
+        except (BlockingIOError, BrokenPipeError):
+            return
+
+    def _beat_while_granted(self) -> None:
+        while True:
+            time.sleep(self._every_s)
+            if self._clock() < self._granted_until:
+                self.beat()
+
+    def _rate(self, now: float) -> float | None:
+        while self._tiles and now - self._tiles[0][0] > self.MINUTE_S:
+            self._tiles.popleft()
+        if not self._tiles:
+            return None
+        span = max(now - self._tiles[0][0], 1e-3)
+        return round(sum(count for _, count in self._tiles) / span, 4)

@@ -1,0 +1,250 @@
+"""How scenes come in: bytes to disk, judged, then a folder by one rename, then a row.
+
+In this order, each step synced before the next: a row always has its file, and a file without a row (the power went in
+between) is taken up at the next start. Whoever was told "accepted" has both. Names from outside never touch the file
+system: folders are named by our own ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onboard.errors import NoRoom, SceneRefused
+from onboard.jobs.kind import MapKind
+from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
+from onboard.jobs.moment import moment
+from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
+from onboard.scene.probe import check_file, probe_scene
+from onboard.scene.reader import SceneOptions
+from onboard.settings import Settings
+
+INCOMING = ".incoming"
+SCENE_FILE, FACTS_FILE = "scene.tif", "scene.json"
+# How often a growing file is held against the free space: often enough for the reserve, seldom enough to cost nothing.
+_LOOK_EVERY = 16 << 20
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What the deliverer says of a scene. ``acquired`` is RFC 3339 or None; ``name`` is for people."""
+
+    name: str
+    priority: str = "routine"
+    acquired: str | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The scene's row, and whether it is new work rather than known work."""
+
+    row: SceneRow
+    is_new: bool
+
+
+class IncomingFile:
+    """A scene's bytes on their way to the disk; one thread.
+
+    Args:
+        settings: whose data folder and reserve count.
+        expected: declared bytes, None where nobody said.
+
+    Raises:
+        NoRoom: there is no room for it.
+    """
+
+    def __init__(self, settings: Settings, expected: int | None) -> None:
+        self._settings = settings
+        folder = settings.scenes_dir / INCOMING
+        folder.mkdir(parents=True, exist_ok=True)
+        check_room(settings, expected or 0)
+        self.path = folder / f"{uuid.uuid4().hex}.part"
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, hex."""
+        return self._digest.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Appends.
+
+        Raises:
+            NoRoom: the reserve is reached.
+            StorageError: the disk is full or failed.
+        """
+        if (self.bytes + len(chunk)) // _LOOK_EVERY > self.bytes // _LOOK_EVERY:
+            check_room(self._settings, len(chunk))
+        write_all(self._file, chunk, self.path)
+        self._digest.update(chunk)
+        self.bytes += len(chunk)
+
+    def finish(self) -> None:
+        """Makes the bytes durable.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file, which stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def remove(self) -> None:
+        """Closes and removes it, if it is still there."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def check_room(settings: Settings, wanted: int) -> None:
+    """Passes if ``wanted`` more bytes leave the reserve untouched.
+
+    Raises:
+        NoRoom: they do not.
+    """
+    free = shutil.disk_usage(settings.scenes_dir).free
+    if free - wanted < settings.reserve:
+        raise NoRoom(settings.data_dir, wanted=wanted, free=free, reserve=settings.reserve)
+
+
+def accept(settings: Settings, ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> Accepted:
+    """Takes up a finished incoming file; it is gone from its place afterwards, whatever happens.
+
+    Raises:
+        SceneRefused: it cannot be mapped.
+        StorageError: the disk is full or failed.
+    """
+    try:
+        known = ledger.scene_by_key(scene_key(file.sha256, kind.model, kind.options))
+        if known is not None and known.state not in OVER:
+            return Accepted(known, is_new=False)
+        _judge(file.path, kind)
+        if known is None:
+            row = _new_row(ledger, kind, file, delivery)
+            _place(settings, file.path, row)
+            added = ledger.add_scene(row)
+            if added.id != row.id:  # the same scene came twice at the same time
+                erase_folder(settings.scenes_dir / row.id, settings.scenes_dir / INCOMING)
+            return Accepted(added, is_new=added.id == row.id)
+        _place(settings, file.path, known)
+        again = ledger.queue_again(known.id, delivery.priority)
+        return Accepted(again or known, is_new=again is not None)
+    finally:
+        file.remove()
+
+
+def accept_inbox_file(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, delivery: Delivery) -> Accepted:
+    """Takes a file of the inbox: claimed by a rename, so that no two take it.
+
+    Raises:
+        SceneRefused: it is not there, not in the inbox, or cannot be mapped; it stays where it was.
+        StorageError: the disk is full or failed; it stays where it was.
+    """
+    inside = settings.inbox is not None and path.resolve().is_relative_to(settings.inbox.resolve())
+    if not inside or path.is_symlink() or not path.is_file():
+        where = f"the inbox {settings.inbox}" if settings.inbox else "an inbox (set ONBOARD_INBOX)"
+        raise SceneRefused(path.name, "is no file in the inbox", f"put it into {where}, or send its bytes")
+    check_file(path)
+    claimed = path.with_name(f".{path.name}.taken")
+    path.rename(claimed)
+    try:
+        file = IncomingFile(settings, claimed.stat().st_size)
+        try:
+            with claimed.open("rb") as source:
+                while chunk := source.read(1 << 20):
+                    file.write(chunk)
+            file.finish()
+        except BaseException:
+            file.remove()
+            raise
+        accepted = accept(settings, ledger, kind, file, delivery)
+    except BaseException:
+        claimed.rename(path)
+        raise
+    claimed.unlink()
+    return accepted
+
+
+def read_facts(folder: Path) -> Mapping[str, Any]:
+    """What scene.json says; empty where it cannot be read."""
+    try:
+        told = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def facts_of(row: SceneRow) -> dict[str, Any]:
+    """What must be known to take a scene or its map up again without the ledger."""
+    names = ("id", "sequence", "sha256", "bytes", "name", "priority", "acquired", "model", "options", "received")
+    whole = asdict(row)
+    return {name: whole[name] for name in names}
+
+
+def erase_folder(folder: Path, temporary: Path) -> None:
+    """Removes a folder so that a kill leaves it whole or leaves a temporary that the next start removes."""
+    temporary.mkdir(parents=True, exist_ok=True)
+    doomed = temporary / f"{folder.name}.{uuid.uuid4().hex}.gone"
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError:
+        return
+    synced_folder(folder.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _judge(path: Path, kind: MapKind) -> None:
+    bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
+    probe_scene(path, SceneOptions(band_names=bands))
+
+
+def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> SceneRow:
+    sequence = ledger.next_sequence()
+    return SceneRow(
+        id=f"s{sequence:08d}-{file.sha256[:8]}",
+        sequence=sequence,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        name=delivery.name,
+        priority=delivery.priority,
+        acquired=delivery.acquired,
+        model=kind.model,
+        options=kind.options,
+        received=moment(),
+    )
+
+
+def _place(settings: Settings, path: Path, row: SceneRow) -> None:
+    """Puts the file into the scene's folder, made elsewhere and renamed, all of it synced."""
+    final = settings.scenes_dir / row.id
+    if (final / SCENE_FILE).is_file():
+        return
+    staged = settings.scenes_dir / INCOMING / f"{row.id}.{uuid.uuid4().hex}"
+    try:
+        staged.mkdir()
+        path.rename(staged / SCENE_FILE)
+        (staged / FACTS_FILE).write_text(json.dumps(facts_of(row), indent=1), encoding="utf-8")
+        synced_file(staged / FACTS_FILE)
+        synced_folder(staged)
+        staged.rename(final)
+        synced_folder(settings.scenes_dir)
+    except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise storage_error(error, staged) from error

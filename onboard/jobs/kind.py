@@ -1,0 +1,41 @@
+"""What decides a map besides its scene: the model, and the options of the service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.manifest import Manifest
+from engines.open import manifest_path
+from onboard.mapping.journal import identity_bytes
+from onboard.settings import Settings
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """Model and options under which scenes are mapped now.
+
+    Attributes:
+        model: SHA-256 of the model file.
+        options: canonical JSON.
+        manifest: of the model.
+    """
+
+    model: str
+    options: str
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, settings: Settings) -> MapKind:
+        """Reads the manifest alone: no runtime is loaded, so the API may ask.
+
+        Raises:
+            EngineError: there is no such model, or its manifest is damaged.
+        """
+        manifest = Manifest.load(Path(manifest_path(settings.model)))
+        options = {
+            "halo": manifest.halo if settings.halo is None else settings.halo,
+            "sieve": settings.sieve,
+            "confidence": settings.confidence,
+        }
+        return cls(manifest.model.sha256, identity_bytes(options).decode(), manifest)

@@ -1,0 +1,149 @@
+"""At every start: ledger and disk are made to say the same. Only temporaries are removed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from onboard.errors import LedgerDamaged
+from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts
+from onboard.jobs.ledger import Ledger, SceneRow
+from onboard.jobs.published import DELIVERY, ERASING, map_row_of
+from onboard.mapping.files import sha256_file, synced_folder
+from onboard.settings import Settings
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger, checked; a damaged one is set aside, and scenes and maps come back from their folders.
+
+    Raises:
+        LedgerDamaged: a new one cannot be made either.
+    """
+    path = settings.ledger_path
+    try:
+        ledger = Ledger(path)
+        try:
+            ledger.check()
+        except LedgerDamaged:
+            ledger.close()
+            raise
+    except LedgerDamaged as error:
+        aside = _set_aside(path)
+        ledger = Ledger(path)
+        ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({error.problem}); it is kept as {aside.name}")
+    return ledger
+
+
+def reconcile(settings: Settings, ledger: Ledger) -> None:
+    """Takes up folders without a row, reports rows without a folder, removes temporaries, queues what was running.
+
+    Only while no worker runs and no upload is under way.
+    """
+    for folder in (settings.scenes_dir, settings.maps_dir, settings.canvases_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    for temporary in (settings.scenes_dir / INCOMING, settings.maps_dir / ERASING):
+        shutil.rmtree(temporary, ignore_errors=True)
+    for row in ledger.running():
+        ledger.put_back(row.id)
+    for folder in _folders(settings.scenes_dir):
+        _adopt_scene(ledger, folder)
+    for folder in _folders(settings.maps_dir):
+        _adopt_map(ledger, folder)
+    _report_missing_scenes(settings, ledger)
+    _report_missing_maps(settings, ledger)
+    _remove_old_canvases(settings, ledger)
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"ledger.damaged-{number}.sqlite")).exists():
+        number += 1
+    path.rename(aside)
+    for ending in ("-wal", "-shm"):
+        if (beside := path.with_name(path.name + ending)).exists():
+            beside.rename(aside.with_name(aside.name + ending))
+    synced_folder(path.parent)
+    return aside
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _adopt_scene(ledger: Ledger, folder: Path) -> None:
+    row = ledger.scene(folder.name)
+    if row is not None:
+        return
+    found = _row_of(read_facts(folder), folder.name)
+    file = folder / SCENE_FILE
+    if found is None or not file.is_file() or sha256_file(file) != found.sha256:
+        ledger.tell("warning", "scene-unreadable", f"folder {folder} is no whole scene; look at it", folder.name)
+        return
+    if ledger.add_scene(found).id != found.id:
+        # Its upload ended in a crash before the answer, and was sent again since: the same bytes have a row.
+        erase_folder(folder, folder.parent / INCOMING)
+        return
+    ledger.tell("info", "scene-adopted", f"{found.name} was on the disk and not in the ledger", folder.name)
+
+
+def _adopt_map(ledger: Ledger, folder: Path) -> None:
+    if ledger.map(folder.name) is not None:
+        return
+    found = map_row_of(folder)
+    if found is None:
+        ledger.tell("warning", "map-unreadable", f"folder {folder} is no whole map; look at it", folder.name)
+        return
+    delivery = found.item["properties"].get(DELIVERY, {})
+    if ledger.scene(folder.name) is None and (scene := _row_of(delivery, folder.name)) is not None:
+        ledger.add_scene(scene)
+    if ledger.state_of(folder.name) == "cancelled":
+        return
+    ledger.publish(found, {})
+    ledger.tell("info", "map-adopted", "the map was on the disk and not in the ledger", folder.name)
+
+
+def _row_of(facts: object, name: str) -> SceneRow | None:
+    if not isinstance(facts, dict) or facts.get("id") != name:
+        return None
+    try:
+        return SceneRow(**facts)
+    except TypeError:
+        return None
+
+
+def _report_missing_scenes(settings: Settings, ledger: Ledger) -> None:
+    after = 0
+    while rows := ledger.scenes(state="queued", after=after):
+        after = rows[-1].sequence
+        for row in rows:
+            if not (settings.scenes_dir / row.id / SCENE_FILE).is_file():
+                ledger.fail(row.id, "its file is gone from the disk; deliver it again")
+                ledger.tell("error", "scene-missing", f"the file of {row.name} is gone", row.id)
+
+
+def _report_missing_maps(settings: Settings, ledger: Ledger) -> None:
+    after = 0
+    while rows := ledger.maps(after=after):
+        after = rows[-1].sequence
+        for row in rows:
+            folder = settings.maps_dir / row.id
+            gone = [name for name, facts in row.assets.items() if not _is_whole(folder / name, int(facts["bytes"]))]
+            if not gone:
+                continue
+            ledger.remove_map(row.id)
+            ledger.tell("error", "map-missing", f"{', '.join(gone)} of the map is gone or cut short", row.id)
+            if (settings.scenes_dir / row.id / SCENE_FILE).is_file():
+                ledger.queue_mapped_again(row.id)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _remove_old_canvases(settings: Settings, ledger: Ledger) -> None:
+    for folder in _folders(settings.canvases_dir):
+        if ledger.state_of(folder.name) not in ("queued", "running"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,234 @@
+"""`onboard serve`: one process that starts the API and the worker, watches them, and starts them again.
+
+It opens no scene, no engine and no socket, so there is little that could kill it; when it ends, its children end with
+it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import FrameType
+
+from onboard.errors import AlreadyRunning
+from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.settings import Settings
+
+log = logging.getLogger(__name__)
+LOCK_FILE = "supervisor.lock"
+GRACE_S = 30.0
+"""For a batch to finish and its canvas to be synced."""
+_TURN_S = 0.1
+
+
+@dataclass
+class Child:
+    """A process that is kept running.
+
+    Attributes:
+        name: "worker" or "api".
+        command: without the options that each start adds.
+        pause_s: before the next start; doubles with each death, up to ``most_s``, and falls back after a long life.
+    """
+
+    name: str
+    command: Sequence[str]
+    first_s: float
+    most_s: float
+    process: subprocess.Popen[bytes] | None = None
+    pause_s: float = field(init=False)
+    started: float = 0.0
+    due: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.pause_s = self.first_s
+
+    def died(self, now: float) -> str:
+        """Notes the death; says how."""
+        code = self.process.returncode if self.process is not None else 0
+        self.process = None
+        if now - self.started > 2 * self.most_s:
+            self.pause_s = self.first_s
+        self.due = now + self.pause_s
+        self.pause_s = min(2 * self.pause_s, self.most_s)
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class Supervisor:
+    """Runs until told to stop by SIGTERM or SIGINT.
+
+    Args:
+        settings: of the service; children read the same environment.
+        worker: command of the worker.
+        api: command of the API; None starts none.
+    """
+
+    def __init__(self, settings: Settings, worker: Sequence[str], api: Sequence[str] | None) -> None:
+        self.settings = settings
+        first, most = settings.restart_s, settings.restart_most_s
+        self.worker = Child("worker", worker, first, most)
+        self.api = None if api is None else Child("api", api, first, most)
+        self.stopping = False
+        self._pipe = -1
+        self._rest = b""
+        self._last: Heartbeat | None = None
+        self._heard = 0.0
+        self._suspect: str | None = None
+
+    def run(self) -> None:
+        """Serves until told to stop.
+
+        Raises:
+            AlreadyRunning: another service works in the data folder.
+            LedgerDamaged: no ledger can be made there.
+        """
+        lock = self._lock()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            with open_ledger(self.settings) as ledger:
+                reconcile(self.settings, ledger)
+                while not self.stopping:
+                    self._turn(ledger)
+        finally:
+            self._end_children()
+            os.close(lock)
+
+    def _turn(self, ledger: Ledger) -> None:
+        """One look at everything; waits a little for heartbeats."""
+        now = time.monotonic()
+        for child in (self.worker, self.api):
+            if child is None:
+                continue
+            if child.process is not None and child.process.poll() is not None:
+                self._bury(ledger, child, now)
+            if child.process is None and now >= child.due:
+                self._start(child, now)
+        self._listen(ledger)
+        silent = time.monotonic() - self._heard
+        if self.worker.process is not None and silent > self.settings.heartbeat_timeout_s:
+            text = f"the worker said nothing for {silent:.0f} s and was killed"
+            ledger.tell("error", "worker-silent", text, self._scene)
+            self.worker.process.kill()
+            self.worker.process.wait()
+
+    @property
+    def _scene(self) -> str | None:
+        return None if self._last is None else self._last.scene
+
+    def _start(self, child: Child, now: float) -> None:
+        child.started = now
+        # None of the child's output is read by us: it goes where ours goes.
+        if child is self.worker:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reading, False)
+            command = [*child.command, "--parent", str(os.getpid()), "--heartbeat", str(writing)]
+            child.process = subprocess.Popen(command, pass_fds=[writing], stdin=subprocess.DEVNULL)
+            os.close(writing)
+            self._pipe, self._rest, self._last, self._heard = reading, b"", None, now
+        else:
+            command = [*child.command, "--parent", str(os.getpid())]
+            child.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+            if child.process.stdin is not None:
+                os.set_blocking(child.process.stdin.fileno(), False)
+        log.info("%s started, process %d", child.name, child.process.pid)
+
+    def _bury(self, ledger: Ledger, child: Child, now: float) -> None:
+        """A child has ended though nobody told it to."""
+        if child is self.worker:
+            self._listen(ledger)
+            os.close(self._pipe)
+            self._pipe = -1
+            # Whether the scene is to blame is known when another worker has found the engine right.
+            self._suspect = self._scene or self._suspect
+        elif child.process is not None and child.process.stdin is not None:
+            with suppress(OSError):
+                child.process.stdin.close()
+        about = self._scene if child is self.worker else None
+        how = child.died(now)
+        ledger.tell("error", f"{child.name}-died", f"the {child.name} ended ({how}); it is started again", about)
+        log.error("%s ended (%s)", child.name, how)
+
+    def _listen(self, ledger: Ledger) -> None:
+        """Takes heartbeats as they come and hands them on to the API."""
+        if self._pipe < 0:
+            time.sleep(_TURN_S)
+            return
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            if not selector.select(_TURN_S):
+                return
+        data = os.read(self._pipe, 1 << 16)
+        if not data:
+            time.sleep(_TURN_S)  # the worker is gone: its end is seen in the next turn
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            beat = heartbeat_of(line)
+            if beat is None:
+                continue
+            self._last, self._heard = beat, time.monotonic()
+            self._hand_on(line)
+            if beat.engine == "ready" and self._suspect is not None:
+                self._blame(ledger, self._suspect)
+                self._suspect = None
+
+    def _blame(self, ledger: Ledger, scene_id: str) -> None:
+        if ledger.record_death(scene_id, self.settings.deaths):
+            ledger.tell("error", "scene-quarantined", f"the worker died on it {self.settings.deaths} times", scene_id)
+
+    def _hand_on(self, line: bytes) -> None:
+        process = None if self.api is None else self.api.process
+        if process is None or process.stdin is None:
+            return
+        with suppress(BlockingIOError, BrokenPipeError, ValueError):
+            os.write(process.stdin.fileno(), line + b"\n")
+
+    def _stop(self, _: int, __: FrameType | None) -> None:
+        self.stopping = True
+
+    def _end_children(self) -> None:
+        """Asks them to end, then makes them."""
+        running = [c.process for c in (self.api, self.worker) if c is not None and c.process is not None]
+        for process in running:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        end = time.monotonic() + GRACE_S
+        for process in running:
+            try:
+                process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:  # noqa: PERF203 -- there are two of them
+                process.kill()
+                process.wait()
+
+    def _lock(self) -> int:
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.settings.data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise AlreadyRunning(self.settings.data_dir) from None
+        return lock
+
+
+def serve(settings: Settings) -> None:
+    """Supervises the shipped worker and API.
+
+    Raises:
+        AlreadyRunning, LedgerDamaged: see :meth:`Supervisor.run`.
+    """
+    worker = [sys.executable, "-m", "onboard.jobs.worker"]
+    api = [sys.executable, "-m", "onboard.api.serve"]
+    Supervisor(settings, worker, api).run()

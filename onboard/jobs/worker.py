@@ -1,0 +1,307 @@
+"""The worker: the one process that owns the engine. It takes the ledger's next scene, maps it, publishes the map.
+
+It may die at any moment: the canvas keeps what was finished, the ledger what was asked for, and the supervisor starts
+another. An engine that computes wrong is opened afresh; while there is none that computes right, scenes wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engines.engine import Engine
+from engines.errors import EngineError, OpeningRefused
+from onboard.errors import AlreadyRunning, InputError, MappingStopped, OptionsRefused, SceneRefused, StorageError
+from onboard.jobs.guard import EngineGuard
+from onboard.jobs.heartbeat import Pulse
+from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
+from onboard.jobs.ledger import Ledger, SceneRow
+from onboard.jobs.parent import end_with_parent
+from onboard.jobs.published import ERASING, map_row_of
+from onboard.jobs.recovery import Recovery
+from onboard.mapping.run import MapRequest, MapSummary, map_scene
+from onboard.mapping.watch import Watch
+from onboard.scene.reader import SceneOptions
+from onboard.settings import Settings, read_settings
+
+LOCK_FILE = "worker.lock"
+IDLE_S = 0.2
+"""Between two looks for work. A look is one read of the ledger's index, from memory."""
+
+
+PREPARING_S = 900.0
+"""Longest for what comes before the first batch: digest, probe and statistics of a scene of many gigabytes."""
+PUBLISHING_S = 3600.0
+"""Longest for what comes after the last: overviews and compression of the map."""
+
+
+class Worker:
+    """Works until told to stop.
+
+    Args:
+        settings: of the service.
+        ledger: a connection of this process.
+        guard: the engine's.
+        pulse: where heartbeats go.
+        stop: set to end after the batch under way.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, guard: EngineGuard, pulse: Pulse, stop: threading.Event
+    ) -> None:
+        self.settings, self.ledger, self.guard, self.pulse, self.stop = settings, ledger, guard, pulse, stop
+        self.recovery = Recovery(settings.recovery_command, settings.recovery_minutes)
+
+    def run(self) -> None:
+        """Maps scene after scene; returns when told to stop."""
+        while not self.stop.is_set() and self._open_engine():
+            try:
+                self._serve()
+            except EngineError as error:  # noqa: PERF203 -- once a failure
+                self.ledger.tell("error", "engine-failed", f"{error}; it is opened again from disk")
+        self.guard.close()
+
+    def _open_engine(self) -> bool:
+        """Opens the engine, however long that takes; False if told to stop before."""
+        first = True
+        while not self.stop.is_set():
+            try:
+                engine = self.guard.open()
+            except EngineError as error:
+                self.pulse.change(engine="lost", engine_problem=str(error))
+                if first:
+                    self.ledger.tell("error", "engine-lost", f"{error}; scenes wait, it is tried again")
+                first = False
+                # A wrong setting is not mended by a reboot.
+                if not isinstance(error, OpeningRefused) and self.recovery.attempt():
+                    self.ledger.tell("warning", "recovery", f"ran {self.settings.recovery_command}")
+                self._rest(self.settings.engine_retry_s)
+                continue
+            self.pulse.checked()
+            self.pulse.change(
+                engine="ready", engine_problem="", backend=engine.backend, precision=engine.precision,
+                model=f"{engine.manifest.name} {engine.manifest.version}",
+            )  # fmt: skip
+            if not first:
+                self.ledger.tell("info", "engine-reloaded", "the engine computes right again")
+            return True
+        return False
+
+    def _serve(self) -> None:
+        """Maps with the open engine until told to stop.
+
+        Raises:
+            EngineError: it failed; it is out of service.
+        """
+        while not self.stop.is_set():
+            self.pulse.beat()
+            row = self.ledger.waiting()
+            if row is None:
+                if self.guard.check_due():
+                    self.guard.check()
+                    self.pulse.checked()
+                self._rest(IDLE_S)
+            elif self.ledger.start(row.id):
+                self._map(row)
+
+    def _map(self, row: SceneRow) -> None:
+        """Maps one scene, to whatever end.
+
+        Raises:
+            EngineError: the engine failed; the scene is queued again.
+        """
+        self.pulse.change(scene=row.id, tiles_done=0, tiles_all=0)
+        self.pulse.grant(PREPARING_S)
+        try:
+            summary = map_scene(
+                self._request(row), self.guard.engine, self.pulse.tiles, _WorkWatch(self, row)
+            )
+            self._publish(row, summary)
+        except MappingStopped:
+            self.ledger.put_back(row.id)
+        except EngineError:
+            self.ledger.put_back(row.id)
+            raise
+        except StorageError as error:
+            self.ledger.put_back(row.id)
+            self.ledger.tell("error", "no-storage", str(error), row.id)
+            self.pulse.change(scene=None)
+            self._rest(self.settings.engine_retry_s)
+        except InputError as error:
+            problem = _without_path(error)
+            self.ledger.fail(row.id, problem)
+            self.ledger.tell("warning", "scene-failed", problem, row.id)
+        finally:
+            self._clean(row.id)
+            self.pulse.grant(0)
+            self.pulse.change(scene=None)
+
+    def _request(self, row: SceneRow) -> MapRequest:
+        settings = self.settings
+        bands = tuple(band.common_name or band.name for band in self.guard.engine.manifest.input.bands)
+        return MapRequest(
+            scene=settings.scenes_dir / row.id / SCENE_FILE,
+            out=settings.maps_dir,
+            work=settings.canvases_dir,
+            name=row.id,
+            title=row.name,
+            acquired=row.acquired,
+            scene_options=SceneOptions(band_names=bands),
+            confidence=settings.confidence,
+            sieve_px=settings.sieve,
+            batch=settings.batch,
+            halo=settings.halo,
+            overwrite=True,
+            own={"delivery": facts_of(row)},
+        )
+
+    def _publish(self, row: SceneRow, summary: MapSummary) -> None:
+        """The map's folder stands: the ledger learns of it, then the scene may go."""
+        found = map_row_of(summary.folder)
+        if found is None:
+            raise StorageError(summary.folder, "the published map cannot be read back", "look at the disk")
+        figures: dict[str, Any] = {
+            "tiles": summary.tiles, "tiles_empty": summary.tiles_empty, "tiles_resumed": summary.tiles_resumed,
+            "mapping_s": round(summary.mapping_s, 3), "seconds": round(summary.seconds, 3),
+            "stages_s": {name: round(value, 3) for name, value in summary.stages_s.items()},
+            "pixels": summary.scene_pixels,
+        }  # fmt: skip
+        self.ledger.publish(replace(found, priority=row.priority), figures)
+        self.pulse.change(scenes_total=self.pulse.state.scenes_total + 1)
+        if not self.settings.keep_scenes:
+            erase_folder(self.settings.scenes_dir / row.id, self.settings.scenes_dir / INCOMING)
+
+    def _clean(self, scene_id: str) -> None:
+        """What is left of a scene that was cancelled while it was mapped."""
+        if self.ledger.state_of(scene_id) == "cancelled":
+            erase_scene(self.settings, self.ledger, scene_id)
+
+    def _rest(self, seconds: float) -> None:
+        """Waits, with heartbeats, until then or until told to stop."""
+        end = time.monotonic() + seconds
+        while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
+            self.pulse.beat()
+            self.stop.wait(min(left, 0.5))
+
+
+class _WorkWatch(Watch):
+    """Between batches: heartbeat, stop, cancellation, something more urgent, and the engine's check."""
+
+    doubts = True
+
+    def __init__(self, worker: Worker, row: SceneRow) -> None:
+        self.worker, self.row = worker, row
+
+    def before_batch(self) -> None:
+        worker = self.worker
+        worker.pulse.grant(0)
+        worker.pulse.beat()
+        if worker.stop.is_set():
+            raise MappingStopped("the service stops")
+        if worker.ledger.state_of(self.row.id) != "running":
+            raise MappingStopped("it was cancelled")
+        if worker.ledger.more_urgent_waits(self.row.priority):
+            raise MappingStopped("something more urgent waits")
+
+    def check_due(self) -> bool:
+        return self.worker.guard.check_due()
+
+    def check(self) -> None:
+        self.worker.guard.check()
+        self.worker.pulse.checked()
+        self.worker.pulse.grant(PUBLISHING_S)
+
+
+def _without_path(error: InputError) -> str:
+    """What a stranger may read: our folders are none of their business."""
+    if isinstance(error, SceneRefused | OptionsRefused):
+        return f"{error.problem}; {error.remedy}"
+    return str(error)
+
+
+def erase_scene(settings: Settings, ledger: Ledger, scene_id: str) -> None:
+    """Removes scene, canvas and map of a cancelled scene from the disk, the map's row first."""
+    ledger.remove_map(scene_id)
+    erase_folder(settings.maps_dir / scene_id, settings.maps_dir / ERASING)
+    erase_folder(settings.scenes_dir / scene_id, settings.scenes_dir / INCOMING)
+    erase_folder(settings.canvases_dir / scene_id, settings.scenes_dir / INCOMING)
+
+
+def hold_folder(folder: Path) -> int:
+    """Locks the data folder for this process's life; gives the open lock.
+
+    Raises:
+        AlreadyRunning: another worker has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise AlreadyRunning(folder) from None
+    return lock
+
+
+def work(settings: Settings, open_engine: Callable[[], Engine], heartbeat: int | None) -> None:
+    """The worker process's whole life.
+
+    Args:
+        settings: of the service.
+        open_engine: opens and verifies the engine.
+        heartbeat: descriptor that heartbeats are written to.
+
+    Raises:
+        AlreadyRunning: another worker works here.
+    """
+    lock = hold_folder(settings.data_dir)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if heartbeat is not None:
+        os.set_blocking(heartbeat, False)
+    pulse = Pulse(heartbeat)
+    pulse.beat(force=True)
+    guard = EngineGuard(open_engine, period_s=60 * settings.check_minutes)
+    with Ledger(settings.ledger_path) as ledger:
+        for row in ledger.running():
+            ledger.put_back(row.id)
+        Worker(settings, ledger, guard, pulse, stop).run()
+    with suppress(OSError):
+        os.close(lock)
+
+
+def shipped_engine(settings: Settings) -> Engine:
+    """Opens what the settings name."""
+    from engines.open import open_engine
+
+    # The guard holds it to its golden tile itself.
+    return open_engine(
+        settings.model, backend=settings.backend, threads=settings.threads, max_batch=max(settings.batch, 1),
+        check_golden=False,
+    )  # fmt: skip
+
+
+def main(open_engine: Callable[[Settings], Engine] = shipped_engine) -> None:
+    """Started by the supervisor: `python -m onboard.jobs.worker --parent PID --heartbeat FD`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--heartbeat", type=int)
+    arguments = parser.parse_args()
+    if arguments.parent is not None:
+        end_with_parent(arguments.parent)
+    settings = read_settings()
+    work(settings, lambda: open_engine(settings), arguments.heartbeat)
+
+
+if __name__ == "__main__":
+    main()
