@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from onboard.errors import NoRoom, SceneRefused
+from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file, erase_folder
+from onboard.jobs.kind import MapKind
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.settings import Settings, read_settings
+from tests.onboard.service import write_scene
+from tests.tiny_model import write_model
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    model = write_model(tmp_path / "model")
+    return read_settings(data_dir=tmp_path / "data", model=str(model), reserve=0, inbox=tmp_path / "inbox")
+
+
+@pytest.fixture
+def kind(settings: Settings) -> MapKind:
+    return MapKind.of(settings)
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Ledger:
+    ledger = open_ledger(settings)
+    reconcile(settings, ledger)
+    return ledger
+
+
+def deliver(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, **delivery: str) -> Accepted:
+    file = IncomingFile(settings, path.stat().st_size)
+    file.write(path.read_bytes())
+    file.finish()
+    return accept(settings, ledger, kind, file, Delivery(**({"name": path.name} | delivery)))
+
+
+def kinds(ledger: Ledger) -> list[str]:
+    return [event.kind for event in ledger.events()]
+
+
+def test_an_accepted_scene_has_a_folder_and_a_row(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", side=40)
+    accepted = deliver(settings, ledger, kind, scene, name="../../etc/passwd", priority="urgent")
+    folder = settings.scenes_dir / accepted.row.id
+    assert accepted.is_new
+    assert (folder / "scene.tif").read_bytes() == scene.read_bytes()
+    assert json.loads((folder / "scene.json").read_text())["name"] == "../../etc/passwd"
+    assert ledger.waiting() == accepted.row
+    again = deliver(settings, ledger, kind, scene)
+    assert (again.row.id, again.is_new) == (accepted.row.id, False)
+    assert list((settings.scenes_dir / ".incoming").iterdir()) == []
+
+
+def test_a_scene_that_is_over_gets_a_new_attempt(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", side=40)
+    first = deliver(settings, ledger, kind, scene).row
+    ledger.cancel(first.id)
+    erase_folder(settings.scenes_dir / first.id, settings.scenes_dir / ".incoming")
+    again = deliver(settings, ledger, kind, scene)
+    assert (again.row.id, again.is_new, again.row.state) == (first.id, True, "queued")
+    assert (settings.scenes_dir / first.id / "scene.tif").is_file()
+
+
+def test_what_cannot_be_mapped_leaves_nothing(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    (tmp_path / "x.tif").write_bytes(b"II*\0" + bytes(100))
+    with pytest.raises(SceneRefused):
+        deliver(settings, ledger, kind, tmp_path / "x.tif")
+    assert ledger.scenes() == []
+    assert [path.name for path in settings.scenes_dir.rglob("*")] == [".incoming"]
+
+
+def test_a_file_without_a_row_is_taken_up(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
+    accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40), priority="high").row
+    ledger.close()
+    settings.ledger_path.unlink()
+    fresh = open_ledger(settings)
+    reconcile(settings, fresh)
+    (found,) = fresh.scenes()
+    assert (found.id, found.sha256, found.priority, found.state) == (accepted.id, accepted.sha256, "high", "queued")
+    assert kinds(fresh) == ["scene-adopted"]
+    assert fresh.next_sequence() > accepted.sequence
+
+
+def test_a_damaged_ledger_is_set_aside_and_built_again(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    accepted = [deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row for n in range(3)]
+    ledger.close()
+    content = bytearray(settings.ledger_path.read_bytes())
+    content[4096:12288] = b"\xff" * 8192
+    settings.ledger_path.write_bytes(content)
+    fresh = open_ledger(settings)
+    reconcile(settings, fresh)
+    assert [row.id for row in fresh.scenes()] == [row.id for row in accepted]
+    assert (settings.data_dir / "ledger.damaged-1.sqlite").read_bytes() == bytes(content)
+    assert kinds(fresh)[0] == "ledger-rebuilt"
+
+
+def test_a_row_without_its_file_is_reported(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40)).row
+    shutil.rmtree(settings.scenes_dir / accepted.id)
+    reconcile(settings, ledger)
+    found = ledger.scene(accepted.id)
+    assert found is not None
+    assert (found.state, found.problem) == ("failed", "its file is gone from the disk; deliver it again")
+    assert kinds(ledger) == ["scene-missing"]
+
+
+def test_only_temporaries_are_removed(settings: Settings, ledger: Ledger) -> None:
+    (settings.scenes_dir / ".incoming").mkdir(exist_ok=True)
+    (settings.scenes_dir / ".incoming" / "x.part").write_bytes(b"x")
+    (settings.scenes_dir / "strange").mkdir()
+    (settings.scenes_dir / "strange" / "file").write_bytes(b"x")
+    (settings.maps_dir / "odd").mkdir()
+    (settings.canvases_dir / "old").mkdir()
+    reconcile(settings, ledger)
+    left = {str(path.relative_to(settings.data_dir)) for path in settings.data_dir.rglob("*") if path.is_dir()}
+    assert left == {"scenes", "scenes/strange", "maps", "maps/odd", "canvases"}
+    assert sorted(kinds(ledger)) == ["map-unreadable", "scene-unreadable"]
+
+
+def test_what_was_running_is_queued_again(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
+    accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40)).row
+    ledger.start(accepted.id)
+    reconcile(settings, ledger)
+    assert ledger.state_of(accepted.id) == "queued"
+
+
+@pytest.mark.usefixtures("ledger")
+def test_the_reserve_is_kept(settings: Settings) -> None:
+    greedy = settings.model_copy(update={"reserve": 1 << 60})
+    with pytest.raises(NoRoom, match="would leave less than the reserve"):
+        IncomingFile(greedy, 10)
+    growing = IncomingFile(settings, None)
+    growing._settings = greedy
+    with pytest.raises(NoRoom):
+        growing.write(bytes(17 << 20))
+    growing.remove()
+
+
+def test_a_file_of_the_inbox_is_claimed_and_one_elsewhere_is_not(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "inbox" / "a.tif", side=40)
+    accepted = accept_inbox_file(settings, ledger, kind, scene, Delivery("a"))
+    assert accepted.is_new
+    assert list((tmp_path / "inbox").iterdir()) == []
+    outside = write_scene(tmp_path / "b.tif", side=40)
+    (tmp_path / "inbox" / "link.tif").symlink_to(outside)
+    for path in (outside, tmp_path / "inbox" / ".." / "b.tif", tmp_path / "inbox" / "link.tif", tmp_path / "inbox/no"):
+        with pytest.raises(SceneRefused, match="is no file in the inbox"):
+            accept_inbox_file(settings, ledger, kind, path, Delivery("b"))
+    (tmp_path / "inbox" / "bad.tif").write_bytes(b"II*\0" + bytes(50))
+    with pytest.raises(SceneRefused):
+        accept_inbox_file(settings, ledger, kind, tmp_path / "inbox" / "bad.tif", Delivery("c"))
+    assert (tmp_path / "inbox" / "bad.tif").is_file()
