@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from onboard.api.errors import BadRequest, Conflict, NotFound
 from onboard.api.files import file_answer
+from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.jobs.ledger import MapRow
 from onboard.jobs.published import ITEM_FILE
@@ -39,7 +40,11 @@ class ReceiptAnswer(BaseModel):
     known_before: bool
 
 
-@router.get("/maps", responses={200: {"content": {GEOJSON: {}}, "description": "a STAC ItemCollection"}})
+@router.get(
+    "/maps",
+    responses={200: {"content": {GEOJSON: {}}, "description": "a STAC ItemCollection"}, **documented(400)},
+    response_class=Response,
+)
 def get_maps(  # each one is a filter of STAC's
     request: Request,
     service: TheService,
@@ -86,14 +91,18 @@ def get_catalog(request: Request, service: TheService, caller: TheCaller) -> dic
     }  # fmt: skip
 
 
-@router.get("/maps/{map_id}", responses={200: {"content": {GEOJSON: {}}, "description": "a STAC Item"}})
+@router.get(
+    "/maps/{map_id}",
+    responses={200: {"content": {GEOJSON: {}}, "description": "a STAC Item"}, **documented(404)},
+    response_class=Response,
+)
 def get_map(map_id: str, request: Request, service: TheService, caller: TheCaller) -> Response:
     """One map's item."""
     caller.must_be("ground", "telemetry")
     return JSONResponse(item_of(request, _known(service, map_id)), media_type=GEOJSON)
 
 
-@router.post("/maps/{map_id}/receipt")
+@router.post("/maps/{map_id}/receipt", responses=documented(404, 409))
 def post_receipt(map_id: str, receipt: Receipt, service: TheService, caller: TheCaller) -> ReceiptAnswer:
     """The ground holds this map: aboard it may now be erased when room is needed."""
     caller.must_be("ground")
@@ -105,7 +114,18 @@ def post_receipt(map_id: str, receipt: Receipt, service: TheService, caller: The
     return ReceiptAnswer(map=map_id, received=True, known_before=not new)
 
 
-@router.api_route("/maps/{map_id}/{asset}", methods=["GET", "HEAD"], operation_id="get_asset")
+@router.head("/maps/{map_id}/{asset}", include_in_schema=False)
+@router.get(
+    "/maps/{map_id}/{asset}",
+    responses={
+        200: {"content": {kind: {} for kind in (COG, GEOJSON, "image/webp")}, "description": "the file"},
+        206: {"description": "the range asked for"},
+        304: {"description": "the client has it"},
+        416: {"description": "no such range"},
+        **documented(400, 404),
+    },
+    response_class=Response,
+)
 def get_asset(map_id: str, asset: str, request: Request, service: TheService, caller: TheCaller) -> Response:
     """A file of a map, whole or a range of it."""
     caller.must_be("ground")

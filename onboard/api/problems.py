@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from onboard.api import errors
@@ -55,6 +56,27 @@ OTHERS = {
 INTERNAL = Kind(500, "internal", "The service failed; its log says why")
 
 
+class ProblemAnswer(BaseModel):
+    """RFC 9457."""
+
+    type: str = Field(description="urn:onboard:problem:..., stable: compare with this")
+    title: str
+    status: int
+    detail: str = Field(description="what was given, and what to do")
+    errors: list[dict[str, str]] | None = None
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Descriptions of these answers for the OpenAPI document."""
+    kinds = [*KINDS.values(), *OTHERS.values()]
+    told: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        titles = dict.fromkeys(kind.title for kind in kinds if kind.status == status)
+        schema = {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}
+        told[status] = {"description": "; ".join(titles), "content": {MEDIA_TYPE: schema}}
+    return told
+
+
 def problem(kind: Kind, detail: str, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
     """The answer for one problem; ``members`` are more fields of its JSON."""
     body = {"type": kind.type, "title": kind.title, "status": kind.status, "detail": detail, **members}
@@ -89,7 +111,8 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 async def _routing(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     kind = OTHERS.get(status, Kind(status, f"http-{status}", "The request cannot be served"))
-    return problem(kind, f"{request.method} {request.url.path}: see /openapi.json for what there is")
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return problem(kind, f"{request.method} {request.url.path}: see /openapi.json for what there is", headers)
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from onboard.api.bodies import body_of
 from onboard.api.digest import promised_sha256
 from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
+from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file
 from onboard.jobs.ledger import SceneRow
@@ -85,7 +86,10 @@ class DeliveryQuery(BaseModel):
     "/scenes",
     status_code=202,
     response_model=SceneAnswer,
-    responses={200: {"model": SceneAnswer, "description": "known already: no second job"}},
+    responses={
+        200: {"model": SceneAnswer, "description": "known already: no second job"},
+        **documented(400, 413, 415, 507),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -142,14 +146,18 @@ def get_scenes(
     return ScenesAnswer(scenes=[scene_answer(service, row) for row in rows], next=more)
 
 
-@router.get("/scenes/{scene_id}")
+@router.get("/scenes/{scene_id}", responses=documented(404))
 def get_scene(scene_id: str, service: TheService, caller: TheCaller) -> SceneAnswer:
     """One scene."""
     caller.must_be("ingest", "ground", "telemetry")
     return scene_answer(service, _known(service, scene_id))
 
 
-@router.delete("/scenes/{scene_id}", status_code=204, responses={202: {"description": "it ends with the batch"}})
+@router.delete(
+    "/scenes/{scene_id}",
+    status_code=204,
+    responses={202: {"description": "it ends with the batch"}, **documented(404)},
+)
 def delete_scene(scene_id: str, service: TheService, caller: TheCaller) -> Response:
     """Cancels a scene and erases its file, its canvas and its map."""
     caller.must_be("ingest")
