@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     reserve: int = Field(512 * MIB, ge=0, description="bytes kept free for finishing what runs")
     keep_scenes: bool = Field(False, description="keep scenes after they are mapped")
 
+    weight_rare: float = Field(1.0, ge=0, description="downlink: worth of a rare class, per bit it is unlikely by")
+    weight_sure: float = Field(0.5, ge=0, description="downlink: worth of a mean confidence of 1")
+    weight_age: float = Field(1.0, ge=0, description="downlink: worth of having waited longest")
+    weight_base: float = Field(0.5, ge=0, description="downlink: worth of any valid pixel")
+    quicklook_share: float = Field(0.25, ge=0, le=1, description="downlink: of a short budget, for quicklooks first")
+
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="silence after which the worker is killed")
     restart_s: float = Field(1.0, gt=0, description="first pause before a restart; doubles up to restart_most_s")
     restart_most_s: float = Field(60.0, gt=0, description="longest pause before a restart")

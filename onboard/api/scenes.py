@@ -16,6 +16,7 @@ from onboard.api.digest import promised_sha256
 from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
+from onboard.downlink.retention import make_room
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file
 from onboard.jobs.ledger import SceneRow
 from onboard.jobs.worker import erase_scene
@@ -194,8 +195,8 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
     settings = service.settings
     body = body_of(request, limit=settings.upload_limit, chunk_timeout_s=settings.body_timeout_s)
     promised = promised_sha256(request.headers.get("content-digest")) if not body.is_form else None
-    declared = request.headers.get("content-length", "")
-    file = await run_in_threadpool(IncomingFile, settings, int(declared) if declared.isdecimal() else None)
+    length = request.headers.get("content-length", "")
+    file = await run_in_threadpool(_incoming, service, int(length) if length.isdecimal() else None)
     try:
         await _write_all(file, body.chunks)
         if body.is_form:
@@ -206,6 +207,12 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
         return await run_in_threadpool(_finish, service, file, query.delivery(f"scene {file.sha256[:8]}"))
     finally:
         await run_in_threadpool(file.remove)
+
+
+def _incoming(service: Service, declared: int | None) -> IncomingFile:
+    """Opens a file for it; maps that the ground holds make room."""
+    make_room(service.settings, service.ledger, declared or 0)
+    return IncomingFile(service.settings, declared)
 
 
 async def _write_all(file: IncomingFile, chunks: Any) -> None:

@@ -7,15 +7,21 @@ import logging
 import ssl
 import sys
 import threading
+import time
 
 import uvicorn
 
 from onboard.api.app import app_of
 from onboard.api.auth import check_binding
+from onboard.api.inbox import take_inbox
 from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
+from onboard.downlink.retention import tend
 from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
+HOUSEKEEPING_S = 2.0
 
 
 def config_of(service: Service) -> uvicorn.Config:
@@ -49,6 +55,8 @@ def serve_api(settings: Settings) -> None:
     """
     service = Service.of(settings)
     check_binding(settings.host, service.tokens)
+    service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
+    threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
     threading.Thread(target=service.beats.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
     config = config_of(service)
     listening = config.bind_socket()
@@ -56,6 +64,16 @@ def serve_api(settings: Settings) -> None:
     scheme = "https" if config.is_ssl else "http"
     print(f"onboard: serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _tend(service: Service) -> None:
+    while True:
+        try:
+            tend(service.settings, service.ledger)
+            take_inbox(service)
+        except Exception:
+            log.exception("housekeeping failed; it is tried again")
+        time.sleep(HOUSEKEEPING_S)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -63,6 +64,7 @@ class Service:
         self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
         self.uploads = UploadSlots(self.settings.uploads_at_once)
         self.started = time.monotonic()
+        self.inbox_seen: dict[Path, tuple[int, int]] = {}
         self._local = threading.local()
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from onboard.jobs.ledger import MapRow
 from onboard.mapping.files import sha256_file
+from onboard.mapping.heads import heads_of
 
 ITEM_FILE: Final = "map.json"
 ERASING: Final = ".erasing"
@@ -28,12 +29,13 @@ def map_row_of(folder: Path, *, sequence: int = 0) -> MapRow | None:
         return None
     if "map.tif" not in assets or sha256_file(folder / "map.tif") != assets["map.tif"]["sha256"]:
         return None
+    assets["map.tif"]["heads"] = heads_of(folder / "map.tif")
     priority = item["properties"].get(DELIVERY, {}).get("priority", "routine")
     return MapRow(id=folder.name, sequence=sequence, priority=priority, assets=assets, item=item)
 
 
 def _assets(folder: Path, item: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for asset in item["assets"].values():
         name = str(asset["href"]).removeprefix("./")
         if "/" in name or (folder / name).stat().st_size != asset["file:size"]:

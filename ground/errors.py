@@ -1,0 +1,58 @@
+"""What goes wrong on the ground, split by what the caller does next.
+
+GroundError          a failure of ours (exit code 1)
+├── DiskFailed       make room or mend the disk; the same command continues
+├── MapDamaged       what arrived twice is not what was promised: look at the satellite's events
+├── LinkDown         nothing came through: try at the next pass (exit code 4)
+└── AskedWrong       mend the address, the token or the options (exit code 2)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class GroundError(Exception):
+    """Root; ``exit_code`` is what the command line answers with."""
+
+    exit_code = 1
+
+
+class DiskFailed(GroundError):
+    """Writing failed; what was synced before stays."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.path, self.errno = path, error.errno
+        reason = (error.strerror or str(error)).lower()
+        super().__init__(f"{path}: cannot write: {reason}; make room, then run the same command: it continues")
+
+
+class MapDamaged(GroundError):
+    """A file's bytes are not those of its digest, though it was fetched whole twice."""
+
+    def __init__(self, path: Path, promised: str, found: str) -> None:
+        self.path, self.promised, self.found = path, promised, found
+        super().__init__(
+            f"{path}: arrived with SHA-256 {found}, {promised} was promised; the file aboard or the path to it is "
+            f"damaged: see `ground status` and GET /events"
+        )
+
+
+class LinkDown(GroundError):
+    """No answer came, however often it was asked."""
+
+    exit_code = 4
+
+    def __init__(self, url: str, tries: int, last: str) -> None:
+        self.url, self.tries, self.last = url, tries, last
+        super().__init__(f"{url}: no answer in {tries} tries ({last}); try again at the next pass")
+
+
+class AskedWrong(GroundError):
+    """The satellite understood and refused, or the options cannot be."""
+
+    exit_code = 2
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem}; {remedy}")

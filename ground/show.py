@@ -1,0 +1,55 @@
+"""What the station's commands print for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ground.station import PassReport
+
+
+def cell(value: object) -> str:
+    """One cell of a listing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no "
+    return f"{value:>12,}" if isinstance(value, int) else str(value if value is not None else "-")
+
+
+def report_line(report: PassReport) -> str:
+    """What a pass brought."""
+    others = report.files - len(report.maps)
+    coarse = f", {len(report.coarse)} coarse maps" if report.coarse else ""
+    again = f" ({report.repeated_bytes:,} of them again)" if report.repeated_bytes else ""
+    left = f"; {report.left} files left" if report.left else ""
+    return f"{len(report.maps)} maps{coarse} and {others} other files, {report.received_bytes:,} bytes{again}{left}"
+
+
+def status_lines(told: dict[str, Any]) -> list[str]:
+    """A telemetry snapshot."""
+    engine, disk, speed = told["engine"], told["disk"], told["tiles_per_s"]
+    said = [engine[key] for key in ("state", "backend", "precision", "model", "problem")]
+    scenes = [f"{count} {state}" for state, count in told["scenes"].items() if count]
+    lines = [
+        "engine    " + " ".join(part for part in said if part),
+        "now       " + _work(told),
+        "speed     " + (f"{speed:.2f} tiles/s" if speed is not None else "nothing mapped in the last minute"),
+        "scenes    " + (", ".join(scenes) or "none"),
+        f"disk      {disk['free_bytes'] / 1e9:.1f} GB free, {disk['reserve_bytes'] / 1e9:.1f} GB of them kept",
+    ]
+    for reading in told["readings"]:
+        value = f"no value: {reading['reason']}" if reading["value"] is None else f"{reading['value']:g}"
+        lines.append(f"{reading['quantity']:<13} {reading['source']} {reading['rail']}  {value}")
+    return lines
+
+
+def watch_line(told: dict[str, Any]) -> str:
+    """A telemetry snapshot in one line."""
+    speed = "-" if told["tiles_per_s"] is None else f"{told['tiles_per_s']:.2f}"
+    power = [r["value"] for r in told["readings"] if r["quantity"] == "power_w" and r["value"] is not None]
+    watts = f"{power[0]:.2f} W" if power else "no power source"
+    parts = [told["at"]["utc"], told["engine"]["state"], _work(told), f"{speed} tiles/s", watts]
+    return "  ".join([*parts, f"{told['scenes']['queued']} queued"])
+
+
+def _work(told: dict[str, Any]) -> str:
+    return f"{told['scene']} {told['tiles_done']}/{told['tiles_all']} tiles" if told["scene"] else "idle"

@@ -1,0 +1,214 @@
+"""One pass: what the satellite plans, fetched in its order, verified, acknowledged.
+
+DEST/MAP/ holds map.tif, map.json and quicklook.webp, `coarse.tif` where only the head of a map fitted into a pass, and
+`receipt.json` once the satellite knows that the map is here. A receipt follows the rename: a map that is acknowledged
+is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ground.errors import AskedWrong, DiskFailed, GroundError
+from ground.link import Link, WindowClosed
+from ground.transfer import Tally, Wanted, fetch, sha256_of
+
+MAP, ITEM, RECEIPT, COARSE = "map.tif", "map.json", "receipt.json", "coarse.tif"
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+Told = Callable[[str], None]
+"""Called with one line for people."""
+
+
+@dataclass
+class PassReport:
+    """What a pass did.
+
+    Attributes:
+        maps: ids of maps that came whole in this pass; ``receipts`` ids acknowledged in it.
+        files: files that came whole.
+        coarse: ids of which a coarse head came.
+        received_bytes, repeated_bytes: over the link, in files.
+        left: files planned that did not come.
+        window_closed: the pass ended by its time or its bytes.
+    """
+
+    maps: list[str] = field(default_factory=list)
+    receipts: list[str] = field(default_factory=list)
+    files: int = 0
+    coarse: list[str] = field(default_factory=list)
+    received_bytes: int = 0
+    repeated_bytes: int = 0
+    left: int = 0
+    window_closed: bool = False
+
+
+@dataclass(frozen=True)
+class PlanItem:
+    """One entry of the satellite's plan."""
+
+    map: str
+    asset: str
+    wanted: Wanted
+    reason: str
+
+
+class Station:
+    """Pulls from one satellite into one folder.
+
+    Args:
+        link: to the satellite; its window is the pass's.
+        folder: DEST.
+        told: what happens, a line each.
+        progress: called with (bytes done, bytes planned).
+    """
+
+    def __init__(
+        self, link: Link, folder: Path, told: Told | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.link, self.folder = link, folder
+        self.told = told or (lambda _: None)
+        self.progress = progress
+        self.tally = Tally()
+
+    def pull(self) -> PassReport:
+        """One pass, to the end of its window or of what there is.
+
+        Raises:
+            GroundError: nothing more can be done now; what came stays.
+        """
+        report = PassReport()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in self._unacknowledged():
+                self._acknowledge(name, report)
+            self._fetch_planned(report)
+        except WindowClosed:
+            report.window_closed = True
+        except OSError as error:
+            raise DiskFailed(self.folder, error) from error
+        finally:
+            report.received_bytes, report.repeated_bytes = self.tally.received, self.tally.repeated
+        return report
+
+    def _fetch_planned(self, report: PassReport) -> None:
+        """Plan after plan, until the satellite has nothing more that fits."""
+        held = 0
+        while True:
+            whole, left_out = self._plan(held)
+            items = [item for item in whole if not self._holds(item)]
+            report.left = len(items) + left_out
+            if items:
+                self._fetch_items(items, report)
+                continue
+            # What the plan names is here already and took the room of what comes behind it.
+            more = sum(item.wanted.length for item in whole)
+            if more <= held:
+                return
+            held = more
+
+    def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
+        total, done = sum(item.wanted.length for item in items), 0
+        for item in items:
+            self._fetch_item(item, report, done, total)
+            done += item.wanted.length
+            report.left -= 1
+
+    def _plan(self, held: int) -> tuple[list[PlanItem], int]:
+        """What to fetch, and how many maps it leaves out for want of bytes."""
+        left = self.link.window.bytes_left
+        query = {} if left is None else {"bytes": left + held}
+        told = self.link.json("GET", "/downlink/plan", params=query)
+        try:
+            return [self._item(row) for row in told["items"]], int(told["left_out"])
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"the plan of {self.link.url} cannot be read ({error!r})"
+            raise AskedWrong(problem, "is it an onboard service?") from None
+
+    def _item(self, row: dict[str, Any]) -> PlanItem:
+        name, asset = str(row["map"]), str(row["asset"])
+        # Names from the link become paths here: nothing but plain ones.
+        if not (_PLAIN.fullmatch(name) and _PLAIN.fullmatch(asset) and re.fullmatch("[0-9a-f]{64}", row["sha256"])):
+            raise ValueError(f"{name}/{asset}")
+        wanted = Wanted(
+            f"/maps/{name}/{asset}", self.folder / name / asset, row["sha256"], int(row["bytes"]), int(row["length"])
+        )
+        return PlanItem(name, asset, wanted, str(row.get("reason", "")))
+
+    def _holds(self, item: PlanItem) -> bool:
+        wanted = item.wanted
+        if wanted.target.exists() and wanted.target.stat().st_size == wanted.bytes:
+            return sha256_of(wanted.target) == wanted.sha256
+        return not wanted.is_whole and wanted.part.exists() and wanted.part.stat().st_size >= wanted.length
+
+    def _fetch_item(self, item: PlanItem, report: PassReport, done: int, total: int) -> None:
+        got = 0
+
+        def progress(count: int) -> None:
+            nonlocal got
+            got += count
+            if self.progress is not None:
+                self.progress(min(done + got, total), total)
+
+        fetch(self.link, item.wanted, self.tally, progress)
+        if not item.wanted.is_whole:
+            shutil.copyfile(item.wanted.part, item.wanted.target.with_name(COARSE))
+            report.coarse.append(item.map)
+            self.told(f"{item.map}: a coarse map, {item.wanted.length:,} of {item.wanted.bytes:,} bytes")
+            return
+        report.files += 1
+        if item.asset == MAP:
+            item.wanted.target.with_name(COARSE).unlink(missing_ok=True)
+            report.maps.append(item.map)
+            self.told(f"{item.map}: {item.wanted.bytes:,} bytes, whole ({item.reason})")
+            self._acknowledge(item.map, report)
+
+    def _acknowledge(self, name: str, report: PassReport) -> None:
+        """Tells the satellite that a map is here. A map it no longer knows needs no receipt."""
+        digest = sha256_of(self.folder / name / MAP)
+        try:
+            answer = self.link.json("POST", f"/maps/{name}/receipt", json={"sha256": digest})
+        except AskedWrong as error:
+            if "answers 404" not in error.problem:
+                raise
+            answer = {"map": name, "received": False, "detail": "erased aboard"}
+        partial = self.folder / name / f"{RECEIPT}.part"
+        partial.write_text(json.dumps({"sha256": digest, "answer": answer}), encoding="utf-8")
+        partial.rename(self.folder / name / RECEIPT)
+        report.receipts.append(name)
+
+    def _unacknowledged(self) -> Iterator[str]:
+        """Maps here that the satellite may not know to be here: the link broke before the receipt."""
+        for path in sorted(self.folder.glob(f"*/{MAP}")):
+            if _PLAIN.fullmatch(path.parent.name) and not (path.parent / RECEIPT).exists():
+                yield path.parent.name
+
+
+def held_maps(folder: Path) -> list[dict[str, Any]]:
+    """What a folder holds: for `ground ls`.
+
+    Raises:
+        GroundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise GroundError(f"{folder}: no such folder; `ground pull URL --dest {folder}` makes it")
+    rows = []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        parts = sum(part.stat().st_size for part in path.glob("*.part"))
+        whole = path / MAP
+        rows.append(
+            {
+                "map": path.name,
+                "bytes": whole.stat().st_size if whole.exists() else None,
+                "part_bytes": parts,
+                "coarse": (path / COARSE).exists(),
+                "acknowledged": (path / RECEIPT).exists(),
+            }
+        )
+    return rows

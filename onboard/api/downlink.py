@@ -1,0 +1,93 @@
+"""What the ground should fetch in this pass."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from onboard.api.service import TheCaller, TheService
+from onboard.downlink.plan import Held, Weights, plan
+from onboard.jobs.ledger import PRIORITIES, MapRow
+from onboard.settings import Settings
+
+router = APIRouter(tags=["downlink"])
+_PAGE = 500
+
+
+class PlannedFile(BaseModel):
+    """A file to fetch, or its leading part."""
+
+    map: str
+    asset: str
+    href: str
+    offset: int
+    length: int = Field(description="leading bytes to fetch")
+    bytes: int = Field(description="of the whole file")
+    whole: bool
+    sha256: str = Field(description="of the whole file")
+    priority: str
+    value: float
+    reason: str
+
+
+class PlanAnswer(BaseModel):
+    """A plan, in the order to fetch."""
+
+    budget_bytes: int | None
+    planned_bytes: int
+    left_out: int = Field(description="maps without a receipt of which nothing fits")
+    items: list[PlannedFile]
+
+
+@router.get("/downlink/plan")
+def get_plan(
+    service: TheService,
+    caller: TheCaller,
+    budget: Annotated[int | None, Query(alias="bytes", ge=0, le=2**62, description="of this pass")] = None,
+) -> PlanAnswer:
+    """What to fetch within so many bytes: by priority, then by value for its bytes."""
+    caller.must_be("ground")
+    rows: list[MapRow] = []
+    while page := service.ledger.maps(after=rows[-1].sequence if rows else 0, limit=_PAGE, undelivered=True):
+        rows += page
+    items = plan([held_of(row) for row in rows], budget, weights_of(service.settings))
+    files = [
+        PlannedFile(
+            map=item.map, asset=item.asset, href=f"/maps/{item.map}/{item.asset}", offset=0, length=item.length,
+            bytes=item.bytes, whole=item.whole, sha256=item.sha256, priority=item.priority, value=item.value,
+            reason=item.reason,
+        )
+        for item in items
+    ]  # fmt: skip
+    return PlanAnswer(
+        budget_bytes=budget, planned_bytes=sum(item.length for item in items),
+        left_out=len(rows) - len({item.map for item in items}), items=files,
+    )  # fmt: skip
+
+
+def weights_of(settings: Settings) -> Weights:
+    """The settings' weights."""
+    return Weights(
+        rare=settings.weight_rare, sure=settings.weight_sure, age=settings.weight_age, base=settings.weight_base,
+        quicklooks=settings.quicklook_share,
+    )  # fmt: skip
+
+
+def held_of(row: MapRow) -> Held:
+    """What the plan must know of a map."""
+    properties: dict[str, Any] = row.item["properties"]
+    cover = properties["onboard:class_cover"]
+    heads = row.assets["map.tif"].get("heads", [])
+    return Held(
+        id=row.id,
+        priority=row.priority,
+        rank=PRIORITIES.index(row.priority),
+        sequence=row.sequence,
+        files={name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in row.assets.items()},
+        heads=[(int(head["bytes"]), int(head["factor"])) for head in heads],
+        cover={str(entry["title"]): float(entry["share"]) for entry in cover},
+        valid_px=sum(int(entry["pixels"]) for entry in cover),
+        confidence=properties.get("onboard:mean_confidence"),
+    )

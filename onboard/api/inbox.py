@@ -1,0 +1,57 @@
+"""The watched inbox: GeoTIFFs that appear complete are taken as if they were posted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from onboard.api.service import Service
+from onboard.errors import OnboardError, StorageError
+from onboard.jobs.intake import Delivery, accept_inbox_file
+
+log = logging.getLogger(__name__)
+REJECTED = "rejected"
+ENDINGS = (".tif", ".tiff")
+
+
+def take_inbox(service: Service) -> int:
+    """One look: takes files whose size and time are as at the look before; gives how many.
+
+    A file that cannot be mapped goes to INBOX/rejected, with the reason in a text file beside it. Whoever delivers by
+    rename is never looked at half way; for others two equal looks are waited for.
+    """
+    inbox = service.settings.inbox
+    if inbox is None or not service.settings.watch_inbox or not inbox.is_dir():
+        return 0
+    seen: dict[Path, tuple[int, int]] = {}
+    taken = 0
+    for path in sorted(inbox.iterdir()):
+        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
+            continue
+        facts = path.stat()
+        seen[path] = (facts.st_size, facts.st_mtime_ns)
+        if service.inbox_seen.get(path) == seen[path]:
+            taken += _taken(service, path)
+    service.inbox_seen = seen
+    return taken
+
+
+def _taken(service: Service, path: Path) -> bool:
+    try:
+        accept_inbox_file(service.settings, service.ledger, service.kind, path, Delivery(path.name[:200]))
+    except StorageError as error:
+        # Not an event: it comes again every few seconds, and health says already that there is no room.
+        log.warning("%s waits in the inbox: %s", path.name, error)
+        return False
+    except OnboardError as error:
+        _reject(path, error)
+        service.ledger.tell("warning", "inbox-rejected", f"{path.name}: {error}")
+        return False
+    return True
+
+
+def _reject(path: Path, error: OnboardError) -> None:
+    folder = path.parent / REJECTED
+    folder.mkdir(exist_ok=True)
+    path.rename(folder / path.name)
+    (folder / f"{path.name}.txt").write_text(f"{error}\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What leaves first, and what may be erased."""

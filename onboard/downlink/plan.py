@@ -1,0 +1,179 @@
+"""What to fetch within so many bytes: urgent first, then what is worth most for its bytes.
+
+The worth of a map is what its ground would tell a station that knows only the maps before it: how rare its classes are
+among all maps held (in bits a pixel), how sure the model was, how long it has waited, times its valid area.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Weights(BaseModel):
+    """What counts how much; all in units of one bit a pixel.
+
+    Attributes:
+        rare: of each bit by which a map's cover is unlikely among all maps.
+        sure: of a mean confidence of 1.
+        age: of having waited longest of all; the newest has none.
+        base: of any valid pixel.
+        quicklooks: largest share of a short budget that quicklooks may take before maps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rare: float = Field(1.0, ge=0)
+    sure: float = Field(0.5, ge=0)
+    age: float = Field(1.0, ge=0)
+    base: float = Field(0.5, ge=0)
+    quicklooks: float = Field(0.25, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A map that has no receipt yet.
+
+    Attributes:
+        rank: of its priority, 0 is the most urgent.
+        sequence: when it was published, in the ledger's order.
+        files: by name, (bytes, sha256).
+        heads: leading bytes of map.tif that open as a coarse map, with the factor; fewest bytes first.
+        cover: share of its valid pixels by class.
+        valid_px: valid pixels.
+        confidence: mean, 0..1; None where none was kept.
+    """
+
+    id: str
+    priority: str
+    rank: int
+    sequence: int
+    files: Mapping[str, tuple[int, str]]
+    heads: Sequence[tuple[int, int]]
+    cover: Mapping[str, float]
+    valid_px: int
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanItem:
+    """A file to fetch, or its leading ``length`` bytes; ``reason`` is for the operator."""
+
+    map: str
+    asset: str
+    length: int
+    bytes: int
+    sha256: str
+    priority: str
+    value: float
+    reason: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole file."""
+        return self.length == self.bytes
+
+
+MAP, ITEM, QUICKLOOK = "map.tif", "map.json", "quicklook.webp"
+
+
+def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = None) -> list[PlanItem]:
+    """Items in the order they should be fetched, together no more than ``budget`` bytes (None: everything).
+
+    With room for all, maps go whole. With less, quicklooks of a priority class go first, then its maps by value per
+    byte; one that no longer fits goes as the largest head that does. Every item goes with its map's map.json.
+    """
+    weights = weights or Weights()
+    worth = _worth(held, weights)
+    everything = sum(size for one in held for size, _ in one.files.values())
+    short = budget is not None and everything > budget
+    left = everything if budget is None else budget
+    looks_left = int(left * weights.quicklooks) if short else 0
+    items: list[PlanItem] = []
+    for rank in sorted({one.rank for one in held}):
+        ordered = sorted(
+            (one for one in held if one.rank == rank), key=lambda one: (-worth[one.id][0] / _size(one), one.sequence)
+        )
+        if short:
+            for one in ordered:
+                for item in _quicklook(one, worth[one.id], min(left, looks_left)):
+                    items.append(item)
+                    left, looks_left = left - item.length, looks_left - item.length
+        planned = {(item.map, item.asset) for item in items}
+        for one in ordered:
+            for item in _whole_or_head(one, worth[one.id], left, planned):
+                items.append(item)
+                left -= item.length
+    return items
+
+
+def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str]]:
+    """By id: the value in bits, and why."""
+    totals: dict[str, float] = {}
+    for one in held:
+        for name, share in one.cover.items():
+            totals[name] = totals.get(name, 0.0) + share * one.valid_px
+    every = sum(totals.values()) or 1.0
+    usual = {name: max(total / every, 1e-6) for name, total in totals.items()}
+    waited = {one.id: place for place, one in enumerate(sorted(held, key=lambda one: -one.sequence))}
+    found = {}
+    for one in held:
+        bits = {name: share * -math.log2(usual[name]) for name, share in one.cover.items()}
+        age = waited[one.id] / max(1, len(held) - 1)
+        rate = weights.base + weights.rare * sum(bits.values()) + weights.age * age
+        rate += weights.sure * (one.confidence or 0.0)
+        found[one.id] = (rate * one.valid_px, _reason(one, bits, age))
+    return found
+
+
+def _reason(one: Held, bits: Mapping[str, float], age: float) -> str:
+    parts = [one.priority, f"{one.valid_px / 1e6:.1f} Mpx valid"]
+    if bits:
+        name = max(bits, key=lambda key: bits[key])
+        parts.append(f"{one.cover[name]:.0%} {name}")
+    parts.append("waited longest" if age == 1.0 else f"waited longer than {age:.0%} of the others")
+    return ", ".join(parts)
+
+
+def _size(one: Held) -> int:
+    return max(1, sum(size for size, _ in one.files.values()))
+
+
+def _quicklook(one: Held, worth: tuple[float, str], left: int) -> list[PlanItem]:
+    """The quicklook and the item, if they fit."""
+    items = [_item(one, name, worth) for name in (QUICKLOOK, ITEM) if name in one.files]
+    return items if sum(item.length for item in items) <= left else []
+
+
+def _whole_or_head(one: Held, worth: tuple[float, str], left: int, planned: set[tuple[str, str]]) -> list[PlanItem]:
+    """The map's files that are not planned yet, or the largest head with the item, or nothing."""
+    # The map last: its receipt lets go of the rest.
+    names = sorted(one.files, key=lambda name: (name == MAP, name != ITEM, name))
+    items = [_item(one, name, worth) for name in names if (one.id, name) not in planned]
+    if sum(item.length for item in items) <= left:
+        return items
+    # Without what is not needed to use the map.
+    needed = [item for item in items if item.asset in (MAP, ITEM)]
+    if sum(item.length for item in needed) <= left:
+        return needed
+    small = [item for item in needed if item.asset == ITEM]
+    rest = left - sum(item.length for item in small)
+    fitting = [head for head in one.heads if head[0] <= rest]
+    if not fitting:
+        return []
+    length, factor = max(fitting)
+    return [*small, _item(one, MAP, worth, length, f"; head of it, 1/{factor} of the resolution")]
+
+
+def _item(
+    one: Held, name: str, worth: tuple[float, str], length: int | None = None, more: str = ""
+) -> PlanItem:
+    size, sha256 = one.files[name]
+    value, reason = worth
+    return PlanItem(
+        map=one.id, asset=name, length=size if length is None else length, bytes=size, sha256=sha256,
+        priority=one.priority, value=round(value, 1), reason=reason + more,
+    )  # fmt: skip

@@ -1,0 +1,211 @@
+"""Passes against a real service, over links that break."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.ground.conftest import FEW, MAPS
+from tests.ground.proxy import bad_link
+from tests.onboard.service import ROOT, Served, until
+
+
+def ground(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ground.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def digests(folder: Path, pattern: str = "*/map.tif") -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob(pattern)
+    }
+
+
+def received(served: Served) -> int:
+    with served.ledger() as ledger:
+        return sum(row.delivered is not None for row in ledger.maps(limit=1000))
+
+
+def test_a_pass_brings_every_map_and_the_next_one_nothing(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    done = ground("pull", holding.url, "--dest", str(dest), "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (len(report["maps"]), len(report["receipts"]), report["left"]) == (FEW, FEW, 0)
+    for name in ("map.tif", "map.json", "quicklook.webp"):
+        assert digests(dest, f"*/{name}") == digests(archive, f"*/{name}")
+    assert list(dest.glob("*/*.part")) == []
+    assert received(holding) == FEW
+    again = json.loads(ground("pull", holding.url, "--dest", str(dest), "--json").stdout)
+    assert (again["files"], again["received_bytes"], again["receipts"]) == (0, 0, [])
+
+
+def test_fifty_maps_come_whole_over_a_link_that_breaks(
+    holding_many: Served, many: Path, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    with bad_link(holding_many.url, seed=1) as link:
+        for _ in range(20):
+            done = ground("pull", link.url, "--dest", str(dest), "--quiet", "--stall", "0.5")
+            assert done.returncode in (0, 3, 4), done.stderr
+            if done.returncode == 0:
+                break
+        assert done.returncode == 0
+        assert digests(dest) == digests(many)
+        assert received(holding_many) == MAPS
+        assert min(link.harm[kind] for kind in ("reset", "close", "stall")) > 0
+        files = sum(path.stat().st_size for path in many.glob("*/*"))
+        with holding_many.client() as client:
+            plans = 400 * 3 * MAPS + len(client.get("/downlink/plan").content)
+        heads = 500 * (3 * MAPS + MAPS + 2 * link.connections)
+        again = link.sent - files - heads - 3 * plans
+        assert again < 0.02 * files, (link.sent, files, link.harm)
+
+
+def test_a_station_killed_again_and_again_ends_with_every_map_whole(
+    holding: Served, archive: Path, tmp_path: Path
+) -> None:
+    dest, whole = tmp_path / "dest", digests(archive)
+    command = [sys.executable, "-m", "ground.cli", "pull", holding.url, "--dest", str(dest), "--quiet"]
+    kills = 0
+    for number in range(40):
+        process = subprocess.Popen(command, cwd=ROOT)
+        before = len(digests(dest))
+        try:
+            process.wait(0.5 + 0.04 * (number % 7))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        here = digests(dest)
+        assert all(whole[name] == digest for name, digest in here.items()), "a map of wrong bytes under its name"
+        assert received(holding) <= len(here)
+        if len(here) == FEW and before == FEW:
+            break
+    assert ground("pull", holding.url, "--dest", str(dest), "--quiet").returncode == 0
+    assert kills >= 3
+    assert digests(dest) == whole
+    assert received(holding) == FEW
+
+
+def test_a_pass_of_few_bytes_ends_with_work_left_and_is_continued(
+    holding: Served, archive: Path, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    budget = sum(path.stat().st_size for path in archive.glob("*/*")) // 4
+    first = ground("pull", holding.url, "--dest", str(dest), "--bytes", str(budget), "--json")
+    assert first.returncode == 3
+    report = json.loads(first.stdout)
+    assert report["received_bytes"] <= budget
+    assert 0 < len(report["maps"]) < FEW
+    total = report["received_bytes"]
+    for _ in range(12):
+        done = ground("pull", holding.url, "--dest", str(dest), "--bytes", str(budget), "--json")
+        told = json.loads(done.stdout)
+        total += told["received_bytes"]
+        assert told["repeated_bytes"] == 0
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
+    assert digests(dest) == digests(archive)
+    assert total == sum(path.stat().st_size for path in dest.glob("*/*") if path.name != "receipt.json")
+
+
+def test_a_window_of_time_ends_a_pass(holding: Served, tmp_path: Path) -> None:
+    done = ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--window", "0.3s", "--quiet")
+    assert done.returncode == 3
+    assert ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--quiet").returncode == 0
+
+
+def test_a_head_that_came_first_is_continued_by_its_map(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    with holding.client() as client:
+        plan = client.get("/downlink/plan", params={"bytes": 40_000}).json()
+    heads = [item for item in plan["items"] if not item["whole"]]
+    assert plan["planned_bytes"] <= 40_000
+    assert heads
+    assert "head of it, 1/8 of the resolution" in heads[0]["reason"]
+    ground("pull", holding.url, "--dest", str(dest), "--bytes", "40000", "--quiet")
+    coarse = sorted(dest.glob("*/coarse.tif"))
+    assert coarse
+    import rasterio
+
+    path = archive / coarse[0].parent.name / "map.tif"
+    with rasterio.open(coarse[0], overview_level=0) as head, rasterio.open(path, overview_level=0) as whole:
+        assert (head.read(1) == whole.read(1)).all()
+    done = ground("pull", holding.url, "--dest", str(dest), "--json")
+    assert json.loads(done.stdout)["repeated_bytes"] == 0
+    assert digests(dest) == digests(archive)
+    assert list(dest.glob("*/coarse.tif")) == []
+
+
+def test_a_part_of_another_version_is_begun_afresh(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    (dest / "m000").mkdir(parents=True)
+    (dest / "m000" / "map.tif.0123456789abcdef.part").write_bytes(b"of an older map")
+    digest = hashlib.sha256((archive / "m001" / "map.tif").read_bytes()).hexdigest()
+    (dest / "m001").mkdir()
+    (dest / "m001" / f"map.tif.{digest[:16]}.part").write_bytes(b"\0" * 1000)  # torn by a power cut at the station
+    assert ground("pull", holding.url, "--dest", str(dest), "--quiet").returncode == 0
+    assert digests(dest) == digests(archive)
+    assert list(dest.glob("*/*.part")) == []
+
+
+def test_a_full_disk_keeps_the_part_and_says_so(holding: Served, archive: Path, tmp_path: Path) -> None:
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    dest = tmp_path / "dest"
+    done = ground("pull", holding.url, "--dest", str(dest), "--quiet", preexec_fn=small_files)
+    assert done.returncode == 1
+    assert "make room, then run the same command: it continues" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert ground("pull", holding.url, "--dest", str(dest), "--quiet").returncode == 0
+    assert digests(dest) == digests(archive)
+
+
+def test_a_receipt_that_did_not_get_through_is_sent_first(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    (dest / "m007").mkdir(parents=True)
+    (dest / "m007" / "map.tif").write_bytes((archive / "m007" / "map.tif").read_bytes())
+    done = ground("pull", holding.url, "--dest", str(dest), "--bytes", "2000", "--json")
+    assert json.loads(done.stdout)["receipts"][0] == "m007"
+    with holding.ledger() as ledger:
+        found = ledger.map("m007")
+    assert found is not None
+    assert found.delivered is not None
+
+
+def test_a_link_that_is_down_and_wrong_words_have_their_own_codes(tmp_path: Path) -> None:
+    down = ground("pull", "http://127.0.0.1:9", "--dest", str(tmp_path / "a"), "--window", "1s", "--quiet")
+    assert down.returncode == 4
+    assert "nothing came through" in down.stderr
+    for arguments in (("pull", "satellite", "--dest", "x"), ("pull", "http://x", "--dest", "x", "--bytes", "many"),
+                      ("ls",), ("pull", "http://x", "--dest", "x", "--token-file", "/nothing")):  # fmt: skip
+        done = ground(*arguments, env=os.environ | {"HTTP_PROXY": ""})
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_is_aboard_and_here_is_listed_and_watched(holding: Served, tmp_path: Path) -> None:
+    rows = json.loads(ground("ls", holding.url, "--json").stdout)
+    assert len(rows) == FEW
+    assert not rows[0]["received"]
+    ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--bytes", "300000", "--quiet")
+    here = json.loads(ground("ls", "--dest", str(tmp_path / "dest"), "--json").stdout)
+    assert any(row["acknowledged"] for row in here)
+    with holding.client() as client:
+        until(lambda: client.get("/health/ready").status_code == 200, "never ready")
+    status = ground("status", holding.url)
+    assert status.stdout.startswith("engine    ready onnxruntime fp32 tiny 1.0")
+    watched = ground("watch", holding.url, "--every", "0.1s", "--count", "2")
+    assert len(watched.stdout.splitlines()) == 2
+    assert "idle" in watched.stdout

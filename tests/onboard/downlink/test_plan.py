@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import rasterio
+import rasterio.errors
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onboard.downlink.plan import Held, Weights, plan
+from onboard.downlink.retention import erasable
+from onboard.jobs.ledger import MapRow
+from onboard.mapping.heads import heads_of
+
+
+def held(name: str, rank: int = 2, sequence: int = 1, size: int = 1000, **more: object) -> Held:
+    told = {"files": {"map.tif": (size, "a"), "map.json": (100, "b"), "quicklook.webp": (50, "c")},
+            "heads": [(size // 10, 16), (size // 4, 8)], "cover": {"water": 1.0}, "valid_px": 1000}  # fmt: skip
+    return Held(name, ("urgent", "high", "routine")[rank], rank, sequence, **(told | more))  # type: ignore[arg-type]
+
+
+maps = st.lists(
+    st.builds(
+        lambda rank, size, water, valid: (rank, size, water, valid),
+        st.integers(0, 2), st.integers(40, 5000), st.floats(0, 1), st.integers(0, 10**6),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@given(maps, st.integers(0, 30_000))
+def test_a_plan_keeps_its_budget_and_names_each_file_once(made: list[tuple[int, int, float, int]], budget: int) -> None:
+    rows = [
+        held(f"m{n}", rank, n, size, cover={"water": water, "bare": 1 - water}, valid_px=valid)
+        for n, (rank, size, water, valid) in enumerate(made)
+    ]
+    items = plan(rows, budget)
+    assert sum(item.length for item in items) <= budget
+    assert len({(item.map, item.asset) for item in items}) == len(items)
+    assert all(item.whole or (item.asset == "map.tif" and item.length < item.bytes) for item in items)
+    assert plan(rows, budget) == items
+    for item in items:
+        # A map's own item comes with it, and before it: the map's receipt lets go of the rest.
+        if item.asset == "map.tif":
+            before = items[: items.index(item)]
+            assert (item.map, "map.json") in {(other.map, other.asset) for other in before}
+
+
+@given(maps)
+def test_without_a_budget_everything_goes(made: list[tuple[int, int, float, int]]) -> None:
+    rows = [held(f"m{n}", rank, n, size) for n, (rank, size, _, _) in enumerate(made)]
+    items = plan(rows, None)
+    assert len(items) == 3 * len(rows)
+    assert all(item.whole for item in items)
+
+
+def order(items: list[str]) -> list[str]:
+    return list(dict.fromkeys(items))
+
+
+def test_urgent_comes_first_whatever_it_is_worth() -> None:
+    rows = [held("routine", 2, valid_px=10**9), held("urgent", 0, valid_px=1), held("high", 1)]
+    assert order([item.map for item in plan(rows, None)]) == ["urgent", "high", "routine"]
+
+
+def test_rare_classes_large_areas_small_files_and_long_waits_are_worth_more() -> None:
+    common = [held(f"c{n}", sequence=n + 10, cover={"bare": 1.0}) for n in range(5)]
+    for better in (
+        held("x", sequence=30, cover={"flood": 1.0}), held("x", sequence=30, cover={"bare": 1.0}, valid_px=9000),
+        held("x", sequence=30, cover={"bare": 1.0}, size=100), held("x", sequence=1, cover={"bare": 1.0}),
+        held("x", sequence=30, cover={"bare": 1.0}, confidence=3.0),
+    ):  # fmt: skip
+        assert order([item.map for item in plan([*common, better], None)])[0] == "x"
+    assert "100% flood" in plan([*common, held("x", cover={"flood": 1.0})], None)[0].reason
+
+
+def test_weights_decide() -> None:
+    rows = [held("old", sequence=1, cover={"bare": 1.0}), held("rare", sequence=9, cover={"flood": 1.0}),
+            held("b", sequence=5, cover={"bare": 1.0})]  # fmt: skip
+    assert plan(rows, None, Weights(rare=0, age=1))[0].map == "old"
+    assert plan(rows, None, Weights(rare=1, age=0))[0].map == "rare"
+
+
+def test_a_short_budget_brings_quicklooks_then_maps_then_a_head() -> None:
+    rows = [held(f"m{n}", sequence=n, size=10_000) for n in range(4)]
+    items = plan(rows, 15_000)
+    assert [item.asset for item in items[:8]] == ["quicklook.webp", "map.json"] * 4
+    assert [item.length for item in items[8:]] == [10_000, 2500, 1000]
+    assert "head of it, 1/8 of the resolution" in items[9].reason
+    assert [item.asset for item in plan(rows, 149)] == []
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_head_of_a_real_map_opens_as_a_coarse_map(shared_data: Path, tmp_path: Path) -> None:
+    from engines.testing import IdentityEngine
+    from onboard.mapping.run import MapRequest, map_scene
+
+    scene = shared_data / "dubai" / "scenes" / "scene_3.tif"
+    if not scene.is_file():
+        pytest.skip(f"no such scene: {scene}")
+    path = map_scene(MapRequest(scene, tmp_path / "maps"), IdentityEngine()).map_path
+    heads = heads_of(path)
+    assert heads
+    for head in heads:
+        cut = tmp_path / "cut.tif"
+        cut.write_bytes(path.read_bytes()[: head["bytes"]])
+        with rasterio.open(path) as file:
+            level = file.overviews(1).index(head["factor"])
+        with rasterio.open(path, overview_level=level) as whole, rasterio.open(cut, overview_level=level) as coarse:
+            assert (whole.read(1) == coarse.read(1)).all()
+        cut.write_bytes(path.read_bytes()[: head["bytes"] - 20])
+        with pytest.raises(rasterio.errors.RasterioIOError), rasterio.open(cut, overview_level=level) as short:
+            short.read(1)
+
+
+def row(name: str, priority: str, sequence: int, delivered: int | None = None) -> MapRow:
+    return MapRow(name, sequence, priority, {}, {}, delivered)
+
+
+def test_what_the_ground_holds_goes_first_and_urgent_maps_it_lacks_last() -> None:
+    rows = [
+        row("urgent", "urgent", 1), row("new", "routine", 9), row("old", "routine", 2), row("high", "high", 3),
+        row("held late", "urgent", 4, delivered=20), row("held early", "routine", 5, delivered=10),
+    ]  # fmt: skip
+    assert [one.id for one in erasable(rows)] == ["held early", "held late", "old", "new", "high", "urgent"]
