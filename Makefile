@@ -5,7 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= out
 
-.PHONY: demo test check bench pictures clean
+# make campaign   the long version of the tests that kill
+.PHONY: demo test check bench campaign pictures clean
 
 # Two stamps: the demo needs no torch (a few hundred MB), the tests do.
 $(VENV)/.run: pyproject.toml
@@ -33,6 +34,11 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Hundreds of SIGKILLs and 500 damaged TIFFs: half an hour.
+campaign: $(VENV)/.dev
+	$(BIN)/python -m tests.onboard.campaign --kills 200
+	ODD_SCENES=500 $(BIN)/python -m pytest tests/onboard/api/test_odd_scenes.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
