@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from onboard.errors import LedgerDamaged
+from onboard.errors import LedgerDamaged, StorageError
 from onboard.jobs.moment import moment
 
 PRIORITIES: Final = ("urgent", "high", "routine")
@@ -350,14 +350,24 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction that has the write lock from its start, so that none fails half way for want of it."""
-        self._base.execute("BEGIN IMMEDIATE")
+        """A transaction that has the write lock from its start, so that none fails half way for want of it.
+
+        Raises:
+            StorageError: the disk is full; nothing was changed.
+        """
         try:
-            yield
-        except BaseException:
-            self._base.execute("ROLLBACK")
-            raise
-        self._base.execute("COMMIT")
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._base.execute("COMMIT")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error) and "disk I/O" not in str(error):
+                raise
+            raise StorageError(self.path, f"the ledger cannot be written ({error})", "make room") from error
 
     def _next(self) -> int:
         self._base.execute("UPDATE counter SET value = value + 1")

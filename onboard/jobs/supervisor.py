@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from onboard.errors import AlreadyRunning
+from onboard.errors import AlreadyRunning, StorageError
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.reconcile import open_ledger, reconcile
@@ -119,7 +119,7 @@ class Supervisor:
         silent = time.monotonic() - self._heard
         if self.worker.process is not None and silent > self.settings.heartbeat_timeout_s:
             text = f"the worker said nothing for {silent:.0f} s and was killed"
-            ledger.tell("error", "worker-silent", text, self._scene)
+            _tell(ledger, "worker-silent", text, self._scene)
             self.worker.process.kill()
             self.worker.process.wait()
 
@@ -157,7 +157,7 @@ class Supervisor:
                 child.process.stdin.close()
         about = self._scene if child is self.worker else None
         how = child.died(now)
-        ledger.tell("error", f"{child.name}-died", f"the {child.name} ended ({how}); it is started again", about)
+        _tell(ledger, f"{child.name}-died", f"the {child.name} ended ({how}); it is started again", about)
         log.error("%s ended (%s)", child.name, how)
 
     def _listen(self, ledger: Ledger) -> None:
@@ -185,8 +185,13 @@ class Supervisor:
                 self._suspect = None
 
     def _blame(self, ledger: Ledger, scene_id: str) -> None:
-        if ledger.record_death(scene_id, self.settings.deaths):
-            ledger.tell("error", "scene-quarantined", f"the worker died on it {self.settings.deaths} times", scene_id)
+        try:
+            over = ledger.record_death(scene_id, self.settings.deaths)
+        except StorageError as error:
+            log.warning("%s: a death was not counted", error)
+            return
+        if over:
+            _tell(ledger, "scene-quarantined", f"the worker died on it {self.settings.deaths} times", scene_id)
 
     def _hand_on(self, line: bytes) -> None:
         process = None if self.api is None else self.api.process
@@ -221,6 +226,14 @@ class Supervisor:
             os.close(lock)
             raise AlreadyRunning(self.settings.data_dir) from None
         return lock
+
+
+def _tell(ledger: Ledger, kind: str, text: str, about: str | None) -> None:
+    """An event, or at least a line in the log: a full disk must not end the supervisor."""
+    try:
+        ledger.tell("error", kind, text, about)
+    except StorageError as error:
+        log.warning("%s: %s (%s)", kind, text, error)
 
 
 def serve(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import signal
 import threading
@@ -33,6 +34,7 @@ from onboard.mapping.watch import Watch
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings, read_settings
 
+log = logging.getLogger(__name__)
 LOCK_FILE = "worker.lock"
 IDLE_S = 0.2
 """Between two looks for work. A look is one read of the ledger's index, from memory."""
@@ -68,6 +70,10 @@ class Worker:
                 self._serve()
             except EngineError as error:  # noqa: PERF203 -- once a failure
                 self.ledger.tell("error", "engine-failed", f"{error}; it is opened again from disk")
+            except StorageError as error:
+                log.warning("%s; the worker waits for room", error)
+                self.pulse.change(scene=None)
+                self._rest(self.settings.engine_retry_s)
         self.guard.close()
 
     def _open_engine(self) -> bool:
@@ -101,7 +107,10 @@ class Worker:
 
         Raises:
             EngineError: it failed; it is out of service.
+            StorageError: the ledger cannot be written.
         """
+        for begun in self.ledger.running():
+            self.ledger.put_back(begun.id)
         while not self.stop.is_set():
             self.pulse.beat()
             row = self.ledger.waiting()
@@ -273,8 +282,6 @@ def work(settings: Settings, open_engine: Callable[[], Engine], heartbeat: int |
     pulse.beat(force=True)
     guard = EngineGuard(open_engine, period_s=60 * settings.check_minutes)
     with Ledger(settings.ledger_path) as ledger:
-        for row in ledger.running():
-            ledger.put_back(row.id)
         Worker(settings, ledger, guard, pulse, stop).run()
     with suppress(OSError):
         os.close(lock)
@@ -299,6 +306,7 @@ def main(open_engine: Callable[[Settings], Engine] = shipped_engine) -> None:
     arguments = parser.parse_args()
     if arguments.parent is not None:
         end_with_parent(arguments.parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings = read_settings()
     work(settings, lambda: open_engine(settings), arguments.heartbeat)
 

@@ -76,7 +76,7 @@ class Served:
             "ONBOARD_RESTART_S": "0.05", "ONBOARD_RESTART_MOST_S": "0.2",
             "ONBOARD_REQUESTS_PER_S": "100000", "ONBOARD_REQUESTS_BURST": "100000",
         }  # fmt: skip
-        self.log = self.data.parent / "service.log"
+        self.log = self.data.parents[1] / f"{self.data.parent.name}.log"
         self.log.touch()
         begin = self.log.stat().st_size
         with self.log.open("a") as log:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from engines.open import open_engine
 from onboard.jobs.ledger import Event
 from onboard.mapping.run import MapRequest, map_scene
 from tests.onboard.service import Served, running, until, write_scene
+from tests.tiny_model import write_model
 
 FAULTY = "tests.onboard.faulty"
 
@@ -236,3 +240,45 @@ def test_two_services_never_share_a_folder(data: Path) -> None:
         with pytest.raises(AssertionError, match="another onboard works in"):
             second.start()
         os.kill(served.children()["worker"], 0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:
+    data, filler = small_disk / "data", small_disk / "filler"
+    scene, other = write_scene(tmp_path / "scene.tif", 300), write_scene(tmp_path / "other.tif", 310, seed=8)
+    write_model(small_disk / "model")
+    with running(data, FAULTY, FAULT="slow:0.01", FAULT_STATE=str(tmp_path / "state")) as served:
+        posted = served.post(scene)
+        served.wait_for(posted["id"], "running")
+        _fill(filler)
+        with served.client() as client:
+            refused = client.post("/scenes", content=other.read_bytes(), headers={"Content-Type": "image/tiff"})
+            assert (refused.status_code, refused.json()["type"]) == (507, "urn:onboard:problem:no-room")
+            until(lambda: "waits for room" in served.log.read_text() or events(served, "no-storage"), "it did not stop")
+            assert client.get("/health/live").status_code == 200
+        filler.unlink()
+        served.wait_for(posted["id"], "mapped")
+        assert digest_of(served, posted["id"]) == undisturbed(served, scene, tmp_path / "plain")
+        again = served.post(other)
+        served.wait_for(again["id"], "mapped")
+        with served.ledger() as ledger:
+            assert [row.deaths for row in ledger.scenes()] == [0, 0]
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
