@@ -154,7 +154,9 @@ def _put_in_place(wanted: Wanted) -> None:
     try:
         _sync(wanted.part)
         wanted.part.rename(wanted.target)
-        _sync(wanted.target.parent)
+        # The file's name, the name of the map's folder, and that of the folder of all maps.
+        for folder in list(wanted.target.parents)[:3]:
+            _sync(folder)
     except OSError as error:
         raise DiskFailed(wanted.target, error) from error
 

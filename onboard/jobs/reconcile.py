@@ -41,6 +41,9 @@ def reconcile(settings: Settings, ledger: Ledger) -> None:
     """
     for folder in (settings.scenes_dir, settings.maps_dir, settings.canvases_dir):
         folder.mkdir(parents=True, exist_ok=True)
+    # A folder that is made is no more durable than a file: its name is the parent's to keep.
+    synced_folder(settings.data_dir)
+    synced_folder(settings.data_dir.parent)
     for temporary in (settings.scenes_dir / INCOMING, settings.maps_dir / ERASING):
         shutil.rmtree(temporary, ignore_errors=True)
     for row in ledger.running():
