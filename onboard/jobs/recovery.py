@@ -1,35 +1,58 @@
-"""What is run when the engine stays lost: the operator's own command, not too often."""
+"""What is run when the engine stays lost: the operator's own command (a reboot, say), not too often."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import shlex
-import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from onboard.jobs.moment import moment
+
+log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Runs a command at most every so many minutes.
+    """Starts a command at most every so many minutes, over restarts of the worker and of the machine.
 
     Args:
         command: split as a shell would, run without one; None does nothing.
-        minutes: least time between two runs.
-        clock: seconds since boot: after a reboot the next run waits again, or the board would reboot for ever.
+        minutes: least time between two runs. After a reboot the machine must have been up for as long: a command that
+            reboots must not do so for ever.
+        memory: file that remembers the last run.
+        now: see :func:`onboard.jobs.moment.moment`.
     """
 
-    def __init__(self, command: str | None, minutes: float, clock: Callable[[], float] | None = None) -> None:
-        self._command, self._least_s = command, 60 * minutes
-        self._clock = clock or _since_boot
-        self._last = 0.0
+    def __init__(
+        self, command: str | None, minutes: float, memory: Path, now: Callable[[], Mapping[str, Any]] = moment
+    ) -> None:
+        self._command, self._least_s, self._memory, self._now = command, 60 * minutes, memory, now
 
     def attempt(self) -> bool:
-        """Runs it if it is time; True if it was run."""
-        if self._command is None or self._clock() - self._last < self._least_s:
+        """Starts it if it is time, and does not wait for it; True if it was started."""
+        if self._command is None or not self._is_time():
             return False
-        self._last = self._clock()
-        subprocess.run(shlex.split(self._command), check=False, timeout=300, stdin=subprocess.DEVNULL)
+        self._memory.write_text(json.dumps(dict(self._now())), encoding="utf-8")
+        try:
+            words = shlex.split(self._command)
+            # Not waited for: it may take as long as it likes, or end us.
+            os.posix_spawnp(words[0], words, os.environ, setpgroup=0)
+        except (OSError, ValueError, IndexError) as error:
+            log.warning("ONBOARD_RECOVERY_COMMAND %r cannot be run: %s", self._command, error)
+            return False
         return True
 
-
-def _since_boot() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    def _is_time(self) -> bool:
+        now = self._now()
+        try:
+            last = json.loads(self._memory.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            last = {}
+        same_boot = last.get("boot_id") == now["boot_id"]
+        since = now["uptime_s"] - last["uptime_s"] if same_boot else now["uptime_s"]
+        return bool(since >= self._least_s)

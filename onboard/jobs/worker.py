@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import Engine
-from engines.errors import EngineError, OpeningRefused
+from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, OptionsRefused, SceneRefused, StorageError
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
@@ -61,7 +61,10 @@ class Worker:
         self, settings: Settings, ledger: Ledger, guard: EngineGuard, pulse: Pulse, stop: threading.Event
     ) -> None:
         self.settings, self.ledger, self.guard, self.pulse, self.stop = settings, ledger, guard, pulse, stop
-        self.recovery = Recovery(settings.recovery_command, settings.recovery_minutes)
+        self.recovery = Recovery(
+            settings.recovery_command, settings.recovery_minutes, settings.data_dir / "recovery.json"
+        )
+        self._suspect: str | None = None
 
     def run(self) -> None:
         """Maps scene after scene; returns when told to stop."""
@@ -99,6 +102,7 @@ class Worker:
             )  # fmt: skip
             if not first:
                 self.ledger.tell("info", "engine-reloaded", "the engine computes right again")
+            self._blame_suspect()
             return True
         return False
 
@@ -137,8 +141,10 @@ class Worker:
             self._publish(row, summary)
         except MappingStopped:
             self.ledger.put_back(row.id)
-        except EngineError:
+        except EngineError as error:
             self.ledger.put_back(row.id)
+            # Whether the scene is to blame is known when the engine, opened afresh, computes right.
+            self._suspect = row.id if isinstance(error, InferenceFailed) else None
             raise
         except StorageError as error:
             self.ledger.put_back(row.id)
@@ -153,6 +159,13 @@ class Worker:
             self._clean(row.id)
             self.pulse.grant(0)
             self.pulse.change(scene=None)
+
+    def _blame_suspect(self) -> None:
+        """A scene that an engine failed on, though it computes right otherwise, is not tried for ever."""
+        suspect, self._suspect = self._suspect, None
+        if suspect is not None and self.ledger.record_death(suspect, self.settings.deaths):
+            text = f"the engine failed on it {self.settings.deaths} times"
+            self.ledger.tell("error", "scene-quarantined", text, suspect)
 
     def _request(self, row: SceneRow) -> MapRequest:
         settings = self.settings

@@ -1,5 +1,6 @@
 """A service whose engine has faults, by FAULT: for tests. Its engine is the tiny model's, in ONNX Runtime, spoilt here.
 
+fails       raises on a tile that is white all over
 kills       ends its own process on a tile that is white all over
 wrong:N     says 1 everywhere from its N-th call on, until it is opened again; FAULT_STATE counts openings
 hangs       stops answering on a tile that is white all over
@@ -37,6 +38,8 @@ def spoilt(engine: Engine) -> Engine:
         calls += 1
         if KIND == "kills" and (tiles == 255).all():
             os.kill(os.getpid(), signal.SIGKILL)
+        if KIND == "fails" and (tiles == 255).all():
+            raise InferenceFailed("testing", "out of range", retryable=False)
         if KIND == "hangs" and (tiles == 255).all():
             time.sleep(3600)
         if KIND == "slow":

@@ -181,6 +181,18 @@ def test_a_scene_that_kills_the_worker_is_quarantined_and_others_go_on(data: Pat
         assert len(events(served, "worker-died")) == 3
 
 
+def test_a_scene_that_the_engine_fails_on_is_quarantined_and_others_go_on(data: Path, tmp_path: Path) -> None:
+    scene, good = white_scene(tmp_path / "white.tif"), write_scene(tmp_path / "good.tif", 100, seed=3)
+    state = tmp_path / "state"
+    with running(data, FAULTY, FAULT="fails", FAULT_STATE=str(state)) as served:
+        posted = served.post(scene, priority="urgent")
+        other = served.post(good)
+        served.wait_for(posted["id"], "quarantined")
+        served.wait_for(other["id"], "mapped")
+        assert len(state.read_bytes()) == 4
+        assert not events(served, "worker-died")
+
+
 def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path) -> None:
     scene = white_scene(tmp_path / "white.tif")
     settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "2", "ONBOARD_DEATHS": "1"}
