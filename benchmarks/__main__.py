@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import compression, loader, pipeline
+from benchmarks import compression, loader, pipeline, service
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": pipeline.peak_memory,
     "maps": compression.map_sizes,
     "loader": loader.training_loader,
+    "service": service.service_under_load,
 }
 
 

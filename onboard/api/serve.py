@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import socket
 import ssl
 import sys
 import threading
@@ -17,6 +18,7 @@ from onboard.api.inbox import take_inbox
 from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
 from onboard.downlink.retention import tend
+from onboard.errors import OptionsRefused
 from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
 
@@ -59,11 +61,34 @@ def serve_api(settings: Settings) -> None:
     threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
     threading.Thread(target=service.beats.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
     config = config_of(service)
-    listening = config.bind_socket()
+    listening = bound_socket(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     scheme = "https" if config.is_ssl else "http"
     print(f"onboard: serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Not uvicorn's: that one is made without a protocol number, for which asyncio leaves Nagle's algorithm on, and every
+    answer waits 40 ms for the client's delayed acknowledgement of its head.
+
+    Raises:
+        OptionsRefused: the address is taken, or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        reason = (error.strerror or str(error)).lower()
+        remedy = "set ONBOARD_HOST and ONBOARD_PORT to a free address of this machine"
+        raise OptionsRefused(f"{host}:{port} cannot be listened on: {reason}", remedy) from error
+    return listening
 
 
 def _tend(service: Service) -> None:
