@@ -1,0 +1,171 @@
+"""The service under load: telemetry's latency and upload's speed while a scene is mapped on all cores, beside idle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import rasterio
+
+from benchmarks.spread import spread
+from trainer.data.landscape import write_landscape
+
+TIFF = {"Content-Type": "image/tiff"}
+MIB = 1 << 20
+
+
+def service_under_load(folder: Path, *, quick: bool) -> None:
+    """Prints telemetry's p99 and upload's rate, idle and at work, and the API's memory during an upload."""
+    asked, rounds, side = (50, 1, 3000) if quick else (400, 3, 8200)
+    work = folder / "service-work.tif"
+    if not work.exists():
+        write_landscape(work, width=4096 if quick else 10_240, height=4096, seed=5)
+    scenes = [_large_scene(folder / f"service-{side}-{number}.tif", side, number) for number in range(2 * rounds)]
+    with _service(folder / "service") as (client, api):
+        _wait_until_ready(client)
+        idle = _latencies(client, asked)
+        copied = [_copy_rate(path, folder / "copy.tif") for path in scenes[:rounds]]
+        before = _resident(api, "VmRSS")
+        uploads = [_upload_rate(client, path) for path in scenes[:rounds]]
+        grown = _resident(api, "VmHWM") - before
+        _cancel_all(client)
+        client.post("/scenes", content=_chunks(work), headers=TIFF, params={"priority": "urgent"}).raise_for_status()
+        _wait_until_working(client)
+        busy = _latencies(client, asked)
+        busy_uploads = [_upload_rate(client, path) for path in scenes[rounds:]]
+        still = client.get("/telemetry").json()["scene"] is not None
+        _cancel_all(client)
+    size = scenes[0].stat().st_size / MIB
+    print(f"GET /telemetry, idle         p50 {_percentile(idle, 50):6.1f} ms, p99 {_percentile(idle, 99):6.1f} ms")
+    print(f"GET /telemetry, mapping      p50 {_percentile(busy, 50):6.1f} ms, p99 {_percentile(busy, 99):6.1f} ms")
+    print(f"p99 mapping / idle           {_percentile(busy, 99) / _percentile(idle, 99):.2f}")
+    print(f"copy with fsync, {size:.0f} MiB    {spread(copied)} MiB/s")
+    print(f"upload, idle                 {spread(uploads)} MiB/s (answered: judged, synced, in the ledger)")
+    print(f"upload, mapping              {spread(busy_uploads)} MiB/s" + ("" if still else " (mapping ended before)"))
+    print(f"upload idle / copy           {statistics.median(uploads) / statistics.median(copied):.2f} (wanted: 0.6)")
+    print(f"upload mapping / idle        {statistics.median(busy_uploads) / statistics.median(uploads):.2f}")
+    print(f"API's memory above idle      {grown / MIB:.0f} MiB at its peak during uploads (wanted: under 64)")
+
+
+@contextlib.contextmanager
+def _service(data: Path) -> Iterator[tuple[httpx.Client, int]]:
+    """A service of its own; gives a client and the API's process id."""
+    shutil.rmtree(data, ignore_errors=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOARD_")}
+    told = {"ONBOARD_DATA_DIR": str(data), "ONBOARD_PORT": "0", "ONBOARD_REQUESTS_BURST": "1000000"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onboard.cli", "serve"], env=kept | told, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None  # noqa: S101 -- asked for above
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found is not None  # noqa: S101 -- the service says so or has ended
+        with httpx.Client(base_url=found[0], timeout=300) as client:
+            yield client, _api_of(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        if process.stdout is not None:
+            process.stdout.close()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _api_of(parent: int) -> int:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return next(int(pid) for pid in children if b"onboard.api" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def _resident(pid: int, name: str) -> int:
+    if name == "VmRSS":
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is counted from here
+    text = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(rf"{name}:\s+(\d+) kB", text)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _wait_until_ready(client: httpx.Client) -> None:
+    while client.get("/health/ready").status_code != 200:
+        time.sleep(0.1)
+
+
+def _wait_until_working(client: httpx.Client) -> None:
+    while not client.get("/telemetry").json()["tiles_done"]:
+        time.sleep(0.1)
+
+
+def _cancel_all(client: httpx.Client) -> None:
+    for scene in client.get("/scenes", params={"limit": 1000}).json()["scenes"]:
+        client.delete(f"/scenes/{scene['id']}")
+
+
+def _latencies(client: httpx.Client, count: int) -> list[float]:
+    """Milliseconds of so many requests, ten a second: an operator's screen and then some."""
+    found = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        client.get("/telemetry").raise_for_status()
+        found.append(1e3 * (time.perf_counter() - begin))
+        time.sleep(0.02)
+    return found
+
+
+def _percentile(values: list[float], share: float) -> float:
+    return float(np.percentile(values, share))
+
+
+def _large_scene(path: Path, side: int, seed: int) -> Path:
+    """Noise in RGB, uncompressed and tiled: about 200 MB at 8,200 pixels."""
+    if path.exists():
+        return path
+    rng = np.random.default_rng(seed)
+    profile = {"width": side, "height": side, "count": 3, "dtype": "uint8", "tiled": True, "photometric": "RGB"}
+    place = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 2.8e6)
+    with rasterio.open(path, "w", "GTiff", crs="EPSG:32640", transform=place, **profile) as file:
+        block = rng.integers(0, 256, (3, 256, side), dtype=np.uint8)
+        for row in range(0, side, 256):
+            rows = min(256, side - row)
+            file.write(np.roll(block, row, axis=2)[:, :rows], window=((row, row + rows), (0, side)))
+    return path
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(MIB):
+            yield chunk
+
+
+def _copy_rate(path: Path, target: Path) -> float:
+    """MiB/s of the least anybody could do: read, write, fsync."""
+    begin = time.perf_counter()
+    with path.open("rb") as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, MIB)
+        file.flush()
+        os.fsync(file.fileno())
+    rate = path.stat().st_size / MIB / (time.perf_counter() - begin)
+    target.unlink()
+    return rate
+
+
+def _upload_rate(client: httpx.Client, path: Path) -> float:
+    """MiB/s from the first byte sent to the answer."""
+    size = path.stat().st_size
+    begin = time.perf_counter()
+    answer = client.post("/scenes", content=_chunks(path), headers=TIFF | {"Content-Length": str(size)})
+    took = time.perf_counter() - begin
+    if answer.status_code != 202:
+        raise RuntimeError(json.dumps(answer.json()))
+    return size / MIB / took
+
