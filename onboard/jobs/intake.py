@@ -157,8 +157,7 @@ def accept_inbox_file(settings: Settings, ledger: Ledger, kind: MapKind, path: P
         SceneRefused: it is not there, not in the inbox, or cannot be mapped; it stays where it was.
         StorageError: the disk is full or failed; it stays where it was.
     """
-    inside = settings.inbox is not None and path.resolve().is_relative_to(settings.inbox.resolve())
-    if not inside or path.is_symlink() or not path.is_file():
+    if not _lies_in(path, settings.inbox):
         where = f"the inbox {settings.inbox}" if settings.inbox else "an inbox (set ONBOARD_INBOX)"
         raise SceneRefused(path.name, "is no file in the inbox", f"put it into {where}, or send its bytes")
     check_file(path)
@@ -180,6 +179,19 @@ def accept_inbox_file(settings: Settings, ledger: Ledger, kind: MapKind, path: P
         raise
     claimed.unlink()
     return accepted
+
+
+def _lies_in(path: Path, inbox: Path | None) -> bool:
+    """Whether it is an ordinary file of the inbox; whatever else a stranger may write is not."""
+    try:
+        return (
+            inbox is not None
+            and path.resolve().is_relative_to(inbox.resolve())
+            and not path.is_symlink()
+            and path.is_file()
+        )
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte in it, a loop of links
+        return False
 
 
 def read_facts(folder: Path) -> Mapping[str, Any]:

@@ -89,7 +89,7 @@ def test_a_file_of_the_inbox_is_taken_by_its_path(client: httpx.Client, folder: 
     assert answer.status_code == 202
     assert answer.json()["name"] == "a.tif"
     assert not (folder / "inbox" / "day" / "a.tif").exists()
-    for path in ("day/a.tif", "../mapped.tif", "/etc/passwd"):
+    for path in ("day/a.tif", "../mapped.tif", "/etc/passwd", "a\0.tif", "x" * 4000, "/proc/self/fd/0"):
         assert "is no file in the inbox" in refused(client.post("/scenes", json={"path": path}), 422, "scene-refused")
     refused(client.post("/scenes", json={"file": "x"}), 400, "bad-request")
 
