@@ -38,9 +38,10 @@ def service_under_load(folder: Path, *, quick: bool) -> None:
         idle = _latencies(client, asked)
         copied = [_copy_rate(path, folder / "copy.tif") for path in scenes[:rounds]]
         before = _resident(api, "VmRSS")
-        uploads = [_upload_rate(client, path) for path in scenes[:rounds]]
-        grown = _resident(api, "VmHWM") - before
-        _cancel_all(client)
+        with _worker_held(api):
+            uploads = [_upload_rate(client, path) for path in scenes[:rounds]]
+            grown = _resident(api, "VmHWM") - before
+            _cancel_all(client)
         client.post("/scenes", content=_chunks(work), headers=TIFF, params={"priority": "urgent"}).raise_for_status()
         _wait_until_working(client)
         busy = _latencies(client, asked)
@@ -94,6 +95,20 @@ def _resident(pid: int, name: str) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     found = re.search(rf"{name}:\s+(\d+) kB", text)
     return int(found[1]) * 1024 if found else 0
+
+
+@contextlib.contextmanager
+def _worker_held(api: int) -> Iterator[None]:
+    """Stops the worker for so long: it would map what was just uploaded, and the service would not be idle."""
+    status = Path(f"/proc/{api}/status").read_text()
+    parent = int(re.search(r"PPid:\s+(\d+)", status)[1])  # type: ignore[index]
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    worker = next(int(pid) for pid in children if int(pid) != api)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def _wait_until_ready(client: httpx.Client) -> None:
@@ -160,12 +175,13 @@ def _copy_rate(path: Path, target: Path) -> float:
 
 
 def _upload_rate(client: httpx.Client, path: Path) -> float:
-    """MiB/s from the first byte sent to the answer."""
-    size = path.stat().st_size
+    """MiB/s from the start of curl to the answer; a client in Python would take the cores that the service needs."""
+    url = str(client.base_url.join("/scenes"))
     begin = time.perf_counter()
-    answer = client.post("/scenes", content=_chunks(path), headers=TIFF | {"Content-Length": str(size)})
+    command = [shutil.which("curl") or "curl", "-sS", "-X", "POST", "-T", str(path), url]
+    command += ["-H", "Content-Type: image/tiff", "-H", "Expect:"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     took = time.perf_counter() - begin
-    if answer.status_code != 202:
-        raise RuntimeError(json.dumps(answer.json()))
-    return size / MIB / took
-
+    if "id" not in json.loads(done.stdout):
+        raise RuntimeError(done.stdout)
+    return path.stat().st_size / MIB / took

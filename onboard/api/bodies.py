@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,20 +62,64 @@ def body_of(request: Request, *, limit: int, chunk_timeout_s: float) -> Body:
 
 async def _limited(request: Request, limit: int, chunk_timeout_s: float) -> AsyncIterator[bytes]:
     stream, taken = request.stream(), 0
-    while True:
+    with _StallAlarm(chunk_timeout_s) as alarm:
+        while True:
+            try:
+                with alarm.waiting():
+                    chunk = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except ClientDisconnect:
+                raise BadRequest("the connection broke before the whole scene came; send it again") from None
+            taken += len(chunk)
+            if taken > limit:
+                raise TooLarge(limit, None)
+            if chunk:
+                yield chunk
+
+
+class _StallAlarm:
+    """Ends a wait that takes too long, at the cost of one timer a body.
+
+    asyncio.wait_for would make a task for every wait, and a body is waited for every 64 KiB.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._since: float | None = None
+        self._rang = False
+
+    def __enter__(self) -> _StallAlarm:
+        self._timer = self._loop.call_later(self._timeout_s, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The wait that is watched."""
+        self._since = self._loop.time()
         try:
-            chunk = await asyncio.wait_for(anext(stream), chunk_timeout_s)
-        except StopAsyncIteration:
+            yield
+        except asyncio.CancelledError:
+            if not self._rang:
+                raise
+            if self._task is not None and sys.version_info >= (3, 11):
+                self._task.uncancel()
+            raise BadRequest(f"no byte came for {self._timeout_s:g} s; send the scene again") from None
+        finally:
+            self._since = None
+
+    def _look(self) -> None:
+        waited = 0.0 if self._since is None else self._loop.time() - self._since
+        if waited >= self._timeout_s and self._task is not None:
+            self._rang = True
+            self._task.cancel()
             return
-        except asyncio.TimeoutError:
-            raise BadRequest(f"no byte came for {chunk_timeout_s:g} s; send the scene again") from None
-        except ClientDisconnect:
-            raise BadRequest("the connection broke before the whole scene came; send it again") from None
-        taken += len(chunk)
-        if taken > limit:
-            raise TooLarge(limit, None)
-        if chunk:
-            yield chunk
+        self._timer = self._loop.call_later(self._timeout_s - waited, self._look)
 
 
 class _Form:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -216,19 +217,28 @@ def _incoming(service: Service, declared: int | None) -> IncomingFile:
 
 
 async def _write_all(file: IncomingFile, chunks: Any) -> None:
+    """Hashes and writes in a thread what has come, while more comes."""
     gathered, first = bytearray(), True
-    async for chunk in chunks:
-        gathered += chunk
-        if first and len(gathered) >= 4:
-            first = False
-            if bytes(gathered[:4]) not in TIFF_STARTS:
-                raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
-        if len(gathered) >= WRITE_BYTES:
-            await run_in_threadpool(file.write, bytes(gathered))
-            gathered.clear()
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for chunk in chunks:
+            gathered += chunk
+            if first and len(gathered) >= 4:
+                first = False
+                if bytes(gathered[:4]) not in TIFF_STARTS:
+                    raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
+            if len(gathered) >= WRITE_BYTES:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(run_in_threadpool(file.write, gathered))
+                gathered = bytearray()
+    finally:
+        # Whatever happened: nobody may close the file under a write.
+        if writing is not None:
+            await writing
     if first:
         raise NotATiff(f"the body has {len(gathered)} bytes; send a GeoTIFF")
-    await run_in_threadpool(file.write, bytes(gathered))
+    await run_in_threadpool(file.write, gathered)
 
 
 def _finish(service: Service, file: IncomingFile, delivery: Delivery) -> Accepted:

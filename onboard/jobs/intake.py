@@ -22,7 +22,7 @@ from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
-from onboard.scene.probe import check_file, probe_scene
+from onboard.scene.probe import Probe, check_file
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
@@ -50,7 +50,7 @@ class Accepted:
 
 
 class IncomingFile:
-    """A scene's bytes on their way to the disk; one thread.
+    """A scene's bytes on their way to the disk; one thread. `remove` ends it, whatever became of it.
 
     Args:
         settings: whose data folder and reserve count.
@@ -65,6 +65,7 @@ class IncomingFile:
         folder = settings.scenes_dir / INCOMING
         folder.mkdir(parents=True, exist_ok=True)
         check_room(settings, expected or 0)
+        self.probe = Probe()  # gets ready while the bytes come
         self.path = folder / f"{uuid.uuid4().hex}.part"
         self.bytes = 0
         self._digest = hashlib.sha256()
@@ -75,7 +76,7 @@ class IncomingFile:
         """Of what was written so far, hex."""
         return self._digest.hexdigest()
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | bytearray) -> None:
         """Appends.
 
         Raises:
@@ -84,7 +85,7 @@ class IncomingFile:
         """
         if (self.bytes + len(chunk)) // _LOOK_EVERY > self.bytes // _LOOK_EVERY:
             check_room(self._settings, len(chunk))
-        write_all(self._file, chunk, self.path)
+        write_all(self._file, memoryview(chunk), self.path)
         self._digest.update(chunk)
         self.bytes += len(chunk)
 
@@ -108,8 +109,9 @@ class IncomingFile:
             self._file = -1
 
     def remove(self) -> None:
-        """Closes and removes it, if it is still there."""
+        """Closes and removes it, if it is still there, and ends its probe."""
         self.close()
+        self.probe.close()
         self.path.unlink(missing_ok=True)
 
 
@@ -135,7 +137,7 @@ def accept(settings: Settings, ledger: Ledger, kind: MapKind, file: IncomingFile
         known = ledger.scene_by_key(scene_key(file.sha256, kind.model, kind.options))
         if known is not None and known.state not in OVER:
             return Accepted(known, is_new=False)
-        _judge(file.path, kind)
+        _judge(file, kind)
         if known is None:
             row = _new_row(ledger, kind, file, delivery)
             _place(settings, file.path, row)
@@ -222,9 +224,9 @@ def erase_folder(folder: Path, temporary: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _judge(path: Path, kind: MapKind) -> None:
+def _judge(file: IncomingFile, kind: MapKind) -> None:
     bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
-    probe_scene(path, SceneOptions(band_names=bands))
+    file.probe.judge(file.path, SceneOptions(band_names=bands))
 
 
 def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> SceneRow:

@@ -43,28 +43,57 @@ class Limits:
     block_bytes: int = 512 << 20
 
 
-def probe_scene(path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
-    """Returns if the scene can be mapped, as far as its header and samples of its pixels tell.
+class Probe:
+    """A probe process that stands ready: starting one takes longer than its look, so who knows early starts it early.
 
-    Raises:
-        SceneRefused: it cannot; says why and what to do.
-        OptionsRefused: the options do not fit the scene.
+    A context manager; leaving it ends the process. Judges one scene.
     """
-    limits = limits or Limits()
-    check_file(path)
-    request = json.dumps({"path": str(path), "options": asdict(options or SceneOptions()), "limits": asdict(limits)})
-    try:
-        done = subprocess.run(
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "onboard.scene.probe"],
-            input=request, capture_output=True, text=True, timeout=limits.wall_s, check=False,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise SceneRefused(
-            path,
-            f"reading samples of it took over {limits.wall_s:g} s",
-            "it is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
-        ) from None
-    _judge(path, done)
+
+    def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
+        """Returns if the scene can be mapped, as far as its header and samples of its pixels tell.
+
+        Raises:
+            SceneRefused: it cannot; says why and what to do.
+            OptionsRefused: the options do not fit the scene.
+        """
+        limits = limits or Limits()
+        check_file(path)
+        asked = {"path": str(path), "options": asdict(options or SceneOptions()), "limits": asdict(limits)}
+        try:
+            told, _ = self._process.communicate(json.dumps(asked), timeout=limits.wall_s)
+        except subprocess.TimeoutExpired:
+            raise SceneRefused(
+                path,
+                f"reading samples of it took over {limits.wall_s:g} s",
+                "it is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
+            ) from None
+        _judge(path, self._process.returncode, told)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.poll() is None:
+            self._process.kill()
+        # Takes what is left in the pipes, and closes them.
+        self._process.communicate()
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def probe_scene(path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
+    """Starts a probe, asks it, and ends it; see :meth:`Probe.judge`."""
+    check_file(path)
+    with Probe() as probe:
+        probe.judge(path, options, limits)
 
 
 def check_file(path: Path) -> None:
@@ -91,13 +120,13 @@ def check_file(path: Path) -> None:
         raise SceneRefused(path, "is not a TIFF", "deliver the scene as a GeoTIFF")
 
 
-def _judge(path: Path, done: subprocess.CompletedProcess[str]) -> None:
+def _judge(path: Path, code: int, told: str) -> None:
     try:
-        verdict = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        verdict = json.loads(told.splitlines()[-1]) if code == 0 else None
     except (ValueError, IndexError):
         verdict = None
     if verdict is None:
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise SceneRefused(
             path, f"the reader died on it ({how})", "it is damaged or made to break readers; deliver it again"
         )
