@@ -21,6 +21,12 @@ class OnboardError(Exception):
 
     exit_code = 1
 
+    @property
+    def advice(self) -> str:
+        """What is wrong and what to do, without the paths of this machine: for strangers."""
+        problem, remedy = getattr(self, "problem", ""), getattr(self, "remedy", "")
+        return f"{problem}; {remedy}" if problem and remedy else str(self)
+
 
 class MappingStopped(OnboardError):
     """A run was told to stop between two batches; what was finished is on disk."""

@@ -45,7 +45,7 @@ def _taken(service: Service, path: Path) -> bool:
         return False
     except OnboardError as error:
         _reject(path, error)
-        service.ledger.tell("warning", "inbox-rejected", f"{path.name}: {error}")
+        service.ledger.tell("warning", "inbox-rejected", f"{path.name}: {error.advice}")
         return False
     return True
 
@@ -54,4 +54,4 @@ def _reject(path: Path, error: OnboardError) -> None:
     folder = path.parent / REJECTED
     folder.mkdir(exist_ok=True)
     path.rename(folder / path.name)
-    (folder / f"{path.name}.txt").write_text(f"{error}\n", encoding="utf-8")
+    (folder / f"{path.name}.txt").write_text(f"{path.name}: {error.advice}\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from onboard.api import errors
-from onboard.errors import OptionsRefused, SceneRefused, StorageError
+from onboard.errors import OnboardError, OptionsRefused, SceneRefused, StorageError
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -104,7 +104,7 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_s)
     if kind.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    detail = f"{error.problem}; {error.remedy}" if isinstance(error, SceneRefused | StorageError) else str(error)
+    detail = error.advice if isinstance(error, OnboardError) else str(error)
     return problem(kind, detail, headers)
 
 

@@ -244,6 +244,21 @@ class Ledger:
         """Running to queued: it yielded, or its worker ended."""
         return self._change(scene_id, ("running",), "queued")
 
+    def retarget(self, scene_id: str, model: str, options: str) -> bool:
+        """A queued scene is to be mapped by another model or with other options; False if that work is known."""
+        with self._writing():
+            row = self._one("SELECT sha256 FROM scenes WHERE id = ? AND state = 'queued'", scene_id)
+            if row is None:
+                return False
+            key = scene_key(str(row["sha256"]), model, options)
+            if self._one("SELECT 1 FROM scenes WHERE key = ?", key) is not None:
+                return False
+            self._base.execute(
+                "UPDATE scenes SET model = ?, options = ?, key = ?, changed = ? WHERE id = ?",
+                (model, options, key, self._next(), scene_id),
+            )
+        return True
+
     def queue_mapped_again(self, scene_id: str) -> bool:
         """Mapped to queued: its map was lost."""
         return self._change(scene_id, ("mapped",), "queued")

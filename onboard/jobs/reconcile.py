@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onboard.errors import LedgerDamaged
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts
+from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.published import DELIVERY, ERASING, map_row_of
 from onboard.mapping.files import sha256_file, synced_folder
@@ -34,10 +35,15 @@ def open_ledger(settings: Settings) -> Ledger:
     return ledger
 
 
-def reconcile(settings: Settings, ledger: Ledger) -> None:
+def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -> None:
     """Takes up folders without a row, reports rows without a folder, removes temporaries, queues what was running.
 
     Only while no worker runs and no upload is under way.
+
+    Args:
+        settings: of the service.
+        ledger: open.
+        kind: of maps that are made from now on; scenes that wait for another kind are to be mapped as this one.
     """
     for folder in (settings.scenes_dir, settings.maps_dir, settings.canvases_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +60,8 @@ def reconcile(settings: Settings, ledger: Ledger) -> None:
         _adopt_map(ledger, folder)
     _report_missing_scenes(settings, ledger)
     _report_missing_maps(settings, ledger)
+    if kind is not None:
+        _retarget(ledger, kind)
     _remove_old_canvases(settings, ledger)
 
 
@@ -137,6 +145,20 @@ def _report_missing_maps(settings: Settings, ledger: Ledger) -> None:
             ledger.tell("error", "map-missing", f"{', '.join(gone)} of the map is gone or cut short", row.id)
             if (settings.scenes_dir / row.id / SCENE_FILE).is_file():
                 ledger.queue_mapped_again(row.id)
+
+
+def _retarget(ledger: Ledger, kind: MapKind) -> None:
+    after = 0
+    while rows := ledger.scenes(state="queued", after=after):
+        after = rows[-1].sequence
+        for row in rows:
+            if (row.model, row.options) == (kind.model, kind.options):
+                continue
+            if ledger.retarget(row.id, kind.model, kind.options):
+                ledger.tell("info", "scene-retargeted", f"{row.name} will be mapped by the model of now", row.id)
+            else:
+                ledger.cancel(row.id)
+                ledger.tell("info", "scene-cancelled", f"{row.name} is here already for the model of now", row.id)
 
 
 def _is_whole(path: Path, size: int) -> bool:

@@ -21,6 +21,7 @@ from types import FrameType
 
 from onboard.errors import AlreadyRunning, StorageError
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
+from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.settings import Settings
@@ -98,7 +99,7 @@ class Supervisor:
             signal.signal(number, self._stop)
         try:
             with open_ledger(self.settings) as ledger:
-                reconcile(self.settings, ledger)
+                reconcile(self.settings, ledger, MapKind.of(self.settings))
                 while not self.stopping:
                     self._turn(ledger)
         finally:

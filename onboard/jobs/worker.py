@@ -21,7 +21,7 @@ from typing import Any
 
 from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
-from onboard.errors import AlreadyRunning, InputError, MappingStopped, OptionsRefused, SceneRefused, StorageError
+from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
@@ -152,9 +152,8 @@ class Worker:
             self.pulse.change(scene=None)
             self._rest(self.settings.engine_retry_s)
         except InputError as error:
-            problem = _without_path(error)
-            self.ledger.fail(row.id, problem)
-            self.ledger.tell("warning", "scene-failed", problem, row.id)
+            self.ledger.fail(row.id, error.advice)
+            self.ledger.tell("warning", "scene-failed", error.advice, row.id)
         finally:
             self._clean(row.id)
             self.pulse.grant(0)
@@ -241,13 +240,6 @@ class _WorkWatch(Watch):
         self.worker.guard.check()
         self.worker.pulse.checked()
         self.worker.pulse.grant(PUBLISHING_S)
-
-
-def _without_path(error: InputError) -> str:
-    """What a stranger may read: our folders are none of their business."""
-    if isinstance(error, SceneRefused | OptionsRefused):
-        return f"{error.problem}; {error.remedy}"
-    return str(error)
 
 
 def erase_scene(settings: Settings, ledger: Ledger, scene_id: str) -> None:

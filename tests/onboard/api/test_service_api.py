@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import os
+import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,6 +268,36 @@ def test_without_tokens_it_does_not_listen_to_strangers(folder: Path) -> None:
     assert done.returncode == 2
     assert "anybody could command this satellite" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_over_tls_only_clients_of_the_authority_come_in(folder: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    keys = folder / "tls" / "keys"
+    keys.mkdir(parents=True)
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=keys, check=True, capture_output=True)
+
+    new = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl("req", "-x509", *new, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+    for name, place in (("server", "IP:127.0.0.1"), ("client", "DNS:station")):
+        extension = f"subjectAltName={place}"
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", extension)
+        leaf = ("-addext", "basicConstraints=critical,CA:FALSE", "-keyout", f"{name}.key", "-out", f"{name}.pem")
+        openssl("req", "-x509", *new, "-subj", f"/CN={name}", *signed, *leaf)
+    settings = {
+        "ONBOARD_TLS_CERTIFICATE": str(keys / "server.pem"), "ONBOARD_TLS_KEY": str(keys / "server.key"),
+        "ONBOARD_TLS_CLIENT_CA": str(keys / "ca.pem"),
+    }  # fmt: skip
+    with running(folder / "tls" / "data", **settings) as served:
+        assert served.url.startswith("https://")
+        trust = ssl.create_default_context(cafile=keys / "ca.pem")
+        with served.client(verify=trust) as stranger, pytest.raises(httpx.TransportError):
+            stranger.get("/health/live")
+        trust.load_cert_chain(keys / "client.pem", keys / "client.key")
+        with served.client(verify=trust) as station:
+            assert station.get("/health/live").status_code == 200
 
 
 def test_too_many_requests_are_told_to_wait(folder: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from onboard.api.inbox import take_inbox
+from onboard.api.service import Service
 from onboard.errors import NoRoom, SceneRefused
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file, erase_folder
 from onboard.jobs.kind import MapKind
@@ -169,3 +171,37 @@ def test_a_file_of_the_inbox_is_claimed_and_one_elsewhere_is_not(
     with pytest.raises(SceneRefused):
         accept_inbox_file(settings, ledger, kind, tmp_path / "inbox" / "bad.tif", Delivery("c"))
     assert (tmp_path / "inbox" / "bad.tif").is_file()
+
+
+def test_scenes_that_wait_are_mapped_by_the_model_of_now(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    other = MapKind(kind.model, '{"halo":1}', kind.manifest)
+    twice, once = write_scene(tmp_path / "a.tif", 40, seed=1), write_scene(tmp_path / "b.tif", 40, seed=2)
+    old = [deliver(settings, ledger, other, path).row.id for path in (twice, once)]
+    new = deliver(settings, ledger, kind, twice).row.id
+    reconcile(settings, ledger, kind)
+    assert [ledger.state_of(scene) for scene in (*old, new)] == ["cancelled", "queued", "queued"]
+    assert {row.options for row in ledger.scenes(state="queued")} == {kind.options}
+    assert deliver(settings, ledger, kind, once).row.id == old[1]
+
+
+def test_the_watched_inbox_takes_what_is_complete_and_puts_aside_what_is_wrong(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    watching = settings.model_copy(update={"watch_inbox": True})
+    service = Service(watching, kind)
+    inbox = tmp_path / "inbox"
+    write_scene(inbox / "good.tif", 40)
+    (inbox / "bad.tif").write_bytes(b"II*\0" + bytes(50))
+    (inbox / "notes.txt").write_text("no scene")
+    (inbox / "growing.tif").write_bytes(b"II*\0")
+    assert take_inbox(service) == 0  # the first look only remembers
+    (inbox / "growing.tif").write_bytes(b"II*\0" + bytes(10))
+    assert take_inbox(service) == 1
+    assert [row.name for row in ledger.scenes()] == ["good.tif"]
+    assert sorted(path.name for path in inbox.iterdir()) == ["growing.tif", "notes.txt", "rejected"]
+    assert sorted(path.name for path in (inbox / "rejected").iterdir()) == ["bad.tif", "bad.tif.txt"]
+    assert "bad.tif" in (inbox / "rejected" / "bad.tif.txt").read_text()
+    assert take_inbox(Service(settings, kind)) == 0
+    service.ledger.close()
