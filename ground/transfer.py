@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,10 @@ def _fetch_once(link: Link, wanted: Wanted, at: int, tally: Tally, progress: Pro
             # Another version stands there now: the next plan names it.
             wanted.part.unlink(missing_ok=True)
             raise WindowClosed
-        start = at if answer.status_code == 206 else 0
-        if start == 0 and at:
-            tally.repeated += at
+        start = _begin_of(answer) if answer.status_code == 206 else 0
+        if start > at:
+            raise httpx.RemoteProtocolError(f"asked from byte {at} on, got {answer.headers.get('content-range')!r}")
+        tally.repeated += at - start
         _write(link, wanted, answer, start, tally, progress)
 
 
@@ -148,6 +150,18 @@ def _write(
                 link.window.take(len(chunk))
     except OSError as error:
         raise DiskFailed(wanted.part, error) from error
+
+
+def _begin_of(answer: httpx.Response) -> int:
+    """The first byte that a 206 brings.
+
+    Raises:
+        httpx.RemoteProtocolError: it does not say.
+    """
+    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
+    if match is None:
+        raise httpx.RemoteProtocolError("a partial answer without Content-Range")
+    return int(match[1])
 
 
 def _put_in_place(wanted: Wanted) -> None:

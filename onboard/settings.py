@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 
     weight_rare: float = Field(1.0, ge=0, description="downlink: worth of a rare class, per bit it is unlikely by")
     weight_sure: float = Field(0.5, ge=0, description="downlink: worth of a mean confidence of 1")
-    weight_age: float = Field(1.0, ge=0, description="downlink: worth of having waited longest")
+    weight_age: float = Field(1.0, ge=0, description="downlink: worth of a thousand ledger numbers of waiting")
     weight_base: float = Field(0.5, ge=0, description="downlink: worth of any valid pixel")
     quicklook_share: float = Field(0.25, ge=0, le=1, description="downlink: of a short budget, for quicklooks first")
 

@@ -19,7 +19,8 @@ class Weights(BaseModel):
     Attributes:
         rare: of each bit by which a map's cover is unlikely among all maps.
         sure: of a mean confidence of 1.
-        age: of having waited longest of all; the newest has none.
+        age: of each thousand of the ledger's numbers that it has waited (a hundred scenes or so): without bound, so
+            that nothing waits for ever.
         base: of any valid pixel.
         quicklooks: largest share of a short budget that quicklooks may take before maps.
     """
@@ -119,22 +120,24 @@ def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str
     every = sum(totals.values()) or 1.0
     usual = {name: max(total / every, 1e-6) for name, total in totals.items()}
     waited = {one.id: place for place, one in enumerate(sorted(held, key=lambda one: -one.sequence))}
+    newest = max((one.sequence for one in held), default=0)
     found = {}
     for one in held:
         bits = {name: share * -math.log2(usual[name]) for name, share in one.cover.items()}
-        age = waited[one.id] / max(1, len(held) - 1)
+        rank = waited[one.id] / max(1, len(held) - 1)
+        age = (newest - one.sequence) / 1000
         rate = weights.base + weights.rare * sum(bits.values()) + weights.age * age
         rate += weights.sure * (one.confidence or 0.0)
-        found[one.id] = (rate * one.valid_px, _reason(one, bits, age))
+        found[one.id] = (rate * one.valid_px, _reason(one, bits, rank))
     return found
 
 
-def _reason(one: Held, bits: Mapping[str, float], age: float) -> str:
+def _reason(one: Held, bits: Mapping[str, float], rank: float) -> str:
     parts = [one.priority, f"{one.valid_px / 1e6:.1f} Mpx valid"]
     if bits:
         name = max(bits, key=lambda key: bits[key])
         parts.append(f"{one.cover[name]:.0%} {name}")
-    parts.append("waited longest" if age == 1.0 else f"waited longer than {age:.0%} of the others")
+    parts.append("waited longest" if rank == 1.0 else f"waited longer than {rank:.0%} of the others")
     return ", ".join(parts)
 
 

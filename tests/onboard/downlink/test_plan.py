@@ -75,6 +75,13 @@ def test_rare_classes_large_areas_small_files_and_long_waits_are_worth_more() ->
     assert "100% flood" in plan([*common, held("x", cover={"flood": 1.0})], None)[0].reason
 
 
+def test_nothing_waits_for_ever() -> None:
+    fresh = [held(f"n{n}", sequence=20_000 + n, cover={"flood": 1.0}, valid_px=5000) for n in range(9)]
+    for waited, place in ((100, 9), (20_000, 0)):
+        old = held("old", sequence=20_000 - waited, cover={"bare": 1.0}, size=3000)
+        assert order([item.map for item in plan([*fresh, old], None)]).index("old") == place
+
+
 def test_weights_decide() -> None:
     rows = [held("old", sequence=1, cover={"bare": 1.0}), held("rare", sequence=9, cover={"flood": 1.0}),
             held("b", sequence=5, cover={"bare": 1.0})]  # fmt: skip
