@@ -22,10 +22,10 @@ class BadLink:
 
     KINDS = ("reset", "close", "stall", "delay", "none")
 
-    def __init__(self, url: str, *, seed: int, reach: int, stall_s: float) -> None:
+    def __init__(self, url: str, *, seed: int, reach: int, stall_s: float, pace_s: float = 0.0) -> None:
         parts = urlsplit(url)
         self._to = (parts.hostname or "", parts.port or 0)
-        self._reach, self._stall_s = reach, stall_s
+        self._reach, self._stall_s, self._pace_s = reach, stall_s, pace_s
         self._random = random.Random(seed)
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class BadLink:
             except OSError:
                 return
             with self._lock:
-                kind = self.KINDS[self.connections % len(self.KINDS)]
+                kind = self.KINDS[self.connections % len(self.KINDS)] if self._stall_s else "none"
                 self.connections += 1
                 after = self._random.randrange(self._reach)
                 self.harm[kind] += 1
@@ -69,6 +69,7 @@ class BadLink:
             left = after if kind in ("reset", "close", "stall") else self._reach
             while data := server.recv(max(1, min(4096, left))):
                 client.sendall(data)
+                time.sleep(self._pace_s)
                 with self._lock:
                     self.sent += len(data)
                 left -= len(data)
@@ -94,6 +95,16 @@ class BadLink:
 def bad_link(url: str, *, seed: int, reach: int = 400_000, stall_s: float = 1.0) -> Iterator[BadLink]:
     """A bad link for the length of the block: harm comes within ``reach`` bytes of a connection's begin."""
     link = BadLink(url, seed=seed, reach=reach, stall_s=stall_s)
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+@contextlib.contextmanager
+def slow_link(url: str, *, pace_s: float = 0.01) -> Iterator[BadLink]:
+    """A link that harms nothing and takes its time: 4 KiB in ``pace_s``."""
+    link = BadLink(url, seed=0, reach=1 << 60, stall_s=0.0, pace_s=pace_s)
     try:
         yield link
     finally:

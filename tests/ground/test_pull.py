@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.ground.conftest import FEW, MAPS
-from tests.ground.proxy import bad_link
+from tests.ground.proxy import bad_link, slow_link
 from tests.onboard.service import ROOT, Served, until
 
 
@@ -72,27 +74,37 @@ def test_fifty_maps_come_whole_over_a_link_that_breaks(
 def test_a_station_killed_again_and_again_ends_with_every_map_whole(
     holding: Served, archive: Path, tmp_path: Path
 ) -> None:
-    dest, whole = tmp_path / "dest", digests(archive)
-    command = [sys.executable, "-m", "ground.cli", "pull", holding.url, "--dest", str(dest), "--quiet"]
+    dest, whole, chance = tmp_path / "dest", digests(archive), random.Random(3)
     kills = 0
-    for number in range(40):
-        process = subprocess.Popen(command, cwd=ROOT)
-        before = len(digests(dest))
-        try:
-            process.wait(0.5 + 0.04 * (number % 7))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+    with slow_link(holding.url) as link:
+        command = [sys.executable, "-m", "ground.cli", "pull", link.url, "--dest", str(dest), "--quiet"]
+        while len(digests(dest)) < FEW:
+            process = subprocess.Popen(command, cwd=ROOT)
+            _wait_for_bytes(dest, size_of(dest) + chance.randrange(300_000), process)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
             process.wait()
-            kills += 1
-        here = digests(dest)
-        assert all(whole[name] == digest for name, digest in here.items()), "a map of wrong bytes under its name"
-        assert received(holding) <= len(here)
-        if len(here) == FEW and before == FEW:
-            break
+            here = digests(dest)
+            assert all(whole[name] == digest for name, digest in here.items()), "wrong bytes under a map's name"
+            assert received(holding) <= len(here)
     assert ground("pull", holding.url, "--dest", str(dest), "--quiet").returncode == 0
     assert kills >= 3
     assert digests(dest) == whole
     assert received(holding) == FEW
+
+
+def _wait_for_bytes(dest: Path, goal: int, process: subprocess.Popen[bytes]) -> None:
+    until(lambda: size_of(dest) > goal or process.poll() is not None, "no progress")
+
+
+def size_of(folder: Path) -> int:
+    """Bytes in it, of files that may come and go meanwhile."""
+    total = 0
+    for path in folder.glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def test_a_pass_of_few_bytes_ends_with_work_left_and_is_continued(
@@ -119,7 +131,8 @@ def test_a_pass_of_few_bytes_ends_with_work_left_and_is_continued(
 
 
 def test_a_window_of_time_ends_a_pass(holding: Served, tmp_path: Path) -> None:
-    done = ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--window", "0.3s", "--quiet")
+    with slow_link(holding.url, pace_s=0.05) as link:  # 18 s for all of it
+        done = ground("pull", link.url, "--dest", str(tmp_path / "dest"), "--window", "1s", "--quiet")
     assert done.returncode == 3
     assert ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--quiet").returncode == 0
 

@@ -23,7 +23,7 @@ def client(serve: Callable[[FastAPI], httpx.Client]) -> httpx.Client:
 
     @app.post("/")
     async def post(request: Request) -> dict[str, Any]:
-        body = body_of(request, limit=LIMIT, chunk_timeout_s=0.3)
+        body = body_of(request, limit=LIMIT, chunk_timeout_s=2.0)
         digest, count = hashlib.sha256(), 0
         async for chunk in body.chunks:
             digest.update(chunk)

@@ -195,7 +195,7 @@ def test_a_scene_that_the_engine_fails_on_is_quarantined_and_others_go_on(data: 
 
 def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path) -> None:
     scene = white_scene(tmp_path / "white.tif")
-    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "2", "ONBOARD_DEATHS": "1"}
+    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5", "ONBOARD_DEATHS": "1"}
     with running(data, FAULTY, FAULT="hangs", FAULT_STATE=str(tmp_path / "state"), **settings) as served:
         posted = served.post(scene)
         served.wait_for(posted["id"], "quarantined")
