@@ -38,7 +38,9 @@ def take_inbox(service: Service) -> int:
 
 def _taken(service: Service, path: Path) -> bool:
     try:
-        accept_inbox_file(service.settings, service.ledger, service.kind, path, Delivery(path.name[:200]))
+        accept_inbox_file(
+            service.settings, service.ledger, service.kind, service.probes, path, Delivery(path.name[:200])
+        )
     except StorageError as error:
         # Not an event: it comes again every few seconds, and health says already that there is no room.
         log.warning("%s waits in the inbox: %s", path.name, error)

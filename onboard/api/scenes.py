@@ -16,10 +16,12 @@ from onboard.api.bodies import body_of
 from onboard.api.digest import promised_sha256
 from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
 from onboard.api.problems import documented
+from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.downlink.retention import make_room
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file
 from onboard.jobs.ledger import SceneRow
+from onboard.jobs.splice import SocketSource
 from onboard.jobs.worker import erase_scene
 
 router = APIRouter(tags=["scenes"])
@@ -199,7 +201,9 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
     length = request.headers.get("content-length", "")
     file = await run_in_threadpool(_incoming, service, int(length) if length.isdecimal() else None)
     try:
-        await _write_all(file, body.chunks)
+        straight = None if body.is_form else open_body_of(request)
+        if straight is None or not await _receive_all(file, straight, settings.body_timeout_s):
+            await _write_all(file, body.chunks)
         if body.is_form:
             promised = promised_sha256(body.fields.get("content-digest"))
             query = _with_fields(query, body.fields)
@@ -241,9 +245,36 @@ async def _write_all(file: IncomingFile, chunks: Any) -> None:
     await run_in_threadpool(file.write, gathered)
 
 
+async def _receive_all(file: IncomingFile, body: OpenBody, timeout_s: float) -> bool:
+    """Has a thread take the body from the socket, if it is still to be had there."""
+    taken = body.take()
+    if taken is None:
+        return False
+    begun, connection = taken
+    source = SocketSource(connection, body.length - len(begun), timeout_s)
+    try:
+        await run_in_threadpool(_receive, file, begun, source)
+    except TimeoutError:
+        raise BadRequest(f"no byte came for {timeout_s:g} s; send the scene again") from None
+    except ConnectionError:
+        raise BadRequest("the connection broke before the whole scene came; send it again") from None
+    finally:
+        connection.close()
+        body.give_back(source.left)
+    return True
+
+
+def _receive(file: IncomingFile, begun: bytes, source: SocketSource) -> None:
+    begun += source.read(4 - len(begun))
+    if begun[:4] not in TIFF_STARTS:
+        raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
+    file.write(begun)
+    file.receive(source)
+
+
 def _finish(service: Service, file: IncomingFile, delivery: Delivery) -> Accepted:
     file.finish()
-    return accept(service.settings, service.ledger, service.kind, file, delivery)
+    return accept(service.settings, service.ledger, service.kind, service.probes, file, delivery)
 
 
 def _with_fields(query: DeliveryQuery, fields: Mapping[str, str]) -> DeliveryQuery:
@@ -265,12 +296,12 @@ async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) 
     try:
         named = TypeAdapter(FromInbox).validate_json(raw)
     except ValidationError as error:
-        raise BadRequest(f"the body is no {{\"path\": ...}}: {error.errors()[0]['msg']}") from None
+        raise BadRequest(f'the body is no {{"path": ...}}: {error.errors()[0]["msg"]}') from None
     path = Path(named.path)
     if not path.is_absolute() and service.settings.inbox is not None:
         path = service.settings.inbox / path
     return await run_in_threadpool(
         lambda: accept_inbox_file(
-            service.settings, service.ledger, service.kind, path, query.delivery(path.name[:200])
+            service.settings, service.ledger, service.kind, service.probes, path, query.delivery(path.name[:200])
         )
     )

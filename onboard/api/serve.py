@@ -58,6 +58,7 @@ def serve_api(settings: Settings) -> None:
     service = Service.of(settings)
     check_binding(settings.host, service.tokens)
     service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
+    threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
     threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
     threading.Thread(target=service.beats.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
     config = config_of(service)

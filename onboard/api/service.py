@@ -16,6 +16,7 @@ from onboard.api.limits import RateLimit, UploadSlots
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
+from onboard.scene.probe import Probes
 from onboard.settings import Settings
 
 
@@ -63,6 +64,7 @@ class Service:
     def __post_init__(self) -> None:
         self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
         self.uploads = UploadSlots(self.settings.uploads_at_once)
+        self.probes = Probes()
         self.started = time.monotonic()
         self.inbox_seen: dict[Path, tuple[int, int]] = {}
         self._local = threading.local()

@@ -21,8 +21,9 @@ from onboard.errors import NoRoom, SceneRefused
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
+from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
-from onboard.scene.probe import Probe, check_file
+from onboard.scene.probe import Probes, check_file
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
@@ -65,11 +66,10 @@ class IncomingFile:
         folder = settings.scenes_dir / INCOMING
         folder.mkdir(parents=True, exist_ok=True)
         check_room(settings, expected or 0)
-        self.probe = Probe()  # gets ready while the bytes come
         self.path = folder / f"{uuid.uuid4().hex}.part"
         self.bytes = 0
         self._digest = hashlib.sha256()
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     @property
     def sha256(self) -> str:
@@ -83,11 +83,32 @@ class IncomingFile:
             NoRoom: the reserve is reached.
             StorageError: the disk is full or failed.
         """
-        if (self.bytes + len(chunk)) // _LOOK_EVERY > self.bytes // _LOOK_EVERY:
-            check_room(self._settings, len(chunk))
+        self._look(len(chunk))
         write_all(self._file, memoryview(chunk), self.path)
         self._digest.update(chunk)
         self.bytes += len(chunk)
+
+    def receive(self, source: SocketSource) -> None:
+        """Appends the whole of a source, most of it synced already when this returns.
+
+        Raises:
+            NoRoom, StorageError: as :meth:`write`.
+            TimeoutError, ConnectionError: of the source.
+        """
+        hashes = hash_behind(self._file, self._digest, at=self.bytes, path=self.path)
+        syncs = sync_behind(self._file, at=self.bytes, path=self.path)
+        with Pipe() as pipe, hashes, syncs, source.in_lumps():
+            while source.left:
+                count = source.move(pipe.into)
+                self._look(count)
+                pipe.drain(self._file, count, self.path)
+                self.bytes += count
+                hashes.wrote(self.bytes)
+                syncs.wrote(self.bytes)
+
+    def _look(self, more: int) -> None:
+        if (self.bytes + more) // _LOOK_EVERY > self.bytes // _LOOK_EVERY:
+            check_room(self._settings, more)
 
     def finish(self) -> None:
         """Makes the bytes durable.
@@ -109,9 +130,8 @@ class IncomingFile:
             self._file = -1
 
     def remove(self) -> None:
-        """Closes and removes it, if it is still there, and ends its probe."""
+        """Closes and removes it, if it is still there."""
         self.close()
-        self.probe.close()
         self.path.unlink(missing_ok=True)
 
 
@@ -126,7 +146,9 @@ def check_room(settings: Settings, wanted: int) -> None:
         raise NoRoom(settings.data_dir, wanted=wanted, free=free, reserve=settings.reserve)
 
 
-def accept(settings: Settings, ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> Accepted:
+def accept(
+    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, file: IncomingFile, delivery: Delivery
+) -> Accepted:
     """Takes up a finished incoming file; it is gone from its place afterwards, whatever happens.
 
     Raises:
@@ -137,7 +159,8 @@ def accept(settings: Settings, ledger: Ledger, kind: MapKind, file: IncomingFile
         known = ledger.scene_by_key(scene_key(file.sha256, kind.model, kind.options))
         if known is not None and known.state not in OVER:
             return Accepted(known, is_new=False)
-        _judge(file, kind)
+        bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
+        probes.judge(file.path, SceneOptions(band_names=bands))
         if known is None:
             row = _new_row(ledger, kind, file, delivery)
             _place(settings, file.path, row)
@@ -152,7 +175,9 @@ def accept(settings: Settings, ledger: Ledger, kind: MapKind, file: IncomingFile
         file.remove()
 
 
-def accept_inbox_file(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, delivery: Delivery) -> Accepted:
+def accept_inbox_file(
+    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, path: Path, delivery: Delivery
+) -> Accepted:
     """Takes a file of the inbox: claimed by a rename, so that no two take it.
 
     Raises:
@@ -175,7 +200,7 @@ def accept_inbox_file(settings: Settings, ledger: Ledger, kind: MapKind, path: P
         except BaseException:
             file.remove()
             raise
-        accepted = accept(settings, ledger, kind, file, delivery)
+        accepted = accept(settings, ledger, kind, probes, file, delivery)
     except BaseException:
         claimed.rename(path)
         raise
@@ -222,11 +247,6 @@ def erase_folder(folder: Path, temporary: Path) -> None:
         return
     synced_folder(folder.parent)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _judge(file: IncomingFile, kind: MapKind) -> None:
-    bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
-    file.probe.judge(file.path, SceneOptions(band_names=bands))
 
 
 def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> SceneRow:

@@ -7,12 +7,20 @@ probe: the caller gets a verdict, a refusal in one line, or a refusal because th
 from __future__ import annotations
 
 import json
+import os
 import resource
+import select
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import rasterio
 
 from onboard.errors import OptionsRefused, SceneRefused
 from onboard.scene.grid import Window
@@ -44,15 +52,17 @@ class Limits:
 
 
 class Probe:
-    """A probe process that stands ready: starting one takes longer than its look, so who knows early starts it early.
+    """A process that stands ready to look at files, each in a fork of its own.
 
-    A context manager; leaving it ends the process. Judges one scene.
+    Starting Python and its TIFF reader takes many times longer than a look. A context manager; leaving it ends the
+    process. One thread at a time.
     """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "onboard.scene.probe"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
 
     def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
@@ -65,15 +75,19 @@ class Probe:
         limits = limits or Limits()
         check_file(path)
         asked = {"path": str(path), "options": asdict(options or SceneOptions()), "limits": asdict(limits)}
+        assert self._process.stdin is not None  # noqa: S101 -- asked for above
+        assert self._process.stdout is not None  # noqa: S101
         try:
-            told, _ = self._process.communicate(json.dumps(asked), timeout=limits.wall_s)
-        except subprocess.TimeoutExpired:
-            raise SceneRefused(
-                path,
-                f"reading samples of it took over {limits.wall_s:g} s",
-                "it is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
-            ) from None
-        _judge(path, self._process.returncode, told)
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            told = self._process.stdout.readline()
+        except BrokenPipeError:
+            told = b""
+        _judge(path, json.loads(told) if told else {"died": "the probe ended"}, limits)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked again."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """Ends the process."""
@@ -87,6 +101,47 @@ class Probe:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Probes:
+    """Judges files from any thread, by one probe that stands ready and others where that one is busy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: Probe | None = None
+
+    def start(self) -> None:
+        """Has one ready, so that the first scene need not wait for it."""
+        self._give(self._take())
+
+    def judge(self, path: Path, options: SceneOptions | None = None) -> None:
+        """As :meth:`Probe.judge`."""
+        probe = self._take()
+        try:
+            probe.judge(path, options)
+        finally:
+            self._give(probe)
+
+    def close(self) -> None:
+        """Ends the one that stands ready."""
+        with self._lock:
+            probe, self._idle = self._idle, None
+        if probe is not None:
+            probe.close()
+
+    def _take(self) -> Probe:
+        with self._lock:
+            probe, self._idle = self._idle, None
+        if probe is not None and probe.is_alive:
+            return probe
+        return Probe()
+
+    def _give(self, probe: Probe) -> None:
+        with self._lock:
+            if self._idle is None and probe.is_alive:
+                self._idle = probe
+                return
+        probe.close()
 
 
 def probe_scene(path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
@@ -120,15 +175,18 @@ def check_file(path: Path) -> None:
         raise SceneRefused(path, "is not a TIFF", "deliver the scene as a GeoTIFF")
 
 
-def _judge(path: Path, code: int, told: str) -> None:
-    try:
-        verdict = json.loads(told.splitlines()[-1]) if code == 0 else None
-    except (ValueError, IndexError):
-        verdict = None
-    if verdict is None:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+def _judge(path: Path, verdict: dict[str, str], limits: Limits) -> None:
+    if "late" in verdict:
         raise SceneRefused(
-            path, f"the reader died on it ({how})", "it is damaged or made to break readers; deliver it again"
+            path,
+            f"reading samples of it took over {limits.wall_s:g} s",
+            "it is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
+        )
+    if "died" in verdict:
+        raise SceneRefused(
+            path,
+            f"the reader died on it ({verdict['died']})",
+            "it is damaged or made to break readers; deliver it again",
         )
     if verdict["refused"] == "scene":
         raise SceneRefused(path, verdict["problem"], verdict["remedy"])
@@ -136,22 +194,68 @@ def _judge(path: Path, code: int, told: str) -> None:
         raise OptionsRefused(verdict["problem"], verdict["remedy"])
 
 
-def _main() -> None:
-    request = json.load(sys.stdin)
+def _serve() -> None:
+    """Answers a line a request until the asker is gone."""
+    _warm_up()
+    for line in sys.stdin:
+        print(json.dumps(_in_a_fork(json.loads(line))), flush=True)  # noqa: T201 -- the asker reads it
+
+
+def _warm_up() -> None:
+    """Has the reader load what it loads at a first look (drivers, projections), so that no fork has to."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.tif"
+        place = rasterio.Affine(1, 0, 5e5, 0, -1, 2e6)
+        profile = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "crs": "EPSG:32640", "transform": place}
+        with rasterio.open(path, "w", "GTiff", **profile) as file:
+            file.write(np.ones((3, 64, 64), np.uint8))
+        _examine(path, SceneOptions(), Limits())
+
+
+def _in_a_fork(request: dict[str, Any]) -> dict[str, str]:
+    """The verdict of a fork, or how it ended without one."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(tell, json.dumps(_verdict(request)).encode())  # shorter than a pipe holds: it never waits
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    ended = os.pidfd_open(child)
+    try:
+        in_time = bool(select.select([ended], [], [], request["limits"]["wall_s"])[0])
+        if not in_time:
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if not in_time:
+            return {"late": "killed"}
+        if code:
+            return {"died": f"signal {-code}" if code < 0 else f"exit code {code}"}
+        with os.fdopen(os.dup(told), "rb") as answer:
+            verdict: dict[str, str] = json.load(answer)
+        return verdict
+    finally:
+        os.close(ended)
+        os.close(told)
+
+
+def _verdict(request: dict[str, Any]) -> dict[str, str]:
     limits = Limits(**request["limits"])
-    options = request["options"]
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    tuples: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    verdict = {"refused": ""}
+    told: dict[str, Any] = request["options"]
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     try:
-        _examine(Path(request["path"]), SceneOptions(**tuples), limits)
+        _examine(Path(request["path"]), SceneOptions(**options), limits)
     except SceneRefused as error:
-        verdict = {"refused": "scene", "problem": error.problem, "remedy": error.remedy}
+        return {"refused": "scene", "problem": error.problem, "remedy": error.remedy}
     except OptionsRefused as error:
-        verdict = {"refused": "options", "problem": error.problem, "remedy": error.remedy}
-    print(json.dumps(verdict))  # noqa: T201 - the parent reads it
+        return {"refused": "options", "problem": error.problem, "remedy": error.remedy}
+    return {"refused": ""}
 
 
 def _examine(path: Path, options: SceneOptions, limits: Limits) -> None:
@@ -190,8 +294,6 @@ def _check_declared(path: Path, limits: Limits) -> None:
 
 
 def _bytes_of(dtype: str) -> int:
-    import numpy as np
-
     try:
         return int(np.dtype(dtype).itemsize)
     except TypeError:
@@ -199,4 +301,4 @@ def _bytes_of(dtype: str) -> int:
 
 
 if __name__ == "__main__":
-    _main()
+    _serve()

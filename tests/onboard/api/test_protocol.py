@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import socket
+import threading
 from collections.abc import Callable
 
+import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 
-from onboard.api.protocol import bounded_protocol
+from onboard.api.protocol import bounded_protocol, open_body_of
+from onboard.jobs.splice import SocketSource
 
 HEAD = b"GET /slow HTTP/1.1\r\nHost: x\r\n"
 
@@ -51,3 +57,66 @@ def test_a_second_head_on_the_same_connection_is_bounded_too(address: tuple[str,
             pass
         link.sendall(HEAD)
         assert link.recv(100) == b""
+
+
+BODY = os.urandom(2_000_000)
+
+
+@pytest.fixture
+def uploads(run_server: Callable[[uvicorn.Config], tuple[str, int]]) -> tuple[str, int]:
+    """A server that takes a body from the socket, as many bytes of it as the query says, and tells their digest."""
+    app = FastAPI()
+
+    @app.post("/{count}")
+    async def post(request: Request, count: int) -> str:
+        body = open_body_of(request)
+        if body is None:
+            return "closed"
+        taken = body.take()
+        if taken is None:
+            return "here already"
+        begun, connection = taken
+        source = SocketSource(connection, body.length - len(begun), 5)
+        try:
+            rest = await run_in_threadpool(source.read, max(0, count - len(begun)))
+        finally:
+            connection.close()
+            body.give_back(source.left)
+        return hashlib.sha256((begun + rest)[:count]).hexdigest()
+
+    return run_server(uvicorn.Config(app, port=0, log_level="error", http=bounded_protocol(5)))
+
+
+def test_requests_follow_each_other_whether_their_bodies_were_read_or_not(uploads: tuple[str, int]) -> None:
+    with httpx.Client(base_url=f"http://{uploads[0]}:{uploads[1]}") as client:
+        for count in (len(BODY), 10, 1_000_000, len(BODY)):
+            answer = client.post(f"/{count}", content=BODY)
+            assert answer.json() == hashlib.sha256(BODY[:count]).hexdigest()
+        assert client.post("/10", content=BODY[:1000]).json() == "closed"
+        assert client.post("/10", content=iter([BODY])).json() == "closed"  # chunked: its end is the parser's to find
+
+
+def test_the_next_request_may_be_on_its_way_already(uploads: tuple[str, int]) -> None:
+    one = b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(BODY), len(BODY)) + BODY
+    with connected(uploads) as link:
+        sending = threading.Thread(target=link.sendall, args=(one * 3,))
+        sending.start()
+        found = b""
+        while found.count(hashlib.sha256(BODY).hexdigest().encode()) < 3:
+            found += (some := link.recv(65536))
+            assert some, found
+        sending.join()
+    assert found.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_a_client_that_waits_to_be_asked_is_asked(uploads: tuple[str, int]) -> None:
+    head = b"POST /%d HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with connected(uploads) as link:
+        link.sendall(head % (len(BODY), len(BODY)))
+        assert link.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        link.sendall(BODY)
+        found = b""
+        while not found.endswith(b'"'):
+            found += (some := link.recv(1000))
+            assert some, found
+        assert hashlib.sha256(BODY).hexdigest().encode() in found

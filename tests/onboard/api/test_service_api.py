@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -106,6 +107,27 @@ def test_what_is_too_large_or_no_tiff_or_broken_is_refused(client: httpx.Client)
     assert "/" not in detail.replace("://", "")  # no path of ours
     refused(client.post("/scenes", content=b"II*\0", headers=TIFF, params={"priority": "soon"}), 422, "invalid")
     refused(client.post("/scenes", content=b"II*\0", headers=TIFF, params={"prio": "high"}), 422, "invalid")
+
+
+def test_a_large_body_that_stops_or_breaks_or_is_none_leaves_nothing(folder: Path) -> None:
+    scene = write_scene(folder / "large.tif", 300, seed=9).read_bytes()
+    head = f"POST /scenes HTTP/1.1\r\nHost: x\r\nContent-Type: image/tiff\r\nContent-Length: {len(scene)}\r\n\r\n"
+    with running(folder / "broken" / "data", ONBOARD_BODY_TIMEOUT_S="0.5") as served, served.client() as client:
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address, timeout=10) as link:
+            link.sendall(head.encode() + scene[:100_000])
+            assert b"no byte came for 0.5 s" in link.recv(4096)
+        with socket.create_connection(address, timeout=10) as link:
+            link.sendall(head.encode() + scene[:100_000])
+            link.shutdown(socket.SHUT_WR)
+            assert b"the connection broke" in link.recv(4096)
+        # The answer to what is no TIFF comes while most of it is still on its way; the connection stays usable.
+        refused(client.post("/scenes", content=bytes(5_000_000), headers=TIFF), 415, "not-a-tiff")
+        assert client.get("/scenes").json()["scenes"] == []
+        assert list((served.data / "scenes" / ".incoming").iterdir()) == []
+        answer = client.post("/scenes", content=scene, headers=TIFF | {"Content-Digest": content_digest(scene)})
+        assert answer.status_code == 202
+        assert answer.json()["sha256"] == hashlib.sha256(scene).hexdigest()
 
 
 def test_without_room_nothing_is_taken_in(folder: Path) -> None:

@@ -20,11 +20,11 @@ from onboard.jobs.ledger import Ledger
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.mapping.journal import _records
 from onboard.settings import read_settings
-from tests.onboard.powercut import STRACE, Call, Disk, calls_of
+from tests.onboard.powercut import STRACE, Call, Disk, calls_of, read_back
 from tests.onboard.service import ROOT, running, write_scene
 
 CUTS = int(os.environ.get("POWER_CUTS", "150"))
-SIDE = 200
+SIDE = 330  # more than one read of the socket brings: the rest of the scene is spliced
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Recording:
 
     root: Path
     calls: list[Call]
+    spliced: dict[str, bytes]
     scenes: dict[str, str]
     maps: dict[str, str]
 
@@ -56,7 +57,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     digests = {path.name: _digest(path / "map.tif") for path in (root / "dest").iterdir()}
     ids = {path.name.split()[1]: _digest(folder / f"{path.name.split()[2]}.tif") for path in (root / "told").iterdir()}
     assert len(digests) == len(ids) == 2
-    return Recording(root, list(calls_of(trace)), ids, digests)
+    calls = list(calls_of(trace))
+    assert any(call.name == "splice" for call in calls)
+    return Recording(root, calls, read_back(calls), ids, digests)
 
 
 def _digest(path: Path) -> str:
@@ -64,7 +67,7 @@ def _digest(path: Path) -> str:
 
 
 def begun(recording: Recording, ignored: Callable[[str], bool] = lambda _: False) -> Disk:
-    disk = Disk(recording.root, ignored)
+    disk = Disk(recording.root, ignored, recording.spliced)
     disk.play(Call("", "mkdir", [f'"{recording.root}/told"'], 0))
     disk.top.sync()
     return disk

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,18 @@ from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.scene.probe import Probes
 from onboard.settings import Settings, read_settings
 from tests.onboard.service import write_scene
 from tests.tiny_model import write_model
+
+PROBES = Probes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _probes_end() -> Iterator[None]:
+    yield
+    PROBES.close()
 
 
 @pytest.fixture
@@ -40,7 +50,7 @@ def deliver(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, **del
     file = IncomingFile(settings, path.stat().st_size)
     file.write(path.read_bytes())
     file.finish()
-    return accept(settings, ledger, kind, file, Delivery(**({"name": path.name} | delivery)))
+    return accept(settings, ledger, kind, PROBES, file, Delivery(**({"name": path.name} | delivery)))
 
 
 def kinds(ledger: Ledger) -> list[str]:
@@ -111,9 +121,7 @@ def test_a_damaged_ledger_is_set_aside_and_built_again(
     assert kinds(fresh)[0] == "ledger-rebuilt"
 
 
-def test_a_row_without_its_file_is_reported(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
-) -> None:
+def test_a_row_without_its_file_is_reported(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
     accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40)).row
     shutil.rmtree(settings.scenes_dir / accepted.id)
     reconcile(settings, ledger)
@@ -159,17 +167,17 @@ def test_a_file_of_the_inbox_is_claimed_and_one_elsewhere_is_not(
     settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
 ) -> None:
     scene = write_scene(tmp_path / "inbox" / "a.tif", side=40)
-    accepted = accept_inbox_file(settings, ledger, kind, scene, Delivery("a"))
+    accepted = accept_inbox_file(settings, ledger, kind, PROBES, scene, Delivery("a"))
     assert accepted.is_new
     assert list((tmp_path / "inbox").iterdir()) == []
     outside = write_scene(tmp_path / "b.tif", side=40)
     (tmp_path / "inbox" / "link.tif").symlink_to(outside)
     for path in (outside, tmp_path / "inbox" / ".." / "b.tif", tmp_path / "inbox" / "link.tif", tmp_path / "inbox/no"):
         with pytest.raises(SceneRefused, match="is no file in the inbox"):
-            accept_inbox_file(settings, ledger, kind, path, Delivery("b"))
+            accept_inbox_file(settings, ledger, kind, PROBES, path, Delivery("b"))
     (tmp_path / "inbox" / "bad.tif").write_bytes(b"II*\0" + bytes(50))
     with pytest.raises(SceneRefused):
-        accept_inbox_file(settings, ledger, kind, tmp_path / "inbox" / "bad.tif", Delivery("c"))
+        accept_inbox_file(settings, ledger, kind, PROBES, tmp_path / "inbox" / "bad.tif", Delivery("c"))
     assert (tmp_path / "inbox" / "bad.tif").is_file()
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import rasterio
 
 from onboard.errors import OptionsRefused, SceneRefused
-from onboard.scene.probe import Limits, probe_scene
+from onboard.scene.probe import Limits, Probe, Probes, probe_scene
 from onboard.scene.reader import SceneOptions
 
 OK = ""
@@ -125,13 +127,68 @@ def test_limits_hold(scene: Path, limits: Limits, message: str) -> None:
         probe_scene(scene, limits=limits)
 
 
-def test_a_reader_that_dies_is_a_refusal(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killer = scene.with_name("python")
-    killer.write_text("#!/bin/sh\nkill -SEGV $$\n")
-    killer.chmod(0o755)
-    monkeypatch.setattr("onboard.scene.probe.sys.executable", os.fspath(killer))
-    with pytest.raises(SceneRefused, match="signal 11"):
-        probe_scene(scene)
+DIES = """
+import os, signal, sys
+from pathlib import Path
+import onboard.scene.probe as probe
+whole = probe._examine
+def examine(path, *rest):
+    if path.name == "deadly.tif":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    whole(path, *rest)
+probe._examine = examine
+probe._serve()
+"""
+
+
+def test_a_reader_that_dies_is_a_refusal_and_the_next_file_is_judged(
+    scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python, deadly = scene.with_name("python"), scene.with_name("deadly.tif")
+    scene.with_name("dies.py").write_text(DIES)
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} {scene.with_name('dies.py')}\n")
+    python.chmod(0o755)
+    deadly.write_bytes(scene.read_bytes())
+    monkeypatch.setenv("PYTHONPATH", os.fspath(Path(__file__).parents[3]))
+    monkeypatch.setattr("onboard.scene.probe.sys.executable", os.fspath(python))
+    with Probe() as probe:
+        with pytest.raises(SceneRefused, match="signal 11"):
+            probe.judge(deadly)
+        probe.judge(scene)
+
+
+def test_a_probe_that_is_gone_is_a_refusal_and_another_takes_its_place(
+    scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = scene.with_name("python")
+    ends.write_text("#!/bin/sh\nexit 0\n")
+    ends.chmod(0o755)
+    probes = Probes()
+    with monkeypatch.context() as patch:
+        patch.setattr("onboard.scene.probe.sys.executable", os.fspath(ends))
+        with pytest.raises(SceneRefused, match="the probe ended"):
+            probes.judge(scene)
+    probes.judge(scene)
+    probes.close()
+
+
+def test_many_files_at_once_are_judged_each_by_itself(scene: Path) -> None:
+    damaged = scene.with_name("damaged.tif")
+    damaged.write_bytes(scene.read_bytes()[:200_000])
+    probes = Probes()
+    probes.start()
+
+    def verdict(path: Path) -> str:
+        try:
+            probes.judge(path)
+        except SceneRefused:
+            return "refused"
+        return "taken"
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(verdict, [scene, damaged] * 4))
+    probes.close()
+    assert found == ["taken", "refused"] * 4
 
 
 def test_options_that_do_not_fit_come_back_as_such(scene: Path) -> None:
