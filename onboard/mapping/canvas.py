@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onboard.errors import OptionsRefused
 from onboard.mapping.files import storage_error, synced_folder
-from onboard.mapping.journal import Identity, Journal, holds
+from onboard.mapping.journal import Identity, Journal, Sureness, holds
 from onboard.scene.grid import Window
 
 GROUP_TILES = 64
@@ -118,7 +118,7 @@ class Canvas:
     ) -> None:
         self.folder = folder
         self._clock = clock
-        self._pending: list[int] = []
+        self._pending: dict[int, Sureness] = {}
         self._layers: list[Layer] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(folder)
@@ -154,9 +154,19 @@ class Canvas:
         if self.confidence is not None and confidence is not None:
             self.confidence.write(core, confidence)
 
-    def finish(self, tiles: Sequence[int]) -> None:
-        """Counts a batch's tiles as written; commits when a group is full or old enough."""
-        self._pending.extend(tiles)
+    @property
+    def mean_confidence(self) -> float | None:
+        """Over the valid pixels of all finished tiles, 0..1; None where the model gives none."""
+        sums = [*self._journal.finished.values(), *self._pending.values()]
+        pixels = sum(one[0] for one in sums)
+        return sum(one[1] for one in sums) / (255 * pixels) if pixels else None
+
+    def finish(self, tiles: Sequence[int], sureness: Mapping[int, Sureness] | None = None) -> None:
+        """Counts a batch's tiles as written; commits when a group is full or old enough.
+
+        ``sureness`` has (valid pixels, sum of confidence 0..255) of those for which there is any.
+        """
+        self._pending.update({tile: (sureness or {}).get(tile, (0, 0)) for tile in tiles})
         if len(self._pending) >= GROUP_TILES or self._clock() - self._last_commit >= GROUP_SECONDS:
             self.commit()
 
@@ -166,14 +176,15 @@ class Canvas:
             for layer in self._layers:
                 layer.sync()
             self._journal.record(self._pending)
-            self._pending = []
+            self._pending = {}
         self._last_commit = self._clock()
 
     def forget(self, tiles: Iterable[int]) -> None:
         """Has these tiles count as unfinished, durably; no write may be under way."""
-        self._pending = [tile for tile in self._pending if tile not in set(tiles)]
+        gone = set(tiles)
+        self._pending = {tile: told for tile, told in self._pending.items() if tile not in gone}
         self.commit()
-        self._journal.forget(tiles)
+        self._journal.forget(gone)
 
     def close(self) -> None:
         """Commits what is finished and closes the files."""
@@ -184,7 +195,7 @@ class Canvas:
 
     def remove(self) -> None:
         """Closes the canvas and removes its folder."""
-        self._pending = []
+        self._pending = {}
         shutil.rmtree(self.folder, ignore_errors=True)
         self._close_files()
 

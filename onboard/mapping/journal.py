@@ -1,7 +1,8 @@
 """The canvas's journal: which tiles are finished, in records that a power cut cannot forge.
 
 A record is `length (u32) | crc32 (u32) | payload`, little endian. The first holds the identity of the work as
-canonical JSON, each later one a group of finished tile indices (u32 each). A torn or damaged tail is dropped at
+canonical JSON, each later one a group of finished tiles, three numbers (u32) each: the tile's index, its valid pixels
+and the sum of the model's confidence over them (0 where the model gives none). A torn or damaged tail is dropped at
 opening: what it said is simply done again.
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _HEAD = struct.Struct("<II")
 _LONGEST = 64 << 20
 
 Identity = Mapping[str, Any]
+Sureness = tuple[int, int]
 
 
 def identity_bytes(identity: Identity) -> bytes:
@@ -45,13 +47,13 @@ class Journal:
         identity: what the work depends on; a journal written for another is not resumed.
 
     Attributes:
-        finished: tile indices recorded before this opening.
+        finished: indices of the tiles recorded so far, each with (valid pixels, sum of confidence).
         resumed: whether an earlier journal with this identity was found.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
-        self.finished: set[int] = set()
+        self.finished: dict[int, Sureness] = {}
         self._identity = identity
         wanted = identity_bytes(identity)
         end = self._replay(wanted)
@@ -63,14 +65,15 @@ class Journal:
             self._append(wanted)
             synced_folder(path.parent)
 
-    def record(self, tiles: Sequence[int]) -> None:
+    def record(self, tiles: Mapping[int, Sureness]) -> None:
         """Appends one group of tiles and syncs it; their pixels must have been synced before."""
-        self._append(np.asarray(tiles, dtype="<u4").tobytes())
+        self._append(np.asarray([(tile, *sureness) for tile, sureness in tiles.items()], dtype="<u4").tobytes())
         self.finished.update(tiles)
 
     def forget(self, tiles: Iterable[int]) -> None:
         """Takes tiles out again: a new journal without them takes the place of this one, by one rename."""
-        left = sorted(self.finished.difference(tiles))
+        gone = set(tiles)
+        left = {tile: self.finished[tile] for tile in sorted(self.finished) if tile not in gone}
         fresh = self.path.with_name(self.path.name + ".new")
         fresh.unlink(missing_ok=True)
         renewed = Journal(fresh, self._identity)
@@ -98,7 +101,8 @@ class Journal:
             if position == 0 and payload != wanted:
                 return 0
             if position > 0:
-                self.finished.update(np.frombuffer(payload, dtype="<u4").tolist())
+                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, 3).tolist()
+                self.finished.update({tile: (pixels, confidence) for tile, pixels, confidence in rows})
             end = after
         return end
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engines.engine import Engine, Prediction
 from onboard.errors import SceneRefused
 from onboard.mapping.canvas import Canvas
+from onboard.mapping.journal import Sureness
 from onboard.mapping.watch import Watch
 from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
 from onboard.scene.reader import ScenePixels
@@ -250,9 +251,8 @@ class Pipeline:
             while (item := mapped.get()) is not None:
                 begin = time.perf_counter()
                 batch, prediction = item
-                if prediction is not None:
-                    self._store(batch, prediction)
-                self.canvas.finish(batch.indices)
+                sureness = {} if prediction is None else self._store(batch, prediction)
+                self.canvas.finish(batch.indices, sureness)
                 finished += len(batch.indices)
                 stats.write_s += time.perf_counter() - begin
                 progress(min(finished, len(self.grid)), len(self.grid))
@@ -261,7 +261,9 @@ class Pipeline:
             failures.append(error)
             mapped.close()
 
-    def _store(self, batch: Batch, prediction: Prediction) -> None:
+    def _store(self, batch: Batch, prediction: Prediction) -> dict[int, Sureness]:
+        """Writes a batch's cores; gives how sure the model was of each, where it says."""
+        sureness = {}
         for position, (tile, valid) in enumerate(zip(batch.tiles, batch.valid, strict=True)):
             at = (position, tile.core_in_tile.rows, tile.core_in_tile.cols)
             classes = prediction.classes[at]
@@ -270,6 +272,10 @@ class Pipeline:
                 classes = classes * valid
                 confidence = None if confidence is None else confidence * valid
             self.canvas.write(tile.core, classes, confidence)
+            if confidence is not None:
+                pixels = confidence.size if valid is None else int(valid.sum())
+                sureness[tile.index] = (pixels, int(confidence.sum(dtype=np.uint64)))
+        return sureness
 
 
 def _core_in_source(tile: Tile) -> tuple[slice, slice]:

@@ -37,7 +37,7 @@ from onboard.scene.reader import Scene, SceneOptions
 
 WORK = ".onboard"
 # Part of every canvas's identity: raised when the same inputs would give other bytes.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 
 Progress = Callable[[int, int], None]
 
@@ -295,7 +295,7 @@ class Job:
         if canvas.confidence is not None:
             write_confidence(canvas.confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
         write_quicklook(staged / "map.tif", staged / "quicklook.webp", classes)
-        item = write_item(self._item_facts(counts, stats), staged)
+        item = write_item(self._item_facts(counts, stats, canvas.mean_confidence), staged)
         publish_folder(staged, self.final)
         found: dict[str, Any] = json.loads((self.final / item.name).read_text(encoding="utf-8"))
         return found
@@ -321,7 +321,7 @@ class Job:
             ).decode(),
         }
 
-    def _item_facts(self, counts: list[int], stats: PipelineStats) -> ItemFacts:
+    def _item_facts(self, counts: list[int], stats: PipelineStats, confidence: float | None) -> ItemFacts:
         georeference = self.scene.georeference
         return ItemFacts(
             name=self.request.folder_name,
@@ -344,6 +344,7 @@ class Job:
                 "sieve_px": self.request.sieve_px,
                 "halo_px": self.grid.halo,
                 "tiles": len(self.grid),
+                "mean_confidence": None if confidence is None else round(confidence, 4),
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
                 **self.request.own,

@@ -56,6 +56,17 @@ def test_a_missing_raster_starts_afresh_even_with_a_journal(tmp_path: Path) -> N
         assert canvas.finished == frozenset()
 
 
+def test_confidence_is_averaged_over_valid_pixels_of_every_run(tmp_path: Path) -> None:
+    with opened(tmp_path / "c") as canvas:
+        assert canvas.mean_confidence is None
+        canvas.finish([0, 1], {0: (10, 2550)})  # tile 1 has no data at all
+    with opened(tmp_path / "c") as canvas:
+        canvas.finish([2, 3], {2: (20, 2550), 3: (10, 0)})
+        assert canvas.mean_confidence == pytest.approx(0.5)
+        canvas.forget([0])
+        assert canvas.mean_confidence == pytest.approx(1 / 3)
+
+
 def test_groups_are_committed_by_count_and_by_time(tmp_path: Path) -> None:
     now = [0.0]
     with opened(tmp_path / "c", clock=lambda: now[0]) as canvas:

@@ -192,6 +192,28 @@ def test_the_item_tells_pixels_shares_and_areas(tmp_path: Path) -> None:
     assert cover[1]["area_m2"] == pytest.approx(8000)
 
 
+class _Sure(IdentityEngine):
+    """As sure as the first band is bright."""
+
+    def _predicted(self, tiles: NDArray[np.uint8]) -> Prediction:
+        return Prediction(np.maximum(tiles[:, 0], np.uint8(1)), np.ascontiguousarray(tiles[:, 0]))
+
+
+def test_mean_confidence_is_that_of_the_valid_pixels(tmp_path: Path) -> None:
+    pixels = noise(90, 70)
+    pixels[:, :30, :40] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
+    engine = _Sure(tile_size=32, confidence=True)
+    for confidence in (True, False):  # it is told whether or not it is kept as a raster
+        request = MapRequest(scene, tmp_path / str(confidence), halo=4, confidence=confidence, scene_options=PLAIN)
+        properties = json.loads(map_scene(request, engine).item_path.read_text())["properties"]
+        told = pixels[0][(pixels != 0).any(axis=0)] / 255
+        assert properties["onboard:mean_confidence"] == pytest.approx(told.mean(), abs=1e-4)
+    request = MapRequest(scene, tmp_path / "silent", scene_options=PLAIN)
+    silent = map_scene(request, ConstantEngine(code=1, tile_size=64))
+    assert json.loads(silent.item_path.read_text())["properties"]["onboard:mean_confidence"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
