@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from telemetry.readings import Reading, SourceState
+from telemetry.sources.gpu import Gpu
 from telemetry.sources.ina3221 import Ina3221
+from telemetry.sources.processor import Processor
 from telemetry.sources.rapl import Rapl
 from telemetry.sources.thermal import Thermal
+from telemetry.sources.throttle import OverCurrent, Throttle
+
+MODULE_RAILS = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN", "total")
+"""Rails that carry a whole module, by the boards' own names; jtop calls its sum "total"."""
 
 
 class Source(Protocol):
-    """A place that measures."""
+    """A place that measures.
+
+    Attributes:
+        name: of the source.
+        period_s: how often asking it is worth while.
+    """
+
+    name: str
+    period_s: float
 
     def state(self) -> SourceState:
         """Whether it is there, and if not, why not."""
@@ -20,7 +37,50 @@ class Source(Protocol):
     def read(self) -> list[Reading]:
         """One reading for each of its rails; never raises."""
 
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
 
 def sources(root: Path = Path("/")) -> list[Source]:
     """Every source we know, first choice first, found or not."""
-    return [Ina3221(root), Rapl(root), Thermal(root)]
+    return [Ina3221(root), Rapl(root), Thermal(root), Gpu(root), Processor(root), OverCurrent(root), Throttle(root)]
+
+
+def scope_of(reading: Reading) -> str:
+    """What a power rail covers: "module", "package" (processor only), "gpu", or "part"."""
+    if reading.rail in MODULE_RAILS:
+        return "module"
+    if reading.source == "rapl":
+        return "package" if reading.rail.startswith(("package", "psys")) else "part"
+    return "gpu" if reading.source == "nvml" else "part"
+
+
+def main_rail(readings: Iterable[Reading]) -> Reading | None:
+    """The power reading that covers most: a module's before a package's before a GPU's; None where there is none."""
+    order = ("module", "package", "gpu")
+    found = [one for one in readings if one.quantity == "power_w" and one.value is not None and scope_of(one) in order]
+    return min(found, key=lambda one: order.index(scope_of(one)), default=None)
+
+
+def measured_period_s(
+    source: Source,
+    *,
+    most_s: float = 1.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float | None:
+    """Seconds between two changes of what a source says, by asking it often for a while; None if it hardly changes.
+
+    A sensor averages over its own time: asking more often gives the same number again.
+    """
+    changes: list[float] = []
+    before: list[float | None] | None = None
+    begin = clock()
+    while clock() - begin < most_s:
+        now = [one.value for one in source.read()]
+        if before is not None and now != before:
+            changes.append(clock())
+        before = now
+        sleep(0.002)
+    steps = sorted(after - earlier for earlier, after in itertools.pairwise(changes))
+    return steps[len(steps) // 2] if len(steps) >= 3 else None

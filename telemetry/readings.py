@@ -68,3 +68,8 @@ class SourceState:
     def found(self) -> bool:
         """Whether it can measure anything."""
         return bool(self.rails)
+
+
+def field_of(quantity: str, rail: str) -> str:
+    """The name under which a quantity of a rail is kept in history and shown in tables."""
+    return f"{quantity}:{rail}"

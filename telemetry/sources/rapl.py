@@ -8,54 +8,65 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from telemetry.readings import Reading, SourceState
-from telemetry.sources.sysfs import number_or_reason, readable, text_or_reason
+from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, number_or_reason, readable, text_or_reason
 
 NAME = "rapl"
 
 
-@dataclass(frozen=True)
-class Rapl:
-    """All RAPL zones under a root."""
+@dataclass
+class Rapl(SysfsSource):
+    """Joules of all RAPL zones, and watts as the mean since the reading before."""
 
-    root: Path = Path("/")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.name, self.period_s = NAME, 0.1
+        self.problem = "no powercap zones in sysfs"
+        self.remedy = "expected on bare x86 machines only"
+        self._before: dict[str, tuple[float, float]] = {}
 
     def state(self) -> SourceState:
         """Which zones can be read."""
-        zones = list(self._zones())
-        open_zones = tuple(rail for rail, folder in zones if readable(folder / "energy_uj"))
-        if open_zones:
-            return SourceState(NAME, open_zones)
-        if zones:
+        found = list(self.gauges())
+        if found and not any(readable(gauge.files[0].path) for gauge in found):
             return SourceState(
                 NAME,
                 problem="energy_uj is readable by root only",
                 remedy="run as root, or let a udev rule open it to this user's group",
             )
-        return SourceState(NAME, problem="no powercap zones in sysfs", remedy="expected on bare x86 machines only")
+        return super().state()
 
     def read(self) -> list[Reading]:
-        """Energy counter of each zone in joules; it wraps at the zone's range."""
-        return [self._energy(rail, folder) for rail, folder in self._zones()]
+        """Energy counter of each zone in joules (it wraps at the zone's range), and its power."""
+        counters = super().read()
+        return [*counters, *(self._power(one) for one in counters)]
 
     def range_j(self) -> dict[str, float]:
         """Where each zone's counter wraps, in joules, for those that say."""
-        ranges = {rail: number_or_reason(folder / "max_energy_range_uj")[0] for rail, folder in self._zones()}
+        ranges = {
+            gauge.rail: number_or_reason(gauge.files[0].path.parent / "max_energy_range_uj")[0]
+            for gauge in self.gauges()
+        }
         return {rail: limit / 1e6 for rail, limit in ranges.items() if limit is not None}
 
-    def _zones(self) -> Iterator[tuple[str, Path]]:
+    def gauges(self) -> Iterator[Gauge]:
+        """A gauge a zone."""
         for folder in sorted(self.root.glob("sys/class/powercap/*-rapl:*")):
             rail, _ = text_or_reason(folder / "name")
             if rail and (folder / "energy_uj").exists():
-                yield rail, folder
+                yield Gauge("energy_j", rail, (NumberFile(folder / "energy_uj"),), scale=1e-6)
 
-    def _energy(self, rail: str, folder: Path) -> Reading:
-        microjoules, reason = number_or_reason(folder / "energy_uj")
-        if microjoules is None:
-            return Reading("energy_j", None, NAME, rail, reason=reason)
-        return Reading("energy_j", microjoules / 1e6, NAME, rail)
+    def _power(self, counter: Reading) -> Reading:
+        now = counter.at.monotonic_s
+        before = self._before.pop(counter.rail, None)
+        if counter.value is None:
+            return Reading("power_w", None, NAME, counter.rail, reason=counter.reason)
+        self._before[counter.rail] = (now, counter.value)
+        if before is None or now <= before[0]:
+            return Reading("power_w", None, NAME, counter.rail, reason="a counter's first reading")
+        step = counter_step_j(before[1], counter.value, self.range_j().get(counter.rail, 0.0))
+        return Reading("power_w", step / (now - before[0]), NAME, counter.rail)
 
 
 def counter_step_j(before_j: float, after_j: float, range_j: float) -> float:

@@ -1,9 +1,17 @@
-"""Reading sysfs files that may be absent, forbidden, empty or garbled."""
+"""Numbers in files of the kernel that may be absent, forbidden, empty or garbled, or go away and come back."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from telemetry.readings import Reading, SourceState
+
+RETRY_S = 10.0
+"""Between two searches for files: a source that was lost is found again so soon."""
 
 
 def text_or_reason(path: Path) -> tuple[str | None, str]:
@@ -31,3 +39,129 @@ def number_or_reason(path: Path) -> tuple[float | None, str]:
 def readable(path: Path) -> bool:
     """Whether this process may read the file."""
     return os.access(path, os.R_OK)
+
+
+def numbered(paths: Iterable[Path]) -> list[Path]:
+    """In the order of the numbers they end with: zone10 after zone9."""
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
+
+
+class NumberFile:
+    """A file read again and again: it stays open, a reading is one pread (sysfs makes its text anew at offset 0)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+
+    def read(self) -> tuple[float | None, str]:
+        """Its number, or None and the reason; after a failure it is opened afresh."""
+        try:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            text = os.pread(self._descriptor, 64, 0)
+        except OSError as error:
+            self.close()
+            return None, f"{self.path.name}: {(error.strerror or str(error)).lower()}"
+        try:
+            return float(text), ""
+        except ValueError:
+            said = text.decode("ascii", "replace").strip()
+            return None, f"{self.path.name}: not a number: {said[:20]!r}" if said else f"{self.path.name}: empty"
+
+    def close(self) -> None:
+        """Closes it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What one or more files say together: their product times ``scale``.
+
+    Attributes:
+        quantity: as in Reading; rail: as in Reading.
+        files: that are multiplied.
+        lowest, highest: what lies outside is no value but a sensor that is off.
+    """
+
+    quantity: str
+    rail: str
+    files: Sequence[NumberFile]
+    scale: float = 1.0
+    lowest: float = float("-inf")
+    highest: float = float("inf")
+
+    def reading(self, source: str) -> Reading:
+        """Its value now."""
+        value = self.scale
+        for file in self.files:
+            number, reason = file.read()
+            if number is None:
+                return Reading(self.quantity, None, source, self.rail, reason=reason)
+            value *= number
+        if not self.lowest <= value <= self.highest:
+            return Reading(self.quantity, None, source, self.rail, reason=f"{self.files[0].path.name}: says {value:g}")
+        return Reading(self.quantity, value, source, self.rail)
+
+
+@dataclass
+class SysfsSource:
+    """A source made of gauges; subclasses say which. Never raises while reading.
+
+    Attributes:
+        root: of the file system.
+    """
+
+    root: Path = Path("/")
+    clock: Callable[[], float] = time.monotonic
+    name: str = field(init=False, default="")
+    period_s: float = field(init=False, default=1.0)
+    problem: str = field(init=False, default="")
+    remedy: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self._gauges: list[Gauge] = []
+        self._searched = float("-inf")
+
+    def gauges(self) -> Iterator[Gauge]:
+        """Looks for what there is to read."""
+        raise NotImplementedError
+
+    def state(self) -> SourceState:
+        """Which rails give a value now."""
+        self._search()
+        rails = tuple(dict.fromkeys(one.rail for one in self.read() if one.value is not None))
+        if rails:
+            return SourceState(self.name, rails)
+        return SourceState(self.name, problem=self._why(), remedy=self.remedy)
+
+    def read(self) -> list[Reading]:
+        """A reading for each gauge."""
+        if not self._gauges or self.clock() - self._searched >= RETRY_S:
+            self._search()
+        return [gauge.reading(self.name) for gauge in self._gauges]
+
+    def close(self) -> None:
+        """Closes all files."""
+        for gauge in self._gauges:
+            for file in gauge.files:
+                file.close()
+        self._gauges = []
+
+    def _search(self) -> None:
+        """Looks again, at most every RETRY_S where nothing was found, keeping files that are still there."""
+        now = self.clock()
+        if not self._gauges and now - self._searched < RETRY_S and self._searched > float("-inf"):
+            return
+        self._searched = now
+        found = list(self.gauges())
+        if [(g.quantity, g.rail, [f.path for f in g.files]) for g in found] != [
+            (g.quantity, g.rail, [f.path for f in g.files]) for g in self._gauges
+        ]:
+            self.close()
+            self._gauges = found
+
+    def _why(self) -> str:
+        reasons = [one.reason for one in self.read() if one.reason]
+        return reasons[0] if reasons else self.problem

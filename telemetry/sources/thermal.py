@@ -4,53 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from telemetry.readings import Reading, SourceState
-from telemetry.sources.sysfs import number_or_reason, text_or_reason
+from telemetry.readings import Reading
+from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, numbered, text_or_reason
 
 NAME = "thermal"
 # A zone that is switched off reads -256 (Jetson) or absurd values; no board works outside of these.
 _COLDEST_C, _HOTTEST_C = -100.0, 200.0
 
 
-@dataclass(frozen=True)
-class Thermal:
-    """All thermal zones under a root."""
+@dataclass
+class Thermal(SysfsSource):
+    """Degrees Celsius of all thermal zones."""
 
-    root: Path = Path("/")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.name, self.period_s = NAME, 1.0
+        self.problem = "no thermal zone gives a temperature"
+        self.remedy = "virtual machines have none; see /sys/class/thermal"
 
-    def state(self) -> SourceState:
-        """Which zones give a temperature now."""
-        rails = tuple(reading.rail for reading in self.read() if reading.value is not None)
-        if rails:
-            return SourceState(NAME, rails)
-        return SourceState(
-            NAME,
-            problem="no thermal zone gives a temperature",
-            remedy="virtual machines have none; see /sys/class/thermal",
-        )
-
-    def read(self) -> list[Reading]:
-        """Temperature of each zone in degrees Celsius."""
-        return [self._temperature(rail, folder) for rail, folder in self._zones()]
+    def gauges(self) -> Iterator[Gauge]:
+        """A gauge a zone; zones of one name are numbered."""
+        seen: dict[str, int] = {}
+        for folder in numbered(self.root.glob("sys/class/thermal/thermal_zone*")):
+            kind, _ = text_or_reason(folder / "type")
+            rail = kind or folder.name
+            seen[rail] = seen.get(rail, 0) + 1
+            rail = rail if seen[rail] == 1 else f"{rail}-{seen[rail]}"
+            file = NumberFile(folder / "temp")
+            yield Gauge("temperature_c", rail, (file,), 1e-3, _COLDEST_C, _HOTTEST_C)
 
     def hottest(self) -> Reading:
         """The highest of the valid zones: some boards' joint zone (tj-thermal) reads empty."""
-        valid = [reading for reading in self.read() if reading.value is not None]
-        if not valid:
-            return Reading("temperature_c", None, NAME, "hottest", reason=self.state().problem)
-        return max(valid, key=lambda reading: reading.value or 0.0)
+        return hottest_of(self.read(), self.state().problem)
 
-    def _zones(self) -> Iterator[tuple[str, Path]]:
-        for folder in sorted(self.root.glob("sys/class/thermal/thermal_zone*")):
-            kind, _ = text_or_reason(folder / "type")
-            yield kind or folder.name, folder
 
-    def _temperature(self, rail: str, folder: Path) -> Reading:
-        millidegrees, reason = number_or_reason(folder / "temp")
-        if millidegrees is None:
-            return Reading("temperature_c", None, NAME, rail, reason=reason)
-        if not _COLDEST_C <= millidegrees / 1e3 <= _HOTTEST_C:
-            return Reading("temperature_c", None, NAME, rail, reason=f"temp: {millidegrees / 1e3:g} is no temperature")
-        return Reading("temperature_c", millidegrees / 1e3, NAME, rail)
+def hottest_of(readings: list[Reading], problem: str = "nothing measured a temperature") -> Reading:
+    """The highest temperature among readings, or the reason why there is none."""
+    valid = [one for one in readings if one.quantity == "temperature_c" and one.value is not None]
+    if not valid:
+        return Reading("temperature_c", None, NAME, "hottest", reason=problem)
+    return max(valid, key=lambda one: one.value or 0.0)

@@ -65,7 +65,13 @@ def made_rapl(root: Path, energy: str) -> Path:
 
 def test_rapl_gives_joules_and_its_range(tmp_path: Path) -> None:
     source = Rapl(made_rapl(tmp_path, "5000000\n"))
-    assert [(reading.rail, reading.value) for reading in source.read()] == [("package-0", 5.0)]
+    (counter, power) = source.read()
+    assert (counter.quantity, counter.rail, counter.value) == ("energy_j", "package-0", 5.0)
+    assert (power.quantity, power.value, power.reason) == ("power_w", None, "a counter's first reading")
+    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("9000000\n")
+    again, power = source.read()
+    between = again.at.monotonic_s - counter.at.monotonic_s
+    assert power.value == pytest.approx(4.0 / between)
     assert source.range_j() == {"package-0": pytest.approx(262143.32885)}
 
 
@@ -107,7 +113,7 @@ def test_an_empty_machine_has_no_source_and_every_one_says_why(tmp_path: Path) -
         assert not state.found
         assert state.problem
         assert state.remedy
-        assert source.read() == []
+        assert all(reading.value is None and reading.reason for reading in source.read())
     assert Thermal(tmp_path).hottest().value is None
 
 

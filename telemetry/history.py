@@ -1,0 +1,293 @@
+"""What was measured, kept through restarts and for the hours between passes, in bounded space.
+
+Four levels: every sample for minutes, then 1 s, 10 s and 1 min with least, mean and most of each field. A row is a
+time and a blob of float32, NaN where nothing was measured; the oldest rows of a level go when it is full. SQLite keeps
+it: one writer (the sampling process), any number of readers, and a page that a power cut tore is rolled back.
+
+Aboard no clock can be trusted, so the order of rows is a tick: milliseconds of running since the history began,
+rising over restarts and reboots. The time while nothing ran is not counted in it; ``utc_s`` says what the clock said.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RAW = 0.0
+"""Step of the level that keeps every sample."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Rows of one step.
+
+    Attributes:
+        step_s: seconds a row; 0 is a row a sample.
+        keep_s: seconds of running for which rows are kept.
+    """
+
+    step_s: float
+    keep_s: float
+
+
+LEVELS = (Level(RAW, 600), Level(1.0, 6 * 3600), Level(10.0, 48 * 3600), Level(60.0, 60 * 86400))
+FLUSH_S = 30.0
+"""Rows are written in one transaction so often: storage wears, and a power cut may cost so much of the past."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS fields (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS rows (
+    level INTEGER NOT NULL, tick INTEGER NOT NULL, utc_s REAL NOT NULL, samples INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (level, tick)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of the history, in columns of one length.
+
+    Attributes:
+        step_s: seconds a row; 0 where every sample has one.
+        columns: "tick" (int64, ms), "utc_s", "samples" (how many a row stands for), and each field: as it is where
+            every sample has a row, as FIELD.min, FIELD.mean and FIELD.max (float32, NaN: not measured) elsewhere.
+        next: tick from which the next page begins, None at the end.
+        now: the last tick there is; what is newer is asked for with it next time.
+    """
+
+    step_s: float
+    columns: dict[str, NDArray[Any]]
+    next: int | None
+    now: int
+
+
+@dataclass
+class _Bucket:
+    """The row of a level that is being filled."""
+
+    begin: int
+    utc_s: float
+    samples: int = 0
+    sums: dict[int, tuple[float, float, float, int]] = field(default_factory=dict)  # field: least, sum, most, count
+
+    def add(self, values: Mapping[int, float]) -> None:
+        self.samples += 1
+        for number, value in values.items():
+            least, total, most, count = self.sums.get(number, (math.inf, 0.0, -math.inf, 0))
+            self.sums[number] = (min(least, value), total + value, max(most, value), count + 1)
+
+    def blob(self) -> bytes:
+        data = np.full((max(self.sums, default=-1) + 1, 3), np.nan, dtype="<f4")
+        for number, (least, total, most, count) in self.sums.items():
+            data[number] = least, total / count, most
+        return data.tobytes()
+
+
+class History:
+    """Writes the history; one process at a time.
+
+    Args:
+        path: of the SQLite file; a damaged one is put aside, the past is worth less than the present.
+        levels: steps, each a multiple of the one before.
+        clock: monotonic seconds.
+        wall: seconds since 1970, as far as the machine knows.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        levels: Sequence[Level] = LEVELS,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.levels, self._clock, self._wall = path, levels, clock, wall
+        self._db = _opened_or_new(path)
+        self._fields = dict(self._db.execute("SELECT name, id FROM fields").fetchall())
+        last = self._db.execute("SELECT max(tick) FROM rows").fetchone()[0]
+        # A row begins before it ends: the longest step is left free, so that ticks rise over a restart.
+        self._base = 0 if last is None else last + int(1000 * max(1.0, levels[-1].step_s))
+        self._began = clock()
+        self._newest = self._base - 1
+        self._buckets: list[_Bucket | None] = [None] * len(levels)
+        self._rows: list[tuple[int, int, float, int, bytes]] = []
+        self._flushed = clock()
+
+    @property
+    def tick(self) -> int:
+        """Now, in milliseconds of running."""
+        return self._base + int(1000 * (self._clock() - self._began))
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Takes one sample: what has a value, by field. Written with the next flush."""
+        self._newest = tick = max(self.tick, self._newest + 1)
+        utc_s = self._wall()
+        numbered = {self._number(name): value for name, value in values.items() if math.isfinite(value)}
+        for position, level in enumerate(self.levels):
+            if level.step_s == RAW:
+                data = np.full(max(numbered, default=-1) + 1, np.nan, dtype="<f4")
+                data[list(numbered)] = list(numbered.values())
+                self._rows.append((position, tick, utc_s, 1, data.tobytes()))
+                continue
+            step = int(1000 * level.step_s)
+            begin = tick - tick % step
+            bucket = self._buckets[position]
+            if bucket is None or bucket.begin != begin:
+                self._close_bucket(position)
+                bucket = self._buckets[position] = _Bucket(begin, utc_s)
+            bucket.add(numbered)
+        if self._clock() - self._flushed >= FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes finished rows and forgets what is too old; a full disk costs rows, never the caller."""
+        self._flushed = self._clock()
+        rows, self._rows = self._rows, []
+        try:
+            with self._db:
+                known = [(number, name) for name, number in self._fields.items()]
+                self._db.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", known)
+                self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
+                for position, level in enumerate(self.levels):
+                    oldest = self.tick - int(1000 * level.keep_s)
+                    self._db.execute("DELETE FROM rows WHERE level = ? AND tick < ?", (position, oldest))
+        except sqlite3.Error:
+            return
+
+    def close(self) -> None:
+        """Writes everything, unfinished rows too."""
+        for position in range(len(self.levels)):
+            self._close_bucket(position)
+        self.flush()
+        self._db.close()
+
+    def _close_bucket(self, position: int) -> None:
+        bucket, self._buckets[position] = self._buckets[position], None
+        if bucket is not None and bucket.samples:
+            self._rows.append((position, bucket.begin, bucket.utc_s, bucket.samples, bucket.blob()))
+
+    def _number(self, name: str) -> int:
+        number = self._fields.get(name)
+        if number is None:
+            number = self._fields[name] = len(self._fields)
+        return int(number)
+
+
+class Reader:
+    """Reads a history that another process may be writing."""
+
+    def __init__(self, path: Path, levels: Sequence[Level] = LEVELS) -> None:
+        self.path, self.levels = path, levels
+
+    def query(
+        self,
+        since: int | None = None,
+        until: int | None = None,
+        step_s: float = 1.0,
+        fields: Sequence[str] | None = None,
+        limit: int = 2000,
+    ) -> Page:
+        """Rows after a tick (None: from the first) up to another, oldest first, at most ``limit``.
+
+        Taken from the coarsest level that is at least as fine as ``step_s``, or a coarser one where that no longer
+        reaches back to ``since``; the page says which it was. Negative ticks count from now, in
+        milliseconds. ``fields`` names what is wanted, by whole names or by their part before the colon.
+        """
+        if not self.path.exists():
+            return Page(step_s, _empty(), None, 0)
+        db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
+        try:
+            now = db.execute("SELECT max(tick) FROM rows").fetchone()[0] or 0
+            since = -1 if since is None else _from_now(since, now)
+            until = None if until is None else _from_now(until, now)
+            names = dict(db.execute("SELECT id, name FROM fields").fetchall())
+            wanted = {i: n for i, n in names.items() if fields is None or n in fields or n.partition(":")[0] in fields}
+            level = self._level(db, since, step_s)
+            own = self.levels[level].step_s
+            rows = db.execute(
+                "SELECT tick, utc_s, samples, data FROM rows WHERE level = ? AND tick > ? AND tick <= ?"
+                " ORDER BY tick LIMIT ?",
+                (level, since, 2**62 if until is None else until, limit + 1),
+            ).fetchall()
+        except sqlite3.OperationalError:
+            return Page(step_s, _empty(), None, 0)  # just being made
+        finally:
+            db.close()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        following = rows[-1][0] if more else None
+        return Page(own, _columns(rows, wanted, raw=own == RAW), following, now)
+
+    def _level(self, db: sqlite3.Connection, since: int, step_s: float) -> int:
+        fit = max((i for i, level in enumerate(self.levels) if level.step_s <= max(step_s, 0.0)), default=0)
+        firsts = dict(db.execute("SELECT level, min(tick) FROM rows GROUP BY level").fetchall())
+        reach = [i for i in range(fit, len(self.levels)) if i in firsts]
+        oldest = min(firsts.values(), default=0)
+        for position in reach:
+            slack = 1000 * self.levels[position].step_s
+            if firsts[position] <= max(since, oldest + 1000 * self.levels[-1].step_s) + slack:
+                return position
+        return reach[-1] if reach else fit
+
+
+def _from_now(tick: int, now: int) -> int:
+    return tick if tick >= 0 else max(0, now + tick)
+
+
+def _empty() -> dict[str, NDArray[Any]]:
+    return {"tick": np.zeros(0, np.int64), "utc_s": np.zeros(0), "samples": np.zeros(0, np.int64)}
+
+
+def _columns(
+    rows: Sequence[tuple[int, float, int, bytes]], wanted: Mapping[int, str], *, raw: bool
+) -> dict[str, NDArray[Any]]:
+    width = 1 if raw else 3
+    data = np.full((len(rows), max(wanted, default=-1) + 1, width), np.nan, np.float32)
+    for position, (_, _, _, blob) in enumerate(rows):
+        values = np.frombuffer(blob, "<f4").reshape(-1, width)[: data.shape[1]]
+        data[position, : len(values)] = values
+    tick = np.array([row[0] for row in rows], np.int64)
+    utc_s = np.array([row[1] for row in rows], float)
+    samples = np.array([row[2] for row in rows], np.int64)
+    columns: dict[str, NDArray[Any]] = {"tick": tick, "utc_s": utc_s, "samples": samples}
+    for number, name in sorted(wanted.items(), key=lambda pair: pair[1]):
+        if np.isnan(data[:, number]).all():
+            continue
+        if raw:
+            columns[name] = data[:, number, 0]
+        else:
+            columns |= {f"{name}.{part}": data[:, number, i] for i, part in enumerate(("min", "mean", "max"))}
+    return columns
+
+
+def _opened_or_new(path: Path) -> sqlite3.Connection:
+    try:
+        return _opened(path)
+    except sqlite3.DatabaseError:
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+            found = path.with_name(name)
+            if found.exists():
+                found.replace(path.with_name(f"{name}.damaged"))
+        return _opened(path)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=5)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")  # a power cut may take the last flush, never the file
+        db.executescript(_SCHEMA)
+        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("quick_check failed")
+    except BaseException:
+        db.close()
+        raise
+    return db
