@@ -106,7 +106,7 @@ def _worker_held(api: int) -> Iterator[None]:
     status = Path(f"/proc/{api}/status").read_text()
     parent = int(re.search(r"PPid:\s+(\d+)", status)[1])  # type: ignore[index]
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    worker = next(int(pid) for pid in children if int(pid) != api)
+    worker = next(int(pid) for pid in children if b"jobs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(worker, signal.SIGSTOP)
     try:
         yield

@@ -140,6 +140,7 @@ def _serve(_: argparse.Namespace) -> int:
     import logging
 
     from onboard.api.auth import check_binding, read_tokens
+    from onboard.jobs.governor import limits_of
     from onboard.jobs.kind import MapKind
     from onboard.jobs.supervisor import serve
     from onboard.settings import read_settings
@@ -148,6 +149,7 @@ def _serve(_: argparse.Namespace) -> int:
     settings = read_settings()
     # What would stop a child at once is said here, in one line.
     check_binding(settings.host, read_tokens(settings.tokens_path))
+    limits_of(settings)
     MapKind.of(settings)
     serve(settings)
     return 0

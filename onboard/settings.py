@@ -65,6 +65,23 @@ class Settings(BaseSettings):
     recovery_command: str | None = Field(None, description="run when the engine stays lost (a reboot, say)")
     recovery_minutes: float = Field(60.0, gt=0, description="least minutes between two runs of recovery_command")
 
+    telemetry_root: Path = Field(Path("/"), description="file system whose /sys and /proc are read")
+    sample_hz: float = Field(10.0, gt=0, le=100, description="samples of power a second")
+    streams_at_once: int = Field(4, ge=1, description="live telemetry streams at the same time")
+
+    mean_power_w: float | None = Field(None, gt=0, description="governor: mean power allowed over any window")
+    power_window_s: float = Field(600.0, gt=0, description="governor: length of that window")
+    peak_power_w: float | None = Field(None, gt=0, description="governor: power allowed at any moment")
+    orbit_energy_j: float | None = Field(None, gt=0, description="governor: energy allowed an orbit, rest included")
+    orbit_s: float = Field(5700.0, gt=0, description="governor: length of an orbit")
+    hot_c: float | None = Field(None, description="governor: temperature at which work stops")
+    cool_c: float | None = Field(None, description="governor: temperature at which it goes on (default: 2 below)")
+    quiet: str = Field("", description="governor: spans of the day (UTC) without work, like 06:00-07:30,22:00-01:00")
+    safe_duty: float = Field(0.25, ge=0, le=1, description="governor: share worked while a limit's sensor is silent")
+    turn_s: float = Field(20.0, gt=0, description="governor: least seconds of work and rest together")
+    urgent_margin: float = Field(0.1, ge=0, description="governor: share by which urgent scenes may overdraw")
+    power_modes: str = Field("", description="governor: modes it may set by name, strongest first, like 40W,25W")
+
     @field_validator("data_dir", "inbox", "tokens_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
@@ -89,6 +106,11 @@ class Settings(BaseSettings):
     def canvases_dir(self) -> Path:
         """A folder a scene that is being mapped."""
         return self.data_dir / "canvases"
+
+    @property
+    def telemetry_dir(self) -> Path:
+        """History and calibration."""
+        return self.data_dir / "telemetry"
 
     @property
     def ledger_path(self) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from onboard.api import downlink, maps, problems, scenes, telemetry
+from onboard.api import downlink, events, health, history, maps, metrics, problems, scenes, telemetry
 from onboard.api.service import Service
 
 DESCRIPTION = "Scenes in, land-cover maps out, nothing lost in between. Errors are application/problem+json (RFC 9457)."
@@ -21,7 +21,7 @@ def app_of(service: Service) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     problems.install(app)
-    for module in (scenes, maps, downlink, telemetry):
+    for module in (scenes, maps, downlink, telemetry, history, metrics, events, health):
         app.include_router(module.router)
     _document_problems(app)
     return app

@@ -41,13 +41,13 @@ class RateLimit:
             self._left[name] = (left - 1.0, now)
 
 
-class UploadSlots:
-    """So many uploads at once, over all callers."""
+class Slots:
+    """So many uploads or streams at once, over all callers."""
 
     RETRY_AFTER_S = 10
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, slots: int, what: str = "uploads") -> None:
+        self.slots, self.what = slots, what
         self._free = threading.BoundedSemaphore(slots)
 
     @contextmanager
@@ -58,7 +58,7 @@ class UploadSlots:
             TooMany: all are taken.
         """
         if not self._free.acquire(blocking=False):
-            raise TooMany(f"{self.slots} uploads are running, more are not taken at once", self.RETRY_AFTER_S)
+            raise TooMany(f"{self.slots} {self.what} are running, more are not taken at once", self.RETRY_AFTER_S)
         try:
             yield
         finally:

@@ -60,7 +60,7 @@ def serve_api(settings: Settings) -> None:
     service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
     threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
     threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
-    threading.Thread(target=service.beats.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
+    threading.Thread(target=service.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
     config = config_of(service)
     listening = bound_socket(settings.host, settings.port)
     host, port = listening.getsockname()[:2]

@@ -12,10 +12,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from onboard.api.auth import Caller, Tokens, read_tokens
-from onboard.api.limits import RateLimit, UploadSlots
+from onboard.api.limits import RateLimit, Slots
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
+from onboard.jobs.measured import Hearing
 from onboard.scene.probe import Probes
 from onboard.settings import Settings
 
@@ -27,12 +28,11 @@ class Beats:
         self._last = Heartbeat()
         self._heard: float | None = None
 
-    def listen(self, lines: Iterable[bytes]) -> None:
-        """Takes lines until they end: the supervisor's pipe, in a thread of its own."""
-        for line in lines:
-            beat = heartbeat_of(line)
-            if beat is not None:
-                self._last, self._heard = beat, time.monotonic()
+    def take(self, line: bytes) -> None:
+        """Takes a line if it is a heartbeat."""
+        beat = heartbeat_of(line)
+        if beat is not None:
+            self._last, self._heard = beat, time.monotonic()
 
     @property
     def last(self) -> Heartbeat:
@@ -54,17 +54,20 @@ class Service:
         kind: model and options that scenes are accepted for.
         tokens: read at the start; `onboard token` and a restart change them.
         beats: the worker's heartbeats.
+        hearing: what the sampling process measures.
     """
 
     settings: Settings
     kind: MapKind
     tokens: Tokens = field(default_factory=Tokens)
     beats: Beats = field(default_factory=Beats)
+    hearing: Hearing = field(default_factory=Hearing)
 
     def __post_init__(self) -> None:
         self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
-        self.uploads = UploadSlots(self.settings.uploads_at_once)
+        self.uploads = Slots(self.settings.uploads_at_once)
         self.probes = Probes()
+        self.streams = Slots(self.settings.streams_at_once, "live streams")
         self.started = time.monotonic()
         self.inbox_seen: dict[Path, tuple[int, int]] = {}
         self._local = threading.local()
@@ -78,6 +81,12 @@ class Service:
             EngineError: there is no such model.
         """
         return cls(settings, MapKind.of(settings), read_tokens(settings.tokens_path))
+
+    def listen(self, lines: Iterable[bytes]) -> None:
+        """Takes what worker and sampling say until it ends: the supervisor's pipe, in a thread of its own."""
+        for line in lines:
+            if not self.hearing.take(line):
+                self.beats.take(line)
 
     @property
     def ledger(self) -> Ledger:

@@ -1,23 +1,29 @@
-"""Telemetry, metrics, health, events: a first cut on what the worker's heartbeat and the sources say."""
+"""Telemetry: one snapshot, and a live stream of them."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
-from dataclasses import asdict
+from collections.abc import AsyncIterator
+from datetime import datetime, timezone
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, InfoMetricFamily
-from pydantic import BaseModel
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
+from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.jobs.moment import moment
-from telemetry.discover import sources
-from telemetry.readings import Reading
 
 router = APIRouter(tags=["telemetry"])
+UNITS = {
+    "power_w": "W", "energy_j": "J", "temperature_c": "Cel", "clock_hz": "Hz", "memory_bytes": "By", "load": "1",
+    "over_current_events": "1", "throttle_state": "1",
+}  # fmt: skip
+"""By quantity, in UCUM's spelling."""
 
 
 class Value(BaseModel):
@@ -25,10 +31,46 @@ class Value(BaseModel):
 
     quantity: str
     value: float | None
+    unit: str = Field(description="in UCUM's spelling")
     reason: str
     source: str
     rail: str
     at: str
+
+
+class Rail(BaseModel):
+    """Energy of one rail since sampling began."""
+
+    rail: str
+    energy_j: float
+    measured_s: float
+    unmeasured_s: float = Field(description="gaps: nobody knows what was spent in them")
+    mean_power_w: float | None
+    peak_power_w: float | None
+
+
+class Power(BaseModel):
+    """The rail that covers most of the machine."""
+
+    rail: str | None
+    power_w: float | None
+    idle_w: float | None = Field(description="measured by `onboard calibrate`")
+    net_w: float | None = Field(description="power less idle power")
+    reason: str = Field(description="why there is no value")
+    mode: str | None = Field(description="power mode by its name")
+    hottest_c: float | None
+    throttling: bool
+    rails: list[Rail]
+
+
+class GovernorAnswer(BaseModel):
+    """What the governor does."""
+
+    state: str
+    why: str
+    mean_power_w: float | None
+    orbit_energy_j: float | None
+    hot_c: float | None
 
 
 class Snapshot(BaseModel):
@@ -39,82 +81,64 @@ class Snapshot(BaseModel):
     scene: str | None
     tiles_done: int
     tiles_all: int
-    tiles_per_s: float | None
+    tiles_per_s: float | None = Field(description="over the last minute")
+    tiles_per_s_1s: float | None = Field(description="over the last second")
+    tiles_per_s_scene: float | None = Field(description="since this run of the scene began")
+    pixels_per_s: float | None = Field(description="mapped pixels, halos not counted")
+    stages_ms: dict[str, tuple[float, float]] = Field(description="p50 and p95 of read, infer and write, a batch")
     tiles_total: int
     scenes_total: int
     scenes: dict[str, int]
     disk: dict[str, int]
+    power: Power
+    governor: GovernorAnswer
+    sources: dict[str, str] = Field(description="by name, what is wrong; empty where it measures")
     readings: list[Value]
-
-
-class Health(BaseModel):
-    """Whether it can map, and if not, why."""
-
-    status: str
-    problems: list[str]
 
 
 @router.get("/telemetry")
 def get_telemetry(service: TheService, caller: TheCaller) -> Snapshot:
     """One snapshot."""
     caller.must_be("telemetry", "ground")
-    return _snapshot(service)
+    return snapshot(service)
 
 
-@router.get("/events")
-def get_events(
+@router.get(
+    "/telemetry/stream",
+    response_class=Response,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "a snapshot an event"}, **documented(429)},
+)
+async def get_stream(
     service: TheService,
     caller: TheCaller,
-    since: Annotated[int, Query(ge=0, le=2**62)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> dict[str, Any]:
-    """What an operator should know, in its order."""
+    every_s: Annotated[float, Query(ge=0.2, le=60)] = 1.0,
+    count: Annotated[int | None, Query(ge=1, description="end after so many")] = None,
+) -> Response:
+    """Snapshots as server-sent events, until the client goes."""
     caller.must_be("telemetry", "ground")
-    rows = service.ledger.events(after=since, limit=limit)
-    return {"events": [asdict(row) for row in rows], "next": rows[-1].sequence if len(rows) == limit else None}
+    slot = service.streams.one()
+    slot.__enter__()  # given back when the stream ends, which is after this function
+
+    async def events() -> AsyncIterator[str]:
+        sent = 0
+        try:
+            while count is None or sent < count:
+                if sent:
+                    await asyncio.sleep(every_s)
+                told = await run_in_threadpool(snapshot, service)
+                yield f"id: {sent}\nevent: telemetry\ndata: {json.dumps(told.model_dump(mode='json'))}\n\n"
+                sent += 1
+        finally:
+            slot.__exit__(None, None, None)
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/metrics", response_class=Response)
-def get_metrics(service: TheService, caller: TheCaller) -> Response:
-    """For Prometheus."""
-    caller.must_be("telemetry")
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Metrics(_snapshot(service), service))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/health/live")
-def get_live() -> Health:
-    """The API answers; no token needed."""
-    return Health(status="live", problems=[])
-
-
-@router.get("/health/ready", responses={503: {"model": Health}})
-def get_ready(service: TheService) -> Response:
-    """Whether scenes are mapped now; no token needed, nothing secret in it."""
-    problems = _problems(service)
-    status = "ready" if not problems else "starting" if service.beats.last.engine == "starting" else "not ready"
-    answer = Health(status=status, problems=problems)
-    return JSONResponse(answer.model_dump(), 503 if problems else 200)
-
-
-def _problems(service: Service) -> list[str]:
-    beat, silent = service.beats.last, service.beats.silent_s
-    if silent is None:
-        return ["the worker has not been heard of yet"]
-    found = []
-    if silent > service.settings.heartbeat_timeout_s:
-        found.append(f"the worker has been silent for {silent:.0f} s")
-    if beat.engine != "ready":
-        found.append(f"the engine is {beat.engine}: scenes are taken and wait")
-    if shutil.disk_usage(service.settings.data_dir).free < service.settings.reserve:
-        found.append("less room than the reserve is left: scenes are not taken")
-    return found
-
-
-def _snapshot(service: Service) -> Snapshot:
+def snapshot(service: Service) -> Snapshot:
+    """Of now, from what worker and sampling last said."""
     beat = service.beats.last
     disk = shutil.disk_usage(service.settings.data_dir)
+    settings = service.settings
     return Snapshot(
         at=moment(),
         engine={
@@ -123,64 +147,64 @@ def _snapshot(service: Service) -> Snapshot:
             "heard_s_ago": service.beats.silent_s,
         },
         scene=beat.scene, tiles_done=beat.tiles_done, tiles_all=beat.tiles_all, tiles_per_s=beat.tiles_per_s,
-        tiles_total=beat.tiles_total, scenes_total=beat.scenes_total, scenes=service.ledger.counts(),
-        disk={"free_bytes": disk.free, "total_bytes": disk.total, "reserve_bytes": service.settings.reserve},
-        readings=[_value(reading) for source in sources() for reading in _read(source)],
+        tiles_per_s_1s=beat.tiles_per_s_1s, tiles_per_s_scene=beat.tiles_per_s_scene, pixels_per_s=beat.pixels_per_s,
+        stages_ms=beat.stages_ms, tiles_total=beat.tiles_total, scenes_total=beat.scenes_total,
+        scenes=service.ledger.counts(),
+        disk={"free_bytes": disk.free, "total_bytes": disk.total, "reserve_bytes": settings.reserve},
+        power=_power(service),
+        governor=GovernorAnswer(
+            state=beat.governor, why=beat.governor_why, mean_power_w=settings.mean_power_w,
+            orbit_energy_j=settings.orbit_energy_j, hot_c=settings.hot_c,
+        ),
+        sources=dict(service.hearing.last.sources), readings=_readings(service),
     )  # fmt: skip
 
 
-def _read(source: Any) -> list[Reading]:
-    """Its readings, or the one reason why it has none."""
-    found: list[Reading] = source.read()
-    if found:
-        return found
-    state = source.state()
-    quantity = "temperature_c" if state.name == "thermal" else "power_w"
-    return [Reading(quantity, None, state.name, "", reason=state.problem or "it gives nothing")]
-
-
-def _value(reading: Reading) -> Value:
-    at = reading.at.utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Value(
-        quantity=reading.quantity, value=reading.value, reason=reading.reason, source=reading.source,
-        rail=reading.rail, at=at,
+def _power(service: Service) -> Power:
+    told, stale = service.hearing.last, _stale(service)
+    watts = None if stale else told.main_power_w()
+    rails = [
+        Rail(
+            rail=name.partition(":")[2], energy_j=joules or 0.0, measured_s=covered or 0.0, unmeasured_s=gap or 0.0,
+            mean_power_w=joules / covered if joules is not None and covered else None, peak_power_w=peak,
+        )
+        for name, (joules, covered, gap, peak) in told.energy.items()
+    ]  # fmt: skip
+    return Power(
+        rail=told.main.partition(":")[2] or None, power_w=watts, idle_w=told.idle_w,
+        net_w=None if watts is None or told.idle_w is None else watts - told.idle_w,
+        reason=stale or ("" if watts is not None else told.main_problem or "the rail was lost"),
+        mode=told.mode or None, hottest_c=None if stale else told.hottest_c, throttling=told.throttling, rails=rails,
     )  # fmt: skip
 
 
-class _Metrics:
-    """One snapshot as Prometheus collects it; what nobody measured is absent, never zero."""
-
-    def __init__(self, snapshot: Snapshot, service: Service) -> None:
-        self.snapshot, self.service = snapshot, service
-
-    def collect(self) -> Any:
-        told = self.snapshot
-        yield _gauge("onboard_engine_ready", "Whether an engine that computes right is in service.",
-                     float(told.engine["state"] == "ready"))  # fmt: skip
-        yield _gauge("onboard_tiles_per_second", "Tiles mapped, over the last minute.", told.tiles_per_s)
-        yield _gauge("onboard_worker_tiles", "Tiles mapped by this worker since it started.", told.tiles_total)
-        yield _gauge("onboard_worker_scenes", "Scenes mapped by this worker since it started.", told.scenes_total)
-        yield _gauge("onboard_disk_free_bytes", "Free on the data folder's disk.", told.disk["free_bytes"])
-        scenes = GaugeMetricFamily("onboard_scenes", "Scenes in the ledger.", labels=["state"])
-        for state, count in told.scenes.items():
-            scenes.add_metric([state], count)
-        yield scenes
-        info = InfoMetricFamily("onboard_engine", "The engine in service.")
-        info.add_metric([], {key: str(told.engine[key]) for key in ("backend", "precision", "model")})
-        yield info
-        for quantity, name, text in (
-            ("power_w", "onboard_power_watts", "Power of a rail."),
-            ("temperature_c", "onboard_temperature_celsius", "Temperature of a zone."),
-        ):
-            family = GaugeMetricFamily(name, text, labels=["source", "rail"])
-            for reading in told.readings:
-                if reading.quantity == quantity and reading.value is not None:
-                    family.add_metric([reading.source, reading.rail], reading.value)
-            yield family
+def _stale(service: Service) -> str:
+    """Why the last measurements are not those of now; empty where they are."""
+    silent = service.hearing.silent_s
+    if silent is None:
+        return "nothing was heard from the sampling process yet"
+    return f"the sampling process has been silent for {silent:.0f} s" if silent > STALE_S else ""
 
 
-def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text)
-    if value is not None:
-        family.add_metric([], float(value))
-    return family
+STALE_S = 5.0
+
+
+def _readings(service: Service) -> list[Value]:
+    told, stale = service.hearing.last, _stale(service)
+    at = datetime.fromtimestamp(told.utc_s, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    found = []
+    for quantity, rail, source, value, reason in told.readings:
+        known = None if stale or value is None else float(value)
+        why = "" if known is not None else stale or str(reason) or "no reason was told"
+        unit = UNITS.get(str(quantity), "")
+        found.append(
+            Value(quantity=str(quantity), value=known, unit=unit, reason=why, source=str(source), rail=str(rail), at=at)
+        )
+    missing = {"power_w": told.main_problem, "temperature_c": told.sources.get("thermal", "")}
+    for quantity, why in missing.items():
+        if not any(one.quantity == quantity for one in found):
+            reason = stale or why or "no source"
+            found.append(
+                Value(quantity=quantity, value=None, unit=UNITS[quantity], reason=reason, source="", rail="", at=at)
+            )
+    return found

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,12 @@ class Heartbeat:
         scene: the id of the one being mapped, None while idle.
         tiles_done, tiles_all: of that scene.
         tiles_total, scenes_total: done by this worker.
-        tiles_per_s: over the last minute, None before the first tile.
+        tiles_per_s: over the last minute, None before the first tile; tiles_per_s_1s: over the last second;
+            tiles_per_s_scene: since this run of the scene began.
+        pixels_per_s: over the last minute, of the part of a tile that is kept.
+        stages_ms: by stage, (p50, p95) of the last 256 batches.
+        governor, governor_why: state of the governor and its reason.
+        wanted_mode: the power mode that the governor asks for; empty: none.
         checked_s_ago: seconds since the engine was last found right.
     """
 
@@ -39,6 +44,13 @@ class Heartbeat:
     tiles_total: int = 0
     scenes_total: int = 0
     tiles_per_s: float | None = None
+    tiles_per_s_1s: float | None = None
+    tiles_per_s_scene: float | None = None
+    pixels_per_s: float | None = None
+    stages_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    governor: str = "off"
+    governor_why: str = ""
+    wanted_mode: str = ""
     checked_s_ago: float | None = None
 
     def line(self) -> bytes:
@@ -63,6 +75,7 @@ class Pulse:
     """
 
     MINUTE_S = 60.0
+    BATCHES = 256
 
     def __init__(
         self, descriptor: int | None, *, every_s: float = 0.5, clock: Callable[[], float] = time.monotonic
@@ -71,6 +84,9 @@ class Pulse:
         self._last = -1e9
         self._checked: float | None = None
         self._tiles: deque[tuple[float, int]] = deque()
+        self._stages: dict[str, deque[float]] = {}
+        self._begun, self._scene_tiles = clock(), 0
+        self.tile_pixels = 0
         self._lock = threading.Lock()
         self._granted_until = 0.0
         self.state = Heartbeat(pid=os.getpid())
@@ -90,11 +106,23 @@ class Pulse:
         """The engine was found right just now."""
         self._checked = self._clock()
 
+    def begin(self, scene: str) -> None:
+        """A scene's run begins."""
+        self._begun, self._scene_tiles = self._clock(), 0
+        self.change(scene=scene, tiles_done=0, tiles_all=0, tiles_per_s_scene=None)
+
+    def took(self, stage: str, seconds: float) -> None:
+        """A stage took so long for one batch; any thread may say so."""
+        with self._lock:
+            self._stages.setdefault(stage, deque(maxlen=self.BATCHES)).append(seconds)
+
     def tiles(self, done: int, every: int) -> None:
         """So many tiles of the scene are done; any thread may say so."""
         with self._lock:
-            new = max(0, done - self.state.tiles_done)
+            # What an earlier run had done already is no work of this one.
+            new = max(0, done - self.state.tiles_done) if self.state.tiles_all else 1
             self._tiles.append((self._clock(), new))
+            self._scene_tiles += new
             total = self.state.tiles_total + new
             self.state = replace(self.state, tiles_done=done, tiles_all=every, tiles_total=total)
 
@@ -106,7 +134,13 @@ class Pulse:
         self._last = now
         with self._lock:
             ago = None if self._checked is None else round(now - self._checked, 3)
-            self.state = replace(self.state, monotonic_s=now, tiles_per_s=self._rate(now), checked_s_ago=ago)
+            rate = self._rate(now)
+            self.state = replace(
+                self.state, monotonic_s=now, checked_s_ago=ago, tiles_per_s=rate, tiles_per_s_1s=self._last_second(now),
+                tiles_per_s_scene=self._scene_rate(now),
+                pixels_per_s=None if rate is None else round(rate * self.tile_pixels),
+                stages_ms={stage: _p50_p95_ms(times) for stage, times in self._stages.items()},
+            )  # fmt: skip
             line = self.state.line()
         try:
             os.write(self._descriptor, line)  # under PIPE_BUF: whole or not at all
@@ -126,3 +160,17 @@ class Pulse:
             return None
         span = max(now - self._tiles[0][0], 1e-3)
         return round(sum(count for _, count in self._tiles) / span, 4)
+
+    def _last_second(self, now: float) -> float | None:
+        return float(sum(count for at, count in self._tiles if now - at <= 1.0)) if self._tiles else None
+
+    def _scene_rate(self, now: float) -> float | None:
+        if self.state.scene is None:
+            return None
+        span = max(now - self._begun, 1e-3)
+        return round(self._scene_tiles / span, 4) if self._scene_tiles else None
+
+
+def _p50_p95_ms(times: deque[float]) -> tuple[float, float]:
+    ordered = sorted(times)
+    return tuple(round(1e3 * ordered[int(share * (len(ordered) - 1))], 2) for share in (0.5, 0.95))  # type: ignore[return-value]

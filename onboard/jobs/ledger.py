@@ -42,7 +42,11 @@ CREATE TABLE IF NOT EXISTS maps (
 CREATE TABLE IF NOT EXISTS events (
     sequence INTEGER PRIMARY KEY, severity TEXT NOT NULL, kind TEXT NOT NULL, about TEXT, text TEXT NOT NULL,
     at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS acknowledged (only INTEGER PRIMARY KEY CHECK (only = 1), value INTEGER NOT NULL);
+INSERT OR IGNORE INTO acknowledged VALUES (1, 0);
 """
+EVENTS_KEPT: Final = 20_000
+"""Beyond so many the oldest are forgotten, acknowledged ones first."""
 
 
 @dataclass(frozen=True)
@@ -344,7 +348,26 @@ class Ledger:
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
                 (number, severity, kind, about, text, json.dumps(moment())),
             )
+            for known, limit in ((self.acknowledged(), EVENTS_KEPT // 2), (number, EVENTS_KEPT)):
+                self._base.execute(
+                    "DELETE FROM events WHERE sequence <= ? AND sequence <="
+                    " (SELECT sequence FROM events ORDER BY sequence DESC LIMIT 1 OFFSET ?)",
+                    (known, limit),
+                )
         return number
+
+    def acknowledged(self) -> int:
+        """Sequence number up to which the ground has the events."""
+        row = self._one("SELECT value FROM acknowledged")
+        return 0 if row is None else int(row[0])
+
+    def acknowledge(self, sequence: int) -> int:
+        """The ground has the events up to here; gives the highest number ever said, never one to come."""
+        with self._writing():
+            self._base.execute(
+                "UPDATE acknowledged SET value = max(value, min(?, (SELECT value FROM counter)))", (sequence,)
+            )
+        return self.acknowledged()
 
     def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
         """In their order, those behind sequence number ``after``."""

@@ -20,7 +20,7 @@ def moment() -> dict[str, Any]:
         "utc": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "boot_id": _boot_id(),
         "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
-        "clock_synchronised": _is_synchronised(),
+        "clock_synchronised": is_synchronised(),
     }
 
 
@@ -31,7 +31,7 @@ def _boot_id() -> str:
         return "unknown"
 
 
-def _is_synchronised() -> bool:
+def is_synchronised() -> bool:
     """The kernel's own word for it (adjtimex, read only)."""
     buffer = ctypes.create_string_buffer(512)  # struct timex is 208 bytes; zeros ask and set nothing
     try:

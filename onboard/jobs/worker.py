@@ -11,9 +11,10 @@ import fcntl
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,14 @@ from typing import Any
 from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
+from onboard.jobs.account import SceneAccount
+from onboard.jobs.governor import Governor, Measurement, limits_of
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
 from onboard.jobs.ledger import Ledger, SceneRow
+from onboard.jobs.measured import Hearing
+from onboard.jobs.moment import is_synchronised
 from onboard.jobs.parent import end_with_parent
 from onboard.jobs.published import ERASING, map_row_of
 from onboard.jobs.recovery import Recovery
@@ -38,8 +43,10 @@ log = logging.getLogger(__name__)
 LOCK_FILE = "worker.lock"
 IDLE_S = 0.2
 """Between two looks for work. A look is one read of the ledger's index, from memory."""
-
-
+GOVERN_S = 0.5
+"""Between two questions to the governor while work waits."""
+_TOLD = ("orbit", "hot", "peak", "quiet", "blind")
+"""States of the governor that are events; pacing comes and goes by design."""
 PREPARING_S = 900.0
 """Longest for what comes before the first batch: digest, probe and statistics of a scene of many gigabytes."""
 PUBLISHING_S = 3600.0
@@ -64,7 +71,10 @@ class Worker:
         self.recovery = Recovery(
             settings.recovery_command, settings.recovery_minutes, settings.data_dir / "recovery.json"
         )
+        self.hearing = Hearing()
+        self.governor = Governor(limits_of(settings), seconds_of_day=_seconds_of_day)
         self._suspect: str | None = None
+        self._governed = ""
 
     def run(self) -> None:
         """Maps scene after scene; returns when told to stop."""
@@ -132,13 +142,13 @@ class Worker:
         Raises:
             EngineError: the engine failed; the scene is queued again.
         """
-        self.pulse.change(scene=row.id, tiles_done=0, tiles_all=0)
+        self.pulse.tile_pixels = self._kept_pixels()
+        self.pulse.begin(row.id)
         self.pulse.grant(PREPARING_S)
+        watch = _WorkWatch(self, row)
         try:
-            summary = map_scene(
-                self._request(row), self.guard.engine, self.pulse.tiles, _WorkWatch(self, row)
-            )
-            self._publish(row, summary)
+            summary = map_scene(self._request(row), self.guard.engine, self.pulse.tiles, watch)
+            self._publish(row, summary, watch.account)
         except MappingStopped:
             self.ledger.put_back(row.id)
         except EngineError as error:
@@ -155,6 +165,7 @@ class Worker:
             self.ledger.fail(row.id, error.advice)
             self.ledger.tell("warning", "scene-failed", error.advice, row.id)
         finally:
+            watch.account.note()
             self._clean(row.id)
             self.pulse.grant(0)
             self.pulse.change(scene=None)
@@ -185,7 +196,30 @@ class Worker:
             own={"delivery": facts_of(row)},
         )
 
-    def _publish(self, row: SceneRow, summary: MapSummary) -> None:
+    def govern(self, row: SceneRow) -> bool:
+        """Whether the next batch may begin now; tells the heartbeat why not."""
+        told = self.hearing.last
+        if self.hearing.silent_s is not None:
+            if self.governor.idle_w is None and told.idle_w is not None:
+                self.governor.know_idle(told.idle_w)
+            self.governor.measured(Measurement(told.monotonic_s, told.main_power_w(), told.hottest_c))
+        decision = self.governor.decide(time.monotonic(), urgent=row.priority == "urgent")
+        state = self.pulse.state
+        if (decision.state, decision.why) != (state.governor, state.governor_why):
+            self.pulse.change(governor=decision.state, governor_why=decision.why)
+        kind = decision.state if decision.state in _TOLD else ""
+        if kind != self._governed:
+            self._governed = kind
+            text = f"work waits: {decision.why}" if kind else "work goes on without restriction"
+            self.ledger.tell("warning" if kind else "info", f"governor-{kind or 'free'}", text)
+        return decision.work
+
+    def _kept_pixels(self) -> int:
+        manifest = self.guard.engine.manifest
+        halo = manifest.halo if self.settings.halo is None else self.settings.halo
+        return int(max(1, manifest.input.tile_size - 2 * halo) ** 2)
+
+    def _publish(self, row: SceneRow, summary: MapSummary, account: SceneAccount) -> None:
         """The map's folder stands: the ledger learns of it, then the scene may go."""
         found = map_row_of(summary.folder)
         if found is None:
@@ -194,7 +228,8 @@ class Worker:
             "tiles": summary.tiles, "tiles_empty": summary.tiles_empty, "tiles_resumed": summary.tiles_resumed,
             "mapping_s": round(summary.mapping_s, 3), "seconds": round(summary.seconds, 3),
             "stages_s": {name: round(value, 3) for name, value in summary.stages_s.items()},
-            "pixels": summary.scene_pixels,
+            "pixels": summary.scene_pixels, "tiles_per_s": summary.tiles_per_s,
+            **account.facts(tiles=summary.tiles, area_m2=None),
         }  # fmt: skip
         self.ledger.publish(replace(found, priority=row.priority), figures)
         self.pulse.change(scenes_total=self.pulse.state.scenes_total + 1)
@@ -221,11 +256,29 @@ class _WorkWatch(Watch):
 
     def __init__(self, worker: Worker, row: SceneRow) -> None:
         self.worker, self.row = worker, row
+        self.account = SceneAccount(worker.settings.canvases_dir / row.id)
 
     def before_batch(self) -> None:
         worker = self.worker
         worker.pulse.grant(0)
         worker.pulse.beat()
+        self.account.take(worker.hearing.last)
+        self._check_stopped()
+        while not worker.govern(self.row):
+            worker.stop.wait(GOVERN_S)
+            worker.pulse.beat()
+            self.account.take(worker.hearing.last)
+            self._check_stopped()
+
+    def took(self, stage: str, seconds: float) -> None:
+        self.worker.pulse.took(stage, seconds)
+
+    def facts(self, *, tiles: int, area_m2: float | None) -> Mapping[str, Any]:
+        self.account.take(self.worker.hearing.last)
+        return self.account.facts(tiles=tiles, area_m2=area_m2)
+
+    def _check_stopped(self) -> None:
+        worker = self.worker
         if worker.stop.is_set():
             raise MappingStopped("the service stops")
         if worker.ledger.state_of(self.row.id) != "running":
@@ -266,13 +319,21 @@ def hold_folder(folder: Path) -> int:
     return lock
 
 
-def work(settings: Settings, open_engine: Callable[[], Engine], heartbeat: int | None) -> None:
+def _seconds_of_day() -> float | None:
+    """UTC; None while the clock is not synchronised: quiet hours kept by a wrong clock would be quiet at any hour."""
+    return time.time() % 86400 if is_synchronised() else None
+
+
+def work(
+    settings: Settings, open_engine: Callable[[], Engine], heartbeat: int | None, measured: Iterable[bytes] = ()
+) -> None:
     """The worker process's whole life.
 
     Args:
         settings: of the service.
         open_engine: opens and verifies the engine.
         heartbeat: descriptor that heartbeats are written to.
+        measured: lines of the sampling process.
 
     Raises:
         AlreadyRunning: another worker works here.
@@ -287,7 +348,9 @@ def work(settings: Settings, open_engine: Callable[[], Engine], heartbeat: int |
     pulse.beat(force=True)
     guard = EngineGuard(open_engine, period_s=60 * settings.check_minutes)
     with Ledger(settings.ledger_path) as ledger:
-        Worker(settings, ledger, guard, pulse, stop).run()
+        worker = Worker(settings, ledger, guard, pulse, stop)
+        threading.Thread(target=worker.hearing.listen, args=(measured,), name="measured", daemon=True).start()
+        worker.run()
     with suppress(OSError):
         os.close(lock)
 
@@ -313,7 +376,7 @@ def main(open_engine: Callable[[Settings], Engine] = shipped_engine) -> None:
         end_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings = read_settings()
-    work(settings, lambda: open_engine(settings), arguments.heartbeat)
+    work(settings, lambda: open_engine(settings), arguments.heartbeat, sys.stdin.buffer)
 
 
 if __name__ == "__main__":

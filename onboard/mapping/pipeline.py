@@ -192,7 +192,9 @@ class Pipeline:
                 for group in groups:
                     begin = time.perf_counter()
                     batch = self._batch(source, group)
-                    stats.read_s += time.perf_counter() - begin
+                    took = time.perf_counter() - begin
+                    stats.read_s += took
+                    self.watch.took("read", took)
                     if not decoded.put(batch):
                         return
             decoded.put(None)
@@ -233,7 +235,10 @@ class Pipeline:
             begin = time.perf_counter()
             stats.unchecked.extend(batch.indices)
             prediction = None if batch.pixels is None else self.engine.infer(batch.pixels)
-            stats.infer_s += time.perf_counter() - begin
+            took = time.perf_counter() - begin
+            stats.infer_s += took
+            if prediction is not None:
+                self.watch.took("infer", took)
             stats.tiles_inferred += len(batch.tiles)
             stats.tiles_empty += len(batch.indices) - len(batch.tiles)
             if not mapped.put((batch, prediction)):
@@ -254,7 +259,9 @@ class Pipeline:
                 sureness = {} if prediction is None else self._store(batch, prediction)
                 self.canvas.finish(batch.indices, sureness)
                 finished += len(batch.indices)
-                stats.write_s += time.perf_counter() - begin
+                took = time.perf_counter() - begin
+                stats.write_s += took
+                self.watch.took("write", took)
                 progress(min(finished, len(self.grid)), len(self.grid))
             self.canvas.commit()
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread, which raises it

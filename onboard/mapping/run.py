@@ -265,7 +265,7 @@ class Job:
                     watch=watch,
                 )
                 stats = _watched(pipeline, progress)
-                item = self._publish(canvas, stats)
+                item = self._publish(canvas, stats, watch)
         except SceneRefused:
             # Nothing can be resumed from a file that cannot be read.
             self._clean()
@@ -278,7 +278,7 @@ class Job:
         _remove_if_empty(self.work.parent)
         _remove_if_empty(self.request.out)
 
-    def _publish(self, canvas: Canvas, stats: PipelineStats) -> dict[str, Any]:
+    def _publish(self, canvas: Canvas, stats: PipelineStats, watch: Watch) -> dict[str, Any]:
         staged = self.work / "product"
         shutil.rmtree(staged, ignore_errors=True)
         try:
@@ -295,7 +295,7 @@ class Job:
         if canvas.confidence is not None:
             write_confidence(canvas.confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
         write_quicklook(staged / "map.tif", staged / "quicklook.webp", classes)
-        item = write_item(self._item_facts(counts, stats, canvas.mean_confidence), staged)
+        item = write_item(self._item_facts(counts, stats, canvas.mean_confidence, watch), staged)
         publish_folder(staged, self.final)
         found: dict[str, Any] = json.loads((self.final / item.name).read_text(encoding="utf-8"))
         return found
@@ -321,8 +321,12 @@ class Job:
             ).decode(),
         }
 
-    def _item_facts(self, counts: list[int], stats: PipelineStats, confidence: float | None) -> ItemFacts:
+    def _item_facts(
+        self, counts: list[int], stats: PipelineStats, confidence: float | None, watch: Watch
+    ) -> ItemFacts:
         georeference = self.scene.georeference
+        pixel_m2 = georeference.pixel_area_m2(self.scene.width, self.scene.height)
+        area_m2 = None if pixel_m2 is None else pixel_m2 * self.scene.width * self.scene.height
         return ItemFacts(
             name=self.request.folder_name,
             scene_name=self.request.title or self.request.scene.name,
@@ -334,7 +338,7 @@ class Job:
             height=self.scene.height,
             manifest=self.engine.manifest,
             class_pixels=counts,
-            pixel_area_m2=georeference.pixel_area_m2(self.scene.width, self.scene.height),
+            pixel_area_m2=pixel_m2,
             processed=datetime.now(timezone.utc),
             software={"onboard": _version(), self.engine.backend: self.engine.digest},
             own={
@@ -348,6 +352,7 @@ class Job:
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
                 **self.request.own,
+                **watch.facts(tiles=len(self.grid), area_m2=area_m2),
             },
         )
 

@@ -1,12 +1,15 @@
-"""Who looks over a long run's shoulder: stops it between batches, and doubts its engine now and then."""
+"""Who looks over a long run's shoulder: stops it between batches, doubts its engine now and then, takes its times."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class Watch:
     """Does nothing: a run by hand is stopped by a signal and has checked its engine at the start.
 
-    Every method is called on the thread that drives the engine, so it may use the engine.
+    Every method but `took` is called on the thread that drives the engine, so it may use the engine.
 
     Attributes:
         doubts: tiles inferred since the last good check are done again when the engine fails.
@@ -31,3 +34,15 @@ class Watch:
         Raises:
             EngineError: it no longer computes what the reference does.
         """
+
+    def took(self, stage: str, seconds: float) -> None:
+        """A stage ("read", "infer", "write") took so long for one batch; called on that stage's thread."""
+
+    def facts(self, *, tiles: int, area_m2: float | None) -> Mapping[str, Any]:  # noqa: ARG002 -- for others
+        """Further `onboard:` properties of the map about to be written.
+
+        Args:
+            tiles: of the scene.
+            area_m2: of the scene's pixels, None where it is not known.
+        """
+        return {}

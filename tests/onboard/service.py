@@ -111,7 +111,8 @@ class Served:
         for child in map(int, listed):
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
-                found["api" if "onboard.api" in command else "worker"] = child
+                name = "api" if "onboard.api" in command else "sampling" if "jobs.sampling" in command else "worker"
+                found[name] = child
         return found
 
     def kill(self, name: str) -> None:

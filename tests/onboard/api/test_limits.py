@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from onboard.api.errors import TooMany
-from onboard.api.limits import RateLimit, UploadSlots
+from onboard.api.limits import RateLimit, Slots
 
 
 class Clock:
@@ -45,7 +45,7 @@ def test_a_refusal_costs_nothing() -> None:
 
 
 def test_slots_come_back_whatever_happened_in_them() -> None:
-    slots = UploadSlots(1)
+    slots = Slots(1)
     with pytest.raises(KeyError), slots.one():
         raise KeyError
     with slots.one(), pytest.raises(TooMany, match="1 uploads are running"), slots.one():

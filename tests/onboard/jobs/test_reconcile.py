@@ -213,3 +213,4 @@ def test_the_watched_inbox_takes_what_is_complete_and_puts_aside_what_is_wrong(
     assert "bad.tif" in (inbox / "rejected" / "bad.tif.txt").read_text()
     assert take_inbox(Service(settings, kind)) == 0
     service.ledger.close()
+    service.probes.close()

@@ -1,0 +1,63 @@
+"""Events: an ordered log of what an operator should know, acknowledged by the ground."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from onboard.api.service import TheCaller, TheService
+
+router = APIRouter(tags=["events"])
+
+
+class EventAnswer(BaseModel):
+    """One event."""
+
+    sequence: int
+    severity: str = Field(description="info, warning or error")
+    kind: str
+    about: str | None = Field(description="id of a scene, where it is about one")
+    text: str
+    at: dict[str, Any] = Field(description="when, by every clock there is")
+
+
+class EventsAnswer(BaseModel):
+    """A page of events."""
+
+    events: list[EventAnswer]
+    next: int | None = Field(description="`since` of the next page, null at the end")
+    acknowledged: int = Field(description="sequence number up to which the ground has them")
+
+
+class Acknowledgement(BaseModel):
+    """What the ground has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: int = Field(ge=0, le=2**62, description="sequence number of the last event that is stored")
+
+
+@router.get("/events")
+def get_events(
+    service: TheService,
+    caller: TheCaller,
+    since: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> EventsAnswer:
+    """Events after a sequence number, in their order."""
+    caller.must_be("telemetry", "ground")
+    rows = service.ledger.events(after=since, limit=limit)
+    return EventsAnswer(
+        events=[EventAnswer(**{**row.__dict__, "at": dict(row.at)}) for row in rows],
+        next=rows[-1].sequence if len(rows) == limit else None,
+        acknowledged=service.ledger.acknowledged(),
+    )
+
+
+@router.post("/events/acknowledged")
+def post_acknowledged(known: Acknowledgement, service: TheService, caller: TheCaller) -> Acknowledgement:
+    """The ground stores events up to a sequence number; gives the highest that was ever said."""
+    caller.must_be("ground")
+    return Acknowledgement(until=service.ledger.acknowledge(known.until))

@@ -1,0 +1,130 @@
+"""Metrics for Prometheus, in OpenMetrics' names; what nobody measured is absent, never zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from onboard.api.service import Service, TheCaller, TheService
+from onboard.api.telemetry import Snapshot, snapshot
+
+router = APIRouter(tags=["telemetry"])
+GOVERNOR_STATES = ("off", "working", "pacing", "orbit", "peak", "hot", "quiet", "blind")
+_BY_QUANTITY = {
+    "power_w": ("onboard_power_watts", "Power of a rail."),
+    "temperature_c": ("onboard_temperature_celsius", "Temperature of a zone."),
+    "clock_hz": ("onboard_clock_hertz", "Clock of a processor."),
+    "load": ("onboard_load_ratio", "Load of a processor, 0 to 1."),
+    "memory_bytes": ("onboard_memory_bytes", "Memory."),
+    "throttle_state": ("onboard_throttle_state", "Steps by which a cooling device holds the machine back."),
+}
+
+
+@router.get("/metrics", response_class=Response)
+def get_metrics(request: Request, service: TheService, caller: TheCaller) -> Response:
+    """For Prometheus: OpenMetrics where it is asked for, the older text form otherwise."""
+    caller.must_be("telemetry")
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Metrics(snapshot(service), service))
+    if "application/openmetrics-text" in request.headers.get("accept", ""):
+        text = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return Response(text, media_type=openmetrics.CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Metrics:
+    """One snapshot as Prometheus collects it."""
+
+    def __init__(self, told: Snapshot, service: Service) -> None:
+        self.told, self.service = told, service
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family."""
+        yield from self._work()
+        yield from self._measured()
+        yield from self._governor()
+
+    def _work(self) -> Iterator[Metric]:
+        told = self.told
+        ready = float(told.engine["state"] == "ready")
+        yield _gauge("onboard_engine_ready", "Whether an engine that computes right is in service.", ready)
+        yield _gauge("onboard_tiles_per_second", "Tiles mapped, over the last minute.", told.tiles_per_s)
+        yield _gauge("onboard_pixels_per_second", "Pixels mapped, over the last minute.", told.pixels_per_s)
+        yield _counter("onboard_tiles", "Tiles mapped by this worker since it started.", told.tiles_total)
+        yield _counter("onboard_worker_scenes", "Scenes mapped by this worker since it started.", told.scenes_total)
+        yield _gauge("onboard_disk_free_bytes", "Free on the data folder's disk.", told.disk["free_bytes"])
+        scenes = GaugeMetricFamily("onboard_scenes", "Scenes in the ledger.", labels=["state"])
+        for state, count in told.scenes.items():
+            scenes.add_metric([state], count)
+        yield scenes
+        stages = GaugeMetricFamily(
+            "onboard_stage_seconds", "Time of a stage for a batch, over the last 256.", labels=["stage", "quantile"]
+        )
+        for stage, (p50, p95) in told.stages_ms.items():
+            stages.add_metric([stage, "0.5"], p50 / 1e3)
+            stages.add_metric([stage, "0.95"], p95 / 1e3)
+        yield stages
+        info = InfoMetricFamily("onboard_engine", "The engine in service.")
+        info.add_metric([], {key: str(told.engine[key]) for key in ("backend", "precision", "model")})
+        yield info
+
+    def _measured(self) -> Iterator[Metric]:
+        told = self.told
+        for quantity, (name, text) in _BY_QUANTITY.items():
+            family = GaugeMetricFamily(name, text, labels=["source", "rail"])
+            for one in told.readings:
+                if one.quantity == quantity and one.value is not None:
+                    family.add_metric([one.source, one.rail], one.value)
+            yield family
+        events = CounterMetricFamily("onboard_throttle_events", "Over-current events.", labels=["kind"])
+        for one in told.readings:
+            if one.quantity == "over_current_events" and one.value is not None:
+                events.add_metric([one.rail], one.value)
+        yield events
+        sources = {(one.quantity, one.rail): one.source for one in told.readings}
+        energy = CounterMetricFamily("onboard_energy_joules", "Energy measured.", labels=["source", "rail"])
+        gaps = CounterMetricFamily("onboard_energy_gap_seconds", "Seconds not measured.", labels=["source", "rail"])
+        for rail in told.power.rails:
+            source = sources.get(("power_w", rail.rail), "")
+            energy.add_metric([source, rail.rail], rail.energy_j)
+            gaps.add_metric([source, rail.rail], rail.unmeasured_s)
+        yield energy
+        yield gaps
+        up = GaugeMetricFamily("onboard_source_up", "Whether a source measures.", labels=["source"])
+        for name, problem in told.sources.items():
+            up.add_metric([name], float(not problem))
+        yield up
+        yield _gauge("onboard_idle_power_watts", "Calibrated power at rest.", told.power.idle_w)
+
+    def _governor(self) -> Iterator[Metric]:
+        told = self.told.governor
+        states = StateSetMetricFamily("onboard_governor_state", "What the governor does.")
+        states.add_metric([], {state: state == told.state for state in GOVERNOR_STATES})
+        yield states
+        yield _gauge("onboard_power_budget_watts", "Mean power that is allowed.", told.mean_power_w)
+        yield _gauge("onboard_orbit_budget_joules", "Energy an orbit that is allowed.", told.orbit_energy_j)
+
+
+def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text)
+    if value is not None:
+        family.add_metric([], float(value))
+    return family
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text)
+    family.add_metric([], float(value))
+    return family

@@ -1,0 +1,226 @@
+"""The sampling process: `python -m onboard.jobs.sampling --parent PID --out FD`, the worker's heartbeats on its input.
+
+A process of its own: a sensor's bus may hang, and neither the API nor the mapping may wait for it. It writes the
+history, tells the last values twice a second, and notes events: throttling, over-current, sources lost and found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onboard.errors import StorageError
+from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.measured import Measured
+from onboard.jobs.parent import end_with_parent
+from onboard.settings import Settings, read_settings
+from telemetry.discover import Source, main_rail, measured_period_s, sources
+from telemetry.history import History
+from telemetry.readings import Reading, field_of
+from telemetry.sampler import Sample, Sampler
+from telemetry.sources.nvpmodel import power_mode
+from telemetry.sources.thermal import hottest_of
+
+log = logging.getLogger(__name__)
+TELL_S = 0.5
+MODE_S = 10.0
+"""Between two looks at the power mode, which changes when somebody changes it."""
+_TEXT = 48
+
+
+@dataclass
+class Sampling:
+    """Everything the process does, a sample at a time.
+
+    Attributes:
+        settings: of the service.
+        sampler: with its sources.
+        history: written here only.
+        ledger: for events.
+        out: pipe that lines go to.
+    """
+
+    settings: Settings
+    sampler: Sampler
+    history: History
+    ledger: Ledger
+    out: int
+    beat: Heartbeat = field(default_factory=Heartbeat)
+    _tiles: tuple[float, int] | None = None
+    _told: float = float("-inf")
+    _looked: float = float("-inf")
+    _mode: str = ""
+    _main: str = ""
+    _main_problem: str = ""
+    _found: dict[str, bool] = field(default_factory=dict)
+    _throttling: bool | None = None
+    _overcurrent: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+        self.sampler.listeners.append(self.take)
+
+    def take(self, sample: Sample) -> None:
+        """Keeps a sample, and tells what is new in it."""
+        values = sample.values()
+        self.history.add({**values, **self._work(sample.monotonic_s)})
+        if sample.monotonic_s - self._told < TELL_S:
+            return
+        self._told = sample.monotonic_s
+        latest = self.sampler.latest
+        self._look(sample.monotonic_s)
+        self._note(latest)
+        self._tell(sample.monotonic_s, latest)
+
+    def _work(self, now: float) -> dict[str, float]:
+        """Tiles a second and whether work is under way, once a second."""
+        if self._tiles is not None and now - self._tiles[0] < 1.0:
+            return {}
+        before, total = self._tiles, self.beat.tiles_total
+        self._tiles = (now, total)
+        if before is None:
+            return {}
+        done = total - before[1] if total >= before[1] else total  # a new worker counts from 0
+        return {"work:tiles_per_s": done / (now - before[0]), "work:busy": float(self.beat.scene is not None)}
+
+    def _look(self, now: float) -> None:
+        """Mode, and which rail counts: seldom."""
+        if now - self._looked < MODE_S and self._main:
+            return
+        self._looked = now
+        self._mode = power_mode(self.settings.telemetry_root)[0] or ""
+        power = [one for one in self.sampler.latest.values() if one.quantity == "power_w"]
+        best = main_rail(power)
+        if best is not None:
+            self._main, self._main_problem = field_of(best.quantity, best.rail), ""
+        elif not self._main:
+            reasons = [one.reason for one in power] or [source.state().problem for source in self.sampler.sources[:2]]
+            self._main_problem = "; ".join(dict.fromkeys(reasons)) or "no source of power"
+
+    def _note(self, latest: dict[str, Reading]) -> None:
+        """Events, where something began or ended."""
+        for source in self.sampler.sources:
+            own = [one for one in latest.values() if one.source == source.name]
+            found = any(one.value is not None for one in own)
+            before = self._found.get(source.name)
+            self._found[source.name] = found
+            if before is True and not found:
+                why = own[0].reason if own else source.state().problem
+                self._event("warning", "source-lost", f"{source.name} measures nothing any more: {why}")
+            elif before is False and found:
+                self._event("info", "source-found", f"{source.name} measures again")
+        held_back = [one.rail for one in latest.values() if one.quantity == "throttle_state" and one.value]
+        if self._throttling is not None and bool(held_back) != self._throttling:
+            if held_back:
+                self._event("warning", "throttling-began", f"the board holds itself back: {', '.join(held_back)}")
+            else:
+                self._event("info", "throttling-ended", "the board runs free again")
+        self._throttling = bool(held_back)
+        for one in latest.values():
+            if one.quantity == "over_current_events" and one.value is not None:
+                more = one.value - self._overcurrent.get(one.rail, one.value)
+                if more > 0:
+                    text = f"{one.rail}: {more:.0f} more, {one.value:.0f} since power-on"
+                    self._event("warning", "over-current", text)
+                self._overcurrent[one.rail] = one.value
+
+    def _tell(self, now: float, latest: dict[str, Reading]) -> None:
+        hottest = hottest_of(list(latest.values()))
+        told = Measured(
+            monotonic_s=round(now, 3), utc_s=round(time.time(), 3), tick=self.history.tick,
+            readings=[
+                (one.quantity, one.rail, one.source, _short(one.value), one.reason[:_TEXT])
+                for one in latest.values()
+            ],
+            energy={
+                name: (round(e.joules, 3), round(e.covered_s, 3), round(e.gap_s, 3), _short(e.peak_w))
+                for name, e in self.sampler.energy.items()
+            },
+            began_s=self._began, main=self._main, main_problem=self._main_problem[:160],
+            hottest_c=_short(hottest.value), throttling=bool(self._throttling), mode=self._mode,
+            sources={
+                source.name: "" if self._found.get(source.name) else source.state().problem[:_TEXT]
+                for source in self.sampler.sources
+            },
+            idle_w=calibrated_idle_w(self.settings, self._main),
+        )  # fmt: skip
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(self.out, told.line())
+
+    def _event(self, severity: str, kind: str, text: str) -> None:
+        try:
+            self.ledger.tell(severity, kind, text)
+        except StorageError as error:
+            log.warning("%s: %s (%s)", kind, text, error)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def idle_path(settings: Settings) -> Path:
+    """Where `onboard calibrate` keeps what rest takes."""
+    return settings.telemetry_dir / "idle.json"
+
+
+def calibrated_idle_w(settings: Settings, main: str) -> float | None:
+    """Watts of the main rail at rest, None where nobody calibrated it."""
+    try:
+        told = json.loads(idle_path(settings).read_text(encoding="utf-8"))
+        return float(told["idle_w"][main])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def sample(settings: Settings, out: int, found: list[Source] | None = None) -> None:
+    """The process's whole life: until it is told to stop or its input ends."""
+    os.set_blocking(out, False)
+    every = found if found is not None else sources(settings.telemetry_root)
+    for source in every:
+        if source.period_s < 1.0 and source.read():
+            # A sensor that averages over longer than we ask would give every value twice.
+            source.period_s = max(source.period_s, measured_period_s(source) or 0.0)
+    sampler = Sampler(every, interval_s=1 / settings.sample_hz)
+    history = History(settings.telemetry_dir / "history.sqlite")
+    # A connection belongs to the thread that makes it: sampling happens on this one.
+    with Ledger(settings.ledger_path) as ledger:
+        work = Sampling(settings, sampler, history, ledger, out)
+
+        def listen() -> None:
+            for line in sys.stdin.buffer:
+                beat = heartbeat_of(line)
+                if beat is not None:
+                    work.beat = beat
+            sampler.stop()
+
+        threading.Thread(target=listen, name="beats", daemon=True).start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sampler.stop())
+        sampler.run()
+        history.close()
+
+
+def main() -> None:
+    """Started by the supervisor."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--out", type=int, required=True)
+    arguments = parser.parse_args()
+    if arguments.parent is not None:
+        end_with_parent(arguments.parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    sample(read_settings(), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
