@@ -73,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_link(status)
     status.add_argument("--json", action="store_true")
     status.set_defaults(command=_status)
+    telemetry = commands.add_parser("telemetry", help="pull what was measured, and events, since the last time")
+    _add_link(telemetry)
+    telemetry.add_argument("--dest", type=Path, required=True, help="folder of the Parquet files")
+    telemetry.add_argument("--step", type=_seconds, default=60.0, help="time a row, like 1s (default: 1 min)")
+    telemetry.add_argument("--bytes", type=_bytes, help="received at most (default: no end)")
+    telemetry.add_argument("--window", type=_seconds, help="how long the pass lasts, like 1m (default: no end)")
+    telemetry.add_argument("--json", action="store_true", help="print one machine-readable report")
+    telemetry.set_defaults(command=_telemetry)
     watch = commands.add_parser("watch", help="a line of telemetry every few seconds, until interrupted")
     _add_link(watch)
     watch.add_argument("--every", type=_seconds, default=5.0, help="like 5s (default)")
@@ -147,6 +155,19 @@ def _status(options: argparse.Namespace) -> int:
         told = link.json("GET", "/telemetry")
     print(json.dumps(told) if options.json else "\n".join(status_lines(told)))
     return 0
+
+
+def _telemetry(options: argparse.Namespace) -> int:
+    from ground.link import Window
+    from ground.telemetry import TelemetryStation
+
+    with _link(options, Window(options.window, options.bytes)) as link:
+        report = TelemetryStation(link, options.dest, options.step).pull()
+    if options.json:
+        print(json.dumps(asdict(report)))
+    else:
+        print(f"{report.rows:,} rows of history, {report.events:,} events in {options.dest}")
+    return WORK_LEFT if report.window_closed else 0
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from onboard.errors import OnboardError
+from onboard.history_cli import add_parsers
 
 if TYPE_CHECKING:
     from onboard.mapping.run import MapRequest, MapSummary
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="machine-readable")
     doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is asked about")
     doctor.set_defaults(command=_doctor)
+    add_parsers(commands)
     return parser
 
 

@@ -11,6 +11,8 @@ from typing import Protocol
 from telemetry.readings import Reading, SourceState
 from telemetry.sources.gpu import Gpu
 from telemetry.sources.ina3221 import Ina3221
+from telemetry.sources.jtop import Jtop
+from telemetry.sources.nvml import Nvml
 from telemetry.sources.processor import Processor
 from telemetry.sources.rapl import Rapl
 from telemetry.sources.thermal import Thermal
@@ -41,9 +43,27 @@ class Source(Protocol):
         """Lets go of what it holds."""
 
 
-def sources(root: Path = Path("/")) -> list[Source]:
-    """Every source we know, first choice first, found or not."""
-    return [Ina3221(root), Rapl(root), Thermal(root), Gpu(root), Processor(root), OverCurrent(root), Throttle(root)]
+def sources(root: Path = Path("/"), *, with_jtop: bool | None = None) -> list[Source]:
+    """Every source we know, first choice first, found or not.
+
+    Args:
+        root: of the file system that is read.
+        with_jtop: whether to start a jtop process; None: only on a Jetson whose INA3221 cannot be read.
+    """
+    ina3221 = Ina3221(root)
+    found: list[Source] = [ina3221, Rapl(root), Thermal(root), Gpu(root), Processor(root)]
+    found += [OverCurrent(root), Throttle(root)]
+    if root == Path("/"):  # neither can be pointed at another root
+        found.append(Nvml())
+        if with_jtop or (with_jtop is None and is_jetson(root) and not ina3221.read()):
+            found.append(Jtop())
+    return found
+
+
+def is_jetson(root: Path = Path("/")) -> bool:
+    """Whether this is a Jetson: by files of NVIDIA's system, for a container may mask the device tree."""
+    signs = ("etc/nv_tegra_release", "sys/class/devfreq/17000000.gpu", "sys/class/devfreq/17000000.ga10b")
+    return any((root / sign).exists() for sign in signs)
 
 
 def scope_of(reading: Reading) -> str:

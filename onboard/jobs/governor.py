@@ -295,6 +295,40 @@ class Governor:
         return not self._working and now_s - (self._since_s or now_s) >= self.limits.least_period_s / 2
 
 
+@dataclass
+class ModeLadder:
+    """Which power mode to ask for: a step down when heat or peak stop work too often, a step up after a long calm.
+
+    Attributes:
+        modes: by name, strongest first; empty: none is ever asked for.
+        patience: stops within ``calm_s`` that bring a step down.
+        calm_s: without a stop, after which a step up is tried.
+    """
+
+    modes: Sequence[str]
+    patience: int = 3
+    calm_s: float = 600.0
+    _step: int = field(default=0, init=False)
+    _stops: list[float] = field(default_factory=list, init=False)
+    _state: str = field(default="", init=False)
+    _since_s: float | None = field(default=None, init=False)
+
+    def wanted(self, decision: Decision, now_s: float) -> str:
+        """The mode to ask for now; empty: leave it as it is."""
+        if not self.modes:
+            return ""
+        if self._since_s is None:
+            self._since_s = now_s
+        if decision.state in ("hot", "peak") and decision.state != self._state:
+            self._stops = [at for at in self._stops if now_s - at <= self.calm_s] + [now_s]
+            if len(self._stops) >= self.patience and self._step < len(self.modes) - 1:
+                self._step, self._stops, self._since_s = self._step + 1, [], now_s
+        elif self._step and now_s - max([self._since_s, *self._stops]) > self.calm_s:
+            self._step, self._since_s = self._step - 1, now_s
+        self._state = decision.state
+        return self.modes[self._step]
+
+
 def limits_of(settings: Settings) -> Limits:
     """As the service's settings have them.
 

@@ -28,6 +28,7 @@ from telemetry.discover import Source, main_rail, measured_period_s, sources
 from telemetry.history import History
 from telemetry.readings import Reading, field_of
 from telemetry.sampler import Sample, Sampler
+from telemetry.sources.jtop import Jtop
 from telemetry.sources.nvpmodel import power_mode
 from telemetry.sources.thermal import hottest_of
 
@@ -48,6 +49,7 @@ class Sampling:
         history: written here only.
         ledger: for events.
         out: pipe that lines go to.
+        modes: power modes that the governor may ask for.
     """
 
     settings: Settings
@@ -55,11 +57,13 @@ class Sampling:
     history: History
     ledger: Ledger
     out: int
+    modes: tuple[str, ...] = ()
     beat: Heartbeat = field(default_factory=Heartbeat)
     _tiles: tuple[float, int] | None = None
     _told: float = float("-inf")
     _looked: float = float("-inf")
     _mode: str = ""
+    _asked_mode: str = ""
     _main: str = ""
     _main_problem: str = ""
     _found: dict[str, bool] = field(default_factory=dict)
@@ -80,6 +84,7 @@ class Sampling:
         latest = self.sampler.latest
         self._look(sample.monotonic_s)
         self._note(latest)
+        self._set_mode()
         self._tell(sample.monotonic_s, latest)
 
     def _work(self, now: float) -> dict[str, float]:
@@ -134,6 +139,19 @@ class Sampling:
                     self._event("warning", "over-current", text)
                 self._overcurrent[one.rail] = one.value
 
+    def _set_mode(self) -> None:
+        """Asks jtop's service for the mode that the governor wants, once for each wish."""
+        wanted = self.beat.wanted_mode
+        if not wanted or wanted in (self._asked_mode, self._mode):
+            return
+        self._asked_mode = wanted
+        jtop = next((source for source in self.sampler.sources if isinstance(source, Jtop)), None)
+        problem = "there is no jtop here" if jtop is None else jtop.set_mode(wanted, self.modes)
+        if problem:
+            self._event("warning", "power-mode", f"{wanted} could not be asked for: {problem}")
+        else:
+            self._event("info", "power-mode", f"{wanted} was asked for by the governor")
+
     def _tell(self, now: float, latest: dict[str, Reading]) -> None:
         hottest = hottest_of(list(latest.values()))
         told = Measured(
@@ -185,7 +203,8 @@ def calibrated_idle_w(settings: Settings, main: str) -> float | None:
 def sample(settings: Settings, out: int, found: list[Source] | None = None) -> None:
     """The process's whole life: until it is told to stop or its input ends."""
     os.set_blocking(out, False)
-    every = found if found is not None else sources(settings.telemetry_root)
+    modes = tuple(name.strip() for name in settings.power_modes.split(",") if name.strip())
+    every = found if found is not None else sources(settings.telemetry_root, with_jtop=True if modes else None)
     for source in every:
         if source.period_s < 1.0 and source.read():
             # A sensor that averages over longer than we ask would give every value twice.
@@ -194,7 +213,7 @@ def sample(settings: Settings, out: int, found: list[Source] | None = None) -> N
     history = History(settings.telemetry_dir / "history.sqlite")
     # A connection belongs to the thread that makes it: sampling happens on this one.
     with Ledger(settings.ledger_path) as ledger:
-        work = Sampling(settings, sampler, history, ledger, out)
+        work = Sampling(settings, sampler, history, ledger, out, modes)
 
         def listen() -> None:
             for line in sys.stdin.buffer:

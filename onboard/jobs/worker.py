@@ -24,7 +24,7 @@ from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
-from onboard.jobs.governor import Governor, Measurement, limits_of
+from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
@@ -73,6 +73,7 @@ class Worker:
         )
         self.hearing = Hearing()
         self.governor = Governor(limits_of(settings), seconds_of_day=_seconds_of_day)
+        self.ladder = ModeLadder([name.strip() for name in settings.power_modes.split(",") if name.strip()])
         self._suspect: str | None = None
         self._governed = ""
 
@@ -205,8 +206,9 @@ class Worker:
             self.governor.measured(Measurement(told.monotonic_s, told.main_power_w(), told.hottest_c))
         decision = self.governor.decide(time.monotonic(), urgent=row.priority == "urgent")
         state = self.pulse.state
-        if (decision.state, decision.why) != (state.governor, state.governor_why):
-            self.pulse.change(governor=decision.state, governor_why=decision.why)
+        mode = self.ladder.wanted(decision, time.monotonic())
+        if (decision.state, decision.why, mode) != (state.governor, state.governor_why, state.wanted_mode):
+            self.pulse.change(governor=decision.state, governor_why=decision.why, wanted_mode=mode)
         kind = decision.state if decision.state in _TOLD else ""
         if kind != self._governed:
             self._governed = kind

@@ -76,7 +76,8 @@ def main() -> None:
         worker.main(open_engine)
         return
     own = [sys.executable, "-m", "tests.onboard.faulty", "work"]
-    Supervisor(read_settings(), own, [sys.executable, "-m", "onboard.api.serve"]).run()
+    others = [[sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.jobs.sampling")]
+    Supervisor(read_settings(), own, *others).run()
 
 
 if __name__ == "__main__":

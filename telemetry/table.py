@@ -1,0 +1,127 @@
+"""A piece of history as columns: from the service's pages, from Parquet, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIXED = ("tick", "utc_s", "samples")
+_PARTS = (".min", ".mean", ".max")
+
+
+class TableError(ValueError):
+    """A file that is no history, or a package that is missing; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length.
+
+    Attributes:
+        columns: "tick" (int64, ms of running, rising), "utc_s" (what the clock said), "samples", and each field: plain
+            where every sample has a row, else as FIELD.min, FIELD.mean and FIELD.max; NaN where nothing was measured.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns["tick"])
+
+    def fields(self, quantity: str | None = None) -> list[str]:
+        """Names of fields, of one quantity if asked."""
+        found = dict.fromkeys(_base(name) for name in self.columns if name not in FIXED)
+        return [name for name in found if quantity is None or name.partition(":")[0] == quantity]
+
+    def mean(self, field: str) -> NDArray[np.float64]:
+        """Of a field; NaN all along where there is none."""
+        return self._part(field, ".mean")
+
+    def low(self, field: str) -> NDArray[np.float64]:
+        """Least of each row."""
+        return self._part(field, ".min")
+
+    def high(self, field: str) -> NDArray[np.float64]:
+        """Most of each row."""
+        return self._part(field, ".max")
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Seconds of running since the first row."""
+        ticks = np.asarray(self.columns["tick"], np.float64)
+        return (ticks - ticks[0]) / 1e3 if len(ticks) else ticks
+
+    @property
+    def step_s(self) -> float:
+        """Usual time between two rows."""
+        return float(np.median(np.diff(self.seconds))) if len(self) > 1 else 0.0
+
+    def _part(self, field: str, part: str) -> NDArray[np.float64]:
+        values = self.columns.get(field + part, self.columns.get(field))
+        return np.full(len(self), np.nan) if values is None else np.asarray(values, np.float64)
+
+    @classmethod
+    def of_json(cls, columns: Mapping[str, Sequence[float | None]]) -> Table:
+        """Of the columns of a page.
+
+        Raises:
+            TableError: they are none.
+        """
+        if not all(name in columns for name in FIXED):
+            raise TableError("this is no page of history: columns tick, utc_s and samples are missing")
+        kinds: dict[str, Any] = {"tick": np.int64, "samples": np.int64}
+        return cls(
+            {
+                name: np.array([np.nan if v is None else v for v in values], kinds.get(name, np.float64))
+                for name, values in columns.items()
+            }
+        )
+
+    @classmethod
+    def joined(cls, tables: Iterable[Table]) -> Table:
+        """One after the other, in the order of their ticks; a field that one lacks is NaN there."""
+        parts = sorted((table for table in tables if len(table)), key=lambda table: int(table.columns["tick"][0]))
+        if not parts:
+            return cls({name: np.zeros(0) for name in FIXED})
+        names = dict.fromkeys(name for part in parts for name in part.columns)
+        return cls(
+            {
+                name: np.concatenate([part.columns.get(name, np.full(len(part), np.nan)) for part in parts])
+                for name in names
+            }
+        )
+
+    @classmethod
+    def read_parquet(cls, path: Path) -> Table:
+        """Of a file, or of every .parquet in a folder.
+
+        Raises:
+            TableError: it cannot be read.
+        """
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError:
+            raise TableError("Parquet needs pyarrow: pip install 'onboard-landcover[report]'") from None
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if not files:
+            raise TableError(f"{path} has no .parquet file; pull history with `ground telemetry` first")
+        tables = []
+        for file in files:
+            try:
+                read = pq.ParquetFile(file).read()
+            except (OSError, pa.ArrowInvalid) as error:
+                raise TableError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
+            tables.append(cls.of_json({name: read[name].to_pylist() for name in read.column_names}))
+        return cls.joined(tables)
+
+
+def _base(name: str) -> str:
+    for part in _PARTS:
+        if name.endswith(part):
+            return name.removesuffix(part)
+    return name

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from telemetry.readings import Reading, SourceState
+from telemetry.sampler import Sample, Sampler
+from telemetry.sources.ina3221 import Ina3221
+from telemetry.sources.thermal import Thermal
+from tests.telemetry.trees import orin_nx
+
+
+class _Made:
+    """A source that says what the test wants."""
+
+    def __init__(self, name: str, period_s: float) -> None:
+        self.name, self.period_s = name, period_s
+        self.asked = 0
+        self.value: float | None = 10.0
+
+    def read(self) -> list[Reading]:
+        self.asked += 1
+        return [Reading("power_w", self.value, self.name, self.name, reason="" if self.value is not None else "gone")]
+
+    def state(self) -> SourceState:
+        return SourceState(self.name, (self.name,))
+
+    def close(self) -> None: ...
+
+
+def test_each_source_is_asked_at_its_own_pace() -> None:
+    now = [0.0]
+    fast, slow = _Made("fast", 0.1), _Made("slow", 1.0)
+    sampler = Sampler([fast, slow], 0.1, clock=lambda: now[0])
+    for _ in range(100):
+        sampler.turn()
+        now[0] += 0.1
+    assert fast.asked == 100
+    assert slow.asked == 10
+
+
+def test_a_late_sample_says_how_late_and_its_time_is_no_energy() -> None:
+    now = [0.0]
+    sampler = Sampler([_Made("a", 0.1)], 0.1, clock=lambda: now[0])
+    samples = []
+    for step in (0.1, 0.1, 2.0, 0.1):
+        samples.append(sampler.turn())
+        now[0] += step
+    samples.append(sampler.turn())
+    assert [round(one.gap_s, 3) for one in samples] == [0, 0, 0, 2.0, 0]
+    energy = sampler.energy["power_w:a"]
+    assert energy.joules == pytest.approx(10.0 * 0.3)
+    assert energy.gap_s == pytest.approx(2.0)
+
+
+def test_what_is_missing_is_no_value_and_comes_back() -> None:
+    now = [0.0]
+    source = _Made("a", 0.1)
+    sampler = Sampler([source], 0.1, clock=lambda: now[0])
+    sampler.turn()
+    source.value = None
+    now[0] += 0.1
+    assert sampler.turn().values() == {}
+    assert sampler.latest["power_w:a"].reason == "gone"
+    source.value = 5.0
+    now[0] += 0.1
+    assert sampler.turn().values() == {"power_w:a": 5.0}
+
+
+def test_it_runs_in_a_thread_and_tells_its_listeners(tmp_path: Path) -> None:
+    orin_nx(tmp_path)
+    enough = threading.Event()
+    samples: list[Sample] = []
+
+    def listen(sample: Sample) -> None:
+        samples.append(sample)
+        if len(samples) == 20:
+            enough.set()
+
+    sampler = Sampler([Ina3221(tmp_path), Thermal(tmp_path)], 0.01, [listen])
+    thread = sampler.start()
+    assert enough.wait(30)
+    sampler.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert samples[0].values()["power_w:VDD_IN"] == pytest.approx(19.0)
+    energy = sampler.energy["power_w:VDD_IN"]
+    assert energy.joules == pytest.approx(19.0 * energy.covered_s)
