@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import compression, loader, pipeline, service
+from benchmarks import compression, loader, pipeline, service, telemetry
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "maps": compression.map_sizes,
     "loader": loader.training_loader,
     "service": service.service_under_load,
+    "telemetry": telemetry.telemetry,
 }
 
 

@@ -35,9 +35,12 @@ def status_lines(told: dict[str, Any]) -> list[str]:
         "speed     " + (f"{speed:.2f} tiles/s" if speed is not None else "nothing mapped in the last minute"),
         "scenes    " + (", ".join(scenes) or "none"),
         f"disk      {disk['free_bytes'] / 1e9:.1f} GB free, {disk['reserve_bytes'] / 1e9:.1f} GB of them kept",
+        "power     " + _power(told["power"]),
+        "governor  " + ": ".join(part for part in (told["governor"]["state"], told["governor"]["why"]) if part),
     ]
     for reading in told["readings"]:
-        value = f"no value: {reading['reason']}" if reading["value"] is None else f"{reading['value']:g}"
+        unit = reading["unit"].replace("Cel", "°C").replace("By", "B")
+        value = f"no value: {reading['reason']}" if reading["value"] is None else f"{reading['value']:g} {unit}"
         lines.append(f"{reading['quantity']:<13} {reading['source']} {reading['rail']}  {value}")
     return lines
 
@@ -45,11 +48,19 @@ def status_lines(told: dict[str, Any]) -> list[str]:
 def watch_line(told: dict[str, Any]) -> str:
     """A telemetry snapshot in one line."""
     speed = "-" if told["tiles_per_s"] is None else f"{told['tiles_per_s']:.2f}"
-    power = [r["value"] for r in told["readings"] if r["quantity"] == "power_w" and r["value"] is not None]
-    watts = f"{power[0]:.2f} W" if power else "no power source"
+    power = told["power"]["power_w"]
+    watts = "no power source" if power is None else f"{power:.2f} W"
     parts = [told["at"]["utc"], told["engine"]["state"], _work(told), f"{speed} tiles/s", watts]
     return "  ".join([*parts, f"{told['scenes']['queued']} queued"])
 
 
 def _work(told: dict[str, Any]) -> str:
     return f"{told['scene']} {told['tiles_done']}/{told['tiles_all']} tiles" if told["scene"] else "idle"
+
+
+def _power(power: dict[str, Any]) -> str:
+    if power["power_w"] is None:
+        return f"not measured: {power['reason']}"
+    net = "" if power["net_w"] is None else f", {power['net_w']:.2f} W above rest"
+    mode = f", mode {power['mode']}" if power["mode"] else ""
+    return f"{power['power_w']:.2f} W ({power['rail']}){net}{mode}"

@@ -13,8 +13,13 @@ from typing import Any
 from engines.errors import EngineError
 from engines.manifest import Manifest
 from engines.open import backend_states, default_model, shipped_models
-from telemetry.discover import sources
-from telemetry.sources.thermal import Thermal
+from telemetry.discover import is_jetson, main_rail, scope_of, sources
+from telemetry.sources.jtop import Jtop
+from telemetry.sources.nvpmodel import power_mode
+from telemetry.sources.thermal import hottest_of
+
+_JTOP_S = 5.0
+"""Longest wait for jtop's first word."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,33 @@ def _models() -> Iterator[Finding]:
 
 
 def _measured(root: Path) -> Iterator[Finding]:
-    for source in sources(root):
+    found = sources(root, with_jtop=is_jetson(root))
+    for source in found:
+        if isinstance(source, Jtop):
+            source.read()
+            source.heard.wait(_JTOP_S)
+    for source in found:
         state = source.state()
-        rails = ", ".join(state.rails)
-        yield Finding("measured", state.name, rails, "" if state.found else f"{state.problem}; {state.remedy}")
-    hottest = Thermal(root).hottest()
+        every = "" if not state.found else f", every {source.period_s:g} s"
+        yield Finding(
+            "measured", state.name, ", ".join(state.rails) + every if state.found else "",
+            "" if state.found else f"{state.problem}; {state.remedy}",
+        )  # fmt: skip
+    readings = [reading for source in found for reading in (*source.read(), *source.read())]
+    best, hottest = main_rail(readings), hottest_of(readings)
+    if best is not None:
+        covers = {"module": "the whole module", "package": "the processor only", "gpu": "the GPU only"}[scope_of(best)]
+        yield Finding("measured", "power", f"{best.value:.2f} W by {best.source} ({best.rail}: {covers})")
+    else:
+        remedy = "maps will say that no energy was measured, and a governor's power limit works a fixed share of time"
+        yield Finding("measured", "power", missing=f"no source of power; {remedy}")
     if hottest.value is not None:
         yield Finding("measured", "hottest zone", f"{hottest.value:.1f} °C ({hottest.rail})")
+    mode, reason = power_mode(root)
+    if mode is not None or is_jetson(root):
+        yield Finding("measured", "power mode", mode or "", "" if mode else reason)
+    for source in found:
+        source.close()
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

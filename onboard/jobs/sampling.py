@@ -66,6 +66,7 @@ class Sampling:
     _asked_mode: str = ""
     _main: str = ""
     _main_problem: str = ""
+    _problems: dict[str, str] = field(default_factory=dict)
     _found: dict[str, bool] = field(default_factory=dict)
     _throttling: bool | None = None
     _overcurrent: dict[str, float] = field(default_factory=dict)
@@ -100,9 +101,10 @@ class Sampling:
 
     def _look(self, now: float) -> None:
         """Mode, and which rail counts: seldom."""
-        if now - self._looked < MODE_S and self._main:
+        if now - self._looked < MODE_S:
             return
         self._looked = now
+        self._problems = {source.name: source.state().problem[:_TEXT] or "lost" for source in self.sampler.sources}
         self._mode = power_mode(self.settings.telemetry_root)[0] or ""
         power = [one for one in self.sampler.latest.values() if one.quantity == "power_w"]
         best = main_rail(power)
@@ -167,8 +169,7 @@ class Sampling:
             began_s=self._began, main=self._main, main_problem=self._main_problem[:160],
             hottest_c=_short(hottest.value), throttling=bool(self._throttling), mode=self._mode,
             sources={
-                source.name: "" if self._found.get(source.name) else source.state().problem[:_TEXT]
-                for source in self.sampler.sources
+                name: "" if self._found.get(name) else self._problems.get(name, "lost") for name in self._found
             },
             idle_w=calibrated_idle_w(self.settings, self._main),
         )  # fmt: skip
