@@ -76,7 +76,7 @@ class Jtop:
     def set_mode(self, name: str, allowed: Sequence[str]) -> str:
         """Asks jtop's service for a power mode; gives why not, or nothing. It comes about later, or not.
 
-        ``allowed`` are names that need no reboot; jtop does not say which those are.
+        Only names in ``allowed``. jtop's service is asked without force: it refuses a mode that needs a reboot.
         """
         if name not in allowed:
             return f"mode {name} is not among those that may be set ({', '.join(allowed) or 'none'})"
