@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from engines.errors import EngineError
@@ -54,11 +55,51 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")
     bench.add_argument("--seconds", type=float, default=10.0, help="for each batch size (default: 10)")
     bench.add_argument("--json", action="store_true", help="machine-readable")
-    for command in (inspect, bench):
+    build = commands.add_parser("build", help="make a TensorRT engine of a model, for this device or another")
+    build.set_defaults(command=_build)
+    build.add_argument("--out", type=Path, default=Path("engines-built"), help="folder (default: engines-built)")
+    build.add_argument("--batches", type=_batches, default=(1, 1, 8), metavar="1,1,8", help="least, usual, most tiles")
+    build.add_argument("--target", help="compute capability to build for without the device, like 8.6 (TensorRT-RTX)")
+    build.add_argument("--workspace", type=int, default=2048, help="most scratch memory, MiB (default: 2048)")
+    build.add_argument("--json", action="store_true", help="machine-readable")
+    for command in (inspect, bench, build):
         command.add_argument(
             "model", nargs="?", help="shipped name, model folder or manifest.json (default: the shipped default)"
         )
     return parser
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from engines.build import Batches, BuiltEngine, build_engine
+    from engines.errors import SettingRefused
+    from engines.manifest import Manifest
+    from engines.open import manifest_path
+    from engines.trt import Device, runtime, this_device
+
+    if len(arguments.batches) != 3:
+        raise SettingRefused("--batches", arguments.batches, "three numbers: least, usual, most")
+    file = manifest_path(arguments.model)
+    manifest = Manifest.load(file)
+    found = runtime()
+    device = Device("any", arguments.target) if arguments.target else this_device()
+
+    def show(phase: str, step: int, steps: int) -> None:
+        print(f"\r{phase[:60]:<60} {step + 1}/{steps}", end="", file=sys.stderr, flush=True)
+
+    path = build_engine(
+        manifest, file.parent, arguments.out, found, device, batches=Batches(*arguments.batches),
+        workspace_bytes=arguments.workspace << 20, progress=show if sys.stderr.isatty() else None,
+    )  # fmt: skip
+    built = BuiltEngine.load(path)
+    if arguments.json:
+        print(json.dumps(asdict(built) | {"path": str(path)}))
+        return 0
+    print(f"{path}")
+    print(f"{built.model} {built.precision} for {device.slug} by {built.runtime} {built.runtime_version}")
+    print(f"{built.bytes / 1e6:.1f} MB, {built.layers} layers, {built.seconds:.1f} s; log, layers and facts beside it")
+    return 0
 
 
 def _list(_arguments: argparse.Namespace) -> int:
