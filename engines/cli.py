@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print the manifest")
     bench = commands.add_parser("bench", help="time a model on this machine")
     bench.set_defaults(command=_bench)
-    bench.add_argument("--backend", default="auto", help="auto or onnxruntime (default: auto)")
+    bench.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or openvino-bf16 (default: auto)")
     bench.add_argument("--threads", type=int, help="threads of the engine (default: all usable cores)")
     bench.add_argument("--no-spinning", action="store_true", help="idle threads sleep")
     bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")

@@ -143,6 +143,28 @@ def _onnxruntime_version() -> str:
     return onnxruntime_version()
 
 
-# In the order "auto" tries them.
-_OPENERS: Mapping[str, Callable[[Manifest, Path, EngineOptions], Engine]] = {"onnxruntime": _open_onnxruntime}
-_VERSIONS: Mapping[str, Callable[[], str]] = {"onnxruntime": _onnxruntime_version}
+def _open_openvino(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
+    from engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(manifest, folder, options)
+
+
+def _open_openvino_bf16(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
+    from engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(manifest, folder, options, precision="bf16")
+
+
+def _openvino_version() -> str:
+    from engines.openvino import openvino_version
+
+    return openvino_version()
+
+
+# In the order "auto" tries them: the reference first, which is everywhere.
+_OPENERS: Mapping[str, Callable[[Manifest, Path, EngineOptions], Engine]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    "openvino-bf16": _open_openvino_bf16,
+}
+_VERSIONS: Mapping[str, Callable[[], str]] = {"onnxruntime": _onnxruntime_version, "openvino": _openvino_version}

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.engine import Engine
-from engines.errors import EngineError, InferenceFailed, TilesRefused
+from engines.errors import BackendUnavailable, EngineError, InferenceFailed, TilesRefused
 from engines.open import open_engine
 from engines.testing import ConstantEngine, IdentityEngine
 
@@ -24,11 +24,18 @@ OPENERS: dict[str, Callable[[Path], Engine]] = {
     "identity": lambda _: IdentityEngine(tile_size=32, max_batch=4, confidence=True),
     "onnxruntime": lambda folder: open_engine(folder, backend="onnxruntime", threads=1, max_batch=4),
     "onnxruntime, two threads that sleep": lambda folder: open_engine(folder, threads=2, spinning=False, max_batch=4),
+    "openvino": lambda folder: open_engine(folder, backend="openvino", threads=1, max_batch=4),
+    "openvino-bf16": lambda folder: open_engine(folder, backend="openvino-bf16", threads=1, max_batch=4),
 }
 
 
 @pytest.fixture(params=sorted(OPENERS))
 def opener(request: pytest.FixtureRequest, tiny_model: Path) -> Callable[[], Engine]:
+    if request.param.startswith("openvino"):
+        try:
+            OPENERS[request.param](tiny_model).close()
+        except BackendUnavailable as error:
+            pytest.skip(str(error))
     return lambda: OPENERS[request.param](tiny_model)
 
 
@@ -142,7 +149,8 @@ def test_the_digest_and_the_answer_repeat(opener: Callable[[], Engine], tiles: M
 
 def test_an_engine_says_what_it_is(engine: Engine) -> None:
     assert engine.backend
-    assert engine.precision == engine.manifest.precision
+    asked = "bf16" if engine.backend == "openvino-bf16" else engine.manifest.precision
+    assert engine.precision == asked
     assert engine.folder is None or engine.folder.is_dir()
 
 

@@ -84,9 +84,10 @@ def test_auto_goes_on_to_the_next_backend_and_a_named_one_does_not(
 
 
 def test_backends_tell_their_version_or_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    (state,) = backend_states()
-    assert state.name == "onnxruntime"
+    state, optional = backend_states()
+    assert (state.name, optional.name) == ("onnxruntime", "openvino")
     assert state.version
+    assert optional.version or "pip install" in str(optional.problem)
     assert state.problem is None
 
     def missing() -> str:

@@ -1,0 +1,148 @@
+"""The OpenVINO backend on the CPU (optional): FP32, or bfloat16 where the processor has it.
+
+Two names: "openvino" computes as the reference does; "openvino-bf16" rounds products to eight bits and is held to the
+manifest's share for bf16. Precision belongs to the engine, so neither is ever taken for the other within a scene.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.cores import usable_cores
+from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
+from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch
+from engines.manifest import Manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BACKEND, BACKEND_BF16 = "openvino", "openvino-bf16"
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def openvino_version() -> str:
+    """Version of the installed runtime.
+
+    Raises:
+        BackendUnavailable: it is not installed or does not load.
+    """
+    return str(_runtime().__version__).partition("-")[0]
+
+
+class OpenVinoEngine:
+    """A model on OpenVINO's CPU plugin; keeps the Engine contract.
+
+    Args:
+        manifest: of an FP32 model.
+        folder: with the model's file.
+        options: threads and largest batch; idle threads of OpenVINO always sleep.
+        precision: "fp32" or "bf16".
+
+    Raises:
+        ModelMismatch: the file is not the manifest's, or its inputs and outputs.
+        BackendUnavailable: no runtime here, the processor lacks the precision, or it does not take this model.
+    """
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, options: EngineOptions | None = None, *, precision: str = "fp32"
+    ) -> None:
+        options = options or EngineOptions()
+        self.backend = BACKEND if precision == "fp32" else BACKEND_BF16
+        content = manifest.model.read_verified(folder)
+        ov = _runtime()
+        if manifest.precision != "fp32":
+            remedy = "name the FP32 model; this backend chooses its own precision"
+            raise BackendUnavailable(self.backend, f"the model is {manifest.precision}", remedy)
+        core = ov.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise BackendUnavailable(self.backend, "this processor has no bfloat16", "take openvino or onnxruntime")
+        self.manifest = manifest
+        self.folder: Path | None = folder
+        self.precision: str = precision
+        self.max_batch = options.max_batch
+        self.threads = options.threads or usable_cores()
+        self._outputs = [name for name in (manifest.output.classes, manifest.output.confidence) if name is not None]
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+        }  # fmt: skip
+        try:
+            model = core.read_model(content)
+            _check_ports(model, manifest, folder / manifest.model.file)
+            self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise BackendUnavailable(
+                f"{self.backend} {openvino_version()}", f"cannot load {folder / manifest.model.file}: {_line(error)}",
+                "update openvino if the model is newer, or take onnxruntime",
+            ) from error  # fmt: skip
+        self.digest = engine_digest(
+            model=manifest.model.sha256, backend=self.backend, version=openvino_version(), precision=precision
+        )
+
+    def infer(self, tiles: Tiles) -> Prediction:
+        """See Engine."""
+        if self._request is None:
+            raise InferenceFailed(self.backend, "the engine is closed", retryable=False)
+        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
+        try:
+            # The tiles are only read during the call; results are the request's buffers, so they are copied out.
+            told = self._request.infer({self.manifest.input.name: tiles}, share_inputs=True, share_outputs=False)
+            found = [np.array(told[name], dtype=np.uint8) for name in self._outputs]
+        except RuntimeError as error:
+            memory = "alloc" in str(error).lower() or "memory" in str(error).lower()
+            raise InferenceFailed(self.backend, _line(error), retryable=memory) from error
+        except MemoryError as error:
+            raise InferenceFailed(self.backend, "out of memory", retryable=True) from error
+        return Prediction(found[0], found[1] if len(found) > 1 else None)
+
+    def close(self) -> None:
+        """See Engine."""
+        self._request = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _runtime() -> ModuleType:
+    try:
+        import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except (ImportError, OSError) as error:
+        remedy = "pip install 'onboard-landcover[openvino]'"
+        raise BackendUnavailable(BACKEND, f"not usable here ({_line(error)})", remedy) from error
+    runtime: ModuleType = openvino
+    return runtime
+
+
+def _check_ports(model: Any, manifest: Manifest, path: Path) -> None:
+    """Holds the graph's inputs and outputs to the manifest."""
+    size, bands = manifest.input.tile_size, len(manifest.input.bands)
+    taken = {manifest.input.name: (bands, size, size)}
+    told = {name: (size, size) for name in (manifest.output.classes, manifest.output.confidence) if name}
+    for kind, ports, wanted in (("input", model.inputs, taken), ("output", model.outputs, told)):
+        found = {port.any_name: port for port in ports}
+        if set(found) != set(wanted):
+            raise ModelMismatch(path, f"{kind}s", given=", ".join(sorted(found)), required=", ".join(sorted(wanted)))
+        for name, shape in wanted.items():
+            port = found[name]
+            rest = list(port.partial_shape)[1:]
+            agrees = len(rest) == len(shape) and all(
+                side.is_dynamic or side.get_length() == length for side, length in zip(rest, shape, strict=True)
+            )
+            if port.element_type.get_type_name() != "u8" or not agrees:
+                given = f"{port.element_type.get_type_name()} {port.partial_shape}"
+                required = f"u8 [N, {', '.join(map(str, shape))}]"
+                raise ModelMismatch(path, f"{kind} {name}", given=given, required=required)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
