@@ -21,11 +21,16 @@ MAY_IMPORT = {
 FLOORS = ["cli", "api", "downlink", "jobs", "mapping", "scene", "errors"]
 OWN_ADAPTER = {
     "torch": {"trainer"},
-    "tensorrt": {"engines/tensorrt.py"},
+    "tensorrt": {"engines/tensorrt.py", "engines/trt.py"},
+    "tensorrt_rtx": {"engines/trt.py"},
+    "openvino": {"engines/openvino.py"},
     "pycuda": {"engines/tensorrt.py"},
-    "jtop": {"telemetry/sources/jtop.py"},
+    "jtop": {"telemetry/sources/jtop_process.py"},
     "pynvml": {"telemetry/sources/nvml.py"},
     "onnxruntime": {"engines/onnxrt.py", "trainer", "onboard/doctor.py"},
+    "onnx": {"engines/edges.py", "trainer"},
+    "pyarrow": {"telemetry/table.py", "ground/telemetry.py", "trainer"},
+    "matplotlib": {"telemetry/report.py", "trainer"},
 }
 
 

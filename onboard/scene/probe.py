@@ -59,6 +59,7 @@ class Probe:
     """
 
     def __init__(self) -> None:
+        self._ended = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "onboard.scene.probe"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
@@ -82,12 +83,13 @@ class Probe:
             told = self._process.stdout.readline()
         except BrokenPipeError:
             told = b""
+        self._ended = not told  # seen here before the system lets us see it
         _judge(path, json.loads(told) if told else {"died": "the probe ended"}, limits)
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be asked again."""
-        return self._process.poll() is None
+        return not self._ended and self._process.poll() is None
 
     def close(self) -> None:
         """Ends the process."""
