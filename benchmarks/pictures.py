@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.telemetry import draw_governor
 from engines.manifest import ClassInfo
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    draw_governor(arguments.out / "governor.png")
     with tempfile.TemporaryDirectory() as folder, open_engine(None) as engine:
         work, classes = Path(folder), tuple(engine.manifest.classes)
         real = [arguments.data / "dubai" / "scenes" / f"scene_{number}.tif" for number in (1, 4)]

@@ -26,10 +26,10 @@ DAY_S = 86400
 
 
 def telemetry(folder: Path, *, quick: bool) -> None:
-    """Prints all of it; writes docs/telemetry/governor.png unless quick."""
+    """Prints all of it; draws FOLDER/governor.png unless quick."""
     _cost(seconds=3 if quick else 20)
     _day(folder, hours=1 if quick else 24)
-    _governor(days=0.25 if quick else 1.0, picture=None if quick else Path("docs/telemetry/governor.png"))
+    _governor(days=0.25 if quick else 1.0, picture=None if quick else folder / "governor.png")
 
 
 def _cost(seconds: float) -> None:
@@ -146,11 +146,12 @@ def _governor(days: float, picture: Path | None) -> None:
     print(f"  work / best constant duty            {least:.3f} at least (wanted: 0.9)")
     print(f"  shortest turn of work and rest       {fastest:.0f} s (set: 20 s)")
     if picture is not None:
-        _draw(picture)
+        draw_governor(picture)
         print(f"  picture: {picture}")
 
 
-def _draw(picture: Path) -> None:
+def draw_governor(picture: Path) -> None:
+    """Three orbits of one board, with every limit set."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -99,6 +99,9 @@ class History:
         levels: steps, each a multiple of the one before.
         clock: monotonic seconds.
         wall: seconds since 1970, as far as the machine knows.
+
+    Raises:
+        sqlite3.OperationalError, OSError: the file cannot be opened or made.
     """
 
     def __init__(
@@ -203,7 +206,10 @@ class Reader:
         """
         if not self.path.exists():
             return Page(step_s, _empty(), None, 0)
-        db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
+        try:
+            db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
+        except sqlite3.OperationalError:
+            return Page(step_s, _empty(), None, 0)
         try:
             now = db.execute("SELECT max(tick) FROM rows").fetchone()[0] or 0
             since = -1 if since is None else _from_now(since, now)
@@ -271,6 +277,8 @@ def _columns(
 def _opened_or_new(path: Path) -> sqlite3.Connection:
     try:
         return _opened(path)
+    except sqlite3.OperationalError:
+        raise  # the disk is full, or the file is locked: nothing is wrong with what it holds
     except sqlite3.DatabaseError:
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
             found = path.with_name(name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onboard.errors import OptionsRefused
@@ -158,6 +158,23 @@ class Governor:
             self._feel(new.at_s, new.hottest_c, limits.hot_c)
         if limits.peak_w is not None and new.power_w is not None:
             self._peaked = new.power_w > limits.peak_w or (self._peaked and not self._rested(new.at_s))
+
+    def state(self, now_s: float) -> dict[str, float | None]:
+        """What a successor has to know: a restart must not begin an orbit's allotment anew."""
+        began = now_s if self._orbit_began_s is None else self._orbit_began_s
+        return {
+            "orbit_s": now_s - began, "orbit_j": self._orbit_j, "store_j": self._store_j,
+            "rest_w": self._rest_w, "work_w": self._work_w,
+        }  # fmt: skip
+
+    def resume(self, state: Mapping[str, float | None], silent_s: float, now_s: float) -> None:
+        """Takes up a predecessor's state; for the time that nobody counted, work is assumed, the dearest."""
+        self._rest_w = state["rest_w"] if self._rest_w is None else self._rest_w
+        self._work_w = state["work_w"]
+        self._orbit_began_s = now_s - (state["orbit_s"] or 0.0) - silent_s
+        self._orbit_j, self._store_j = state["orbit_j"] or 0.0, state["store_j"] or 0.0
+        assumed = [watts for watts in (self._work_w, self._rest_w, self.limits.mean_w) if watts is not None]
+        self._spend(max(assumed, default=0.0), silent_s, now_s)
 
     def decide(self, now_s: float, *, urgent: bool = False) -> Decision:
         """Whether to work at this moment; ``urgent`` may overdraw by the margin."""

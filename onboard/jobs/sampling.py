@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -163,7 +164,7 @@ class Sampling:
                 for one in latest.values()
             ],
             energy={
-                name: (round(e.joules, 3), round(e.covered_s, 3), round(e.gap_s, 3), _short(e.peak_w))
+                name: (round(e.joules, 4), round(e.covered_s, 5), round(e.gap_s, 3), _short(e.peak_w))
                 for name, e in self.sampler.energy.items()
             },
             began_s=self._began, main=self._main, main_problem=self._main_problem[:160],
@@ -211,9 +212,9 @@ def sample(settings: Settings, out: int, found: list[Source] | None = None) -> N
             # A sensor that averages over longer than we ask would give every value twice.
             source.period_s = max(source.period_s, measured_period_s(source) or 0.0)
     sampler = Sampler(every, interval_s=1 / settings.sample_hz)
-    history = History(settings.telemetry_dir / "history.sqlite")
     # A connection belongs to the thread that makes it: sampling happens on this one.
     with Ledger(settings.ledger_path) as ledger:
+        history = _history(settings, ledger)
         work = Sampling(settings, sampler, history, ledger, out, modes)
 
         def listen() -> None:
@@ -228,6 +229,17 @@ def sample(settings: Settings, out: int, found: list[Source] | None = None) -> N
             signal.signal(number, lambda *_: sampler.stop())
         sampler.run()
         history.close()
+
+
+def _history(settings: Settings, ledger: Ledger) -> History:
+    """On the disk, or in memory where that cannot be: the governor must not go blind because a disk is full."""
+    try:
+        return History(settings.telemetry_dir / "history.sqlite")
+    except (sqlite3.Error, OSError) as error:
+        log.warning("history: %s", error)
+        with suppress(StorageError):
+            ledger.tell("warning", "history-off", f"history cannot be kept ({error}); it is tried at the next start")
+        return History(Path(":memory:"))
 
 
 def main() -> None:

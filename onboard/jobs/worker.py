@@ -33,6 +33,7 @@ from onboard.jobs.measured import Hearing
 from onboard.jobs.moment import is_synchronised
 from onboard.jobs.parent import end_with_parent
 from onboard.jobs.published import ERASING, map_row_of
+from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
@@ -73,6 +74,7 @@ class Worker:
         )
         self.hearing = Hearing()
         self.governor = Governor(limits_of(settings), seconds_of_day=_seconds_of_day)
+        self.ration = Ration(settings.telemetry_dir, self.governor)
         self.ladder = ModeLadder([name.strip() for name in settings.power_modes.split(",") if name.strip()])
         self._suspect: str | None = None
         self._governed = ""
@@ -203,6 +205,7 @@ class Worker:
         if self.hearing.silent_s is not None:
             if self.governor.idle_w is None and told.idle_w is not None:
                 self.governor.know_idle(told.idle_w)
+            self.ration.turn(told, told.monotonic_s)
             self.governor.measured(Measurement(told.monotonic_s, told.main_power_w(), told.hottest_c))
         decision = self.governor.decide(time.monotonic(), urgent=row.priority == "urgent")
         state = self.pulse.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from onboard.jobs.governor import (
     limits_of,
     quiet_spans,
 )
+from onboard.jobs.measured import Measured
+from onboard.jobs.ration import Ration
 from onboard.settings import read_settings
 
 HOURS = 8
@@ -155,3 +158,32 @@ def test_the_plant_is_what_it_is_said_to_be() -> None:
     settled = plant.ambient_c + plant.k_per_w * plant.work_w
     assert trace.heat_c[-1] == pytest.approx(settled, abs=0.7)
     assert np.mean(trace.power_w) == pytest.approx(plant.work_w, rel=0.01)
+
+
+def test_a_restart_does_not_begin_the_allotment_anew(tmp_path: Path) -> None:
+    limits = Limits(orbit_j=10_000.0, orbit_s=1000.0)
+    first = Governor(limits)
+    books = Ration(tmp_path, first)
+    for second in range(500):
+        first.decide(float(second))
+        books.turn(Measured(tick=1000 * second + 1), float(second))
+        first.measured(Measurement(float(second), 19.0))
+    assert first.decide(500.0).state == "orbit"
+    # Another process, another monotonic clock, 20 s later by the tick.
+    second_life = Governor(limits)
+    again = Ration(tmp_path, second_life)
+    again.turn(Measured(tick=519_000), 7.0)
+    second_life.measured(Measurement(7.0, 6.0))
+    second_life.measured(Measurement(8.0, 6.0))
+    decision = second_life.decide(8.0)
+    assert decision.state == "orbit"
+    spent, elapsed = second_life.state(8.0)["orbit_j"], second_life.state(8.0)["orbit_s"]
+    assert spent is not None and elapsed is not None
+    assert spent >= 499 * 19.0
+    assert elapsed == pytest.approx(520, abs=12)
+    # A note that is damaged is none.
+    (tmp_path / "governor.json").write_text("{")
+    fresh = Governor(limits)
+    Ration(tmp_path, fresh).turn(Measured(tick=600_000), 9.0)
+    fresh.measured(Measurement(9.0, 6.0))
+    assert fresh.decide(9.0).work

@@ -82,13 +82,13 @@ def _check_cost(served: Served, tmp_path: Path) -> None:
     energy = told["onboard:energy"]
     assert energy["rail"] == "VDD_IN"
     # A constant 19 W: whatever the time was, energy is 19 times it.
-    assert energy["mean_power_w"] == pytest.approx(19.0, abs=1e-3)
+    assert energy["mean_power_w"] == pytest.approx(19.0, abs=5e-3)
     assert told["onboard:energy_j"] == pytest.approx(19.0 * energy["measured_s"], abs=0.3)
     assert energy["measured_s"] > 0
     assert energy["joules_per_tile"] == pytest.approx(told["onboard:energy_j"] / told["onboard:tiles"], rel=0.01)
     # 300 x 300 pixels of 2 m.
     assert energy["joules_per_km2"] == pytest.approx(told["onboard:energy_j"] / 0.36, rel=0.01)
-    assert energy["net_power_w"] == pytest.approx(0.0, abs=1e-3)
+    assert energy["net_power_w"] == pytest.approx(0.0, abs=5e-3)
     assert told["onboard:temperature_c"] == {"least": 48.5, "most": 48.5}
     assert told["onboard:tiles_per_s"] > 0
     assert scene["energy_j"] == pytest.approx(told["onboard:energy_j"], abs=30)
@@ -278,3 +278,12 @@ def test_events_are_acknowledged_by_the_ground_only(served: Served) -> None:
         assert known <= future < 10**15
         assert client.post("/events/acknowledged", json={"until": 0}).json()["until"] == future
         assert isinstance(client, httpx.Client)
+
+
+def test_without_a_place_for_history_measuring_goes_on(tmp_path: Path, board: Path) -> None:
+    (tmp_path / "data" / "telemetry" / "history.sqlite").mkdir(parents=True)
+    with running(tmp_path / "data", ONBOARD_TELEMETRY_ROOT=str(board)) as served:
+        until(lambda: power_of(served)["power_w"] is not None, "no power is measured")
+        assert "history-off" in kinds(served)
+        with served.client() as client:
+            assert client.get("/telemetry/history").json()["columns"]["tick"] == []
