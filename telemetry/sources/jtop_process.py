@@ -2,71 +2,104 @@
 
 Apart, because jetson-stats is AGPL-3.0 and optional, and because importing it sets the start method of multiprocessing
 for the whole process. It ends with its input. A line "mode NAME" on the input sets the power mode.
+Source: documentation of jetson-stats 7.2 (jtop.power, .temperature, .gpu, .nvpmodel, .uptime).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
+from collections import deque
+from contextlib import suppress
 from typing import Any
+
+_REMEDIES = {
+    "not active": "start jtop.service; in a container mount the folder of /run/jtop.sock, for a restart makes it anew",
+    "can't access": "join the jtop group; for a container --group-add the host's",
+    "mismatch": "install here the jetson-stats of the service: its major and minor version, and its Python",
+}
+_OTHERWISE = "restart jtop.service; see journalctl -u jtop.service"
 
 
 def told_of(jetson: Any) -> dict[str, Any]:
-    """What one state of jtop says: watts, degrees, loads as shares, mode."""
-    power = jetson.power or {}
-    rails = {name: rail.get("power") for name, rail in power.get("rail", {}).items()}
-    total = power.get("tot") or {}
-    rails[str(total.get("name") or "total")] = total.get("power")
-    heat = {
-        name: (value.get("temp") if isinstance(value, dict) else value) for name, value in jetson.temperature.items()
-    }
+    """What one state of jtop says: watts, degrees, loads as shares, mode, and modes it cannot set as the board runs."""
     loads = {}
     for name, gpu in (jetson.gpu or {}).items():
         loads[name] = (gpu.get("status") or {}).get("load") if isinstance(gpu, dict) else None
     return {
-        "watts": {name: None if value is None else value / 1e3 for name, value in rails.items()},
-        "celsius": heat,
+        "watts": {name: None if value is None else value / 1e3 for name, value in _milliwatts(jetson.power).items()},
+        "celsius": {
+            name: value.get("temp") if isinstance(value, dict) else value for name, value in jetson.temperature.items()
+        },
         "load": {name: None if value is None else value / 100 for name, value in loads.items()},
-        "mode": getattr(jetson.nvpmodel, "name", None),
-        "modes": list(getattr(jetson.nvpmodel, "models", None) or []),
+        **_modes(jetson.nvpmodel),
     }
 
 
+def _milliwatts(power: Any) -> dict[str, float | None]:
+    parts, total = (power or {}).get("rail") or {}, (power or {}).get("tot") or {}
+    rails = {name: rail.get("power") for name, rail in parts.items()}
+    if total.get("name"):
+        rails[str(total["name"])] = total.get("power")
+    elif total:
+        # A sum: where jtop could read no rail, it says 0 of them.
+        rails["total"] = total.get("power") if rails else None
+    return rails
+
+
+def _modes(nvpmodel: Any) -> dict[str, Any]:
+    names = list(getattr(nvpmodel, "models", None) or [])
+    settable = list(getattr(nvpmodel, "status", None) or [])
+    now = None
+    with suppress(KeyError, TypeError, AttributeError):  # what jtop raises where nvpmodel gave it no answer
+        now = nvpmodel.name
+    marked = [name for name, may in zip(names, settable, strict=False) if not may]
+    return {"mode": now, "modes": names, "marked": marked}
+
+
 def main() -> None:
-    """Says what jtop says until the input ends."""
-
-    def say(**told: Any) -> None:
-        print(json.dumps(told), flush=True)  # noqa: T201 -- the parent reads it
-
+    """Says what jtop says until the input ends; whatever fails is said as a problem with its remedy."""
+    wanted: deque[str] = deque()
+    threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
     try:
-        from jtop import JtopException, jtop  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        say(problem="jetson-stats is not installed", remedy="pip install 'onboard-landcover[jetson]'")
-        return
-    wanted: list[str] = []
+        import jtop  # type: ignore[import-not-found, unused-ignore]
 
-    def listen() -> None:
-        for line in sys.stdin:
-            verb, _, name = line.strip().partition(" ")
-            if verb == "mode":
-                wanted.append(name)
-        wanted.append("")
+        _follow(jtop, wanted)
+    except ImportError as error:
+        gone = "is not installed" if getattr(error, "name", "") == "jtop" else f"cannot be imported: {error}"
+        _say(problem=f"jetson-stats {gone}", remedy="pip install 'onboard-landcover[jetson]'")
+    except Exception as error:  # noqa: BLE001 -- jtop lets through queue.Empty, EOFError and what the service raised
+        text = " ".join(str(error).split()) or type(error).__name__
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text.lower()), _OTHERWISE)
+        _say(problem=f"jtop: {text}", remedy=remedy)
 
-    threading.Thread(target=listen, daemon=True).start()
-    try:
-        with jtop(interval=1.0) as jetson:
-            while jetson.ok():
-                if wanted:
-                    name = wanted.pop(0)
-                    if not name:
-                        return
-                    jetson.nvpmodel = name
-                say(**told_of(jetson))
-    except JtopException as error:
-        say(problem=f"jtop: {error}", remedy="start jtop.service; its version must be that of the package here")
-    except OSError as error:
-        say(problem=f"jtop: {error}", remedy="mount /run/jtop.sock's folder and join the jtop group")
+
+def _follow(jtop: Any, wanted: deque[str]) -> None:
+    before = None
+    with jtop.jtop(interval=1.0) as jetson:
+        while jetson.ok():
+            if wanted:
+                with suppress(jtop.JtopException):  # the board has no such mode: the mode that stays says so
+                    jetson.nvpmodel = wanted.popleft()
+            # When its service hangs jtop gives the same state again and again; only the uptime in it tells.
+            if before is None or jetson.uptime != before:
+                _say(**told_of(jetson))
+            before = jetson.uptime
+    _say(problem="jtop: its service has sent nothing for three intervals", remedy=_OTHERWISE)
+
+
+def _listen(wanted: deque[str]) -> None:
+    for line in sys.stdin:
+        verb, _, name = line.strip().partition(" ")
+        if verb == "mode":
+            wanted.append(name)
+    os._exit(0)  # whatever jtop waits for: nobody listens any more
+
+
+def _say(**told: Any) -> None:
+    print(json.dumps(told), flush=True)  # noqa: T201 -- the parent reads it
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Discrete NVIDIA GPUs by NVML (package nvidia-ml-py, optional): power, temperature, load, clock, throttling.
 
 On Jetson NVML may start and answer NotSupported to each of these: such a reading has no value and says so.
+Source: NVML API reference, device queries and nvmlClocksThrottleReasons.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ NAME = "nvml"
 RETRY_S = 30.0
 # What is no throttling: nothing to do, and clocks that an application asked for.
 _HARMLESS = 0x1 | 0x2
+_NO_DRIVER = "install the NVIDIA driver, or run without it; in a container hand the GPU in"
+_NOTHING = "the GPU answers NotSupported to everything", "on a Jetson this is so; other sources measure"
 
 
 class Nvml:
@@ -31,8 +34,9 @@ class Nvml:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._nvml: Any = None
-        self._handles: list[Any] = []
-        self._problem = self._remedy = ""
+        self._handles: dict[int, Any] = {}
+        self._lost = False
+        self._trouble = _NOTHING
         self._tried = float("-inf")
 
     def state(self) -> SourceState:
@@ -40,15 +44,17 @@ class Nvml:
         rails = tuple(dict.fromkeys(one.rail for one in self.read() if one.value is not None))
         if rails:
             return SourceState(NAME, rails)
-        problem = self._problem or "the GPU answers NotSupported to everything"
-        remedy = self._remedy or "on a Jetson this is so; other sources measure"
+        problem, remedy = self._trouble
         return SourceState(NAME, problem=problem, remedy=remedy)
 
     def read(self) -> list[Reading]:
-        """Readings of each GPU."""
-        if not self._handles and not self._found():
-            return []
-        return [one for index, handle in enumerate(self._handles) for one in self._readings(f"gpu-{index}", handle)]
+        """Of each GPU watts, degrees Celsius, load as a share, SM clock in hertz, and 1 where it is held back, else 0.
+
+        A GPU that is lost says so once; it is looked for again every RETRY_S, while the others go on.
+        """
+        if (not self._handles or self._lost) and self._clock() - self._tried >= RETRY_S:
+            self._search()
+        return [one for index, handle in list(self._handles.items()) for one in self._readings(index, handle)]
 
     def close(self) -> None:
         """Lets the library go."""
@@ -56,30 +62,33 @@ class Nvml:
             with suppress(self._nvml.NVMLError):
                 self._nvml.nvmlShutdown()
             self._nvml = None
-        self._handles = []
+        self._handles = {}
 
-    def _found(self) -> bool:
-        if self._clock() - self._tried < RETRY_S:
-            return False
-        self._tried = self._clock()
+    def _search(self) -> None:
+        # NVML counts its users: only after the last one's shutdown does it look for a lost GPU again.
+        self.close()
+        self._tried, self._lost = self._clock(), False
         try:
             import pynvml  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
-            self._problem, self._remedy = "nvidia-ml-py is not installed", "pip install 'onboard-landcover[gpu]'"
-            return False
+            self._trouble = "nvidia-ml-py is not installed", "pip install 'onboard-landcover[gpu]'"
+            return
         try:
             pynvml.nvmlInit()
+            self._nvml = pynvml
             count = pynvml.nvmlDeviceGetCount()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
         except pynvml.NVMLError as error:
-            self._problem, self._remedy = f"NVML: {error}".lower(), "install the NVIDIA driver, or run without it"
-            return False
-        self._nvml = pynvml
-        self._problem = "" if self._handles else "NVML shows no GPU"
-        return bool(self._handles)
+            self._trouble = _said(error), _NO_DRIVER
+            return
+        self._trouble = _NOTHING if count else ("NVML shows no GPU", _NO_DRIVER)
+        for index in range(count):
+            try:
+                self._handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
+            except pynvml.NVMLError as error:  # noqa: PERF203 -- a handful
+                self._lose(index, error)
 
-    def _readings(self, rail: str, handle: Any) -> Iterator[Reading]:
-        nvml = self._nvml
+    def _readings(self, index: int, handle: Any) -> Iterator[Reading]:
+        nvml, rail = self._nvml, f"gpu-{index}"
         asked: tuple[tuple[str, Callable[[], float]], ...] = (
             ("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
             ("temperature_c", lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
@@ -91,9 +100,20 @@ class Nvml:
             try:
                 yield Reading(quantity, ask(), NAME, rail)
             except nvml.NVMLError as error:  # noqa: PERF203 -- a handful
-                yield Reading(quantity, None, NAME, rail, reason=f"NVML: {error}".lower())
+                yield Reading(quantity, None, NAME, rail, reason=_said(error))
                 if getattr(error, "value", None) in _lost(nvml):
-                    self._handles = []  # found again later, if it comes back
+                    self._lose(index, error)
+            except AttributeError as error:  # releases of the package rename functions
+                yield Reading(quantity, None, NAME, rail, reason=f"nvml: {error}")
+
+    def _lose(self, index: int, error: Exception) -> None:
+        self._handles.pop(index, None)
+        self._lost = True
+        self._trouble = f"gpu-{index}: {_said(error)}", "reset the GPU or restart the machine"
+
+
+def _said(error: Exception) -> str:
+    return f"NVML: {error}".lower()
 
 
 def _lost(nvml: Any) -> tuple[int, ...]:
