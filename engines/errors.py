@@ -115,3 +115,9 @@ class SettingRefused(OpeningRefused):
     def __init__(self, setting: str, given: object, required: str) -> None:
         self.setting, self.given, self.required = setting, given, required
         super().__init__(f"{setting} is {given}; give {required}")
+
+
+def one_line(error: BaseException) -> str:
+    """A vendor's error on one line, its first words: their texts run over many."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

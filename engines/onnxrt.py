@@ -11,7 +11,7 @@ import numpy as np
 
 from engines.cores import usable_cores
 from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
-from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch
+from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class OnnxRuntimeEngine:
         except self._faults as error:
             raise BackendUnavailable(
                 f"{BACKEND} {ort.__version__}",
-                f"cannot load {path}: {_line(error)}",
+                f"cannot load {path}: {one_line(error)}",
                 "update onnxruntime if the model is newer, else export the model again in one file",
             ) from error
 
@@ -115,7 +115,7 @@ class OnnxRuntimeEngine:
                 self._binding.bind_output(name, "cpu", 0, np.uint8, shape, buffer.ctypes.data)
             self._session.run_with_iobinding(self._binding)
         except self._faults as error:
-            raise InferenceFailed(BACKEND, _line(error), retryable=_is_memory(error)) from error
+            raise InferenceFailed(BACKEND, one_line(error), retryable=_is_memory(error)) from error
         finally:
             self._binding.clear_binding_inputs()
             self._binding.clear_binding_outputs()
@@ -139,7 +139,7 @@ def _runtime() -> ModuleType:
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
-        raise BackendUnavailable(BACKEND, f"not usable here ({_line(error)})", "pip install onnxruntime") from error
+        raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", "pip install onnxruntime") from error
     runtime: ModuleType = onnxruntime
     return runtime
 
@@ -181,9 +181,3 @@ def _is_batch_fixed(port: _Port, nodes: Sequence[Any], expected: Sequence[_Port]
 def _is_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "allocate" in text or "bad_alloc" in text or "out of memory" in text
-
-
-def _line(error: BaseException) -> str:
-    """The error's first words on one line: the runtime's own texts run over many."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

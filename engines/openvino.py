@@ -14,7 +14,7 @@ import numpy as np
 
 from engines.cores import usable_cores
 from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
-from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch
+from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -75,10 +75,9 @@ class OpenVinoEngine:
             _check_ports(model, manifest, folder / manifest.model.file)
             self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise BackendUnavailable(
-                f"{self.backend} {openvino_version()}", f"cannot load {folder / manifest.model.file}: {_line(error)}",
-                "update openvino if the model is newer, or take onnxruntime",
-            ) from error  # fmt: skip
+            problem = f"cannot load {folder / manifest.model.file}: {one_line(error)}"
+            remedy = "update openvino if the model is newer, or take onnxruntime"
+            raise BackendUnavailable(f"{self.backend} {openvino_version()}", problem, remedy) from error
         self.digest = engine_digest(
             model=manifest.model.sha256, backend=self.backend, version=openvino_version(), precision=precision
         )
@@ -94,7 +93,7 @@ class OpenVinoEngine:
             found = [np.array(told[name], dtype=np.uint8) for name in self._outputs]
         except RuntimeError as error:
             memory = "alloc" in str(error).lower() or "memory" in str(error).lower()
-            raise InferenceFailed(self.backend, _line(error), retryable=memory) from error
+            raise InferenceFailed(self.backend, one_line(error), retryable=memory) from error
         except MemoryError as error:
             raise InferenceFailed(self.backend, "out of memory", retryable=True) from error
         return Prediction(found[0], found[1] if len(found) > 1 else None)
@@ -117,7 +116,7 @@ def _runtime() -> ModuleType:
         import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except (ImportError, OSError) as error:
         remedy = "pip install 'onboard-landcover[openvino]'"
-        raise BackendUnavailable(BACKEND, f"not usable here ({_line(error)})", remedy) from error
+        raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", remedy) from error
     runtime: ModuleType = openvino
     return runtime
 
@@ -141,8 +140,3 @@ def _check_ports(model: Any, manifest: Manifest, path: Path) -> None:
                 given = f"{port.element_type.get_type_name()} {port.partial_shape}"
                 required = f"u8 [N, {', '.join(map(str, shape))}]"
                 raise ModelMismatch(path, f"{kind} {name}", given=given, required=required)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

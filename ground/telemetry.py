@@ -16,6 +16,7 @@ from typing import Any
 
 from ground.errors import AskedWrong, DiskFailed
 from ground.link import Link, WindowClosed
+from ground.transfer import sync
 
 STATE, EVENTS, HISTORY = "state.json", "events.jsonl", "history"
 PAGE_ROWS = 2000
@@ -120,7 +121,7 @@ class TelemetryStation:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._folder / STATE)
-        _sync_folder(self._folder)
+        sync(self._folder)
 
 
 def _append(path: Path, events: list[dict[str, Any]], *, after: int) -> None:
@@ -137,7 +138,7 @@ def _append(path: Path, events: list[dict[str, Any]], *, after: int) -> None:
                 file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _write_parquet(path: Path, columns: Mapping[str, list[Any]], *, step_s: float) -> None:
@@ -149,18 +150,6 @@ def _write_parquet(path: Path, columns: Mapping[str, list[Any]], *, step_s: floa
     table = pa.table(arrays).replace_schema_metadata({"step_s": f"{step_s:g}"})
     part = path.with_suffix(".part")
     pq.write_table(table, part, compression="zstd")
-    descriptor = os.open(part, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(part)
     part.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

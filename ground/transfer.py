@@ -166,11 +166,11 @@ def _begin_of(answer: httpx.Response) -> int:
 
 def _put_in_place(wanted: Wanted) -> None:
     try:
-        _sync(wanted.part)
+        sync(wanted.part)
         wanted.part.rename(wanted.target)
         # The file's name, the name of the map's folder, and that of the folder of all maps.
         for folder in list(wanted.target.parents)[:3]:
-            _sync(folder)
+            sync(folder)
     except OSError as error:
         raise DiskFailed(wanted.target, error) from error
 
@@ -188,7 +188,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

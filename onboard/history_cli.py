@@ -120,6 +120,8 @@ def calibrate(
     from telemetry import discover
     from telemetry.sampler import Sampler
 
+    if not seconds > 0:
+        raise OptionsRefused(f"--seconds is {seconds:g}", "give more than 0; a minute is usual")
     _check_at_rest(settings)
     found = discover.sources(settings.telemetry_root) if sources is None else sources
     sampler = Sampler(found, interval_s=1 / settings.sample_hz)

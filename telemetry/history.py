@@ -94,6 +94,9 @@ class _Bucket:
 class History:
     """Writes the history; one process at a time.
 
+    Attributes:
+        problem: why the last flush failed and what it cost; empty where it did not.
+
     Args:
         path: of the SQLite file; a damaged one is put aside, the past is worth less than the present.
         levels: steps, each a multiple of the one before.
@@ -123,6 +126,7 @@ class History:
         self._buckets: list[_Bucket | None] = [None] * len(levels)
         self._rows: list[tuple[int, int, float, int, bytes]] = []
         self._flushed = clock()
+        self.problem = ""
 
     @property
     def tick(self) -> int:
@@ -162,8 +166,10 @@ class History:
                 for position, level in enumerate(self.levels):
                     oldest = self.tick - int(1000 * level.keep_s)
                     self._db.execute("DELETE FROM rows WHERE level = ? AND tick < ?", (position, oldest))
-        except sqlite3.Error:
-            return
+        except sqlite3.Error as error:
+            self.problem = f"{len(rows)} rows of history were lost: {error}"
+        else:
+            self.problem = ""
 
     def close(self) -> None:
         """Writes everything, unfinished rows too."""

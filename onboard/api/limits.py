@@ -50,6 +50,19 @@ class Slots:
         self.slots, self.what = slots, what
         self._free = threading.BoundedSemaphore(slots)
 
+    def take(self) -> None:
+        """Takes a slot; `give` it back.
+
+        Raises:
+            TooMany: all are taken.
+        """
+        if not self._free.acquire(blocking=False):
+            raise TooMany(f"{self.slots} {self.what} are running, more are not taken at once", self.RETRY_AFTER_S)
+
+    def give(self) -> None:
+        """Gives back a slot that was taken."""
+        self._free.release()
+
     @contextmanager
     def one(self) -> Iterator[None]:
         """Holds a slot.
@@ -57,9 +70,8 @@ class Slots:
         Raises:
             TooMany: all are taken.
         """
-        if not self._free.acquire(blocking=False):
-            raise TooMany(f"{self.slots} {self.what} are running, more are not taken at once", self.RETRY_AFTER_S)
+        self.take()
         try:
             yield
         finally:
-            self._free.release()
+            self.give()

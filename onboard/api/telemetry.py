@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
@@ -24,6 +25,8 @@ UNITS = {
     "over_current_events": "1", "throttle_state": "1",
 }  # fmt: skip
 """By quantity, in UCUM's spelling."""
+STALE_S = 5.0
+"""Age at which a measurement is no longer that of now."""
 
 
 class Value(BaseModel):
@@ -116,22 +119,36 @@ async def get_stream(
 ) -> Response:
     """Snapshots as server-sent events, until the client goes."""
     caller.must_be("telemetry", "ground")
-    slot = service.streams.one()
-    slot.__enter__()  # given back when the stream ends, which is after this function
+    service.streams.take()
+    return _Stream(service, every_s, count)
 
-    async def events() -> AsyncIterator[str]:
-        sent = 0
+
+class _Stream(StreamingResponse):
+    """Snapshots one after another; holds a slot that was taken for it.
+
+    The slot goes back when the answer ends and not when its iterator does: an iterator that was never begun, for the
+    client was gone already, has no end.
+    """
+
+    def __init__(self, service: Service, every_s: float, count: int | None) -> None:
+        self._service, self._every_s, self._count = service, every_s, count
+        headers = {"Cache-Control": "no-store"}
+        super().__init__(self._events(), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            while count is None or sent < count:
-                if sent:
-                    await asyncio.sleep(every_s)
-                told = await run_in_threadpool(snapshot, service)
-                yield f"id: {sent}\nevent: telemetry\ndata: {json.dumps(told.model_dump(mode='json'))}\n\n"
-                sent += 1
+            await super().__call__(scope, receive, send)
         finally:
-            slot.__exit__(None, None, None)
+            self._service.streams.give()
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    async def _events(self) -> AsyncIterator[str]:
+        sent = 0
+        while self._count is None or sent < self._count:
+            if sent:
+                await asyncio.sleep(self._every_s)
+            told = await run_in_threadpool(snapshot, self._service)
+            yield f"id: {sent}\nevent: telemetry\ndata: {json.dumps(told.model_dump(mode='json'))}\n\n"
+            sent += 1
 
 
 def snapshot(service: Service) -> Snapshot:
@@ -184,9 +201,6 @@ def _stale(service: Service) -> str:
     if silent is None:
         return "nothing was heard from the sampling process yet"
     return f"the sampling process has been silent for {silent:.0f} s" if silent > STALE_S else ""
-
-
-STALE_S = 5.0
 
 
 def _readings(service: Service) -> list[Value]:

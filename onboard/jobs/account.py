@@ -1,4 +1,4 @@
-"""What one scene cost: joules, seconds and temperatures from its first batch to its map, over all its runs.
+"""What one scene cost: joules, seconds and temperatures from its first byte read to its map, over all its runs.
 
 Kept in a small file beside the canvas, so that a scene that was interrupted goes on counting. What was spent between
 the last note and a SIGKILL is not known; it is left out and counted as a gap.

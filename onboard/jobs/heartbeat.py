@@ -119,8 +119,8 @@ class Pulse:
     def tiles(self, done: int, every: int) -> None:
         """So many tiles of the scene are done; any thread may say so."""
         with self._lock:
-            # What an earlier run had done already is no work of this one.
-            new = max(0, done - self.state.tiles_done) if self.state.tiles_all else 1
+            # The first word of a run says what earlier runs had done: that is no work of this one.
+            new = max(0, done - self.state.tiles_done) if self.state.tiles_all else 0
             self._tiles.append((self._clock(), new))
             self._scene_tiles += new
             total = self.state.tiles_total + new

@@ -69,6 +69,7 @@ class Sampling:
     _main_problem: str = ""
     _problems: dict[str, str] = field(default_factory=dict)
     _found: dict[str, bool] = field(default_factory=dict)
+    _history_lost: bool = False
     _throttling: bool | None = None
     _overcurrent: dict[str, float] = field(default_factory=dict)
 
@@ -127,6 +128,12 @@ class Sampling:
                 self._event("warning", "source-lost", f"{source.name} measures nothing any more: {why}")
             elif before is False and found:
                 self._event("info", "source-found", f"{source.name} measures again")
+        if bool(self.history.problem) != self._history_lost:
+            self._history_lost = bool(self.history.problem)
+            if self._history_lost:
+                self._event("warning", "history-lost", self.history.problem)
+            else:
+                self._event("info", "history-kept", "history is written again")
         held_back = [one.rail for one in latest.values() if one.quantity == "throttle_state" and one.value]
         if self._throttling is not None and bool(held_back) != self._throttling:
             if held_back:

@@ -151,7 +151,7 @@ class Worker:
         watch = _WorkWatch(self, row)
         try:
             summary = map_scene(self._request(row), self.guard.engine, self.pulse.tiles, watch)
-            self._publish(row, summary, watch.account)
+            self._publish(row, summary, watch.told)
         except MappingStopped:
             self.ledger.put_back(row.id)
         except EngineError as error:
@@ -224,7 +224,7 @@ class Worker:
         halo = manifest.halo if self.settings.halo is None else self.settings.halo
         return int(max(1, manifest.input.tile_size - 2 * halo) ** 2)
 
-    def _publish(self, row: SceneRow, summary: MapSummary, account: SceneAccount) -> None:
+    def _publish(self, row: SceneRow, summary: MapSummary, cost: Mapping[str, Any]) -> None:
         """The map's folder stands: the ledger learns of it, then the scene may go."""
         found = map_row_of(summary.folder)
         if found is None:
@@ -234,7 +234,7 @@ class Worker:
             "mapping_s": round(summary.mapping_s, 3), "seconds": round(summary.seconds, 3),
             "stages_s": {name: round(value, 3) for name, value in summary.stages_s.items()},
             "pixels": summary.scene_pixels, "tiles_per_s": summary.tiles_per_s,
-            **account.facts(tiles=summary.tiles, area_m2=None),
+            **cost,
         }  # fmt: skip
         self.ledger.publish(replace(found, priority=row.priority), figures)
         self.pulse.change(scenes_total=self.pulse.state.scenes_total + 1)
@@ -262,6 +262,8 @@ class _WorkWatch(Watch):
     def __init__(self, worker: Worker, row: SceneRow) -> None:
         self.worker, self.row = worker, row
         self.account = SceneAccount(worker.settings.canvases_dir / row.id)
+        self.account.take(worker.hearing.last)  # what opening and probing cost is the scene's too
+        self.told: Mapping[str, Any] = {}
 
     def before_batch(self) -> None:
         worker = self.worker
@@ -280,7 +282,8 @@ class _WorkWatch(Watch):
 
     def facts(self, *, tiles: int, area_m2: float | None) -> Mapping[str, Any]:
         self.account.take(self.worker.hearing.last)
-        return self.account.facts(tiles=tiles, area_m2=area_m2)
+        self.told = self.account.facts(tiles=tiles, area_m2=area_m2)
+        return self.told
 
     def _check_stopped(self) -> None:
         worker = self.worker

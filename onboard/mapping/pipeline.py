@@ -139,7 +139,7 @@ class Pipeline:
         """Maps every unfinished tile; returns when all of them are on disk.
 
         Args:
-            progress: called with (finished tiles, all tiles) after each batch, on the writer thread.
+            progress: called with (finished tiles, all tiles) at the start, and after each batch on the writer thread.
 
         Raises:
             SceneRefused: a window cannot be decoded.
@@ -158,6 +158,7 @@ class Pipeline:
         writer = threading.Thread(
             target=self._write, args=(mapped, failures, stats, report), name="writer", daemon=True
         )
+        report(stats.tiles_resumed, len(self.grid))
         begin = time.monotonic()
         reader.start()
         writer.start()

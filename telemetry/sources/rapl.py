@@ -65,7 +65,9 @@ class Rapl(SysfsSource):
         self._before[counter.rail] = (now, counter.value)
         if before is None or now <= before[0]:
             return Reading("power_w", None, NAME, counter.rail, reason="a counter's first reading")
-        step = counter_step_j(before[1], counter.value, self.range_j().get(counter.rail, 0.0))
+        # The range is looked up where it is needed only: once in hours, not ten times a second.
+        range_j = 0.0 if counter.value >= before[1] else self.range_j().get(counter.rail, 0.0)
+        step = counter_step_j(before[1], counter.value, range_j)
         return Reading("power_w", step / (now - before[0]), NAME, counter.rail)
 
 

@@ -11,15 +11,7 @@ from telemetry.readings import Reading
 from telemetry.sources.ina3221 import Ina3221
 from telemetry.sources.rapl import Rapl, counter_step_j
 from telemetry.sources.thermal import Thermal
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
+from tests.telemetry.trees import write
 
 HWMON = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/"
 
