@@ -13,7 +13,7 @@ import numpy as np
 
 from engines.engine import Engine, Tiles
 from engines.errors import SettingRefused
-from engines.verify import read_golden
+from engines.verify import golden_tiles
 
 _LEAST_CALLS = 3
 
@@ -41,25 +41,14 @@ def time_batches(engine: Engine, batches: Sequence[int], *, seconds: float) -> l
     for batch in batches:
         if not 1 <= batch <= engine.max_batch:
             raise SettingRefused("batch", batch, f"a whole number from 1 to {engine.max_batch}")
-    tiles = bench_tiles(engine, max(batches))
+    tiles = golden_tiles(engine, max(batches))
     return [_timed(engine, tiles[:batch], seconds) for batch in batches]
-
-
-def bench_tiles(engine: Engine, count: int) -> Tiles:
-    """The model's golden tile, turned and mirrored; noise of a fixed seed where it carries none."""
-    manifest = engine.manifest
-    if manifest.golden is not None and engine.folder is not None:
-        tile = read_golden(manifest, engine.folder)[0][0]
-        return np.stack([np.rot90(tile, k=index, axes=(1, 2)) for index in range(count)])
-    size = manifest.input.tile_size
-    shape = (count, len(manifest.input.bands), size, size)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def machine() -> str:
     """Processor, cores and load: a busy machine's figures are not its figures."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{_processor()}, {os.cpu_count()} cores{load}, {platform.system()} {platform.machine()}"
+    return f"{processor()}, {os.cpu_count()} cores{load}, {platform.system()} {platform.machine()}"
 
 
 def _timed(engine: Engine, tiles: Tiles, seconds: float) -> BatchTiming:
@@ -81,7 +70,8 @@ def _timed(engine: Engine, tiles: Tiles, seconds: float) -> BatchTiming:
     )
 
 
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:

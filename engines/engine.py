@@ -50,11 +50,15 @@ class EngineOptions:
         spinning: idle threads wait awake: lower latency, but they burn the power and the cores that a decoder beside
             them could use.
         max_batch: most tiles in one call. Memory grows with it.
+        built: folder of engines that were built for this device; None for the one beside the user's caches.
+        build: make the engine first where there is none, which takes minutes.
     """
 
     threads: int | None = None
     spinning: bool = True
     max_batch: int = 8
+    built: Path | None = None
+    build: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None:

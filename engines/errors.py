@@ -3,6 +3,7 @@
 EngineError                 a failure of ours (exit code 1)
 ├── InferenceFailed         retry if `retryable`, else open the engine again or stop
 ├── GoldenFailed            never put this engine into service; open another backend or model
+├── AcceptanceFailed        likewise: labelled data have shown it
 ├── TilesRefused            a fault in the calling code: mend the tiles it makes
 └── OpeningRefused          nothing was opened (exit code 2)
     ├── ModelNotFound       name a model that is there
@@ -15,7 +16,10 @@ EngineError                 a failure of ours (exit code 1)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engines.manifest import Acceptance
 
 
 class EngineError(Exception):
@@ -57,6 +61,18 @@ class GoldenFailed(EngineError):
         super().__init__(
             f"{backend} {precision}: agrees with the reference on {agreement:.4%} of the golden tile's pixels, "
             f"{required:.4%} required; use another backend or precision for this model"
+        )
+
+
+class AcceptanceFailed(EngineError):
+    """A precision that cost more accuracy on labelled data than is allowed."""
+
+    def __init__(self, backend: str, found: Acceptance) -> None:
+        self.backend, self.precision = backend, str(found.precision)
+        self.loss, self.most_loss = found.miou_reference - found.miou, found.most_loss
+        super().__init__(
+            f"{backend} {found.precision}: loses {100 * self.loss:.2f} points of mIoU on {found.data}, "
+            f"{100 * found.most_loss:.2f} allowed; use another precision of this model"
         )
 
 

@@ -237,6 +237,34 @@ class Calibration(_Part):
     reliability_after: tuple[ReliabilityBin, ...]
 
 
+class Acceptance(_Part):
+    """What a precision costs, measured against the FP32 reference before launch.
+
+    Attributes:
+        precision: of the engine that was held to the reference.
+        backend: and its version, as measured.
+        data: labelled scenes, in words; `tiles` of them.
+        pixel_agreement: share of pixels with the reference's class; `worst_tile` in the worst tile.
+        miou_reference, miou: of both on the labels, of the same pixels.
+        most_loss: of mIoU that is allowed.
+    """
+
+    precision: Precision
+    backend: Text
+    data: Text
+    tiles: Annotated[int, Field(ge=1)]
+    pixel_agreement: Share
+    worst_tile: Share
+    miou_reference: Share
+    miou: Share
+    most_loss: Share
+
+    @property
+    def passed(self) -> bool:
+        """Whether the loss is within what is allowed."""
+        return self.miou_reference - self.miou <= self.most_loss
+
+
 class Manifest(_Part):
     """A model's description, beside its file.
 
@@ -249,6 +277,7 @@ class Manifest(_Part):
         agreement: of the file with the network it was made from.
         calibration: of the confidence; None where it was not looked at.
         probabilities: the twin, None where there is none.
+        acceptance: of precisions below the reference's; see `accepts`.
     """
 
     schema_version: Literal[1] = 1
@@ -271,6 +300,7 @@ class Manifest(_Part):
     agreement: Agreement | None = None
     calibration: Calibration | None = None
     probabilities: TwinFile | None = None
+    acceptance: tuple[Acceptance, ...] = ()
 
     @field_validator("created")
     @classmethod
@@ -299,6 +329,11 @@ class Manifest(_Part):
             if unknown := sorted(set(row.per_class_iou) - names):
                 raise ValueError(f"evaluation names classes that the model has not: {', '.join(unknown)}")
         return self
+
+    def accepts(self, precision: Precision) -> bool:
+        """Whether an engine of this precision may fly: FP32 is the reference, the others were measured and passed."""
+        measured = [item for item in self.acceptance if item.precision == precision]
+        return precision == "fp32" or (bool(measured) and all(item.passed for item in measured))
 
     @property
     def class_titles(self) -> dict[int, str]:

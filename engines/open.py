@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from engines.cores import usable_cores
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendUnavailable, ModelNotFound, SettingRefused
-from engines.manifest import MANIFEST_NAME, Manifest
-from engines.verify import verify_golden
+from engines.manifest import MANIFEST_NAME, Manifest, Precision
+from engines.places import cache_folder
+from engines.verify import verify_accepted, verify_golden
 
 SHIPPED = Path(__file__).parent / "shipped"
-AUTO = "auto"
+AUTO, REFERENCE = "auto", "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -32,31 +35,41 @@ def open_engine(
     spinning: bool = True,
     max_batch: int = 8,
     check_golden: bool = True,
+    built: Path | None = None,
+    build: bool = False,
+    choices: Path | None = None,
 ) -> Engine:
     """Opens a model on a backend of this machine, and holds it to its golden tile (one tile is run).
 
     Args:
         model: shipped name (it wins over a folder of that name; write ./name for the folder), model folder or
             manifest.json; None for the default of the shipped ones.
-        backend: name, or "auto" for the first that is usable here.
+        backend: name, or "auto" for the fastest that is usable here, computes in a precision that the manifest accepts
+            and passes the golden tile; measured at the first opening, kept from then on.
         threads: the backend computes with; None for the cores this process may use.
         spinning: idle threads wait awake.
         max_batch: most tiles in one call.
         check_golden: False leaves the golden tile out; for benchmarks and for measuring an engine that fails it.
+        built: folder of TensorRT engines, see EngineOptions.
+        build: whether to make one where there is none.
+        choices: file that keeps what "auto" chose; None for the one in the user's cache.
 
     Raises:
         ModelNotFound, ManifestError, ModelMismatch, BackendUnavailable, SettingRefused: nothing was opened.
         GoldenFailed: opened and closed again, for it computes wrong.
         InferenceFailed: the runtime failed on the golden tile.
     """
-    options = EngineOptions(threads=threads, spinning=spinning, max_batch=max_batch)
+    options = EngineOptions(threads=threads, spinning=spinning, max_batch=max_batch, built=built, build=build)
     if backend not in (AUTO, *_OPENERS):
         raise SettingRefused("backend", backend, f"one of {', '.join((AUTO, *_OPENERS))}")
     file = manifest_path(model)
     manifest = Manifest.load(file)
-    engine = _first_usable(tuple(_OPENERS) if backend == AUTO else (backend,), manifest, file.parent, options)
+    if backend == AUTO:
+        return _open_fastest(manifest, file.parent, options, choices)
+    engine = _OPENERS[backend](manifest, file.parent, options)
     if check_golden:
         try:
+            verify_accepted(engine)
             verify_golden(engine)
         except BaseException:
             engine.close()
@@ -64,14 +77,24 @@ def open_engine(
     return engine
 
 
-def _first_usable(names: tuple[str, ...], manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
-    refusals: list[BackendUnavailable] = []
-    for name in names:
-        try:
-            return _OPENERS[name](manifest, folder, options)
-        except BackendUnavailable as error:  # noqa: PERF203 - a few backends, each may refuse
-            refusals.append(error)
-    raise refusals[0]
+def _open_fastest(manifest: Manifest, folder: Path, options: EngineOptions, choices: Path | None) -> Engine:
+    from engines.bench import processor
+    from engines.fastest import choice_key, open_fastest
+
+    states = {state.name: state.version for state in backend_states()}
+    names = [name for name in _OPENERS if states[name] and manifest.accepts(_PRECISIONS.get(name, manifest.precision))]
+    if len(names) == 1 or manifest.golden is None:
+        # Nothing to choose from, or nothing to hold the others to: the first is the reference.
+        return open_engine(
+            folder, backend=names[0] if len(names) == 1 else REFERENCE, threads=options.threads,
+            spinning=options.spinning, max_batch=options.max_batch, built=options.built, build=options.build,
+        )  # fmt: skip
+    key = choice_key(
+        model=manifest.model.sha256, threads=options.threads, processor=processor(), cores=usable_cores(),
+        **{f"backend {name}": states[name] for name in names},
+    )  # fmt: skip
+    openers = {name: partial(_OPENERS[name], manifest, folder, options) for name in names}
+    return open_fastest(openers, key, choices or cache_folder() / "backends.json")
 
 
 def manifest_path(model: str | Path | None = None, shipped: Path = SHIPPED) -> Path:
@@ -115,7 +138,7 @@ def default_model(shipped: Path = SHIPPED) -> str:
 
 
 def backend_states() -> tuple[BackendState, ...]:
-    """Every backend this software knows, in the order "auto" tries them; loads each runtime to ask it."""
+    """Every backend this software knows; loads each runtime to ask it."""
     return tuple(_state(name, version) for name, version in _VERSIONS.items())
 
 
@@ -161,10 +184,33 @@ def _openvino_version() -> str:
     return openvino_version()
 
 
-# In the order "auto" tries them: the reference first, which is everywhere.
+def _openvino_bf16_version() -> str:
+    from engines.openvino import bf16_version
+
+    return bf16_version()
+
+
+def _open_tensorrt(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
+    from engines.built import open_built
+
+    return open_built(manifest, folder, options)
+
+
+def _tensorrt_version() -> str:
+    from engines.built import tensorrt_version
+
+    return tensorrt_version()
+
+
 _OPENERS: Mapping[str, Callable[[Manifest, Path, EngineOptions], Engine]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "openvino-bf16": _open_openvino_bf16,
+    "tensorrt": _open_tensorrt,
 }
-_VERSIONS: Mapping[str, Callable[[], str]] = {"onnxruntime": _onnxruntime_version, "openvino": _openvino_version}
+_VERSIONS: Mapping[str, Callable[[], str]] = {
+    "onnxruntime": _onnxruntime_version, "openvino": _openvino_version, "openvino-bf16": _openvino_bf16_version,
+    "tensorrt": _tensorrt_version,
+}  # fmt: skip
+# Of the backends that do not take it from the model.
+_PRECISIONS: Mapping[str, Precision] = {"openvino-bf16": "bf16"}

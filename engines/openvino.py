@@ -33,6 +33,18 @@ def openvino_version() -> str:
     return str(_runtime().__version__).partition("-")[0]
 
 
+def bf16_version() -> str:
+    """The same, where the processor has bfloat16.
+
+    Raises:
+        BackendUnavailable: not installed, or the processor has none.
+    """
+    version = openvino_version()
+    if "BF16" not in _runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise BackendUnavailable(BACKEND_BF16, "this processor has no bfloat16", "take openvino or onnxruntime")
+    return version
+
+
 class OpenVinoEngine:
     """A model on OpenVINO's CPU plugin; keeps the Engine contract.
 
@@ -57,9 +69,9 @@ class OpenVinoEngine:
         if manifest.precision != "fp32":
             remedy = "name the FP32 model; this backend chooses its own precision"
             raise BackendUnavailable(self.backend, f"the model is {manifest.precision}", remedy)
+        if precision == "bf16":
+            bf16_version()
         core = ov.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise BackendUnavailable(self.backend, "this processor has no bfloat16", "take openvino or onnxruntime")
         self.manifest = manifest
         self.folder: Path | None = folder
         self.precision: str = precision

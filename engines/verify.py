@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.engine import Engine, Tiles
-from engines.errors import GoldenFailed, ManifestError, ModelMismatch
+from engines.errors import AcceptanceFailed, GoldenFailed, ManifestError, ModelMismatch
 from engines.manifest import MANIFEST_NAME, GoldenTile, Manifest, Precision
 
 GOLDEN_NAME = "golden.npz"
@@ -63,6 +63,28 @@ def verify_golden(engine: Engine) -> GoldenCheck | None:
     if agreement < required:
         raise GoldenFailed(engine.backend, engine.precision, agreement=agreement, required=required)
     return GoldenCheck(agreement, required, hashlib.sha256(classes.tobytes()).hexdigest())
+
+
+def verify_accepted(engine: Engine) -> None:
+    """Passes unless labelled data have shown before launch that this precision costs too much.
+
+    Raises:
+        AcceptanceFailed: they have.
+    """
+    failed = [item for item in engine.manifest.acceptance if item.precision == engine.precision and not item.passed]
+    if failed:
+        raise AcceptanceFailed(engine.backend, failed[0])
+
+
+def golden_tiles(engine: Engine, count: int) -> Tiles:
+    """The model's golden tile, turned; noise of a fixed seed where it carries none."""
+    manifest = engine.manifest
+    if manifest.golden is not None and engine.folder is not None:
+        tile = read_golden(manifest, engine.folder)[0][0]
+        return np.stack([np.rot90(tile, k=index, axes=(1, 2)) for index in range(count)])
+    size = manifest.input.tile_size
+    shape = (count, len(manifest.input.bands), size, size)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def pixel_agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:

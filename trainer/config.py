@@ -146,7 +146,8 @@ class FinetuneSettings(RunSettings):
 
     ``encoder`` is the run folder of a distillation, whose averaged student is taken; ``start_from`` that of an earlier
     finetuning of the same network; ``teacher`` stands in the student's place, whose settings then are its shape; at
-    most one of the three. ``frozen_encoder`` learns the decoder alone.
+    most one of the three. ``frozen_encoder`` learns the decoder alone. ``stem_weights`` are published ones for a stem
+    that has them: "imagenet", or a file; what they started learns at ``stem_learning_rate`` times the run's rate.
     """
 
     model: SegmenterSettings = SegmenterSettings()
@@ -157,9 +158,13 @@ class FinetuneSettings(RunSettings):
     start_from: Path | None = None
     encoder: Path | None = None
     teacher: TeacherSettings | None = None
+    stem_weights: str | None = None
+    stem_learning_rate: float = Field(default=0.2, gt=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.stem_weights is not None and self.model.student.stem in ("conv", "linear"):
+            raise ValueError(f"stem_weights: there are none for stem {self.model.student.stem}; take lite0 to lite2")
         if sum(given is not None for given in (self.start_from, self.encoder, self.teacher)) > 1:
             raise ValueError("give one of start_from, encoder and teacher")
         student = self.model.student

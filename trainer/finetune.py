@@ -16,6 +16,7 @@ from trainer.data.labelled import CropSampler, MixedSampler, Scenes, class_share
 from trainer.data.pool import scenes_of
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.loss import class_weights, segmentation_loss
+from trainer.models.lite_stem import LiteStem
 from trainer.models.segmenter import Segmenter
 from trainer.models.teacher import build_teacher
 from trainer.models.teacher_encoder import TeacherEncoder
@@ -31,6 +32,11 @@ class LandCoverTask:
         self.samples = len(scenes)  # an epoch is as many crops as there are images
         self.settings = settings
         segmenter = segmenter_of(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        stem = getattr(segmenter.student, "stem", None)
+        if isinstance(stem, LiteStem):
+            stem.trunk.learning_rate_share = settings.stem_learning_rate
+            if settings.stem_weights is not None:
+                stem.load(settings.stem_weights)
         if settings.start_from is not None:
             load_weights(segmenter, read_average(settings.start_from), settings.start_from)
         if settings.encoder is not None:

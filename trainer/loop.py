@@ -198,7 +198,7 @@ class Run:
             stopping: this process was told to stop; comes back over 0 as "stopping" if any was.
         """
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.settings, self.share)
+            group["lr"] = learning_rate(self.settings, self.share) * group["share"]
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         accumulate, told = self.settings.machine.accumulate, []
         for micro, batch in enumerate(batches, start=1):
@@ -342,10 +342,17 @@ def _told_to_stop() -> Iterator[list[int]]:
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; norms, biases and positions do not; what is frozen is not there."""
-    decayed: list[Tensor] = []
-    kept: list[Tensor] = []
+    """Matrices and kernels decay; norms, biases and positions do not; what is frozen is not there.
+
+    A module's ``learning_rate_share`` holds for all within it; groups come in the order their parameters do.
+    """
+    shares = {
+        parameter: float(module.learning_rate_share)  # type: ignore[arg-type]
+        for module in network.modules() if hasattr(module, "learning_rate_share") for parameter in module.parameters()
+    }  # fmt: skip
+    groups: dict[tuple[float, float], list[Tensor]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            (kept if parameter.ndim < 2 or name.endswith("positions") else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+            decay = 0.0 if parameter.ndim < 2 or name.endswith("positions") else weight_decay
+            groups.setdefault((decay, shares.get(parameter, 1.0)), []).append(parameter)
+    return [{"params": found, "weight_decay": decay, "share": share} for (decay, share), found in groups.items()]

@@ -12,12 +12,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.engine import Engine
+from engines.engine import Engine, EngineOptions
 from engines.errors import BackendUnavailable, EngineError, InferenceFailed, TilesRefused
+from engines.manifest import Manifest
 from engines.open import open_engine
+from engines.tensorrt import TensorRtEngine
 from engines.testing import ConstantEngine, IdentityEngine
+from tests.engines.stand_in_cuda import StandInCuda, stand_in_tensorrt, write_engine
 
 MakeTiles = Callable[..., NDArray[np.uint8]]
+
+
+def stand_in_engine(folder: Path) -> Engine:
+    """TensorRT's backend without a GPU: its contract but not its arithmetic."""
+    manifest, cuda = Manifest.load(folder), StandInCuda()
+    path = write_engine(folder / "built", manifest)
+    return TensorRtEngine(manifest, folder, path, stand_in_tensorrt(cuda, manifest), cuda, EngineOptions(max_batch=4))
+
+
 OPENERS: dict[str, Callable[[Path], Engine]] = {
     "constant": lambda _: ConstantEngine(code=3, tile_size=32, max_batch=4, confidence=True),
     "constant without confidence": lambda _: ConstantEngine(tile_size=32, max_batch=4),
@@ -26,12 +38,14 @@ OPENERS: dict[str, Callable[[Path], Engine]] = {
     "onnxruntime, two threads that sleep": lambda folder: open_engine(folder, threads=2, spinning=False, max_batch=4),
     "openvino": lambda folder: open_engine(folder, backend="openvino", threads=1, max_batch=4),
     "openvino-bf16": lambda folder: open_engine(folder, backend="openvino-bf16", threads=1, max_batch=4),
+    "tensorrt": lambda folder: open_engine(folder, backend="tensorrt", built=folder / "built", build=True, max_batch=4),
+    "tensorrt on a stand-in driver": stand_in_engine,
 }
 
 
 @pytest.fixture(params=sorted(OPENERS))
 def opener(request: pytest.FixtureRequest, tiny_model: Path) -> Callable[[], Engine]:
-    if request.param.startswith("openvino"):
+    if request.param in ("openvino", "openvino-bf16", "tensorrt"):
         try:
             OPENERS[request.param](tiny_model).close()
         except BackendUnavailable as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.models.masking import Visible
-from trainer.models.segmenter import DEVIATION, MEAN
+from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.student import sincos_positions
 
 Target = Literal["normalised", "raw"]

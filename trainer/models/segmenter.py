@@ -6,12 +6,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
-
-MEAN = (123.675, 116.28, 103.53)
-DEVIATION = (58.395, 57.12, 57.375)
-"""Per band, of pixels in 0..255. Source: Kirillov et al., "Segment Anything", 2023 (method.md takes SAM's)."""
 
 
 class SegmenterSettings(BaseModel):

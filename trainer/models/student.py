@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from trainer.models.lite_stem import LiteName, LiteStem, lite_detail
 from trainer.models.masking import Visible
+from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.stem import ConvStem, LinearStem
 from trainer.models.tokens import PATCH, grid_from_tokens, pool_tokens, static_sizes, tokens_from_grid
 
@@ -23,7 +25,8 @@ class StudentSettings(BaseModel):
     """What decides the shape of the student. Defaults are the shipped small model; see ``PAPER_STUDENT``.
 
     ``window`` is a side in tokens; ``global_blocks`` and ``out_blocks`` are 1-based. ``stem_widths`` are the channels
-    at strides 2, 4 and 8 (stride 16 is ``width``), ``stem_blocks`` the residual blocks after the strides 4 and 8.
+    at strides 2, 4 and 8 (stride 16 is ``width``), ``stem_blocks`` the residual blocks after the strides 4 and 8; both
+    belong to the ``conv`` stem. A ``lite`` stem is EfficientNet-Lite, which brings its own widths.
     ``patch`` is the pixels a side of a token; the convolutional stem has 16.
     """
 
@@ -34,7 +37,7 @@ class StudentSettings(BaseModel):
     heads: int = 3
     mlp_ratio: float = 4.0
     patch: int = Field(default=PATCH, ge=1)
-    stem: Literal["linear", "conv"] = "conv"
+    stem: Literal["linear", "conv"] | LiteName = "conv"
     stem_widths: tuple[int, int, int] = (32, 64, 128)
     stem_blocks: tuple[int, int] = (0, 0)
     window: int | None = 16
@@ -50,13 +53,20 @@ class StudentSettings(BaseModel):
         beyond = [block for block in (*self.global_blocks, *self.out_blocks) if not 1 <= block <= self.depth]
         if beyond:
             raise ValueError(f"blocks {beyond} do not exist: depth is {self.depth} and blocks count from 1")
-        if self.stem == "conv" and self.patch != PATCH:
+        if self.stem != "linear" and self.patch != PATCH:
             raise ValueError(f"a convolutional stem makes tokens of {PATCH} pixels, not {self.patch}; use stem: linear")
         if self.window is not None and self.window % self.kv_pool:
             raise ValueError(f"window {self.window} is not a multiple of kv_pool {self.kv_pool}")
         if self.window is None and self.kv_pool != 1:
             raise ValueError("kv_pool needs windows: pooling happens inside them; set kv_pool to 1")
         return self
+
+    @property
+    def detail_channels(self) -> tuple[int, int] | None:
+        """Channels of the detail at strides 8 and 4; a linear stem has none."""
+        if self.stem == "linear":
+            return None
+        return self.stem_widths[:0:-1] if self.stem == "conv" else lite_detail(self.stem)
 
 
 PAPER_STUDENT = StudentSettings(
@@ -208,10 +218,12 @@ class Student(nn.Module):
         return self.positions[:, :, top : top + rows, left : left + columns]
 
 
-def _stem(settings: StudentSettings) -> ConvStem | LinearStem:
+def _stem(settings: StudentSettings) -> ConvStem | LinearStem | LiteStem:
     if settings.stem == "linear":
         return LinearStem(settings.width, settings.patch)
-    return ConvStem(settings.width, settings.stem_widths, settings.stem_blocks)
+    if settings.stem == "conv":
+        return ConvStem(settings.width, settings.stem_widths, settings.stem_blocks)
+    return LiteStem(settings.stem, settings.width, MEAN, DEVIATION)
 
 
 def sincos_positions(width: int, side: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.models.segmenter import DEVIATION, MEAN
+from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.student import StudentFeatures
 from trainer.models.teacher import Teacher
 

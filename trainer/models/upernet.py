@@ -72,9 +72,9 @@ class UPerNet(nn.Module):
         self.refine = nn.ModuleDict()
         last = width
         if settings.detail_widths is not None:
-            if student.stem != "conv":
-                raise ValueError("detail_widths needs the convolutional stem: a linear one has no detail to give")
-            for stride, inputs, outputs in zip((8, 4), student.stem_widths[:0:-1], settings.detail_widths, strict=True):
+            if student.detail_channels is None:
+                raise ValueError("detail_widths needs a convolutional stem: a linear one has no detail to give")
+            for stride, inputs, outputs in zip((8, 4), student.detail_channels, settings.detail_widths, strict=True):
                 self.refine[str(stride)] = Refine(last, inputs, outputs)
                 last = outputs
         self.dropout = nn.Dropout2d(settings.dropout)

@@ -1,0 +1,116 @@
+"""`auto`: the fastest backend of this machine that repeats the reference, measured once and then kept to.
+
+Kept, because a scene half mapped by one backend is not finished by another: its canvas belongs to the digest of the
+engine that began it. A change of model, runtime, processor or threads asks anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.engine import Engine
+from engines.errors import BackendUnavailable, GoldenFailed
+from engines.verify import golden_tiles, verify_golden
+
+log = logging.getLogger(__name__)
+_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one backend did: seconds a tile (least of three calls), or why it is out."""
+
+    backend: str
+    seconds: float | None
+    problem: str | None
+
+
+def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices: Path) -> Engine:
+    """Opens the backend kept for `key`, else tries all and keeps the fastest; golden-checked either way.
+
+    Args:
+        openers: by name; one that gives BackendUnavailable or fails its golden tile is out.
+        key: of everything that the choice depends on.
+        choices: JSON file, made if missing; where it cannot be written, the next opening measures again.
+
+    Raises:
+        GoldenFailed, BackendUnavailable: of the first backend, where none is left.
+    """
+    kept = _kept(choices, key)
+    if kept is not None and kept in openers:
+        try:
+            return _verified(openers[kept]())
+        except (BackendUnavailable, GoldenFailed) as error:
+            log.warning("%s was the fastest and is out: %s", kept, error)
+    trials, refusals = [], []
+    for name, opener in openers.items():
+        try:
+            with _verified(opener()) as engine:
+                trials.append(Trial(name, _seconds_a_tile(engine), None))
+        except (BackendUnavailable, GoldenFailed) as error:  # noqa: PERF203 - a few backends, each may refuse
+            trials.append(Trial(name, None, str(error)))
+            refusals.append(error)
+    for trial in trials:
+        log.info("backend %s: %s", trial.backend, trial.problem or f"{trial.seconds:.3f} s a tile")
+    timed = [(trial.seconds, trial.backend) for trial in trials if trial.seconds is not None]
+    if not timed:
+        raise refusals[0]
+    fastest = min(timed)[1]
+    _keep(choices, key, fastest)
+    return _verified(openers[fastest]())
+
+
+def choice_key(**facts: str | int | None) -> str:
+    """Digest of what a choice depends on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _verified(engine: Engine) -> Engine:
+    try:
+        verify_golden(engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _seconds_a_tile(engine: Engine) -> float:
+    tiles = golden_tiles(engine, 1)
+    took = []
+    for _ in range(_CALLS):
+        begin = time.perf_counter()
+        engine.infer(tiles)
+        took.append(time.perf_counter() - begin)
+    return min(took)
+
+
+def _kept(choices: Path, key: str) -> str | None:
+    try:
+        told = json.loads(choices.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    name = told.get(key) if isinstance(told, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _keep(choices: Path, key: str, name: str) -> None:
+    """By one rename; a disk that is full or read-only costs another measurement later, nothing else."""
+    try:
+        told = json.loads(choices.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    part = choices.with_name(f"{choices.name}.{os.getpid()}.part")
+    try:
+        choices.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({**told, key: name}, indent=1), encoding="utf-8")
+        part.replace(choices)
+    except OSError as error:
+        log.warning("the choice of %s cannot be kept: %s", name, error)

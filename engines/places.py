@@ -1,0 +1,18 @@
+"""Where this software keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """ONBOARD_CACHE_DIR, else a folder in the user's cache. It need not exist."""
+    if named := os.environ.get("ONBOARD_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onboard-landcover"
+
+
+def built_folder() -> Path:
+    """Engines built for this device."""
+    return cache_folder() / "engines"

@@ -1,0 +1,315 @@
+"""The TensorRT backend: an engine built for this device, run through CUDA's driver.
+
+One compute stream and one copy stream. A call's tiles go in chunks of the size that the engine was tuned for, through
+two slots of buffers: while one chunk is computed the next one is copied in and the one before it out. Everything is
+allocated when the engine is opened; a call allocates nothing but the arrays that it returns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.build import BuiltEngine
+from engines.cuda import CudaError, Driver, Pinned
+from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
+from engines.errors import BackendUnavailable, EngineError, InferenceFailed, ModelMismatch, one_line
+from engines.manifest import Manifest
+from engines.trt import BACKEND, Runtime
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SLOTS = 2
+_TRIALS = 5  # calls of each kind of memory where both are possible
+
+
+class TensorRtEngine:
+    """A built engine on this machine's GPU; keeps the Engine contract.
+
+    Args:
+        manifest: of the model.
+        folder: of the model, for its golden tile.
+        path: of the engine, which was checked to fit model, device and TensorRT.
+        runtime: that built it.
+        driver: open on this thread; closed with the engine.
+        options: largest batch of a call. It may be larger than the engine's, which runs in chunks.
+
+    Attributes:
+        memory: "copied" where tiles cross a bus, "mapped" where the GPU reads the host's own memory.
+
+    Raises:
+        BackendUnavailable: TensorRT does not load the engine, or memory does not suffice.
+        ModelMismatch: its inputs and outputs are not the manifest's.
+    """
+
+    backend = BACKEND
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, path: Path, runtime: Runtime, driver: Driver,
+        options: EngineOptions | None = None,
+    ) -> None:  # fmt: skip
+        options = options or EngineOptions()
+        self.manifest = manifest
+        self.folder: Path | None = folder
+        self.precision: str = manifest.precision
+        self.max_batch = options.max_batch
+        built = BuiltEngine.load(path)
+        self.digest = engine_digest(
+            model=manifest.model.sha256, backend=f"{runtime.name} {runtime.version}", precision=self.precision,
+            engine=built.sha256,
+        )  # fmt: skip
+        self._thread = threading.get_ident()
+        self._execution: _Execution | None = None
+        try:
+            self._execution = _Execution(manifest, path, built, runtime, driver)
+            self.memory = self._execution.choose_memory()
+        except BaseException as error:
+            driver.close() if self._execution is None else self.close()
+            if not isinstance(error, CudaError):
+                raise
+            remedy = "free memory on the GPU, or build the engine for fewer tiles (--batches)"
+            raise BackendUnavailable(BACKEND, f"cannot open {path}: {error}", remedy) from error
+
+    def infer(self, tiles: Tiles) -> Prediction:
+        """See Engine."""
+        if self._execution is None:
+            raise InferenceFailed(BACKEND, "the engine is closed", retryable=False)
+        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
+        if threading.get_ident() != self._thread:
+            raise InferenceFailed(BACKEND, "a CUDA context belongs to the thread that opened it", retryable=False)
+        try:
+            found = self._execution.run(tiles)
+        except CudaError as error:
+            raise InferenceFailed(BACKEND, str(error), retryable=error.retryable) from error
+        return Prediction(found[0], found[1] if len(found) > 1 else None)
+
+    def close(self) -> None:
+        """See Engine."""
+        execution, self._execution = self._execution, None
+        if execution is not None:
+            execution.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class _Port:
+    """One tensor of a slot: pinned host memory, and device memory where it is copied."""
+
+    name: str
+    host: Pinned
+    device: Any
+    tile_bytes: int
+
+    def address(self, *, mapped: bool) -> int:
+        return self.host.device if mapped else int(self.device)
+
+
+@dataclass
+class _Slot:
+    """Buffers of one chunk, and the marks that order its three steps."""
+
+    taken: _Port
+    told: list[_Port]
+    arrived: Any
+    computed: Any
+    left: Any
+
+
+@dataclass
+class _Execution:
+    """Deserialised engine, context, streams and buffers; freed in the order opposite to their making."""
+
+    manifest: Manifest
+    path: Path
+    built: BuiltEngine
+    runtime: Runtime
+    driver: Driver
+    mapped: bool = False
+    slots: list[_Slot] = field(default_factory=list)
+    _shape: int = 0
+    _allocated: list[_Port] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._engine: Any = None
+        self._context: Any = None
+        self._logger = _logger(self.runtime.module)
+        try:
+            self._runtime = self.runtime.module.Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(self.path.read_bytes())
+            if self._engine is None:
+                remedy = f"build it again here: engines build {self.manifest.name} --out {self.path.parent}"
+                raise BackendUnavailable(BACKEND, f"{self.path}: {self._logger.told or 'TensorRT refuses it'}", remedy)
+            _check_ports(self._engine, self.runtime.module, self.manifest, self.path)
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise CudaError(self._logger.told or "no memory for the network's activations", retryable=True)
+            self._compute, self._copies = self.driver.stream(), self.driver.stream()
+            for _ in range(_SLOTS):
+                self.slots.append(self._slot())
+        except BaseException:
+            self._free()
+            raise
+
+    @property
+    def chunk(self) -> int:
+        """Tiles that the engine was tuned for."""
+        return self.built.batches[1]
+
+    def choose_memory(self) -> str:
+        """Where CPU and GPU share memory, mapped if that measures faster here; "copied" elsewhere."""
+        if self.driver.unified:
+            size = self.manifest.input.tile_size
+            tiles = np.zeros((self.chunk, len(self.manifest.input.bands), size, size), np.uint8)
+            took = {}
+            for self.mapped in (False, True):
+                self.run(tiles)
+                begin = time.perf_counter()
+                for _ in range(_TRIALS):
+                    self.run(tiles)
+                took[self.mapped] = time.perf_counter() - begin
+            self.mapped = took[True] < took[False]
+        return "mapped" if self.mapped else "copied"
+
+    def run(self, tiles: Tiles) -> list[NDArray[np.uint8]]:
+        """Tiles (N, bands, S, S) to classes, and confidence where there is one, each (N, S, S).
+
+        Raises:
+            CudaError: nothing is in flight any more.
+        """
+        size = self.manifest.input.tile_size
+        found = [np.empty((len(tiles), size, size), np.uint8) for _ in self.slots[0].told]
+        waiting: deque[tuple[_Slot, slice]] = deque()
+        with self._drained():
+            for number, first in enumerate(range(0, len(tiles), self.chunk)):
+                if len(waiting) == _SLOTS:
+                    self._take(*waiting.popleft(), found)
+                slot, part = self.slots[number % _SLOTS], slice(first, min(first + self.chunk, len(tiles)))
+                self._submit(slot, tiles[part])
+                waiting.append((slot, part))
+            while waiting:
+                self._take(*waiting.popleft(), found)
+        return found
+
+    def _submit(self, slot: _Slot, tiles: Tiles) -> None:
+        count, port = len(tiles), slot.taken
+        size = count * port.tile_bytes
+        port.host.array[:size] = tiles.reshape(-1)
+        if not self.mapped:
+            self.driver.copy_in(int(port.device), port.host, size, self._copies)
+            self.driver.record(slot.arrived, self._copies)
+            self.driver.wait(self._compute, slot.arrived)
+        if count != self._shape:
+            self._context.set_input_shape(port.name, (count, *self._tile_shape()))
+            self._shape = count
+        for one in (port, *slot.told):
+            self._context.set_tensor_address(one.name, one.address(mapped=self.mapped))
+        if not self._context.execute_async_v3(self.driver.handle(self._compute)):
+            raise CudaError(self._logger.told or "TensorRT refused to run", retryable=False)
+        self.driver.record(slot.computed, self._compute)
+
+    def _take(self, slot: _Slot, part: slice, found: list[NDArray[np.uint8]]) -> None:
+        count = part.stop - part.start
+        if self.mapped:
+            self.driver.synchronize(slot.computed)
+        else:
+            # Only now, behind the next chunk's way in: a copy out that waits must not hold that up.
+            self.driver.wait(self._copies, slot.computed)
+            for port in slot.told:
+                self.driver.copy_out(port.host, int(port.device), count * port.tile_bytes, self._copies)
+            self.driver.record(slot.left, self._copies)
+            self.driver.synchronize(slot.left)
+        for port, whole in zip(slot.told, found, strict=True):
+            whole[part] = port.host.array[: count * port.tile_bytes].reshape(count, *whole.shape[1:])
+
+    @contextmanager
+    def _drained(self) -> Iterator[None]:
+        """After a failure nothing may still write into buffers that the next call uses."""
+        try:
+            yield
+        except BaseException:
+            self.driver.drain()
+            raise
+
+    def close(self) -> None:
+        """Frees everything, the driver's context last."""
+        self.driver.drain()
+        self._free()
+        self.driver.close()
+
+    def _free(self) -> None:
+        self.slots.clear()
+        for port in reversed(self._allocated):
+            self.driver.free(port.device)
+            self.driver.free_pinned(port.host)
+        self._allocated.clear()
+        self._compute = self._copies = None
+        self._context = self._engine = self._runtime = None
+
+    def _slot(self) -> _Slot:
+        size = self.manifest.input.tile_size
+        output = self.manifest.output
+        taken = self._port(self.manifest.input.name, len(self.manifest.input.bands) * size * size)
+        told = [self._port(name, size * size) for name in (output.classes, output.confidence) if name is not None]
+        return _Slot(taken, told, self.driver.event(), self.driver.event(), self.driver.event())
+
+    def _port(self, name: str, tile_bytes: int) -> _Port:
+        size = self.chunk * tile_bytes
+        device = self.driver.alloc(size)
+        try:
+            host = self.driver.pinned(size)
+        except BaseException:
+            self.driver.free(device)
+            raise
+        port = _Port(name, host, device, tile_bytes)
+        self._allocated.append(port)
+        return port
+
+    def _tile_shape(self) -> tuple[int, int, int]:
+        size = self.manifest.input.tile_size
+        return len(self.manifest.input.bands), size, size
+
+
+def _check_ports(engine: Any, trt: Any, manifest: Manifest, path: Path) -> None:
+    size, bands = manifest.input.tile_size, len(manifest.input.bands)
+    output = manifest.output
+    wanted: dict[str, tuple[int, ...]] = {manifest.input.name: (bands, size, size)}
+    wanted |= {name: (size, size) for name in (output.classes, output.confidence) if name is not None}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = {name: (engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))[1:]) for name in names}
+    required = {name: (trt.uint8, shape) for name, shape in wanted.items()}
+    if found != required:
+        raise ModelMismatch(path, "inputs and outputs", given=str(found), required=str(required))
+
+
+def _logger(trt: Any) -> Any:
+    """Keeps TensorRT's last error, which its calls only answer with None or False."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        told = ""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.told = one_line(EngineError(message))
+
+    return Logger()
