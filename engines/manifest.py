@@ -331,9 +331,12 @@ class Manifest(_Part):
         return self
 
     def accepts(self, precision: Precision) -> bool:
-        """Whether an engine of this precision may fly: FP32 is the reference, the others were measured and passed."""
+        """Whether an engine of this precision may fly.
+
+        In another precision than the file's own only if labelled data were looked at; in none that failed there.
+        """
         measured = [item for item in self.acceptance if item.precision == precision]
-        return precision == "fp32" or (bool(measured) and all(item.passed for item in measured))
+        return all(item.passed for item in measured) and (bool(measured) or precision == self.precision)
 
     @property
     def class_titles(self) -> dict[int, str]:

@@ -20,6 +20,7 @@ from engines.manifest import Agreement
 from trainer.checkpoint import load_weights, read_average
 from trainer.config import FinetuneSettings
 from trainer.errors import ExportRefused
+from trainer.fold import folded
 from trainer.half import half_from_onnx, measured_ranges
 from trainer.metrics import Confusion
 from trainer.models.flight import FlightSegmenter, FlightSettings, ProbabilitySegmenter
@@ -93,7 +94,8 @@ def onnx_from_segmenter(
     partial = path.with_name(path.name + ".part")
     try:
         _write(flight, partial, torch.from_numpy(trial.tiles[:1]))
-        model = onnx.load(partial)
+        model = folded(onnx.load(partial))
+        onnx.save(model, partial)
         if precision == "fp16":
             ranges = measured_ranges(segmenter, torch.from_numpy(trial.tiles))
             model, widths = half_from_onnx(model, ranges), ranges.described()

@@ -278,3 +278,40 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path: Path, segmenter: Segme
     assert segmenter.training
     assert not any(module.explicit for module in segmenter.modules() if isinstance(module, Attention))
     assert all(torch.equal(value, weights[name]) for name, value in segmenter.state_dict().items())
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def graph(
+    request: pytest.FixtureRequest, segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory
+) -> onnx.GraphProto:
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    export.onnx_from_segmenter(segmenter, path, trial=Trial(tiles(1)), precision=request.param)
+    return onnx.load(path).graph
+
+
+def test_nothing_is_worked_out_at_run_time_but_pixels(graph: onnx.GraphProto) -> None:
+    kinds = {node.op_type for node in graph.node}
+    assert kinds & {"Shape", "Gather", "GatherElements", "Slice", "ConstantOfShape", "Range", "If", "Loop"} == set()
+    constants = {item.name for item in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    resizes = [node for node in graph.node if node.op_type == "Resize"]
+    assert len(resizes) >= 4
+    assert all(len(node.input) == 3 and node.input[2] in constants for node in resizes)
+    assert all(node.input[1] in constants for node in graph.node if node.op_type == "Reshape")
+    given = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert [node.name for node in graph.node if not given.intersection(node.output)] == []
+
+
+def test_attention_has_the_form_that_engines_fuse(graph: onnx.GraphProto) -> None:
+    """Scale on the query before the product, nothing between product and softmax. Source: NVIDIA's list of fusions."""
+    makers = {name: node for node in graph.node for name in node.output}
+    softmaxes = [node for node in graph.node if node.op_type == "Softmax" and "/attention/" in node.name]
+    assert len(softmaxes) == STUDENT.depth
+    for softmax in softmaxes:
+        product = makers[softmax.input[0]]
+        assert product.op_type == "MatMul"
+        query, key = (makers[name] for name in product.input)
+        assert query.op_type == "Mul"  # by the scale
+        assert key.op_type in ("Transpose", "Reshape")
+        users = [node for node in graph.node if softmax.output[0] in node.input]
+        assert [node.op_type for node in users] == ["MatMul"]
