@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engines.errors import EngineError
 
@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print the manifest")
     bench = commands.add_parser("bench", help="time a model on this machine")
     bench.set_defaults(command=_bench)
-    bench.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or openvino-bf16 (default: auto)")
+    bench.add_argument(
+        "--backend", default="auto", help="auto, onnxruntime, openvino, openvino-bf16 or tensorrt (default: auto)"
+    )
     bench.add_argument("--threads", type=int, help="threads of the engine (default: all usable cores)")
     bench.add_argument("--no-spinning", action="store_true", help="idle threads sleep")
     bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")
@@ -57,12 +59,22 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="machine-readable")
     build = commands.add_parser("build", help="make a TensorRT engine of a model, for this device or another")
     build.set_defaults(command=_build)
-    build.add_argument("--out", type=Path, default=Path("engines-built"), help="folder (default: engines-built)")
+    build.add_argument("--out", type=Path, help="folder (default: where engines are looked for)")
     build.add_argument("--batches", type=_batches, default=(1, 1, 8), metavar="1,1,8", help="least, usual, most tiles")
     build.add_argument("--target", help="compute capability to build for without the device, like 8.6 (TensorRT-RTX)")
     build.add_argument("--workspace", type=int, default=2048, help="most scratch memory, MiB (default: 2048)")
     build.add_argument("--json", action="store_true", help="machine-readable")
-    for command in (inspect, bench, build):
+    verify = commands.add_parser("verify", help="hold an engine to the reference on real tiles, and on labels")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("--backend", default="auto", help="of the engine (default: auto)")
+    verify.add_argument("--reference", help="FP32 model of the same classes (default: the model itself)")
+    verify.add_argument("--scenes", type=Path, nargs="+", default=[], help="rasters; without: the tile with the model")
+    verify.add_argument("--labels", type=Path, nargs="+", default=[], help="class rasters, in the order of the scenes")
+    verify.add_argument("--data", help="what the scenes are, in words (default: their names)")
+    verify.add_argument("--record", action="store_true", help="write the acceptance into the model's manifest")
+    verify.add_argument("--threads", type=int, help="threads of the engines (default: all usable cores)")
+    verify.add_argument("--json", action="store_true", help="machine-readable")
+    for command in (inspect, bench, build, verify):
         command.add_argument(
             "model", nargs="?", help="shipped name, model folder or manifest.json (default: the shipped default)"
         )
@@ -76,6 +88,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from engines.errors import SettingRefused
     from engines.manifest import Manifest
     from engines.open import manifest_path
+    from engines.places import built_folder
     from engines.trt import Device, runtime, this_device
 
     if len(arguments.batches) != 3:
@@ -89,7 +102,7 @@ def _build(arguments: argparse.Namespace) -> int:
         print(f"\r{phase[:60]:<60} {step + 1}/{steps}", end="", file=sys.stderr, flush=True)
 
     path = build_engine(
-        manifest, file.parent, arguments.out, found, device, batches=Batches(*arguments.batches),
+        manifest, file.parent, arguments.out or built_folder(), found, device, batches=Batches(*arguments.batches),
         workspace_bytes=arguments.workspace << 20, progress=show if sys.stderr.isatty() else None,
     )  # fmt: skip
     built = BuiltEngine.load(path)
@@ -100,6 +113,77 @@ def _build(arguments: argparse.Namespace) -> int:
     print(f"{built.model} {built.precision} for {device.slug} by {built.runtime} {built.runtime_version}")
     print(f"{built.bytes / 1e6:.1f} MB, {built.layers} layers, {built.seconds:.1f} s; log, layers and facts beside it")
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+    from itertools import chain
+
+    from engines.compare import carried_tiles, compare, scene_tiles
+    from engines.errors import SettingRefused
+    from engines.manifest import Manifest
+    from engines.open import REFERENCE, manifest_path, open_engine
+
+    scenes, labels = arguments.scenes, arguments.labels
+    if labels and len(labels) != len(scenes):
+        raise SettingRefused("--labels", f"{len(labels)} files", f"one for each of the {len(scenes)} scenes")
+    if arguments.record and not labels:
+        raise SettingRefused("--record", "without --labels", "labelled scenes: without labels a loss cannot be told")
+    with ExitStack() as stack:
+        engine = stack.enter_context(
+            open_engine(arguments.model, backend=arguments.backend, threads=arguments.threads, check_golden=False)
+        )
+        reference = stack.enter_context(
+            open_engine(
+                arguments.reference or arguments.model, backend=REFERENCE, threads=arguments.threads, check_golden=False
+            )
+        )
+        pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
+        tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
+        found = compare(reference, engine, tiles if scenes else carried_tiles(engine))
+    names = [item.title for item in engine.manifest.classes]
+    facts = {
+        "engine": f"{engine.manifest.name} {engine.manifest.version}, {engine.backend} {engine.precision}",
+        "reference": f"{reference.manifest.name} {reference.manifest.version}, {reference.backend}",
+        "tiles": found.tiles,
+        "agreement": found.pixel_agreement,
+        "worst_tile": {"agreement": found.worst_tile[0], "name": found.worst_tile[1]},
+        "iou_between": dict(zip(names, found.iou_between, strict=True)),
+        "collapsed": found.collapsed,
+        "miou": None if found.miou is None else {"reference": found.miou[0], "engine": found.miou[1]},
+    }
+    passed = not found.collapsed
+    if found.miou is not None:
+        data = arguments.data or ", ".join(path.stem for path in scenes)
+        acceptance = found.acceptance(engine, data)
+        facts["most_loss"], passed = acceptance.most_loss, passed and acceptance.passed
+        if arguments.record:
+            folder = manifest_path(arguments.model).parent
+            manifest = Manifest.load(folder)
+            others = [item for item in manifest.acceptance if item.precision != acceptance.precision]
+            manifest.model_copy(update={"acceptance": (*others, acceptance)}).save(folder)
+    facts["passed"] = passed
+    if arguments.json:
+        print(json.dumps(facts))
+    else:
+        _print_comparison(facts)
+    return 0 if passed else 1
+
+
+def _print_comparison(facts: dict[str, Any]) -> None:
+    print(f"engine     {facts['engine']}")
+    print(f"reference  {facts['reference']}")
+    worst = "worst {agreement:.4%} ({name})".format(**facts["worst_tile"])
+    print(f"agreement  {facts['agreement']:.4%} of {facts['tiles']} tiles, {worst}")
+    for name, value in facts["iou_between"].items():
+        print(f"           {name}: IoU between them {value:.4f}")
+    if facts["miou"] is not None:
+        one, other = facts["miou"]["reference"], facts["miou"]["engine"]
+        print(f"mIoU       {one:.5f} reference, {other:.5f} engine: {100 * (other - one):+.3f} points,", end=" ")
+        print(f"{100 * facts['most_loss']:.2f} may be lost")
+    if facts["collapsed"]:
+        print(f"collapsed  {', '.join(facts['collapsed'][:5])}")
+    print("passed" if facts["passed"] else "NOT passed: this engine must not fly")
 
 
 def _list(_arguments: argparse.Namespace) -> int:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.engine import Engine
-from engines.errors import BackendUnavailable, GoldenFailed
-from engines.verify import golden_tiles, verify_golden
+from engines.errors import AcceptanceFailed, BackendUnavailable, GoldenFailed
+from engines.verify import golden_tiles, verify_accepted, verify_golden
 
 log = logging.getLogger(__name__)
 _CALLS = 3
@@ -47,14 +47,16 @@ def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices:
     if kept is not None and kept in openers:
         try:
             return _verified(openers[kept]())
-        except (BackendUnavailable, GoldenFailed) as error:
+        except (BackendUnavailable, GoldenFailed, AcceptanceFailed) as error:
             log.warning("%s was the fastest and is out: %s", kept, error)
+    if len(openers) == 1:
+        return _verified(next(iter(openers.values()))())
     trials, refusals = [], []
     for name, opener in openers.items():
         try:
             with _verified(opener()) as engine:
                 trials.append(Trial(name, _seconds_a_tile(engine), None))
-        except (BackendUnavailable, GoldenFailed) as error:  # noqa: PERF203 - a few backends, each may refuse
+        except (BackendUnavailable, GoldenFailed, AcceptanceFailed) as error:  # noqa: PERF203 - a few backends, each may refuse
             trials.append(Trial(name, None, str(error)))
             refusals.append(error)
     for trial in trials:
@@ -74,6 +76,7 @@ def choice_key(**facts: str | int | None) -> str:
 
 def _verified(engine: Engine) -> Engine:
     try:
+        verify_accepted(engine)
         verify_golden(engine)
     except BaseException:
         engine.close()

@@ -45,7 +45,7 @@ def open_engine(
         model: shipped name (it wins over a folder of that name; write ./name for the folder), model folder or
             manifest.json; None for the default of the shipped ones.
         backend: name, or "auto" for the fastest that is usable here, computes in a precision that the manifest accepts
-            and passes the golden tile; measured at the first opening, kept from then on.
+            and passes the golden tile; measured at the first opening, kept from then on. Unchecked it is the reference.
         threads: the backend computes with; None for the cores this process may use.
         spinning: idle threads wait awake.
         max_batch: most tiles in one call.
@@ -64,8 +64,9 @@ def open_engine(
         raise SettingRefused("backend", backend, f"one of {', '.join((AUTO, *_OPENERS))}")
     file = manifest_path(model)
     manifest = Manifest.load(file)
-    if backend == AUTO:
+    if backend == AUTO and check_golden:
         return _open_fastest(manifest, file.parent, options, choices)
+    backend = REFERENCE if backend == AUTO else backend
     engine = _OPENERS[backend](manifest, file.parent, options)
     if check_golden:
         try:
@@ -82,13 +83,11 @@ def _open_fastest(manifest: Manifest, folder: Path, options: EngineOptions, choi
     from engines.fastest import choice_key, open_fastest
 
     states = {state.name: state.version for state in backend_states()}
-    names = [name for name in _OPENERS if states[name] and manifest.accepts(_PRECISIONS.get(name, manifest.precision))]
-    if len(names) == 1 or manifest.golden is None:
-        # Nothing to choose from, or nothing to hold the others to: the first is the reference.
-        return open_engine(
-            folder, backend=names[0] if len(names) == 1 else REFERENCE, threads=options.threads,
-            spinning=options.spinning, max_batch=options.max_batch, built=options.built, build=options.build,
-        )  # fmt: skip
+    precisions = {name: _PRECISIONS.get(name, manifest.precision) for name in _OPENERS}
+    names = [name for name in _OPENERS if states.get(name) and manifest.accepts(precisions[name])]
+    if not names or manifest.golden is None:
+        # Nothing to choose from, or nothing to hold the others to: the reference, or what it says.
+        return _OPENERS[REFERENCE](manifest, folder, options)
     key = choice_key(
         model=manifest.model.sha256, threads=options.threads, processor=processor(), cores=usable_cores(),
         **{f"backend {name}": states[name] for name in names},

@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(None, description="PEM authority; clients must then show a certificate of it")
 
     model: str | None = Field(None, description="shipped name, model folder or manifest (default: the shipped default)")
-    backend: str = Field("auto", description="engine backend")
+    backend: str = Field("auto", description="engine backend; auto: the fastest here that repeats the reference")
+    build_engine: bool = Field(True, description="build a TensorRT engine at the first start where there is none")
     threads: int | None = Field(None, ge=1, description="threads of the engine (default: all cores)")
     batch: int = Field(1, ge=1, description="tiles in one engine call")
     halo: int | None = Field(None, ge=0, description="pixels cut from tile edges (default: the model's)")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.metrics import iou_of
+from engines.metrics import iou_of
 
 BLOCK = 512
 """Side of a block, pixels; those at the right and bottom of an image are what is left there."""

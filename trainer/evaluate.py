@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from engines.engine import Engine
 from engines.manifest import Evaluation, Manifest
+from engines.metrics import Confusion, Scores
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.scene.grid import Window
@@ -27,7 +28,6 @@ from trainer.data.description import SetDescription
 from trainer.data.rasters import is_tiff, read_pixels
 from trainer.data.sets import LabelledSet
 from trainer.errors import SettingsRefused
-from trainer.metrics import Confusion, Scores
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.manifest import Agreement
+from engines.metrics import Confusion
 from trainer.checkpoint import load_weights, read_average
 from trainer.config import FinetuneSettings
 from trainer.errors import ExportRefused
 from trainer.fold import folded
 from trainer.half import half_from_onnx, measured_ranges
-from trainer.metrics import Confusion
 from trainer.models.flight import FlightSegmenter, FlightSettings, ProbabilitySegmenter
 from trainer.models.segmenter import Segmenter
 from trainer.models.student import Attention

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from engines.metrics import Scores
 from trainer.bootstrap import BLOCK, LEVEL, Interval, Intervals
 from trainer.evaluate import Evaluated
-from trainer.metrics import Scores
 
 _SHOWN = 20  # images with a row of their own in text and Markdown; the JSON has them all
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 from transformers import SamVisionModel
 from typing_extensions import Self
 
+from engines.metrics import Confusion
 from trainer.checkpoint import load_weights, read_average
 from trainer.config import ColourSettings, RunSettings
 from trainer.data.augment import Crop, recoloured, resized_crop, turned
@@ -28,7 +29,6 @@ from trainer.data.labelled import CropSampler, made_scenes
 from trainer.data.sets import data_root
 from trainer.errors import DataMissing
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
-from trainer.metrics import Confusion
 from trainer.models.reconstruction import target_of
 from trainer.models.sam_weights import random_encoder
 from trainer.models.teacher import SamShape

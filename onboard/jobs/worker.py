@@ -367,10 +367,9 @@ def shipped_engine(settings: Settings) -> Engine:
     """Opens what the settings name."""
     from engines.open import open_engine
 
-    # The guard holds it to its golden tile itself.
     return open_engine(
         settings.model, backend=settings.backend, threads=settings.threads, max_batch=max(settings.batch, 1),
-        check_golden=False,
+        built=settings.data_dir / "engines", build=settings.build_engine, choices=settings.data_dir / "backends.json",
     )  # fmt: skip
 
 

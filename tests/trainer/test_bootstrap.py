@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engines.metrics import Confusion
 from trainer.bootstrap import block_bootstrap
-from trainer.metrics import Confusion
 
 
 def blocks_of(count: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -12,13 +12,13 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from engines.metrics import Confusion
 from engines.testing import IdentityEngine, manifest_for_testing
 from trainer.bootstrap import block_bootstrap
 from trainer.cli import main
 from trainer.data.sets import LabelledSet, open_set
 from trainer.errors import DataRefused
 from trainer.evaluate import evaluate
-from trainer.metrics import Confusion
 from trainer.report import Report
 
 MANIFEST = manifest_for_testing("identity", tile_size=128, classes=3)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from engines.manifest import Evaluation, Manifest
+from engines.metrics import Confusion
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from trainer import export
@@ -26,7 +27,6 @@ from trainer.evaluate import evaluate, evaluation_row, with_evaluation
 from trainer.export import segmenter_of
 from trainer.finetune import LandCoverTask
 from trainer.loop import Run
-from trainer.metrics import Confusion
 from trainer.models.flight import FlightSettings
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.student import StudentSettings

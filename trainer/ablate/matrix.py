@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.metrics import Scores
 from trainer.ablate.rows import Row, Score, Stretch, digest_of
 from trainer.ablate.score import confusion_of
 from trainer.ablate.settings import AblateSettings
@@ -20,7 +21,6 @@ from trainer.distill.settings import DistillSettings
 from trainer.distill.task import DistillTask, open_tiles
 from trainer.finetune import LandCoverTask, segmenter_of
 from trainer.loop import Run, fabric_of, run_to_end
-from trainer.metrics import Scores
 from trainer.models.segmenter import Segmenter
 from trainer.record import read_record
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from engines.metrics import Confusion
 from onboard.scene.grid import Grid, Tile, pad_to_tile
 from trainer.data.labelled import LabelledScene
-from trainer.metrics import Confusion
 from trainer.models.upernet import resized
 
 

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import (
     multiclass_jaccard_index,
 )
 
-from trainer.metrics import Confusion
+from engines.metrics import Confusion
 
 
 def slow_iou(truth: NDArray[np.uint8], guess: NDArray[np.uint8], code: int) -> float:
