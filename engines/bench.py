@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from engines.cores import processor
 from engines.engine import Engine, Tiles
-from engines.errors import SettingRefused
+from engines.errors import BackendUnavailable, SettingRefused
+from engines.manifest import Manifest
+from engines.open import backend_states, manifest_path, open_engine
+from engines.roofline import Rates, Roof, roof, useful_pixels
 from engines.verify import golden_tiles
 
 _LEAST_CALLS = 3
@@ -28,9 +34,19 @@ class BatchTiming:
     latency_p50_ms: float
     latency_p95_ms: float
     latency_min_ms: float
+    joules_per_tile: float | None = None
 
 
-def time_batches(engine: Engine, batches: Sequence[int], *, seconds: float) -> list[BatchTiming]:
+class Wattmeter(Protocol):
+    """Joules since it was made; None where this machine measures no power."""
+
+    def joules(self) -> float | None:
+        """Of the whole machine, or of what of it is measured."""
+
+
+def time_batches(
+    engine: Engine, batches: Sequence[int], *, seconds: float, meter: Wattmeter | None = None
+) -> list[BatchTiming]:
     """Times each batch size for about `seconds` and three calls at least, all on the same tiles.
 
     Raises:
@@ -42,7 +58,127 @@ def time_batches(engine: Engine, batches: Sequence[int], *, seconds: float) -> l
         if not 1 <= batch <= engine.max_batch:
             raise SettingRefused("batch", batch, f"a whole number from 1 to {engine.max_batch}")
     tiles = golden_tiles(engine, max(batches))
-    return [_timed(engine, tiles[:batch], seconds) for batch in batches]
+    return [_timed(engine, tiles[:batch], seconds, meter) for batch in batches]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one backend: its timings, or why there are none."""
+
+    model: str
+    engine: str
+    pixels: int
+    flops: int | None
+    timings: list[BatchTiming]
+    problem: str = ""
+
+
+@dataclass
+class Bench:
+    """Everything of one run, by one machine's own peak; `roofs` are counted, not timed."""
+
+    peak: Rates
+    rows: list[Row] = field(default_factory=list)
+    roofs: list[tuple[str, int, Roof]] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """For machines."""
+        roofs = [{"model": model, "pixels": pixels, **asdict(roof)} for model, pixels, roof in self.roofs]
+        return {"peak": asdict(self.peak), "rows": [asdict(row) for row in self.rows], "roofs": roofs}
+
+    def table(self) -> str:
+        """For people: a line for each batch, then the roofs."""
+        width = max(len(f"{row.model}, {row.engine}") for row in self.rows)
+        lines = [f"{'':<{width}}  batch  tiles/s  useful Mpx/s  p50 ms  p95 ms  of peak  J/tile"]
+        for row in self.rows:
+            name = f"{row.model}, {row.engine}"
+            if row.problem:
+                lines.append(f"{name:<{width}}  {row.problem}")
+            for one in row.timings:
+                share = "" if row.flops is None else f"{one.tiles_per_s * row.flops / self.peak.flops_per_s:.0%}"
+                joules = "-" if one.joules_per_tile is None else f"{one.joules_per_tile:.2f}"
+                lines.append(
+                    f"{name:<{width}}  {one.batch:5} {one.tiles_per_s:8.3f} {one.tiles_per_s * row.pixels / 1e6:13.2f} "
+                    f"{one.latency_p50_ms:7.0f} {one.latency_p95_ms:7.0f} {share:>8} {joules:>7}"
+                )
+        if self.roofs:
+            lines += ["", "counted, not timed: bound by the device's peak; expected at the rate the paper's model ran"]
+            for model, pixels, roof in self.roofs:
+                expected = "nothing to expect by"
+                if roof.expected_tiles_per_s is not None:
+                    rate = roof.expected_tiles_per_s
+                    expected = f"expected {rate:.1f} tiles/s, {rate * pixels / 1e6:.1f} useful Mpx/s"
+                bound = f"bound {roof.bound_tiles_per_s:.1f} tiles/s ({roof.limit})"
+                lines.append(f"  {model} on {roof.device}: {bound}; {expected}")
+        return "\n".join(lines)
+
+
+def bench(
+    models: Sequence[str | Path | None], backends: Sequence[str] | None, cpu: Rates, *, batches: Sequence[int],
+    seconds: float, threads: int | None = None, spinning: bool = True, devices: Sequence[Rates] = (),
+) -> Bench:  # fmt: skip
+    """Times each model on each backend, one after the other, and counts what bounds them.
+
+    Args:
+        models: names, folders, or None for the shipped default.
+        backends: names; None for all of this machine, those left out that cannot run a model.
+        cpu: this machine's peak.
+        batches: tiles in a call.
+        seconds: for each of them.
+        threads: of the engines.
+        spinning: idle threads wait awake.
+        devices: to count bounds for.
+
+    Raises:
+        OpeningRefused: a model or a backend that was named cannot be opened.
+    """
+    found = Bench(cpu)
+    with power_meter() as meter:
+        for model in models:
+            manifest = Manifest.load(manifest_path(model))
+            name, pixels = f"{manifest.name} {manifest.version}", useful_pixels(manifest)
+            flops = None if manifest.cost is None else manifest.cost.flops
+            for backend in backends or [state.name for state in backend_states() if state.version]:
+                try:
+                    with open_engine(
+                        model, backend=backend, threads=threads, spinning=spinning, max_batch=max(8, *batches, 1),
+                        check_golden=False,
+                    ) as engine:  # fmt: skip
+                        timings = time_batches(engine, batches, seconds=seconds, meter=meter)
+                        found.rows.append(Row(name, f"{engine.backend} {engine.precision}", pixels, flops, timings))
+                except BackendUnavailable as error:  # noqa: PERF203 - seconds a turn
+                    if backends is not None:
+                        raise
+                    found.rows.append(Row(name, backend, pixels, flops, [], error.problem))
+            if manifest.cost is not None:
+                found.roofs += [(name, pixels, roof(manifest.cost, rates)) for rates in (*devices, cpu) if devices]
+    return found
+
+
+@contextmanager
+def power_meter() -> Iterator[Wattmeter | None]:
+    """This machine's main rail while the block runs, None where no sensor is readable."""
+    from telemetry.discover import main_rail, sources
+    from telemetry.readings import field_of
+    from telemetry.sampler import Sampler
+
+    sampler = Sampler(sources(with_jtop=False))
+    rail = main_rail(sampler.turn().readings)
+    if rail is None:
+        yield None
+        return
+    name = field_of(rail.quantity, rail.rail)
+
+    class Meter:
+        def joules(self) -> float | None:
+            return sampler.energy[name].joules
+
+    thread = sampler.start()
+    try:
+        yield Meter()
+    finally:
+        sampler.stop()
+        thread.join()
 
 
 def machine() -> str:
@@ -51,14 +187,16 @@ def machine() -> str:
     return f"{processor()}, {os.cpu_count()} cores{load}, {platform.system()} {platform.machine()}"
 
 
-def _timed(engine: Engine, tiles: Tiles, seconds: float) -> BatchTiming:
+def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None) -> BatchTiming:
     engine.infer(tiles)
+    before = None if meter is None else meter.joules()
     latencies: list[float] = []
     begin = time.perf_counter()
     while len(latencies) < _LEAST_CALLS or time.perf_counter() - begin < seconds:
         started = time.perf_counter()
         engine.infer(tiles)
         latencies.append(time.perf_counter() - started)
+    after = None if meter is None else meter.joules()
     p50, p95 = np.percentile(latencies, (50, 95)) * 1e3
     return BatchTiming(
         batch=len(tiles),
@@ -67,14 +205,5 @@ def _timed(engine: Engine, tiles: Tiles, seconds: float) -> BatchTiming:
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),
         latency_min_ms=min(latencies) * 1e3,
+        joules_per_tile=None if before is None or after is None else (after - before) / (len(tiles) * len(latencies)),
     )
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Its name."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "unknown processor"

@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+ALL = "all"
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage above it."""
 
@@ -47,15 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="say what a model is and check its files")
     inspect.set_defaults(command=_inspect)
     inspect.add_argument("--json", action="store_true", help="print the manifest")
-    bench = commands.add_parser("bench", help="time a model on this machine")
+    bench = commands.add_parser("bench", help="time models on this machine's backends, and say what bounds them")
     bench.set_defaults(command=_bench)
-    bench.add_argument(
-        "--backend", default="auto", help="auto, onnxruntime, openvino, openvino-bf16 or tensorrt (default: auto)"
-    )
+    bench.add_argument("models", nargs="*", help="shipped names or folders (default: the shipped default)")
+    bench.add_argument("--backend", nargs="+", default=[ALL], help="names (default: all that can run the model)")
     bench.add_argument("--threads", type=int, help="threads of the engine (default: all usable cores)")
     bench.add_argument("--no-spinning", action="store_true", help="idle threads sleep")
     bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")
     bench.add_argument("--seconds", type=float, default=10.0, help="for each batch size (default: 10)")
+    bench.add_argument("--roofline", action="store_true", help="also bounds on named devices, by counting; no timing")
     bench.add_argument("--json", action="store_true", help="machine-readable")
     build = commands.add_parser("build", help="make a TensorRT engine of a model, for this device or another")
     build.set_defaults(command=_build)
@@ -74,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--record", action="store_true", help="write the acceptance into the model's manifest")
     verify.add_argument("--threads", type=int, help="threads of the engines (default: all usable cores)")
     verify.add_argument("--json", action="store_true", help="machine-readable")
-    for command in (inspect, bench, build, verify):
+    for command in (inspect, build, verify):
         command.add_argument(
             "model", nargs="?", help="shipped name, model folder or manifest.json (default: the shipped default)"
         )
@@ -220,38 +223,21 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from engines.bench import bench, machine
+    from engines.roofline import DEVICES, this_cpu
 
-    from engines.bench import machine, time_batches
-    from engines.open import open_engine
-
-    with open_engine(
-        arguments.model,
-        backend=arguments.backend,
-        threads=arguments.threads,
-        spinning=not arguments.no_spinning,
-        max_batch=max(8, *arguments.batch),
-    ) as engine:
-        facts = {
-            "model": f"{engine.manifest.name} {engine.manifest.version}",
-            "engine": f"{engine.backend} {engine.precision}",
-            "digest": engine.digest,
-            "threads": arguments.threads or "all usable",
-            "tile": engine.manifest.input.tile_size,
-            "machine": machine(),
-        }
-        timings = time_batches(engine, arguments.batch, seconds=arguments.seconds)
+    cpu = this_cpu()
+    found = bench(
+        arguments.models or [None], None if arguments.backend == [ALL] else arguments.backend, cpu,
+        batches=arguments.batch, seconds=arguments.seconds, threads=arguments.threads,
+        spinning=not arguments.no_spinning, devices=DEVICES if arguments.roofline else (),
+    )  # fmt: skip
     if arguments.json:
-        print(json.dumps(facts | {"timings": [asdict(timing) for timing in timings]}))
+        print(json.dumps(found.facts() | {"machine": machine()}))
         return 0
-    for key, value in facts.items():
-        print(f"{key:<8} {value}")
-    print("batch  calls  tiles/s  p50 ms  p95 ms  min ms")
-    for row in timings:
-        print(
-            f"{row.batch:5} {row.calls:6} {row.tiles_per_s:8.3f} "
-            f"{row.latency_p50_ms:7.1f} {row.latency_p95_ms:7.1f} {row.latency_min_ms:7.1f}"
-        )
+    print(f"machine  {machine()}")
+    print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
+    print(found.table())
     return 0
 
 

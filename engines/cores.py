@@ -1,8 +1,9 @@
-"""How many cores this process may use: a container's share, not the machine's count."""
+"""The processor, and how many of its cores this process may use: a container's share, not the machine's count."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -22,3 +23,13 @@ def usable_cores(cgroup: Path = CGROUP) -> int:
     except (OSError, ValueError, ZeroDivisionError):
         pass  # no version 2 control group here: affinity alone decides
     return max(1, cores)
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or "unknown processor"

@@ -237,6 +237,18 @@ class Calibration(_Part):
     reliability_after: tuple[ReliabilityBin, ...]
 
 
+class Cost(_Part):
+    """What one tile costs, counted on the graph by `trainer profile`.
+
+    Attributes:
+        flops: whole: two of each multiply-add, attention's products with them.
+        bytes_moved: inputs, weights and outputs of every layer at two bytes a number, norms and activations fused.
+    """
+
+    flops: Annotated[int, Field(ge=0)]
+    bytes_moved: Annotated[int, Field(ge=0)]
+
+
 class Acceptance(_Part):
     """What a precision costs, measured against the FP32 reference before launch.
 
@@ -277,6 +289,7 @@ class Manifest(_Part):
         agreement: of the file with the network it was made from.
         calibration: of the confidence; None where it was not looked at.
         probabilities: the twin, None where there is none.
+        cost: of one tile; None where it was not counted.
         acceptance: of precisions below the reference's; see `accepts`.
     """
 
@@ -300,6 +313,7 @@ class Manifest(_Part):
     agreement: Agreement | None = None
     calibration: Calibration | None = None
     probabilities: TwinFile | None = None
+    cost: Cost | None = None
     acceptance: tuple[Acceptance, ...] = ()
 
     @field_validator("created")

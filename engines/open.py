@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engines.cores import usable_cores
+from engines.cores import processor, usable_cores
 from engines.engine import Engine, EngineOptions
 from engines.errors import BackendUnavailable, ModelNotFound, SettingRefused
 from engines.manifest import MANIFEST_NAME, Manifest, Precision
@@ -79,7 +79,6 @@ def open_engine(
 
 
 def _open_fastest(manifest: Manifest, folder: Path, options: EngineOptions, choices: Path | None) -> Engine:
-    from engines.bench import processor
     from engines.fastest import choice_key, open_fastest
 
     states = {state.name: state.version for state in backend_states()}

@@ -37,6 +37,7 @@ from trainer.errors import DataMissing, DataRefused, SettingsRefused
 from trainer.export import Exported, ExportPrecision, Trial, flight_form, onnx_from_segmenter, segmenter_of
 from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
+from trainer.profile_onnx import cost_of
 from trainer.provenance import described, history, training_of
 
 TILE = 1024
@@ -150,6 +151,8 @@ def _write_folder(common: _Common, precision: ExportPrecision, place: Path) -> M
     if request.golden_tile is not None:
         changes["golden"] = golden(flight_form(segmenter, flight), request.golden_tile, folder / GOLDEN)
     manifest = manifest_of(common, exported).model_copy(update=changes)
+    manifest.save(folder)
+    manifest = manifest.model_copy(update={"cost": cost_of(folder)})
     manifest.save(folder)
     (folder / NOTES).write_text(request.notes)
     write_card(manifest, folder)

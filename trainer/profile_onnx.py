@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from engines.manifest import Manifest
+from engines.manifest import Cost, Manifest
 from trainer.errors import SettingsRefused
 from trainer.profile import HALF_BYTES, Layer, Part, Profile
 
@@ -39,6 +39,16 @@ def profile_of_folder(folder: Path) -> Profile:
         peak_bytes_fused=graph.peak_bytes(fused=True),
         peak_method="tensors of the ONNX graph in its order, each freed after its last reader",
     )
+
+
+def cost_of(folder: Path) -> Cost:
+    """The manifest's entry.
+
+    Raises:
+        As profile_of_folder.
+    """
+    profile = profile_of_folder(folder)
+    return Cost(flops=profile.flops, bytes_moved=profile.bytes_moved)
 
 
 class _Graph:

@@ -11,7 +11,8 @@ import pytest
 from engines import bench
 from engines.cli import main
 from engines.errors import SettingRefused
-from engines.manifest import Evaluation, Manifest
+from engines.manifest import Cost, Evaluation, Manifest
+from engines.open import backend_states
 from engines.testing import ConstantEngine
 
 MakeModel = Callable[..., Path]
@@ -56,14 +57,49 @@ def test_inspect_refuses_a_changed_file_in_one_line(
 
 def test_bench_times_each_batch(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", str(tiny_model), "--threads", "1", "--batch", "1,12", "--seconds", "0.01", "--json"]
-    assert main(command) == 0
+    assert main([*command, "--backend", "onnxruntime"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [row["batch"] for row in report["timings"]] == [1, 12]
-    for row in report["timings"]:
-        assert row["calls"] >= 3
-        assert 0 < row["latency_min_ms"] <= row["latency_p50_ms"] <= row["latency_p95_ms"]
+    (row,) = report["rows"]
+    assert (row["model"], row["engine"], row["pixels"]) == ("tiny 1.0", "onnxruntime fp32", 24**2)
+    assert [timing["batch"] for timing in row["timings"]] == [1, 12]
+    for timing in row["timings"]:
+        assert timing["calls"] >= 3
+        assert 0 < timing["latency_min_ms"] <= timing["latency_p50_ms"] <= timing["latency_p95_ms"]
+    assert report["peak"]["flops_per_s"] > 1e8
     assert main([*command[:-1], "--no-spinning"]) == 0
-    assert "p95 ms" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    usable = [state.name for state in backend_states() if state.version]
+    assert [name for name in usable if f"tiny 1.0, {name}" not in table] == []
+
+
+def test_bench_says_what_bounds_a_model(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_model("counted", manifest={"cost": Cost(flops=137 * 10**9, bytes_moved=10**9)})
+    command = ["bench", str(folder), "--backend", "onnxruntime", "--seconds", "0.01", "--roofline"]
+    assert main([*command, "--json"]) == 0
+    roofs = {roof["device"]: roof for roof in json.loads(capsys.readouterr().out)["roofs"]}
+    slow, fast = roofs["Orin NX 16 GB, 25W, GPU 408 MHz"], roofs["Orin NX 16 GB, 40W, GPU 1173 MHz"]
+    assert slow["bound_tiles_per_s"] == pytest.approx(6.67e12 / 137e9, rel=0.01)  # arithmetic: 6.7 TFLOP/s
+    assert slow["limit"] == "arithmetic"
+    assert fast["bound_tiles_per_s"] == pytest.approx(102.0)  # memory: 102 GB/s
+    assert fast["limit"] == "memory"
+    assert slow["expected_tiles_per_s"] == fast["expected_tiles_per_s"] == pytest.approx(10.0)
+    assert roofs["H200"]["expected_tiles_per_s"] is None
+    assert main(command) == 0
+    assert "expected 10.0 tiles/s" in capsys.readouterr().out
+
+
+def test_bench_tells_joules_where_power_is_measured() -> None:
+    class Meter:
+        def __init__(self) -> None:
+            self.told = 0.0
+
+        def joules(self) -> float:
+            self.told += 30.0
+            return self.told
+
+    with ConstantEngine(tile_size=8) as engine:
+        (timing,) = bench.time_batches(engine, (2,), seconds=0.01, meter=Meter())
+    assert timing.joules_per_tile == pytest.approx(30.0 / (2 * timing.calls))
 
 
 def test_bench_counts_tiles_not_calls() -> None:
