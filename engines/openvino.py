@@ -49,7 +49,7 @@ class OpenVinoEngine:
     """A model on OpenVINO's CPU plugin; keeps the Engine contract.
 
     Args:
-        manifest: of an FP32 model.
+        manifest: of an FP32 model, or of an INT8 one whose pairs it takes as they are.
         folder: with the model's file.
         options: threads and largest batch; idle threads of OpenVINO always sleep.
         precision: "fp32" or "bf16".
@@ -66,15 +66,15 @@ class OpenVinoEngine:
         self.backend = BACKEND if precision == "fp32" else BACKEND_BF16
         content = manifest.model.read_verified(folder)
         ov = _runtime()
-        if manifest.precision != "fp32":
-            remedy = "name the FP32 model; this backend chooses its own precision"
+        if manifest.precision not in ("fp32", "int8") or (manifest.precision, precision) == ("int8", "bf16"):
+            remedy = "name the FP32 model, or for openvino the INT8 one"
             raise BackendUnavailable(self.backend, f"the model is {manifest.precision}", remedy)
         if precision == "bf16":
             bf16_version()
         core = ov.Core()
         self.manifest = manifest
         self.folder: Path | None = folder
-        self.precision: str = precision
+        self.precision: str = "int8" if manifest.precision == "int8" else precision
         self.max_batch = options.max_batch
         self.threads = options.threads or usable_cores()
         self._outputs = [name for name in (manifest.output.classes, manifest.output.confidence) if name is not None]
@@ -91,7 +91,7 @@ class OpenVinoEngine:
             remedy = "update openvino if the model is newer, or take onnxruntime"
             raise BackendUnavailable(f"{self.backend} {openvino_version()}", problem, remedy) from error
         self.digest = engine_digest(
-            model=manifest.model.sha256, backend=self.backend, version=openvino_version(), precision=precision
+            model=manifest.model.sha256, backend=self.backend, version=openvino_version(), precision=self.precision
         )
 
     def infer(self, tiles: Tiles) -> Prediction:

@@ -103,8 +103,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--description", default="Land cover of very high resolution RGB imagery.")
     parser.add_argument("--notes", type=Path, help="markdown for the card: what no figure says")
     parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "fp16"), default=["fp32"], dest="precisions",
-        help="FP32 to OUT/NAME/, FP16 to OUT/NAME-fp16/ (default: fp32)",
+        "--precision", nargs="+", choices=("fp32", "fp16", "int8", "int8-fp16"), default=["fp32"], dest="precisions",
+        help="FP32 to OUT/NAME/, others to OUT/NAME-fp16/ and so on; INT8 leaves the rest in FP32 (CPU) or FP16 (GPU)",
     )  # fmt: skip
     parser.add_argument("--no-confidence", action="store_false", dest="confidence", help="classes are the only output")
     parser.add_argument("--twin", action="store_true", help="also a file of the same weights that gives probabilities")

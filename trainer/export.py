@@ -1,10 +1,11 @@
-"""From a run's averaged weights to the ONNX file that flies, in FP32 or FP16, and its twin that gives probabilities."""
+"""From a run's averaged weights to the ONNX file that flies, in FP32, FP16 or INT8, and its probability twin."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,18 +28,21 @@ from trainer.models.flight import FlightSegmenter, FlightSettings, ProbabilitySe
 from trainer.models.segmenter import Segmenter
 from trainer.models.student import Attention
 from trainer.provenance import history
+from trainer.quantize import OPSET_OF_HALF_PAIRS, GroupCost, at_opset_of_half_pairs, quantized
 
 OPSET = 17
 HIGHEST_IR = 10
 """What the oldest runtime aboard reads. Source: ONNX Runtime 1.18 reads IR 10; TensorRT 8.6 reads opset 17."""
-LEAST_SAME = {"fp32": 0.999, "fp16": 0.995}
-"""Share of pixels on which ONNX must say what PyTorch says in FP32 (issue 3)."""
-MOST_MIOU_CHANGE = {"fp32": math.inf, "fp16": 0.0005}
-"""By how much mIoU on labelled tiles may differ from PyTorch's, up or down: 0.05 points (issue 3)."""
-MOST_PROBABILITY_CHANGE = 1 / 255
-"""Mean difference of confidence or probabilities: one step of the byte that confidence leaves in."""
+LEAST_SAME = {"fp32": 0.999, "fp16": 0.995, "int8": 0.95, "int8-fp16": 0.95}
+"""Share of pixels on which ONNX must say what PyTorch says in FP32 (issues 3 and 6)."""
+MOST_MIOU_CHANGE = {"fp32": math.inf, "fp16": 0.0005, "int8": 0.005, "int8-fp16": 0.005}
+"""By how much mIoU on labelled tiles may differ from PyTorch's, up or down: 0.05 points, 0.5 in INT8 (same issues)."""
+_STEP = 1 / 255
+MOST_PROBABILITY_CHANGE = {"fp32": _STEP, "fp16": _STEP, "int8": 5 * _STEP, "int8-fp16": 5 * _STEP}
+"""Mean difference of confidence or probabilities, in steps of the byte that confidence leaves in."""
 
-ExportPrecision = Literal["fp32", "fp16"]
+ExportPrecision = Literal["fp32", "fp16", "int8", "int8-fp16"]
+"""INT8 leaves what is no convolution or linear layer in FP32, for CPUs, or in FP16, for GPUs."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file that was not refused; ``widths`` says in words what of an FP16 file is FP32."""
+    """An exported file that was not refused.
+
+    Attributes:
+        widths: says in words what of a file is in which precision, empty for FP32.
+        costs: of INT8, by group of layers.
+    """
 
     path: Path
     precision: ExportPrecision
@@ -60,6 +69,7 @@ class Exported:
     parameters: int
     agreement: Agreement
     widths: str = ""
+    costs: tuple[GroupCost, ...] = ()
 
 
 def segmenter_of(run: Path) -> tuple[FinetuneSettings, Segmenter]:
@@ -82,13 +92,16 @@ def onnx_from_segmenter(
     settings: FlightSettings | None = None,
     precision: ExportPrecision = "fp32",
     twin: bool = False,
+    calibration: Sequence[NDArray[np.uint8]] = (),
 ) -> Exported:
     """Write the flight form of a network, or its twin, and hold it to PyTorch in FP32 on real tiles.
 
-    Only N stays open in the file; S is that of the tiles. Batch norms are folded into their convolutions.
+    Only N stays open in the file; S is that of the tiles. Batch norms are folded into their convolutions. INT8 takes
+    its ranges from ``calibration``, tiles uint8 (1, 3, S, S).
 
     Raises:
-        ExportRefused: the file is newer than the engines read, or does not say what PyTorch says. No file is left.
+        ExportRefused: INT8 without tiles to calibrate on; or the file is newer than the engines read, or does not say
+            what PyTorch says. No file is left.
     """
     flight, widths = flight_form(segmenter, settings, twin=twin), ""
     partial = path.with_name(path.name + ".part")
@@ -96,13 +109,27 @@ def onnx_from_segmenter(
         _write(flight, partial, torch.from_numpy(trial.tiles[:1]))
         model = folded(onnx.load(partial))
         onnx.save(model, partial)
-        if precision == "fp16":
+        wanted_opset = OPSET
+        costs: tuple[GroupCost, ...] = ()
+        if precision in ("int8", "int8-fp16"):
+            if not calibration:
+                raise ExportRefused("INT8 needs tiles to take its ranges from")
+            found = quantized(
+                model, calibration, [tile[None] for tile in trial.tiles],
+                None if trial.labels is None else list(trial.labels), classes=segmenter.settings.classes,
+                most_loss=MOST_MIOU_CHANGE[precision],
+            )  # fmt: skip
+            model, widths, costs = found.model, found.described(), found.costs
+        if precision == "int8-fp16":
+            model, wanted_opset = at_opset_of_half_pairs(model), OPSET_OF_HALF_PAIRS
+        if precision in ("fp16", "int8-fp16"):
             ranges = measured_ranges(segmenter, torch.from_numpy(trial.tiles))
-            model, widths = half_from_onnx(model, ranges), ranges.described()
-            onnx.save(model, partial)
+            model, widths = half_from_onnx(model, ranges), " ".join(filter(None, [widths, ranges.described()]))
+        onnx.save(model, partial)
         opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-        if opset != OPSET or model.ir_version > HIGHEST_IR:
-            raise ExportRefused(f"opset {opset}, IR {model.ir_version}; wanted opset {OPSET}, IR {HIGHEST_IR} or less")
+        if opset != wanted_opset or model.ir_version > HIGHEST_IR:
+            wanted = f"opset {wanted_opset}, IR {HIGHEST_IR} or less"
+            raise ExportRefused(f"opset {opset}, IR {model.ir_version}; wanted {wanted}")
         agreement = agreement_of(flight, partial, trial, segmenter.settings.classes)
         _hold(agreement, precision)
         partial.replace(path)
@@ -116,6 +143,7 @@ def onnx_from_segmenter(
         parameters=sum(parameter.numel() for parameter in segmenter.parameters()),
         agreement=agreement,
         widths=widths,
+        costs=costs,
     )
 
 
@@ -179,10 +207,11 @@ def _hold(agreement: Agreement, precision: ExportPrecision) -> None:
                 f"mIoU in {precision.upper()} is {100 * change:+.3f} points off PyTorch's, "
                 f"{100 * MOST_MIOU_CHANGE[precision]:.2f} allowed"
             )
-    if agreement.probability_change is not None and not agreement.probability_change <= MOST_PROBABILITY_CHANGE:
+    most = MOST_PROBABILITY_CHANGE[precision]
+    if agreement.probability_change is not None and not agreement.probability_change <= most:
         raise ExportRefused(
             f"probabilities in {precision.upper()} differ from PyTorch's by {agreement.probability_change:.4f} in the "
-            f"mean, {MOST_PROBABILITY_CHANGE:.4f} allowed"
+            f"mean, {most:.4f} allowed"
         )
 
 

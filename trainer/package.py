@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -48,6 +49,8 @@ LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.97, "int8": 0.95}
 MODEL = "model.onnx"
 TWIN = "probabilities.onnx"
 GOLDEN = "golden.npz"
+COSTS = "int8.json"
+"""What each group of layers costs in INT8, beside such a model."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class PackageRequest:
         golden_tile: uint8 (3, tile_size, tile_size), of imagery that is free to ship.
         tile_size, halo: pixels.
         flight: how logits become classes; the temperature in it is replaced by the fitted one.
-        precisions: FP32 goes to ``out``/``name``, FP16 to ``out``/``name``-fp16.
+        precisions: FP32 goes to ``out``/``name``, others to ``out``/``name``-fp16 and so on.
         twin: also write the file that gives class probabilities.
         calibration: what the temperature is fitted on; with nothing, the flight settings' stays, and none is reported.
         calibration_tiles: at most so many of each scene.
@@ -138,12 +141,17 @@ def _write_folder(common: _Common, precision: ExportPrecision, place: Path) -> M
     request, segmenter, flight, trial = common.request, common.segmenter, common.flight, common.trial
     folder = place / request.folder_name(precision)
     folder.mkdir()
-    exported = onnx_from_segmenter(segmenter, folder / MODEL, trial=trial, settings=flight, precision=precision)
+    calibration = calibration_tiles(common.scenes, request.tile_size) if precision.startswith("int8") else ()
+    exported = onnx_from_segmenter(
+        segmenter, folder / MODEL, trial=trial, settings=flight, precision=precision, calibration=calibration
+    )
+    if exported.costs:
+        (folder / COSTS).write_text(json.dumps([asdict(cost) for cost in exported.costs], indent=1) + "\n")
     changes: dict[str, object] = {
         "training": training_of(history(request.run), common.scenes),
         "calibration": common.calibration,
     }
-    if request.twin:
+    if request.twin and not precision.startswith("int8"):
         twin = onnx_from_segmenter(
             segmenter, folder / TWIN, trial=trial, settings=flight, precision=precision, twin=True
         )
@@ -182,7 +190,7 @@ def manifest_of(common: _Common, exported: Exported) -> Manifest:
             ClassInfo(code=item.code, name=item.name, title=item.title, color=item.colour)
             for item in read_description(settings.data.set).classes
         ),
-        precision=exported.precision,
+        precision="int8" if exported.precision == "int8-fp16" else exported.precision,
         opset=exported.opset,
         agreement=exported.agreement,
     )
@@ -254,6 +262,17 @@ def centre_tiles(scenes: Iterable[LabelledScene], side: int) -> Trial:
         tiles.append(scene.pixels[:, top : top + side, left : left + side])
         labels.append(scene.labels[top : top + side, left : left + side])
     return Trial(np.stack(tiles), np.stack(labels))
+
+
+def calibration_tiles(scenes: Iterable[LabelledScene], side: int) -> list[NDArray[np.uint8]]:
+    """Two tiles of each scene, uint8 (1, 3, S, S), drawn anywhere: real pixels to take INT8's ranges from."""
+    found = []
+    for number, scene in enumerate(scenes):
+        chance = np.random.default_rng(number)
+        for _ in range(2):
+            top, left = (int(chance.integers(0, length - side + 1)) for length in scene.labels.shape)
+            found.append(np.ascontiguousarray(scene.pixels[None, :, top : top + side, left : left + side]))
+    return found
 
 
 def golden(flight: FlightSegmenter, tile: NDArray[np.uint8], path: Path) -> GoldenTile:

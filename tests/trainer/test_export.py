@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from trainer import export
+from trainer import export, quantize
 from trainer.errors import ExportRefused
 from trainer.export import Trial
 from trainer.half import HEADROOM, LARGEST, Ranges, half_from_onnx, measured_ranges
@@ -315,3 +316,85 @@ def test_attention_has_the_form_that_engines_fuse(graph: onnx.GraphProto) -> Non
         assert key.op_type in ("Transpose", "Reshape")
         users = [node for node in graph.node if softmax.output[0] in node.input]
         assert [node.op_type for node in users] == ["MatMul"]
+
+
+@pytest.fixture(scope="module")
+def lite() -> Segmenter:
+    torch.manual_seed(0)
+    student = StudentSettings(
+        width=16, depth=2, heads=2, stem="lite0", window=2, global_blocks=(2,), out_blocks=(1, 2), positions=8
+    )
+    network = Segmenter(
+        SegmenterSettings(student=student, decoder=DecoderSettings(width=8, detail_widths=(8, 8)), classes=3)
+    )
+    return network.eval()
+
+
+def calibration(count: int) -> list[NDArray[np.uint8]]:
+    return [tile[None] for tile in np.random.default_rng(5).integers(0, 256, (count, 3, 128, 128), dtype=np.uint8)]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
+def test_int8_has_pairs_at_layers_and_nowhere_else(
+    tmp_path: Path, lite: Segmenter, precision: export.ExportPrecision
+) -> None:
+    exported = export.onnx_from_segmenter(
+        lite, tmp_path / "int8.onnx", trial=Trial(tiles(1)), precision=precision, calibration=calibration(2)
+    )
+    model = onnx.load(exported.path)
+    onnx.checker.check_model(model)
+    assert exported.opset == (17 if precision == "int8" else 19)
+    graph = model.graph
+    values = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert all(values[node.input[2]].dtype == np.int8 for node in pairs)
+    assert all((values[node.input[2]] == 0).all() for node in pairs)  # symmetric
+    readers = {reader.op_type for node in pairs for reader in graph.node if node.output[0] in reader.input}
+    assert readers == {"DequantizeLinear", "Conv", "MatMul"}
+    layers = [node for node in graph.node if node.op_type == "Conv"]
+    for layer in layers:
+        taken, weight = (makers[name] for name in layer.input[:2])
+        assert taken.op_type == weight.op_type == "DequantizeLinear"
+        assert values[weight.input[0]].dtype == np.int8
+        assert values[weight.input[1]].shape == (values[weight.input[0]].shape[0],)  # by channel
+        assert values[taken.input[1]].shape == ()  # by tensor
+        if precision == "int8-fp16":
+            assert values[weight.input[1]].dtype == np.float16
+    scores = [node for node in graph.node if node.op_type == "Softmax" and "/attention/" in node.name]
+    assert [makers[node.input[0]].op_type for node in scores] == ["MatMul"] * 2
+    assert not {name for node in scores for name in makers[node.input[0]].input if makers[name] in pairs}
+    assert sum(len(cost.layers) for cost in exported.costs) == len(layers) + 10  # and the linear ones of two blocks
+
+
+def test_int8_without_tiles_is_refused(tmp_path: Path, lite: Segmenter) -> None:
+    with pytest.raises(ExportRefused, match="tiles to take its ranges from"):
+        export.onnx_from_segmenter(lite, tmp_path / "x.onnx", trial=Trial(tiles(1)), precision="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dearest_groups_are_left_out_until_the_loss_is_allowed(
+    tmp_path: Path, lite: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export.onnx_from_segmenter(lite, tmp_path / "fp32.onnx", trial=Trial(tiles(1)))
+    model = onnx.load(tmp_path / "fp32.onnx")
+    groups = quantize.groups_of(model.graph)
+    dear = ["decoder, refine", "perceptrons"]
+
+    def cost(_: quantize._Judge, given: onnx.ModelProto) -> tuple[float, float]:
+        """A point for each of two groups that has pairs."""
+        paired = {node.name.rsplit("/", 1)[0] for node in given.graph.node if node.op_type == "DequantizeLinear"}
+        return 0.9, -0.01 * sum(any(layer in paired for layer in groups[name]) for name in dear)
+
+    monkeypatch.setattr(quantize._Judge, "cost", cost)
+
+    def left_out(most_loss: float) -> tuple[str, ...]:
+        given = calibration(1)
+        return quantize.quantized(model, given, given, None, classes=3, most_loss=most_loss).left_out
+
+    assert set(left_out(0.0)) == set(dear)
+    assert len(left_out(0.01)) == 1
+    assert left_out(0.02) == ()
+    monkeypatch.setattr(quantize._Judge, "cost", lambda *_: (0.0, -1.0))
+    with pytest.raises(ExportRefused, match=r"more than 0\.50 points"):
+        left_out(0.005)
