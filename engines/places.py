@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """ONBOARD_CACHE_DIR, else a folder in the user's cache. It need not exist."""
-    if named := os.environ.get("ONBOARD_CACHE_DIR"):
+    """ENGINES_CACHE_DIR, else a folder in the user's cache. It need not exist."""
+    if named := os.environ.get("ENGINES_CACHE_DIR"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onboard-landcover"
 

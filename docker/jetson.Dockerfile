@@ -1,0 +1,76 @@
+# The service on a Jetson. JetPack 6.2 by default; for another, name its images:
+#   docker build -f docker/jetson.Dockerfile -t onboard:jetson .
+#   ... --build-arg DEVEL=... --build-arg BASE=...    (JetPack 7.2: see docs/deploy-jetson.md)
+ARG DEVEL=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
+ARG BASE=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-runtime
+
+# PyCUDA is built against the board's own CUDA, in a stage of its own: compilers do not fly.
+FROM ${DEVEL} AS pycuda
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3-venv python3-dev g++ \
+ && rm -rf /var/lib/apt/lists/*
+COPY docker/requirements/pycuda-make.txt docker/requirements/pycuda.txt /src/
+# curand has no use here and its headers need not be there; libcuda itself comes with the driver, at run time.
+ENV CUDA_ENABLE_CURAND=False \
+    LIBRARY_PATH=/usr/local/cuda/lib64/stubs
+RUN python3 -m venv /opt/make \
+ && /opt/make/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r /src/pycuda-make.txt \
+ && /opt/make/bin/pip wheel --no-cache-dir --require-hashes --no-build-isolation --no-deps \
+      --wheel-dir /wheels -r /src/pycuda.txt
+
+FROM ${DEVEL} AS build
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 python3-venv ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
+COPY docker/requirements/gpu.txt /src/requirements.txt
+# TensorRT's Python package is the base's, not the registry's: the environment sees the system's packages.
+RUN python3 -m venv --system-site-packages /opt/onboard \
+ && /opt/onboard/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r /src/requirements.txt
+COPY --from=pycuda /wheels /wheels
+RUN /opt/onboard/bin/pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+COPY docker/requirements/make.txt /src/make.txt
+RUN python3 -m venv /opt/make \
+ && /opt/make/bin/pip install --no-cache-dir --require-hashes -r /src/make.txt
+COPY pyproject.toml README.md /src/
+COPY engines /src/engines
+COPY ground /src/ground
+COPY onboard /src/onboard
+COPY telemetry /src/telemetry
+COPY trainer /src/trainer
+WORKDIR /src
+RUN /opt/make/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && /opt/onboard/bin/pip install --no-cache-dir --no-deps --no-index /wheels/onboard_landcover-*.whl \
+ && /opt/onboard/bin/pip uninstall -y pip setuptools
+
+FROM ${BASE} AS fly
+LABEL org.opencontainers.image.title="onboard" \
+      org.opencontainers.image.description="Land-cover maps made aboard: GeoTIFF scenes in, class maps out" \
+      org.opencontainers.image.licenses="MIT"
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 libexpat1 \
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --system --gid 10001 onboard \
+ && useradd --system --uid 10001 --gid 10001 --home-dir /data --shell /usr/sbin/nologin --groups video onboard \
+ && install -d -o 10001 -g 10001 /data
+COPY --from=build /opt/onboard /opt/onboard
+ENV PATH=/opt/onboard/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    ONBOARD_DATA_DIR=/data \
+    ENGINES_CACHE_DIR=/data/cache \
+    ONBOARD_HOST=0.0.0.0 \
+    ONBOARD_MODEL=dubai-lite-fp16 \
+    ONBOARD_BACKEND=tensorrt
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# The first start builds the engine, for minutes; the service answers meanwhile and says "starting".
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python3", "-m", "onboard.alive"]
+ENTRYPOINT ["onboard"]
+CMD ["serve"]
