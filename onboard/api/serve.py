@@ -6,7 +6,6 @@ import argparse
 import logging
 import socket
 import ssl
-import sys
 import threading
 import time
 
@@ -19,6 +18,7 @@ from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
 from onboard.downlink.retention import tend
 from onboard.errors import OptionsRefused
+from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
 
@@ -60,7 +60,7 @@ def serve_api(settings: Settings) -> None:
     service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
     threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
     threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
-    threading.Thread(target=service.listen, args=(sys.stdin.buffer,), name="beats", daemon=True).start()
+    threading.Thread(target=service.listen, args=(lines_of(STDIN),), name="beats", daemon=True).start()
     config = config_of(service)
     listening = bound_socket(settings.host, settings.port)
     host, port = listening.getsockname()[:2]

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sqlite3
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 from onboard.errors import StorageError
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.ledger import Ledger
+from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Measured
 from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
@@ -225,7 +225,7 @@ def sample(settings: Settings, out: int, found: list[Source] | None = None) -> N
         work = Sampling(settings, sampler, history, ledger, out, modes)
 
         def listen() -> None:
-            for line in sys.stdin.buffer:
+            for line in lines_of(STDIN):
                 beat = heartbeat_of(line)
                 if beat is not None:
                     work.beat = beat

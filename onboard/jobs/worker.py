@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +28,7 @@ from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
 from onboard.jobs.ledger import Ledger, SceneRow
+from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Hearing
 from onboard.jobs.moment import is_synchronised
 from onboard.jobs.parent import end_with_parent
@@ -383,7 +383,7 @@ def main(open_engine: Callable[[Settings], Engine] = shipped_engine) -> None:
         end_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     settings = read_settings()
-    work(settings, lambda: open_engine(settings), arguments.heartbeat, sys.stdin.buffer)
+    work(settings, lambda: open_engine(settings), arguments.heartbeat, lines_of(STDIN))
 
 
 if __name__ == "__main__":
