@@ -77,7 +77,7 @@ def evaluate(
     blocks: list[NDArray[np.int64]] = []
     with tqdm(total=sum(len(names) for _, names in models), unit="image", disable=None) as progress:
         for folder, names in models:
-            with open_engine(folder, threads=threads) as engine:
+            with open_engine(folder, backend="onnxruntime", threads=threads) as engine:
                 for name in names:
                     found = np.stack(list(_counted(name, labelled, engine)))
                     scores[name] = _confusion(found).scores()

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every Resize has constant scales, and nothing is left that no output needs.
+    """A copy in which every Resize has constant scales, outputs have sizes, and nothing is left that no output needs.
 
     The exporter asks a tensor for its shape to keep the number of tiles open, cuts and joins it, and gives the result
     to Resize as sizes. Scales say the same without that number, and engines plan them ahead.
@@ -29,6 +29,9 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
             resized = helper.make_node("Resize", [node.input[0], "", name], node.output, name=node.name)
             resized.attribute.extend(kept)
             node.CopyFrom(resized)
+    for port in graph.output:
+        for dim, side in list(zip(port.type.tensor_type.shape.dim, sides[port.name], strict=True))[1:]:
+            dim.dim_value = side
     _drop_unused(graph)
     return copy
 
@@ -37,8 +40,10 @@ def _sides_of_one_tile(model: onnx.ModelProto) -> dict[str, list[int]]:
     """Shape of every tensor where one tile goes in: with that number known, all others follow."""
     alone = onnx.ModelProto()
     alone.CopyFrom(model)
-    for port in [*alone.graph.input, *alone.graph.output]:
+    for port in alone.graph.input:
         port.type.tensor_type.shape.dim[0].dim_value = 1
+    for port in alone.graph.output:
+        port.type.tensor_type.ClearField("shape")  # the exporter's names of sizes would stand before what is inferred
     del alone.graph.value_info[:]
     graph = onnx.shape_inference.infer_shapes(alone, data_prop=True, strict_mode=True).graph
     infos = [*graph.value_info, *graph.input, *graph.output]

@@ -32,9 +32,11 @@ def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene]
     labelled = sum(int((scene.labels > 0).sum()) for scene in scenes)
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = "a student pre-trained by masked reconstruction" if _pretrained(stretches) else "random weights"
+    if stem := _published_stem(stretches):
+        start = f"{stem}'s published weights as the stem and random weights behind it"
     return Training(
         data_sets=tuple(_data_sets(stretches)),
-        license="MIT",
+        license="Apache-2.0" if stem else "MIT",  # of what the weights are derived from
         commit=stretches[-1]["commit"],
         seed=settings.seed,
         epochs=round(sum(facts["pixels"] for facts in stretches) / labelled, 2),
@@ -49,11 +51,22 @@ def _pretrained(stretches: list[dict[str, Any]]) -> bool:
     return stretches[0]["settings"].get("encoder") is not None
 
 
+def _published_stem(stretches: list[dict[str, Any]]) -> str | None:
+    first = FinetuneSettings.model_validate(stretches[0]["settings"])
+    return None if first.stem_weights is None else f"EfficientNet-Lite{first.model.student.stem[-1]}"
+
+
 def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
     data = FinetuneSettings.model_validate(stretches[-1]["settings"]).data
     described = read_description(data.set)
     used = ", ".join(data.names) or f"split {data.split}"
     yield DataSet(name=described.title, license=described.licence, use=f"supervised fit on {used}")
+    if stem := _published_stem(stretches):
+        yield DataSet(
+            name=f"ImageNet-1k, through {stem} (Google; converted to PyTorch by ML Illustrated)",
+            license="Apache-2.0 (the weights)",
+            use="start of the stem",
+        )
     if share := max(facts["settings"]["data"].get("landscape_share", 0.0) for facts in stretches):
         yield DataSet(
             name="Landscapes made by rule (trainer/data/landscape.py)",

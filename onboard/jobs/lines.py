@@ -14,7 +14,7 @@ _CHUNK = 1 << 16
 
 
 def lines_of(descriptor: int) -> Iterator[bytes]:
-    """Whole lines, without their ends, until the pipe closes; a last line without an end was cut off and is not told."""
+    """Whole lines, without their ends, until the pipe closes; one that was cut off there is not told."""
     rest = b""
     while chunk := os.read(descriptor, _CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")

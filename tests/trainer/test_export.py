@@ -293,6 +293,9 @@ def graph(
 def test_nothing_is_worked_out_at_run_time_but_pixels(graph: onnx.GraphProto) -> None:
     kinds = {node.op_type for node in graph.node}
     assert kinds & {"Shape", "Gather", "GatherElements", "Slice", "ConstantOfShape", "Range", "If", "Loop"} == set()
+    for output in graph.output:
+        sides = output.type.tensor_type.shape.dim
+        assert (sides[0].dim_param, [side.dim_value for side in sides[1:]]) == ("N", [128, 128])
     constants = {item.name for item in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
     resizes = [node for node in graph.node if node.op_type == "Resize"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -111,7 +112,7 @@ class LiteStem(nn.Module):
             told = torch.load(path, map_location="cpu", weights_only=True)
             renamed = {_own_key(key): value for key, value in told.items() if not key.startswith(_HEAD)}
             self.trunk.load_state_dict(renamed)
-        except (OSError, RuntimeError, AttributeError, ValueError) as error:
+        except (OSError, RuntimeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
             remedy = "give the .pth of efficientnet_lite_pytorch for this size"
             raise CheckpointRefused(path, " ".join(str(error).split())[:200], remedy) from error
 
