@@ -255,6 +255,12 @@ def render(manifest: Manifest) -> str:
         f"halo      {manifest.halo} pixels",
         f"golden    {'checked file, run at every opening' if manifest.golden else 'none'}",
     ]
+    if manifest.cost is not None:
+        cost = manifest.cost
+        lines.append(f"cost      {cost.flops / 1e9:.0f} GFLOP, {cost.bytes_moved / 1e9:.1f} GB moved a tile (FP16)")
+    for found in manifest.acceptance:
+        loss, verdict = 100 * (found.miou - found.miou_reference), "accepted" if found.passed else "REFUSED"
+        lines.append(f"{found.precision:<9} {verdict}: {loss:+.2f} points of mIoU on {found.data}, {found.backend}")
     if manifest.training is not None:
         sets = "; ".join(f"{item.name} ({item.license})" for item in manifest.training.data_sets)
         lines.append(f"trained   on {sets}; {manifest.training.epochs:g} epochs, commit {manifest.training.commit}")

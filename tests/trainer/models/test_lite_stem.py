@@ -63,7 +63,8 @@ def as_published(weights: Weights, image: Tensor, blocks: int) -> Tensor:
         return F.pad(grid, (whole // 2, whole - whole // 2) * 2)
 
     def normed(grid: Tensor, key: str) -> Tensor:
-        mean, variance, weight, bias = (weights[f"{key}.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (weights[f"{key}.{name}"] for name in names)
         return F.batch_norm(grid, mean, variance, weight, bias, training=False, eps=1e-3)
 
     grid = normed(F.conv2d(padded(image, 3, 2), weights["_conv_stem.weight"], stride=2), "_bn0").clamp(0, 6)
