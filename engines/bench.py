@@ -89,7 +89,7 @@ class Bench:
     def table(self) -> str:
         """For people: a line for each batch, then the roofs."""
         width = max(len(f"{row.model}, {row.engine}") for row in self.rows)
-        lines = [f"{'':<{width}}  batch  tiles/s  useful Mpx/s  p50 ms  p95 ms  of peak  J/tile"]
+        lines = [f"{'':<{width}}  batch  tiles/s  useful Mpx/s  p50 ms  p95 ms  of FP32 peak  J/tile"]
         for row in self.rows:
             name = f"{row.model}, {row.engine}"
             if row.problem:
@@ -99,7 +99,7 @@ class Bench:
                 joules = "-" if one.joules_per_tile is None else f"{one.joules_per_tile:.2f}"
                 lines.append(
                     f"{name:<{width}}  {one.batch:5} {one.tiles_per_s:8.3f} {one.tiles_per_s * row.pixels / 1e6:13.2f} "
-                    f"{one.latency_p50_ms:7.0f} {one.latency_p95_ms:7.0f} {share:>8} {joules:>7}"
+                    f"{one.latency_p50_ms:7.0f} {one.latency_p95_ms:7.0f} {share:>13} {joules:>7}"
                 )
         if self.roofs:
             lines += ["", "counted, not timed: bound by the device's peak; expected at the rate the paper's model ran"]

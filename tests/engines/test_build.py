@@ -22,7 +22,7 @@ from engines.trt import Device, Runtime, l4t_version, runtime, this_device
 from engines.verify import read_golden
 
 AMPERE = Device("any", "8.6")
-SHIPPED = manifest_path("dubai-small")
+SHIPPED = manifest_path("dubai-lite")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,19 @@ def test_half_precision_is_parsed_and_built(wide: bool, manifest: Manifest, rtx:
     assert BuiltEngine.load(path).precision == "fp16"
 
 
+@pytest.mark.parametrize("name", ["dubai-lite-fp16", "dubai-lite-int8-fp16"])
+def test_the_models_that_fly_are_parsed_and_built(name: str, rtx: Runtime, tmp_path: Path) -> None:
+    file = manifest_path(name)
+    path = build_engine(Manifest.load(file), file.parent, tmp_path, rtx, AMPERE)
+    layers = json.loads(path.with_suffix(".layers.json").read_text())
+    types = {output["dtype"] for layer in layers if layer["kind"] == "CONVOLUTION" for output in layer["outputs"]}
+    assert types == {"HALF"}
+    pairs = [layer for layer in layers if layer["kind"] in ("QUANTIZE", "DEQUANTIZE")]
+    assert (len(pairs) > 200) == ("int8" in name)
+    assert {o["dtype"] for layer in pairs if layer["kind"] == "QUANTIZE" for o in layer["outputs"]} <= {"INT8"}
+    assert path.stat().st_size < 40_000_000
+
+
 def _written(folder: Path, content: bytes, manifest: Manifest) -> Manifest:
     import hashlib
 
@@ -113,7 +126,7 @@ def _written(folder: Path, content: bytes, manifest: Manifest) -> Manifest:
 def test_an_engine_from_elsewhere_is_refused_with_the_command(built: Path, manifest: Manifest, rtx: Runtime) -> None:
     facts = BuiltEngine.load(built)
     facts.check(built, manifest, rtx, Device("NVIDIA GeForce RTX 3090", "8.6"))
-    with pytest.raises(EngineElsewhere, match=r"compute capability is 8.6, here it is 8.7.*engines build dubai-small"):
+    with pytest.raises(EngineElsewhere, match=r"compute capability is 8.6, here it is 8.7.*engines build dubai-lite"):
         facts.check(built, manifest, rtx, Device("Orin", "8.7"))
     newer = Runtime(rtx.name, "99.0", rtx.module)
     with pytest.raises(EngineElsewhere, match=r"here it is tensorrt_rtx 99.0"):
@@ -190,9 +203,9 @@ def test_without_a_runtime_or_a_gpu_it_says_what_to_do() -> None:
 
 def test_the_command_builds_and_prints_facts(rtx: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rtx.name == "tensorrt_rtx"
-    arguments = ["build", "dubai-small", "--out", str(tmp_path), "--target", "8.9", "--batches", "1,2,2", "--json"]
+    arguments = ["build", "dubai-lite", "--out", str(tmp_path), "--target", "8.9", "--batches", "1,2,2", "--json"]
     assert main(arguments) == 0
     told = json.loads(capsys.readouterr().out)
     assert Path(told["path"]).stat().st_size == told["bytes"]
     assert told["batches"] == [1, 2, 2]
-    assert main(["build", "dubai-small", "--out", str(tmp_path), "--target", "8.9", "--batches", "1,2"]) == 2
+    assert main(["build", "dubai-lite", "--out", str(tmp_path), "--target", "8.9", "--batches", "1,2"]) == 2

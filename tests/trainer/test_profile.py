@@ -135,16 +135,16 @@ def test_the_graph_that_flies_counts_as_the_network_does(
 
 
 def test_the_command_prints_both_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shipped = ["--model", str(SHIPPED / "dubai-small")]
+    shipped = ["--model", str(SHIPPED / "dubai-lite")]
     files = ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
-    assert main(["profile", "--paper", *shipped, "--config", str(CONFIGS / "small.yaml"), *files]) == 0
+    assert main(["profile", "--paper", *shipped, "--config", str(CONFIGS / "lite.yaml"), *files]) == 0
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "a.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in printed.splitlines() if " | " in line}
     assert [cell.strip(" |") for cell in rows["multiply-adds, G (convolutions and linear layers)"]] == [
-        "119.76", "119.60", "37.83", "37.83",
+        "119.76", "119.60", "29.01", "29.01",
     ]  # fmt: skip
-    assert "Peak of paper, rebuilt, small: live tensors" in printed
+    assert "Peak of paper, rebuilt, lite: live tensors" in printed
     assert rows["parameters, M (positions not counted)"][:2] == ["29.65", "29.66"]
     facts = json.loads((tmp_path / "a.json").read_text())
     assert [one["flops"] for one in facts["profiles"]][1] == facts["profiles"][2]["flops"]
