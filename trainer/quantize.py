@@ -222,10 +222,34 @@ def _named_by_reader(graph: onnx.GraphProto) -> None:
             node.name = f"{readers[node.output[0]]}/weight_DequantizeLinear"
 
 
+def _fit_scales(graph: onnx.GraphProto) -> None:
+    """Scales of weights to the next FP16 number above, their integers to the new scale.
+
+    A channel whose weights are tiny has a scale that FP16 would make zero, which TensorRT refuses; at FP16's smallest
+    number, 6e-8, its weights are mostly zero, as small as they were.
+    """
+    values = {item.name: item for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in values:
+            continue
+        weights, scales = (numpy_helper.to_array(values[name]) for name in node.input[:2])
+        fitted = scales.astype(np.float16)
+        fitted = np.where(fitted < scales, np.nextafter(fitted, np.float16(np.inf)), fitted).astype(np.float32)
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        ratio = (scales / fitted).reshape([-1 if place == axis else 1 for place in range(weights.ndim)])
+        again = np.rint(weights * ratio).astype(np.int8)
+        values[node.input[0]].CopyFrom(numpy_helper.from_array(again, node.input[0]))
+        values[node.input[1]].CopyFrom(numpy_helper.from_array(fitted, node.input[1]))
+
+
 def at_opset_of_half_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph at the opset whose pairs may be FP16; only ReduceMean and its kin changed in between."""
+    """The same graph at the opset whose pairs may be FP16, scales fit for that.
+
+    Only ReduceMean and its kin changed between the opsets.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    _fit_scales(copy.graph)
     for node in copy.graph.node:
         if node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"):
             axes = [item for item in node.attribute if item.name == "axes"]

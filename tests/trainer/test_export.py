@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -368,6 +369,29 @@ def test_int8_has_pairs_at_layers_and_nowhere_else(
     assert [makers[node.input[0]].op_type for node in scores] == ["MatMul"] * 2
     assert not {name for node in scores for name in makers[node.input[0]].input if makers[name] in pairs}
     assert sum(len(cost.layers) for cost in exported.costs) == len(layers) + 10  # and the linear ones of two blocks
+
+
+def test_scales_that_half_precision_would_make_zero_stay_above_it() -> None:
+    weights = np.array([[127, -127, 64], [127, 1, -3]], np.int8)
+    scales = np.array([1e-3, 4e-10], np.float32)
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=0),
+        onnx.helper.make_node("MatMul", ["d", "x"], ["y"]),
+    ]
+    info = onnx.helper.make_tensor_value_info
+    arrays: dict[str, NDArray[Any]] = {"w": weights, "s": scales, "z": np.zeros(2, np.int8)}
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, [3, 2])], [info("y", 1, [2, 2])], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    fitted = quantize.at_opset_of_half_pairs(model).graph
+    found = {item.name: numpy_helper.to_array(item) for item in fitted.initializer}
+    assert (found["s"].astype(np.float16) == found["s"]).all()  # nothing is rounded any more
+    assert (found["s"] >= scales).all()
+    assert found["s"][1] == np.finfo(np.float16).smallest_subnormal
+    before, after = weights * scales[:, None], found["w"] * found["s"][:, None]
+    assert np.abs(after - before).max(axis=1) == pytest.approx([0, 0], abs=0.51e-3)
+    assert np.abs(after[0] - before[0]).max() < 1e-3
+    assert (found["w"][1] == [1, 0, 0]).all()  # 127 x 4e-10 is nearest to one smallest number
 
 
 def test_int8_without_tiles_is_refused(tmp_path: Path, lite: Segmenter) -> None:
