@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from engines.engine import Engine, Tiles
 from engines.errors import BackendUnavailable, SettingRefused
 from engines.manifest import Manifest
 from engines.open import backend_states, manifest_path, open_engine
+from engines.power import Wattmeter, power_meter
 from engines.roofline import Rates, Roof, roof, useful_pixels
 from engines.verify import golden_tiles
 
@@ -35,13 +35,6 @@ class BatchTiming:
     latency_p95_ms: float
     latency_min_ms: float
     joules_per_tile: float | None = None
-
-
-class Wattmeter(Protocol):
-    """Joules since it was made; None where this machine measures no power."""
-
-    def joules(self) -> float | None:
-        """Of the whole machine, or of what of it is measured."""
 
 
 def time_batches(
@@ -153,32 +146,6 @@ def bench(
             if manifest.cost is not None:
                 found.roofs += [(name, pixels, roof(manifest.cost, rates)) for rates in (*devices, cpu) if devices]
     return found
-
-
-@contextmanager
-def power_meter() -> Iterator[Wattmeter | None]:
-    """This machine's main rail while the block runs, None where no sensor is readable."""
-    from telemetry.discover import main_rail, sources
-    from telemetry.readings import field_of
-    from telemetry.sampler import Sampler
-
-    sampler = Sampler(sources(with_jtop=False))
-    rail = main_rail(sampler.turn().readings)
-    if rail is None:
-        yield None
-        return
-    name = field_of(rail.quantity, rail.rail)
-
-    class Meter:
-        def joules(self) -> float | None:
-            return sampler.energy[name].joules
-
-    thread = sampler.start()
-    try:
-        yield Meter()
-    finally:
-        sampler.stop()
-        thread.join()
 
 
 def machine() -> str:

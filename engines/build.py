@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from engines.edges import uint8_at_the_edges
 from engines.errors import BackendUnavailable, EngineError, ModelMismatch, OpeningRefused, SettingRefused
+from engines.files import write_durably
 from engines.manifest import Manifest
 from engines.trt import Device, Runtime
 
@@ -187,9 +187,9 @@ def build_engine(
         runtime.version, device, (batches.least, batches.usual, batches.most), workspace_bytes, len(data),
         hashlib.sha256(data).hexdigest(), round(time.monotonic() - begin, 2), len(layers),
     )  # fmt: skip
-    _write(path.with_suffix(".layers.json"), json.dumps(layers, indent=1).encode())
-    _write(path.with_suffix(".json"), (json.dumps(asdict(built), indent=1) + "\n").encode())
-    _write(path, data)
+    write_durably(path.with_suffix(".layers.json"), json.dumps(layers, indent=1).encode())
+    write_durably(path.with_suffix(".json"), (json.dumps(asdict(built), indent=1) + "\n").encode())
+    write_durably(path, data)
     return path
 
 
@@ -261,7 +261,7 @@ class _Build:
         """Keeps this build's timings."""
         cache = config.get_timing_cache() if self.trt.__name__ == "tensorrt" else None
         if cache is not None:
-            _write(path, bytes(cache.serialize()))
+            write_durably(path, bytes(cache.serialize()))
 
     def layers(self, network: Any) -> list[dict[str, Any]]:
         """Name, kind, and type and shape of what each layer gives."""
@@ -315,17 +315,3 @@ def _shape(tensor: Any) -> list[int] | None:
         return [int(size) for size in tensor.shape]
     except ValueError:
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from engines.engine import Engine
 from engines.errors import AcceptanceFailed, BackendUnavailable, GoldenFailed
+from engines.files import write_durably
 from engines.verify import golden_tiles, verify_accepted, verify_golden
 
 log = logging.getLogger(__name__)
@@ -104,16 +104,17 @@ def _kept(choices: Path, key: str) -> str | None:
 
 
 def _keep(choices: Path, key: str, name: str) -> None:
-    """By one rename; a disk that is full or read-only costs another measurement later, nothing else."""
+    """Before it is used, so that maps begun with it are ended with it after a power cut.
+
+    A disk that is full or read-only costs another measurement later, nothing else.
+    """
     try:
         told = json.loads(choices.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         told = {}
     told = told if isinstance(told, dict) else {}
-    part = choices.with_name(f"{choices.name}.{os.getpid()}.part")
     try:
         choices.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({**told, key: name}, indent=1), encoding="utf-8")
-        part.replace(choices)
+        write_durably(choices, json.dumps({**told, key: name}, indent=1).encode())
     except OSError as error:
         log.warning("the choice of %s cannot be kept: %s", name, error)

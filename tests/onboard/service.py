@@ -72,8 +72,8 @@ class Served:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOARD_")}
         told = {
             "ONBOARD_DATA_DIR": str(self.data), "ONBOARD_PORT": "0", "ONBOARD_MODEL": str(model),
-            "ONBOARD_THREADS": "1", "ONBOARD_RESERVE": "0", "ONBOARD_ENGINE_RETRY_S": "0.2",
-            "ONBOARD_RESTART_S": "0.05", "ONBOARD_RESTART_MOST_S": "0.2",
+            "ONBOARD_BACKEND": "onnxruntime", "ONBOARD_THREADS": "1", "ONBOARD_RESERVE": "0",
+            "ONBOARD_ENGINE_RETRY_S": "0.2", "ONBOARD_RESTART_S": "0.05", "ONBOARD_RESTART_MOST_S": "0.2",
             "ONBOARD_REQUESTS_PER_S": "100000", "ONBOARD_REQUESTS_BURST": "100000",
         }  # fmt: skip
         self.log = self.data.parents[1] / f"{self.data.parent.name}.log"
