@@ -6,7 +6,9 @@ BIN    := $(VENV)/bin
 OUT    ?= out
 
 # make campaign   the long version of the tests that kill
-.PHONY: demo test check bench campaign pictures clean
+# make bench-peers   the same job by other tools, in an environment of its own; hours on two cores
+PEERS  ?= .venv-peers
+.PHONY: demo test check bench bench-peers campaign pictures clean
 
 # Two stamps: the demo needs no torch (a few hundred MB), the tests do.
 $(VENV)/.run: pyproject.toml
@@ -43,9 +45,18 @@ campaign: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
+$(PEERS)/.done: benchmarks/peers/requirements.txt benchmarks/peers/alone.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -e . -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r benchmarks/peers/alone.txt
+	touch $@
+
+bench-peers: $(PEERS)/.done
+	$(PEERS)/bin/python -m benchmarks.peers
+
 # The README's pictures, from ../shared/data and a made landscape.
 pictures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.pictures
 
 clean:
-	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(OUT) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import compression, loader, pipeline, service, telemetry
+from benchmarks import cluster, compression, loader, pipeline, scaling, service, telemetry
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -17,6 +17,8 @@ BENCHMARKS = {
     "loader": loader.training_loader,
     "service": service.service_under_load,
     "telemetry": telemetry.telemetry,
+    "scaling": scaling.cost_per_pixel,
+    "cluster": cluster.over_workers,
 }
 
 

@@ -35,7 +35,7 @@ def against_bare_engine(folder: Path, *, quick: bool) -> None:
     with open_engine(None) as engine:
         size, halo = engine.manifest.input.tile_size, engine.manifest.halo
         step = size - 2 * halo
-        scene = _landscape(folder, width=(columns - 1) * step + size, height=(rows - 1) * step + size)
+        scene = made_landscape(folder, width=(columns - 1) * step + size, height=(rows - 1) * step + size)
         grid = Grid((columns - 1) * step + size, (rows - 1) * step + size, tile_size=size, halo=halo)
         tiles = _tiles_in_memory(scene, grid)
         engine.infer(tiles[0])
@@ -59,7 +59,7 @@ def against_rasterio(folder: Path, *, quick: bool) -> None:
     """Pixels/s from file to published map with a free engine, over rasterio doing the bare minimum by hand."""
     side = 4096 if quick else 12_000
     rounds = 1 if quick else 3
-    scene = _landscape(folder, width=side, height=side)
+    scene = made_landscape(folder, width=side, height=side)
     ours, theirs = [], []
     with IdentityEngine(tile_size=1024) as engine:
         halo, classes = engine.manifest.halo, tuple(engine.manifest.classes)
@@ -78,7 +78,7 @@ def peak_memory(folder: Path, *, quick: bool) -> None:
     sides = (4096, 8192) if quick else (12_000, 24_000)
     peaks = []
     for side in sides:
-        scene = _landscape(folder, width=side, height=side)
+        scene = made_landscape(folder, width=side, height=side)
         code = (
             "import json,resource,sys\nfrom pathlib import Path\nfrom engines.testing import ConstantEngine\n"
             "from onboard.mapping.run import MapRequest, map_scene\n"
@@ -95,7 +95,8 @@ def peak_memory(folder: Path, *, quick: bool) -> None:
     print(f"growth            {peaks[1] / peaks[0] - 1:+.1%}   (wanted: under 10 %, each under 600 MB)")
 
 
-def _landscape(folder: Path, *, width: int, height: int) -> Path:
+def made_landscape(folder: Path, *, width: int, height: int) -> Path:
+    """A made scene of this size, kept in the folder."""
     path = folder / f"landscape_{width}x{height}.tif"
     if not path.exists():
         partial = path.with_suffix(".part.tif")

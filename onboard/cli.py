@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +15,8 @@ from onboard.errors import OnboardError
 from onboard.history_cli import add_parsers
 
 if TYPE_CHECKING:
+    from engines.engine import Engine
+    from onboard.mapping.crew import Crew
     from onboard.mapping.run import MapRequest, MapSummary
 
 
@@ -46,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_process(commands.add_parser("process", help="map one scene", description="Maps one GeoTIFF scene."))
+    many = commands.add_parser("batch", help="map many scenes", description="Maps GeoTIFF scenes, one failing or not.")
+    _add_batch(many)
     serve = commands.add_parser("serve", help="take scenes over HTTP, map them, hand maps out")
     serve.set_defaults(command=_serve)
     settings = commands.add_parser("settings", help="every setting of the service with value, default and meaning")
@@ -77,12 +83,30 @@ def _add_token(parser: argparse.ArgumentParser) -> None:
 def _add_process(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_process)
     parser.add_argument("scene", type=Path, help="a GeoTIFF")
-    parser.add_argument("--out", type=Path, default=Path("maps"), help="the map appears in OUT/NAME/ (default: maps)")
     parser.add_argument("--name", help="name of the map's folder (default: the scene's file name)")
+    _add_mapping(parser)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_batch, name=None, scene=Path())
+    parser.add_argument("scenes", type=Path, nargs="+", help="GeoTIFFs, or folders of them")
+    parser.add_argument(
+        "--at-once", type=int, default=2, metavar="N", help="scenes at a time on a cluster (default: 2)"
+    )
+    _add_mapping(parser)
+
+
+def _add_mapping(parser: argparse.ArgumentParser) -> None:
+    """What one scene and many have in common."""
+    parser.add_argument("--out", type=Path, default=Path("maps"), help="the map appears in OUT/NAME/ (default: maps)")
+    parser.add_argument(
+        "--scheduler", metavar="tcp://HOST:8786",
+        help="spread the tiles over the workers of this Dask cluster; scene and --out on storage that all share",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the map of another scene of that name")
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="shipped name, model folder or manifest.json (default: the shipped default)")
-    model.add_argument("--backend", default="auto", help="auto or onnxruntime")
+    model.add_argument("--backend", default="auto", help="auto, or one that `onboard doctor` lists (default: auto)")
     model.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
     model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")
@@ -102,21 +126,47 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 
 
 def _process(arguments: argparse.Namespace) -> int:
-    from engines.open import open_engine
     from onboard.mapping.run import map_scene
     from onboard.progress import progress_for
 
     request = _request(arguments)
     with (
-        open_engine(arguments.model, backend=arguments.backend, threads=arguments.threads) as engine,
+        _opened(arguments) as (engine, crew),
         progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
     ):
-        summary = map_scene(request, engine, progress)
+        summary = map_scene(request, engine, progress, crew=crew)
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
         print(render(summary))
     return 0
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from onboard.batch_cli import batch
+
+    with _opened(arguments) as (engine, crew):
+        return batch(arguments, _request(arguments), engine, crew)
+
+
+@contextmanager
+def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Engine, Crew | None]]:
+    """The engine, here or on the cluster's workers."""
+    from engines.open import SHIPPED, open_engine
+
+    model = arguments.model
+    if arguments.scheduler is None:
+        with open_engine(model, backend=arguments.backend, threads=arguments.threads) as engine:
+            yield engine, None
+        return
+    from onboard.mapping.crew import crew_at
+
+    # A folder is named as the workers shall find it.
+    if model is not None and not (SHIPPED / model).exists():
+        model = str(Path(model).resolve())
+    opener = partial(open_engine, model, backend=arguments.backend, threads=arguments.threads)
+    with crew_at(arguments.scheduler, opener) as crew:
+        yield crew.engine, crew
 
 
 def _request(arguments: argparse.Namespace) -> MapRequest:

@@ -13,7 +13,9 @@ OnboardError            a failure of ours (exit code 1)
 
 from __future__ import annotations
 
+import copyreg
 from pathlib import Path
+from typing import Any
 
 
 class OnboardError(Exception):
@@ -26,6 +28,10 @@ class OnboardError(Exception):
         """What is wrong and what to do, without the paths of this machine: for strangers."""
         problem, remedy = getattr(self, "problem", ""), getattr(self, "remedy", "")
         return f"{problem}; {remedy}" if problem and remedy else str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it stands: `__init__` takes more than the message that pickle would give it."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class MappingStopped(OnboardError):
@@ -83,9 +89,6 @@ class SceneRefused(InputError):
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
         self.path, self.problem, self.remedy = path, problem, remedy
         super().__init__(f"{path}: {problem}; {remedy}")
-
-    def __reduce__(self) -> tuple[type[SceneRefused], tuple[Path | str, str, str]]:
-        return SceneRefused, (self.path, self.problem, self.remedy)
 
 
 class OptionsRefused(InputError):

@@ -31,11 +31,16 @@ Pixels = NDArray[np.uint8]
 
 
 class Layer:
-    """One raw uint8 raster of `height` x `width` on disk."""
+    """One raw uint8 raster of `height` x `width` on disk; made and allocated whole unless `create` is False."""
 
-    def __init__(self, path: Path, *, width: int, height: int) -> None:
+    def __init__(self, path: Path, *, width: int, height: int, create: bool = True) -> None:
         self.path, self.width, self.height = path, width, height
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        if not create:
+            return
         try:
             os.posix_fallocate(self._file, 0, width * height)
         except OSError as error:

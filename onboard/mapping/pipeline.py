@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from engines.engine import Engine, Prediction
 from onboard.errors import SceneRefused
-from onboard.mapping.canvas import Canvas
 from onboard.mapping.journal import Sureness
 from onboard.mapping.watch import Watch
 from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
@@ -45,6 +44,23 @@ class Source(Protocol):
 
     def read(self, window: Window) -> ScenePixels:
         """Pixels (bands, h, w) uint8 and their validity (h, w), None where all are valid."""
+
+
+class Surface(Protocol):
+    """What the pipeline needs of a canvas. One thread writes."""
+
+    @property
+    def finished(self) -> frozenset[int]:
+        """Tiles that need not be done."""
+
+    def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None) -> None:
+        """Writes one core (h, w)."""
+
+    def finish(self, tiles: Sequence[int], sureness: Mapping[int, Sureness] | None = None) -> None:
+        """Counts a batch's tiles as written."""
+
+    def commit(self) -> None:
+        """Makes every finished tile survive a power cut."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Pipeline:
     scene: Source
     grid: Grid
     engine: Engine
-    canvas: Canvas
+    canvas: Surface
     batch: int = 1
     read_timeout_s: float = 120.0
     watch: Watch = field(default_factory=Watch)

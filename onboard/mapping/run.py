@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rasterio
 
@@ -34,6 +34,9 @@ from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.probe import probe_scene
 from onboard.scene.reader import Scene, SceneOptions
+
+if TYPE_CHECKING:
+    from onboard.mapping.crew import Crew
 
 WORK = ".onboard"
 # Part of every canvas's identity: raised when the same inputs would give other bytes.
@@ -120,15 +123,21 @@ class MapSummary:
 
 
 def map_scene(
-    request: MapRequest, engine: Engine, progress: Progress | None = None, watch: Watch | None = None
+    request: MapRequest,
+    engine: Engine,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    *,
+    crew: Crew | None = None,
 ) -> MapSummary:
     """Maps one scene and publishes the result.
 
     Args:
         request: the scene and the options.
-        engine: used on this thread only; not closed.
+        engine: used on this thread only; not closed. With a crew: `crew.engine`.
         progress: called with (finished tiles, all tiles).
-        watch: asked between batches and before publishing.
+        watch: asked between batches and before publishing; with a crew, before publishing only.
+        crew: infers, instead of this process.
 
     Raises:
         SceneRefused: the scene cannot be mapped; nothing is left behind.
@@ -153,7 +162,7 @@ def map_scene(
             shutil.rmtree(job.work, ignore_errors=True)
             _remove_if_empty(job.work.parent)
             return job.summary(earlier, PipelineStats(tiles_resumed=len(job.grid)), time.monotonic() - begin, True)
-        return job.run(begin, progress, watch or Watch())
+        return job.run(begin, progress, watch or Watch(), crew)
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,7 @@ class Job:
                 return False
         return True
 
-    def run(self, begin: float, progress: Progress | None, watch: Watch) -> MapSummary:
+    def run(self, begin: float, progress: Progress | None, watch: Watch, crew: Crew | None = None) -> MapSummary:
         """Maps what is not mapped yet and publishes."""
         try:
             self.work.mkdir(parents=True, exist_ok=True)
@@ -255,16 +264,7 @@ class Job:
         )
         try:
             with canvas:
-                pipeline = Pipeline(
-                    self.scene,
-                    self.grid,
-                    self.engine,
-                    canvas,
-                    batch=self.request.batch,
-                    read_timeout_s=self.request.read_timeout_s,
-                    watch=watch,
-                )
-                stats = _watched(pipeline, progress)
+                stats = self._map(canvas, progress, watch) if crew is None else self._spread(crew, canvas, progress)
                 item = self._publish(canvas, stats, watch)
         except SceneRefused:
             # Nothing can be resumed from a file that cannot be read.
@@ -272,6 +272,31 @@ class Job:
             raise
         self._clean()
         return self.summary(item, stats, time.monotonic() - begin, False)
+
+    def _map(self, canvas: Canvas, progress: Progress | None, watch: Watch) -> PipelineStats:
+        """Here. The engine is checked after the last tile; tiles of an engine in doubt are forgotten."""
+        pipeline = Pipeline(
+            self.scene, self.grid, self.engine, canvas, batch=self.request.batch,
+            read_timeout_s=self.request.read_timeout_s, watch=watch,
+        )  # fmt: skip
+        try:
+            stats = pipeline.run(progress)
+            watch.check()
+        except EngineError:
+            if watch.doubts:
+                canvas.forget(pipeline.stats.unchecked)
+            raise
+        return stats
+
+    def _spread(self, crew: Crew, canvas: Canvas, progress: Progress | None) -> PipelineStats:
+        """On the cluster's workers."""
+        begin = time.monotonic()
+        stats = crew.run(
+            self.scene, self.grid, canvas, batch=self.request.batch, read_timeout_s=self.request.read_timeout_s,
+            identity=self.identity, progress=progress or (lambda _done, _all: None),
+        )  # fmt: skip
+        stats.seconds = time.monotonic() - begin
+        return stats
 
     def _clean(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -380,18 +405,6 @@ class Job:
             already_mapped=already,
             stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
         )
-
-
-def _watched(pipeline: Pipeline, progress: Progress | None) -> PipelineStats:
-    """Runs the pipeline and checks its engine after the last tile; tiles of an engine in doubt are forgotten."""
-    try:
-        stats = pipeline.run(progress)
-        pipeline.watch.check()
-    except EngineError:
-        if pipeline.watch.doubts:
-            pipeline.canvas.forget(pipeline.stats.unchecked)
-        raise
-    return stats
 
 
 def _rate(stats: PipelineStats) -> float | None:

@@ -1,0 +1,1 @@
+"""The main job beside the tools that people use today: `make bench-peers`."""

@@ -1,0 +1,233 @@
+"""Maps each scene with each tool, judges the maps, writes docs/benchmarks: `make bench-peers`.
+
+Every run is a process of its own, one at a time. Rounds go over all tools before any is run again, so that a machine
+that slows down slows all. Results are kept run by run; a run that is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+
+from benchmarks.peers.checklist import QUESTIONS, answers, write_question_scenes
+from benchmarks.peers.report import write_report
+from benchmarks.peers.scenes import BenchScene, bench_scene
+from benchmarks.peers.tools import TOOLS
+from benchmarks.reference import differing, near_mask, reference_classes
+from benchmarks.twin import Twin
+from engines.cores import processor
+from engines.metrics import Confusion
+from engines.open import manifest_path
+
+OVERLAP = 256
+SCENES = ("dubai", "rpc16", "landscape")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What holds for the whole comparison."""
+
+    folder: Path
+    model: Path
+    threads: int
+    halo: int
+    deadline_s: float
+
+    def run(
+        self, name: str, scene: Path, *, stretch: Any = None, die_after: int | None = None, keep: bool = False
+    ) -> dict[str, Any]:
+        """One run of one tool in a process of its own; gives what it told, or {"failed": why}."""
+        out = self.folder / "runs" / name
+        if not keep:
+            shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        told = {
+            "scene": str(scene.resolve()), "out": str(out.resolve()), "model": str(self.model.resolve()),
+            "twins": str(self.folder.resolve()), "threads": self.threads, "batch": 1, "overlap": OVERLAP,
+            "halo": self.halo, "stretch": stretch, "die_after": die_after,
+        }  # fmt: skip
+        task = out / "task.json"
+        task.write_text(json.dumps(told), encoding="utf-8")
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.peers.one", name, task],
+                capture_output=True, text=True, timeout=self.deadline_s, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not done after {self.deadline_s:.0f} s"}
+        if done.returncode:
+            if done.returncode == -signal.SIGKILL and die_after is None:
+                return {"failed": "killed: it took more memory than there is"}
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            return {"failed": last or f"exit code {done.returncode}", "exit_code": done.returncode}
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
+    def map_of(self, name: str) -> Path:
+        """Where the tool's latest map lies."""
+        return self.folder / "runs" / name / "map.tif"
+
+
+def main() -> None:
+    """Parses, measures what is asked for, writes the report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--scenes", nargs="*", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--tools", nargs="*", choices=list(TOOLS), default=list(TOOLS))
+    parser.add_argument("--runs", type=int, default=3, help="of each tool on each scene (default: 3)")
+    parser.add_argument("--large-runs", type=int, default=1, help="on the landscape, minutes each (default: 1)")
+    parser.add_argument("--side", type=int, help="pixels a side of the made scenes, to see that it runs")
+    parser.add_argument("--model", help="shipped name or folder (default: the shipped default)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--deadline", type=float, default=3600.0, help="seconds a run may take")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SHARED_DATA", "../shared/data")))
+    parser.add_argument("--folder", type=Path, default=Path("out/peers"), help="for scenes, maps and references")
+    parser.add_argument("--results", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--no-checklist", action="store_true")
+    parser.add_argument("--again", action="store_true", help="forget earlier results")
+    parser.add_argument("--report-only", action="store_true")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / "peers.json"
+    kept: dict[str, Any] = {} if arguments.again or not path.exists() else json.loads(path.read_text("utf-8"))
+    if not arguments.report_only:
+        _measure(arguments, kept, path)
+    write_report(kept, arguments.results)
+
+
+def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) -> None:
+    model = manifest_path(arguments.model).parent
+    twin = Twin(arguments.folder, model, arguments.threads)
+    bench = Bench(arguments.folder, model, arguments.threads, twin.halo, arguments.deadline)
+    kept["machine"] = {
+        "processor": processor(), "threads": arguments.threads, "python": sys.version.split()[0],
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "model": f"{twin.manifest.name} {twin.manifest.version}", "tile": twin.size, "overlap": OVERLAP,
+        "default_halo": twin.halo,
+    }  # fmt: skip
+
+    def save() -> None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    for name in arguments.scenes:
+        scene = bench_scene(name, arguments.folder, arguments.data, side=arguments.side)
+        entry = kept.setdefault("scenes", {}).setdefault(name, {"title": scene.title, "tools": {}})
+        stretch = scene.stretch()
+        rounds = arguments.large_runs if name == "landscape" else arguments.runs
+        for turn in range(rounds):
+            for tool in arguments.tools:
+                row = entry["tools"].setdefault(tool, {"title": TOOLS[tool].title, "runs": []})
+                if len(row["runs"]) > turn or "failed" in row:
+                    continue
+                given = scene.plain_path() if TOOLS[tool].wants_plain else scene.path
+                begin = time.monotonic()
+                found = bench.run(tool, given, stretch=stretch)
+                print(f"{name:<10}{tool:<20}{time.monotonic() - begin:7.1f} s  {found.get('failed', '')}", flush=True)
+                if "failed" in found:
+                    row["failed"] = found["failed"]
+                else:
+                    row["runs"].append(found)
+                    if "quality" not in row and tool != "gdal":
+                        row["quality"] = judged(bench.map_of(tool), scene, twin, arguments.folder, _lines(tool, twin))
+                save()
+    if not arguments.no_checklist:
+        _check(bench, arguments, kept, save)
+    save()
+
+
+def _lines(tool: str, twin: Twin) -> tuple[int, int]:
+    """Step and overlap of the tool's tiles."""
+    overlap = 0 if TOOLS[tool].fastest else OVERLAP
+    if TOOLS[tool].own and TOOLS[tool].halo == -1:
+        overlap = 2 * twin.halo
+    return twin.size - overlap, overlap
+
+
+def judged(mapped: Path, scene: BenchScene, twin: Twin, folder: Path, grid: tuple[int, int]) -> dict[str, Any]:
+    """Shares of pixels unlike the reference, near tile borders and elsewhere, and mIoU where there are labels."""
+    part = scene.judged
+    codes = np.asarray([item.code for item in twin.manifest.classes], np.uint8)
+    digest = f"{scene.path.stem}-{twin.manifest.model.sha256[:12]}"
+    path = folder / f"reference-{digest}.npy"
+    if not path.exists():
+        np.save(path, reference_classes(twin, scene.pixels(), part))
+    expected = codes[np.load(path)]
+    with rasterio.open(mapped) as source:
+        if (source.height, source.width) != scene.size():
+            return {"wrong": f"the map has {source.width} x {source.height} pixels"}
+        classes = source.read(1)
+    found = classes[part.row : part.row + part.height, part.col : part.col + part.width]
+    step, overlap = grid
+    lines = [
+        [
+            place - first
+            for place in range(step, length, step)
+            for place in (place, place + overlap // 2, place + overlap)
+        ]
+        for first, length in ((part.row, scene.size()[0]), (part.col, scene.size()[1]))
+    ]
+    beside, away = differing(found, expected, near_mask(*expected.shape, *lines))
+    told: dict[str, Any] = {
+        "near": beside, "elsewhere": away, "unlike": float((found != expected).mean()),
+        "empty": float((found == 0).mean()),
+    }  # fmt: skip
+    if scene.labels is not None:
+        with rasterio.open(scene.labels) as source:
+            labels = source.read(1)
+        hits, best = Confusion(twin.classes), Confusion(twin.classes)
+        hits.add(labels, found)
+        best.add(labels, expected)
+        told |= {"miou": hits.scores().miou, "reference_miou": best.scores().miou}
+    return told
+
+
+def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], save: Any) -> None:
+    scenes = write_question_scenes(arguments.folder / "questions", arguments.data)
+    table = kept.setdefault("checklist", {})
+    tools: Sequence[str] = [name for name in arguments.tools if name != "gdal" and not TOOLS[name].fastest]
+    for name in tools:
+        if name in table:
+            continue
+
+        def mapped(question: str, scene: Path, tool: str = name) -> Path | None:
+            found = bench.run(tool, scene)
+            if "failed" in found:
+                print(f"  {tool} on {question}: {found['failed']}", flush=True)
+                return None
+            copy: Path = arguments.folder / "questions" / f"{question.replace(' ', '_')}_{tool}.map.tif"
+            shutil.copy(bench.map_of(tool), copy)
+            return copy
+
+        row = answers(scenes, mapped)
+        whole = bench.run(name, scenes["affine"])
+        killed = bench.run(name, scenes["affine"], die_after=2)
+        again = bench.run(name, scenes["affine"], keep=True)
+        row["resumes"] = (
+            None if "failed" in whole or "failed" not in killed
+            else "failed" not in again and again["tiles"] < whole["tiles"]
+        )  # fmt: skip
+        table[name] = {question: row.get(question) for question in QUESTIONS}
+        print(f"checklist {name}: {table[name]}", flush=True)
+        save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Tables and pictures of the comparison with other tools: docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.checklist import QUESTIONS
+
+Results = dict[str, Any]
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Writes a page beside the folder of results, and a picture of each scene's figures into it."""
+    machine = results["machine"]
+    lines = [
+        "# Beside other tools",
+        "",
+        f"Written by `make bench-peers`; every figure is from {folder.name}/peers.json.",
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}, {machine['date']}; model "
+        f"{machine['model']}, tiles of {machine['tile']}, one in a call, FP32 in ONNX Runtime for all, overlap of "
+        f'{machine["overlap"]} pixels. Rows that say "no overlap" are a tool\'s own cheapest setting; "onboard, its '
+        f'default" is `onboard process` as installed (halo {machine["default_halo"]}, the backend that `auto` takes).',
+        "",
+        "Seconds run from the file to the georeferenced map, without imports and the opening of the model; medians, "
+        'and least to most of several runs. Peak memory is the whole process. "Unlike" is the share of pixels '
+        "whose class differs from a map of probabilities averaged over tiles that overlap by three quarters: within 32 "
+        "pixels of a line where tiles begin, end or are cut, and elsewhere.",
+    ]
+    for name, scene in results["scenes"].items():
+        lines += ["", f"## {scene['title']}", "", *_table(scene["tools"])]
+        draw(scene, folder / f"peers-{name}.png")
+        lines += ["", f"![seconds and memory]({folder.name}/peers-{name}.png)"]
+    if "checklist" in results:
+        lines += ["", "## What the map keeps of the scene", "", *_checklist(results)]
+    versions = {
+        row["title"].split(",")[0]: row["runs"][0]["version"]
+        for scene in results["scenes"].values() for row in scene["tools"].values() if row["runs"]
+    }  # fmt: skip
+    lines += ["", "Versions: " + ", ".join(f"{title} {version}" for title, version in versions.items()) + ".", ""]
+    if (folder / "seams.json").exists():
+        lines += ["", "## Seams against halo", "", *_seams(folder)]
+    folder.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _table(tools: Results) -> list[str]:
+    labelled = any("miou" in row.get("quality", {}) for row in tools.values())
+    head = [
+        "tool",
+        "s",
+        "over onboard",
+        "tiles",
+        "in the model",
+        "peak MiB",
+        "written MB",
+        "map kB",
+        "unlike near",
+        "elsewhere",
+    ]
+    if labelled:
+        head.append("mIoU")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    base = _median(tools["onboard"], "seconds") if tools.get("onboard", {}).get("runs") else None
+    for row in tools.values():
+        if not row["runs"]:
+            lines.append(f"| {row['title']} | failed: {row.get('failed', '')[:90]} |" + " |" * (len(head) - 2))
+            continue
+        seconds, quality = _median(row, "seconds"), row.get("quality", {})
+        cells = [
+            row["title"], _spread(row), "" if base is None else f"{seconds / base:.2f}", str(row["runs"][0]["tiles"]),
+            f"{_median(row, 'model_s') / seconds:.0%}", f"{_median(row, 'peak_mib'):,.0f}",
+            f"{_median(row, 'written_bytes') / 1e6:,.1f}", f"{row['runs'][0]['map_bytes'] / 1e3:,.0f}",
+            _percent(quality.get("near")), _percent(quality.get("elsewhere")),
+        ]  # fmt: skip
+        if "wrong" in quality:
+            cells[-2:] = [quality["wrong"], ""]
+        if labelled:
+            cells.append(f"{quality['miou']:.4f}" if "miou" in quality else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _checklist(results: Results) -> list[str]:
+    titles = {name: row["title"] for scene in results["scenes"].values() for name, row in scene["tools"].items()}
+    lines = ["| tool | " + " | ".join(QUESTIONS) + " |", "|" + "---|" * (len(QUESTIONS) + 1)]
+    words = {True: "yes", False: "no", None: "fails"}
+    for name, row in results["checklist"].items():
+        told = " | ".join(words[row[question]] for question in QUESTIONS)
+        lines.append(f"| {titles.get(name, name)} | {told} |")
+    return lines
+
+
+def _seams(folder: Path) -> list[str]:
+    told = json.loads((folder / "seams.json").read_text(encoding="utf-8"))
+    lines = [
+        f"`python -m benchmarks.seams`: {told['model']} on {', '.join(told['scenes'])}, where it was fitted, so that "
+        "only differences mean something. Cut: cores as they fly. Blended: probabilities averaged by linear ramps.",
+        "",
+        f"![seams against halo]({folder.name}/seams.png)",
+        "",
+        "| halo | a tile gives | cut: unlike near borders | elsewhere | mIoU | blended: near | elsewhere | mIoU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = {(row["way"], row["halo"]): row for row in told["rows"]}
+    for halo in sorted({halo for way, halo in rows if way == "cut"}):
+        cut, blended = rows["cut", halo], rows["blended", halo]
+        figures = " | ".join(
+            f"{row['near']:.2%} | {row['elsewhere']:.2%} | {row['miou']:.4f}" for row in (cut, blended)
+        )
+        lines.append(f"| {halo} | {cut['pixels_a_tile'] / 1e6:.2f} Mpx | {figures} |")
+    return [*lines, "", f"The reference itself has mIoU {rows['reference', 0]['miou']:.4f}."]
+
+
+def draw(scene: Results, path: Path) -> None:
+    """Seconds, in the model and beside it, and peak memory, as PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in scene["tools"].values() if row["runs"]][::-1]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 0.32 * len(rows) + 1.2), sharey=True, constrained_layout=True
+    )
+    titles = [row["title"] for row in rows]
+    model = [_median(row, "model_s") for row in rows]
+    rest = [_median(row, "seconds") - inside for row, inside in zip(rows, model, strict=True)]
+    own = ["#0072b2" if row["title"].startswith("onboard") else "#999999" for row in rows]
+    left.barh(titles, model, color=own)
+    left.barh(titles, rest, left=model, color="#d55e00", label="not in the model")
+    right.barh(titles, [_median(row, "peak_mib") for row in rows], color=own)
+    left.set_xlabel("seconds from file to map")
+    right.set_xlabel("peak memory, MiB")
+    left.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _median(row: Results, key: str) -> float:
+    return float(statistics.median(run[key] for run in row["runs"]))
+
+
+def _spread(row: Results) -> str:
+    seconds: Sequence[float] = [run["seconds"] for run in row["runs"]]
+    middle = f"{statistics.median(seconds):.1f}"
+    return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.1f} to {max(seconds):.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None or share != share else f"{share:.2%}"  # noqa: PLR0124 - not a number

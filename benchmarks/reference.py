@@ -1,0 +1,81 @@
+"""What tiled maps are compared with: probabilities averaged over tiles that overlap by three quarters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.twin import Twin
+from onboard.scene.grid import Window, pad_to_tile
+
+Classes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+NEAR_PX = 32
+"""Pixels this close to a border between tiles are near it."""
+
+
+def starts(length: int, size: int, step: int) -> list[int]:
+    """First pixels of tiles along an axis, the last one shifted inwards."""
+    return [0] if length <= size else [*range(0, length - size, step), length - size]
+
+
+def reference_classes(twin: Twin, pixels: NDArray[np.uint8], within: Window | None = None) -> Classes:
+    """Places 0..K-1 of the likeliest class after averaging, uint8 (h, w) of the window.
+
+    Args:
+        twin: of the model.
+        pixels: uint8 (bands, H, W).
+        within: the part wanted, by default all; tiles around it that reach into it count too.
+    """
+    _, height, width = pixels.shape
+    part = within or Window(0, 0, width, height)
+    total = np.zeros((twin.classes, part.height, part.width), np.float32)
+    step = twin.size // 4
+    for row in starts(height, twin.size, step):
+        for col in starts(width, twin.size, step):
+            found = _met(part, row, col, twin.size)
+            if found is None:
+                continue
+            inside, of_tile = found
+            tile = pad_to_tile(pixels[:, row : row + twin.size, col : col + twin.size], twin.size)
+            total[(slice(None), *inside)] += twin(tile[np.newaxis])[(0, slice(None), *of_tile)]
+    places: Classes = total.argmax(axis=0).astype(np.uint8)
+    return places
+
+
+def near(length: int, borders: Sequence[int]) -> NDArray[np.bool_]:
+    """Which of an axis's pixels are near one of these borders."""
+    places = np.arange(length)
+    close = np.zeros(length, bool)
+    for border in borders:
+        close |= (places >= border - NEAR_PX) & (places < border + NEAR_PX)
+    return close
+
+
+def near_mask(height: int, width: int, rows: Sequence[int], cols: Sequence[int]) -> Mask:
+    """Pixels (h, w) near a border between tiles: `rows` and `cols` are first pixels of the later tile."""
+    mask: Mask = near(height, rows)[:, np.newaxis] | near(width, cols)[np.newaxis]
+    return mask
+
+
+def differing(found: Classes, expected: Classes, mask: Mask) -> tuple[float, float]:
+    """Shares of pixels that differ: near borders (NaN where there are none), and elsewhere."""
+    unequal = found != expected
+    return tuple(float(unequal[part].mean()) if part.any() else float("nan") for part in (mask, ~mask))  # type: ignore[return-value]
+
+
+def _met(part: Window, row: int, col: int, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    """Where a tile meets the window: slices of the window and of the tile."""
+    spans = list(_spans(((part.row, part.height, row), (part.col, part.width, col)), size))
+    if any(first >= last for first, last, _, _ in spans):
+        return None
+    inside = tuple(slice(first - begin, last - begin) for first, last, begin, _ in spans)
+    of_tile = tuple(slice(first - start, last - start) for first, last, _, start in spans)
+    return inside, of_tile  # type: ignore[return-value]
+
+
+def _spans(axes: Sequence[tuple[int, int, int]], size: int) -> Iterator[tuple[int, int, int, int]]:
+    for begin, length, start in axes:
+        yield max(begin, start), min(begin + length, start + size), begin, start

@@ -1,0 +1,93 @@
+"""Cost a pixel from 1 to 400 megapixels, and where the time goes between file and map, with an engine that is free."""
+
+from __future__ import annotations
+
+import cProfile
+import json
+import pstats
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pipeline import made_landscape
+from benchmarks.spread import spread
+from engines.engine import Prediction, Tiles
+from engines.testing import ConstantEngine
+from onboard.mapping.run import MapRequest, map_scene
+
+SIDES = (1_000, 2_000, 4_000, 8_000, 12_000, 20_000)
+CELL = 16
+STEPS = {
+    "probe_scene": "probe in a process of its own",
+    "_digest": "SHA-256 of the scene",
+    "_map": "tiles: read, infer, write side by side",
+    "count_classes": "area of each class",
+    "write_map": "COG: overviews, ZSTD 17",
+    "write_quicklook": "quicklook",
+    "write_item": "STAC item",
+    "publish_folder": "sync and rename",
+}
+
+
+class CellEngine(ConstantEngine):
+    """Classes by the brightness of cells of 16 pixels: a map that compresses about as real ones do, for nothing."""
+
+    def _predicted(self, tiles: Tiles) -> Prediction:
+        cells = (tiles[:, 0, ::CELL, ::CELL] >> 6) + np.uint8(1)
+        return Prediction(np.repeat(np.repeat(cells, CELL, axis=1), CELL, axis=2))
+
+
+def cost_per_pixel(folder: Path, *, quick: bool) -> None:
+    """Prints and draws nanoseconds a pixel against size; prints where the largest scene's time goes."""
+    sides = SIDES[:4] if quick else SIDES
+    rows = []
+    for side in sides:
+        scene = made_landscape(folder, width=side, height=side)
+        rounds = [_steps(scene, folder / "maps") for _ in range(1 if quick else 3)]
+        costs = [1e9 * one["seconds"] / side**2 for one in rounds]
+        print(f"{side:>6} x {side:<6} {spread(costs)} ns a pixel")
+        rows.append({"side": side, "ns": costs, "steps": rounds[-1]})
+    print(f"\nwhere {sides[-1]:,} x {sides[-1]:,} pixels spend their time, one run:")
+    steps = rows[-1]["steps"]
+    for name, title in STEPS.items():
+        print(f"  {title:<42}{steps[name]:7.2f} s")  # type: ignore[index]
+    print(f"  {'all':<42}{steps['seconds']:7.2f} s")  # type: ignore[index]
+    (folder / "scaling.json").write_text(json.dumps(rows), encoding="utf-8")
+    if not quick:
+        draw(rows, Path("docs/benchmarks/scaling.png"))
+
+
+def _steps(scene: Path, out: Path) -> dict[str, float]:
+    shutil.rmtree(out, ignore_errors=True)
+    profile = cProfile.Profile()
+    with CellEngine() as engine:
+        profile.enable()
+        summary = map_scene(MapRequest(scene, out, halo=64), engine)
+        profile.disable()
+    found = dict.fromkeys(STEPS, 0.0)
+    for (file, _, name), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        if name in found and "onboard" in file:
+            found[name] = seconds
+    return found | {"seconds": summary.seconds, **{f"{key} (busy)": value for key, value in summary.stages_s.items()}}
+
+
+def draw(rows: list[dict[str, object]], path: Path) -> None:
+    """Cost against size, and its parts, as PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), constrained_layout=True)
+    pixels = [row["side"] ** 2 / 1e6 for row in rows]  # type: ignore[operator]
+    middle = [float(np.median(row["ns"])) for row in rows]  # type: ignore[call-overload]
+    left.plot(pixels, middle, "o-", color="#0072b2")
+    left.set(xscale="log", xlabel="scene, megapixels", ylabel="ns a pixel, file to map, free engine", ylim=(0, None))
+    left.grid(alpha=0.3)
+    steps = rows[-1]["steps"]
+    names = list(STEPS)[::-1]
+    right.barh([STEPS[name] for name in names], [steps[name] for name in names], color="#0072b2")  # type: ignore[index]
+    right.set_xlabel(f"seconds, {rows[-1]['side']:,} pixels a side")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,127 @@
+"""`onboard batch`: many scenes, one after another here, or a few at a time over a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onboard.errors import OnboardError, OptionsRefused
+
+if TYPE_CHECKING:
+    from engines.engine import Engine
+    from onboard.mapping.crew import Crew
+    from onboard.mapping.run import MapRequest, MapSummary
+
+ENDINGS = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scene: a summary or the reason why not."""
+
+    scene: Path
+    summary: MapSummary | None
+    problem: str
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        """One line of `--json`."""
+        told = {"scene": str(self.scene), "problem": self.problem or None}
+        return told | ({} if self.summary is None else self.summary.as_json())
+
+
+def scenes_of(named: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the GeoTIFFs in them.
+
+    Raises:
+        OptionsRefused: nothing is there, or two scenes would give maps of one name.
+    """
+    found: list[Path] = []
+    for path in named:
+        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in ENDINGS) if path.is_dir() else [path]
+        if not inside:
+            raise OptionsRefused(
+                f"there is no GeoTIFF in {path}", f"give files, or a folder with {' or '.join(ENDINGS)}"
+            )
+        found += inside
+    twice = [name for name, count in Counter(path.stem for path in found).items() if count > 1]
+    if twice:
+        raise OptionsRefused(
+            f"two scenes are named {twice[0]}, and so would their maps be", "rename one, or map it into another --out"
+        )
+    return found
+
+
+def run_batch(
+    scenes: Sequence[Path],
+    request: MapRequest,
+    engine: Engine,
+    *,
+    crew: Crew | None = None,
+    at_once: int = 1,
+    told: Callable[[Outcome], None],
+) -> int:
+    """Maps every scene; one that fails does not keep the others waiting.
+
+    Args:
+        scenes: GeoTIFFs.
+        request: for all; its scene and name are replaced.
+        engine: used on this thread.
+        crew: infers, where there is one.
+        at_once: scenes under way at a time; with a crew only, so that one is published while the next is inferred.
+        told: called after each scene, in their order.
+
+    Returns:
+        0 if all are mapped, 2 if an input has to be mended, else 1.
+    """
+
+    def mapped(scene: Path) -> Outcome:
+        from engines.errors import EngineError
+        from onboard.mapping.run import map_scene
+
+        try:
+            return Outcome(scene, map_scene(replace(request, scene=scene, name=None), engine, crew=crew), "", 0)
+        except (OnboardError, EngineError) as error:
+            return Outcome(scene, None, " ".join(str(error).split()), int(getattr(error, "exit_code", 1)))
+
+    codes = set()
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        # Without a crew the engine belongs to this thread.
+        for outcome in pool.map(mapped, scenes) if crew is not None else map(mapped, scenes):
+            codes.add(outcome.exit_code)
+            told(outcome)
+    return 2 if 2 in codes else max(codes, default=0)
+
+
+def line(outcome: Outcome, width: int) -> str:
+    """One scene as a person reads it."""
+    if outcome.summary is None:
+        return f"{outcome.scene.name:<{width}}  refused: {outcome.problem}"
+    one = outcome.summary
+    rate = "already mapped" if one.already_mapped else f"{one.tiles} tiles, {one.seconds:.1f} s"
+    return f"{outcome.scene.name:<{width}}  {rate}, {one.map_bytes:,} bytes  {one.map_path}"
+
+
+def batch(arguments: argparse.Namespace, request: MapRequest, engine: Engine, crew: Crew | None) -> int:
+    """The command, its engine open."""
+    scenes = scenes_of(arguments.scenes)
+    if arguments.at_once < 1:
+        raise OptionsRefused(f"--at-once is {arguments.at_once}", "give a whole number from 1 on")
+    width = max(len(scene.name) for scene in scenes)
+
+    def told(outcome: Outcome) -> None:
+        if arguments.json:
+            print(json.dumps(outcome.as_json()), flush=True)
+        elif outcome.summary is None:
+            print(line(outcome, width), file=sys.stderr, flush=True)
+        elif not arguments.quiet:
+            print(line(outcome, width), flush=True)
+
+    return run_batch(scenes, request, engine, crew=crew, at_once=arguments.at_once, told=told)

@@ -1,0 +1,95 @@
+"""What the comparison with other tools stands on: the twin, the reference, the seam mask, the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.peers.report import write_report
+from benchmarks.reference import differing, near_mask, reference_classes, starts
+from benchmarks.twin import Twin
+from engines.open import SHIPPED, open_engine
+from engines.verify import golden_tiles
+from onboard.scene.grid import Window
+
+
+class TinyTwin:
+    """Probabilities that depend on the tile alone: its mean brightness, and the pixel's own."""
+
+    size, classes = 16, 3
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        own = tiles[:, 0].astype(np.float32) / 255
+        around = np.broadcast_to(own.mean(axis=(1, 2), keepdims=True), own.shape)
+        return np.stack([own, 1 - own, around], axis=1)
+
+
+def by_pixel(pixels: NDArray[np.uint8], twin: TinyTwin) -> NDArray[np.uint8]:
+    """The reference again, slowly: each pixel asks every tile that has it."""
+    _, height, width = pixels.shape
+    total = np.zeros((twin.classes, height, width))
+    for row in starts(height, 16, 4):
+        for col in starts(width, 16, 4):
+            said = twin(pixels[None, :, row : row + 16, col : col + 16])[0]
+            for y in range(16):
+                for x in range(16):
+                    total[:, row + y, col + x] += said[:, y, x]
+    return total.argmax(axis=0).astype(np.uint8)
+
+
+def test_the_reference_is_the_mean_of_all_tiles_that_see_a_pixel() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 37, 42), dtype=np.uint8)
+    twin: Any = TinyTwin()
+    expected = by_pixel(pixels, twin)
+    assert len(np.unique(expected)) == 3
+    np.testing.assert_array_equal(reference_classes(twin, pixels), expected)
+    part = Window(col=9, row=5, width=20, height=11)
+    np.testing.assert_array_equal(reference_classes(twin, pixels, part), expected[part.rows, part.cols])
+
+
+def test_near_is_32_pixels_on_both_sides() -> None:
+    mask = near_mask(200, 300, [100], [])
+    assert (mask[:, 0].argmax(), mask[:, 0].sum()) == (68, 64)
+    found, expected = np.zeros((200, 300), np.uint8), np.zeros((200, 300), np.uint8)
+    found[68], found[0] = 1, 1
+    assert differing(found, expected, mask) == (1 / 64, 1 / 136)
+    assert np.isnan(differing(found, expected, np.zeros_like(mask))[0])
+
+
+def test_the_twin_says_what_the_model_says(tmp_path: Path) -> None:
+    twin = Twin(tmp_path, SHIPPED / "dubai-lite", threads=1)
+    with open_engine("dubai-lite", backend="onnxruntime", threads=1, check_golden=False) as engine:
+        tiles = golden_tiles(engine, 1)
+        classes = engine.infer(tiles).classes
+    probabilities = twin(tiles)
+    assert probabilities.shape == (1, twin.classes, twin.size, twin.size)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    codes = np.asarray([item.code for item in twin.manifest.classes])
+    assert len(np.unique(classes)) > 2
+    np.testing.assert_array_equal(codes[probabilities.argmax(axis=1)], classes)
+
+
+def test_the_report_names_what_failed_and_who_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.peers.report.draw", lambda *_: None)
+    run = {
+        "seconds": 10.0, "model_s": 9.0, "tiles": 9, "peak_mib": 500.0, "written_bytes": 2e6, "map_bytes": 4e4,
+        "version": "1",
+    }  # fmt: skip
+    results = {
+        "machine": {"processor": "P", "threads": 2, "python": "3", "date": "d", "model": "m", "tile": 1024,
+                    "overlap": 256, "default_halo": 64},
+        "scenes": {"one": {"title": "One", "tools": {
+            "onboard": {"title": "onboard", "runs": [run], "quality": {"near": 0.01, "elsewhere": 0.005}},
+            "slow": {"title": "slow, blended", "runs": [run | {"seconds": 15.0}, run | {"seconds": 25.0}]},
+            "gone": {"title": "gone", "runs": [], "failed": "killed"},
+        }}},
+    }  # fmt: skip
+    write_report(results, tmp_path / "benchmarks")
+    told = (tmp_path / "benchmarks.md").read_text()
+    assert "| onboard | 10.0 | 1.00 | 9 | 90% | 500 | 2.0 | 40 | 1.00% | 0.50% |" in told
+    assert "| slow, blended | 20.0 (15.0 to 25.0) | 2.00 |" in told
+    assert "| gone | failed: killed |" in told
