@@ -97,4 +97,4 @@ def _same_place(scene: Path, mapped: Path) -> bool:
 def _is_cog(path: Path) -> bool:
     from rio_cogeo.cogeo import cog_validate
 
-    return bool(cog_validate(str(path), quiet=True)[0])
+    return bool(cog_validate(str(path), strict=True, quiet=True)[0])
