@@ -25,6 +25,7 @@ from engines.manifest import ClassInfo
 from onboard.errors import StorageError
 from onboard.mapping.canvas import Layer
 from onboard.mapping.files import storage_error
+from onboard.mapping.heap import heap_kept
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference
 
@@ -205,7 +206,7 @@ def _unlocated_allowed() -> Iterator[None]:
 
 def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Resampling) -> None:
     try:
-        with _unlocated_allowed():
+        with _unlocated_allowed(), heap_kept():
             overviews = {} if _build_overviews(source, resampling) else {"OVERVIEWS": "NONE"}
             rasterio.shutil.copy(source, target, driver="COG", **{**options, **overviews})
     except RasterioError as error:
