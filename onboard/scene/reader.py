@@ -92,9 +92,11 @@ class Scene:
         acquired: RFC 3339 time of acquisition, None where the file does not say.
     """
 
-    def __init__(self, path: Path, options: SceneOptions, decisions: Decisions | None = None) -> None:
+    def __init__(
+        self, path: Path, options: SceneOptions, decisions: Decisions | None = None, decoders: str = "1"
+    ) -> None:
         self.path, self.options = path, options
-        self._source = open_source(path)
+        self._source = open_source(path, decoders)
         try:
             self.width, self.height = self._source.width, self._source.height
             self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
@@ -118,8 +120,8 @@ class Scene:
         return cls(path, options or SceneOptions())
 
     def reopen(self) -> Scene:
-        """Another handle on the same file with the same decisions, for another thread."""
-        return Scene(self.path, self.options, self.decisions)
+        """Another handle on the same file with the same decisions, for another thread; it decodes on all cores."""
+        return Scene(self.path, self.options, self.decisions, "ALL_CPUS")
 
     @property
     def bands(self) -> BandChoice:
@@ -186,8 +188,13 @@ class Scene:
         self.close()
 
 
-def open_source(path: Path) -> DatasetReader:
+def open_source(path: Path, decoders: str = "1") -> DatasetReader:
     """Opens a file as a GeoTIFF and as nothing else.
+
+    Args:
+        path: the file.
+        decoders: threads that decode the blocks of one read, as GDAL writes it. GDAL's threads outlive the file, and
+            a fork of a process that has them waits for ever: the probe must have none.
 
     Raises:
         SceneRefused: GDAL cannot open it.
@@ -195,7 +202,7 @@ def open_source(path: Path) -> DatasetReader:
     with _translated(path, "when opened"), rasterio.Env(**GDAL_ENV), warnings.catch_warnings():
         # A scene without georeferencing is mapped like any other.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, driver="GTiff")
+        return rasterio.open(path, driver="GTiff", NUM_THREADS=decoders)
 
 
 def _decided(source: DatasetReader, path: Path, options: SceneOptions) -> Decisions:
