@@ -53,8 +53,8 @@ def cost_per_pixel(folder: Path, *, quick: bool) -> None:
     for name, title in STEPS.items():
         print(f"  {title:<42}{steps[name]:7.2f} s")  # type: ignore[index]
     print(f"  {'all':<42}{steps['seconds']:7.2f} s")  # type: ignore[index]
-    (folder / "scaling.json").write_text(json.dumps(rows), encoding="utf-8")
     if not quick:
+        Path("docs/benchmarks/scaling.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         draw(rows, Path("docs/benchmarks/scaling.png"))
 
 

@@ -35,6 +35,8 @@ from engines.metrics import Confusion
 from engines.open import manifest_path
 
 OVERLAP = 256
+# Of nine to sixteen tiles; half a second each, where our own commits every two seconds.
+KILLED_AFTER = 7
 SCENES = ("dubai", "rpc16", "landscape")
 
 
@@ -156,7 +158,7 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
 def _lines(tool: str, twin: Twin) -> tuple[int, int]:
     """Step and overlap of the tool's tiles."""
     overlap = 0 if TOOLS[tool].fastest else OVERLAP
-    if TOOLS[tool].own and TOOLS[tool].halo == -1:
+    if TOOLS[tool].own and TOOLS[tool].halo == -1:  # the model's
         overlap = 2 * twin.halo
     return twin.size - overlap, overlap
 
@@ -201,8 +203,12 @@ def judged(mapped: Path, scene: BenchScene, twin: Twin, folder: Path, grid: tupl
 
 def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], save: Any) -> None:
     scenes = write_question_scenes(arguments.folder / "questions", arguments.data)
+    long = bench_scene("dubai", arguments.folder, arguments.data).plain_path()
     table = kept.setdefault("checklist", {})
-    tools: Sequence[str] = [name for name in arguments.tools if name != "gdal" and not TOOLS[name].fastest]
+    tools: Sequence[str] = [
+        name for name in arguments.tools
+        if name not in ("gdal", "onboard-auto") and not TOOLS[name].fastest
+    ]  # fmt: skip
     for name in tools:
         if name in table:
             continue
@@ -217,9 +223,9 @@ def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], sa
             return copy
 
         row = answers(scenes, mapped)
-        whole = bench.run(name, scenes["affine"])
-        killed = bench.run(name, scenes["affine"], die_after=2)
-        again = bench.run(name, scenes["affine"], keep=True)
+        whole = bench.run(name, long)
+        killed = bench.run(name, long, die_after=KILLED_AFTER)
+        again = bench.run(name, long, keep=True)
         row["resumes"] = (
             None if "failed" in whole or "failed" not in killed
             else "failed" not in again and again["tiles"] < whole["tiles"]

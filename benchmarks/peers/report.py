@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.checklist import QUESTIONS
+from benchmarks.scaling import STEPS
 
 Results = dict[str, Any]
 
@@ -44,6 +45,8 @@ def write_report(results: Results, folder: Path) -> None:
     lines += ["", "Versions: " + ", ".join(f"{title} {version}" for title, version in versions.items()) + ".", ""]
     if (folder / "seams.json").exists():
         lines += ["", "## Seams against halo", "", *_seams(folder)]
+    if (folder / "scaling.json").exists():
+        lines += ["", "", "## Where the time goes between file and map", "", *_scaling(folder)]
     folder.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -113,6 +116,28 @@ def _seams(folder: Path) -> list[str]:
         )
         lines.append(f"| {halo} | {cut['pixels_a_tile'] / 1e6:.2f} Mpx | {figures} |")
     return [*lines, "", f"The reference itself has mIoU {rows['reference', 0]['miou']:.4f}."]
+
+
+def _scaling(folder: Path) -> list[str]:
+    rows = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
+    last = rows[-1]
+    lines = [
+        "`python -m benchmarks scaling`: made landscapes, halo 64, an engine that costs nothing, so that all else "
+        "shows. "
+        "What is fixed (a process that probes the scene) shows below 10 megapixels; from there a pixel costs the same.",
+        "",
+        f"![cost a pixel, and its parts]({folder.name}/scaling.png)",
+        "",
+        "| scene | ns a pixel, median (least to most) |",
+        "|---|---|",
+    ]
+    for row in rows:
+        costs = row["ns"]
+        spread = f"{statistics.median(costs):.0f} ({min(costs):.0f} to {max(costs):.0f})"
+        lines.append(f"| {row['side']:,} x {row['side']:,} | {spread} |")
+    lines += ["", f"| step, {last['side']:,} x {last['side']:,} | seconds |", "|---|---|"]
+    steps = {STEPS.get(name, name): seconds for name, seconds in last["steps"].items()}
+    return lines + [f"| {title} | {seconds:.2f} |" for title, seconds in steps.items()]
 
 
 def draw(scene: Results, path: Path) -> None:

@@ -349,6 +349,9 @@ TOOLS = {
     "onboard-default": Tool(
         "onboard, its default", onboard, "onboard-landcover", own=True, fastest=True, halo=-1, backend="auto"
     ),
+    "onboard-auto": Tool(
+        "onboard, its default backend, the overlap of all", onboard, "onboard-landcover", own=True, backend="auto"
+    ),
     "monai-fastest": Tool(
         "MONAI, constant, no overlap", partial(monai, mode="constant"), "monai", fastest=True
     ),
