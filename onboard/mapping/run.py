@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 WORK = ".onboard"
 # Part of every canvas's identity: raised when the same inputs would give other bytes.
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 
 Progress = Callable[[int, int], None]
 
@@ -57,7 +57,7 @@ class MapRequest:
         confidence: also write the model's confidence.
         sieve_px: smallest patch kept, in pixels; 0 keeps all.
         batch: tiles in one engine call.
-        halo: pixels cut from tile edges; the manifest's by default.
+        halo: pixels cut from tile edges, at least; the manifest's by default.
         overwrite: replace a map of another scene that has the same name.
         read_timeout_s: longest wait for one batch of pixels.
         work: folder for canvases and unpublished products, on the same file system; OUT/.onboard by default.

@@ -1,17 +1,19 @@
 """Tiles of a scene: cores partition it exactly, halos around them are read and thrown away.
 
-Along one axis, with tiles of S pixels and a halo of h, cores are S - 2h apart; the first and the last core reach the
-scene's border, and the last tile is shifted inwards so that it sees real pixels instead of padding:
+Along one axis, with tiles of S pixels and a halo of at least h, there are as few tiles as reach from border to border,
+spread evenly: what a whole number of tiles is too many widens all halos alike. Cores meet in the middle of what two
+tiles share; the first and the last reach the scene's border:
 
-    tile 0  [======core======|halo]
-    tile 1             [halo|==core==|halo]
-    tile 2                    [ halo  |=core=]   shifted inwards
+    tile 0  [====core====|halo]
+    tile 1          [halo|==core==|halo]
+    tile 2                   [halo|====core====]
 
 Only a scene smaller than a tile is padded, by reflection at its right and bottom.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -20,6 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onboard.errors import OptionsRefused
+
+
+PHASE = 32
+"""Tiles begin at multiples of this, if step and border allow: a network of that stride then divides what neighbours
+share alike, and says the same of it more often (docs/decisions/0008)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Grid(Sequence[Tile]):
         width: scene width in pixels.
         height: scene height in pixels.
         tile_size: S, pixels a side.
-        halo: h, pixels thrown away at each side of a tile that is not the scene's border.
+        halo: h, pixels thrown away, at least, at each side of a tile that is not the scene's border.
 
     Raises:
         OptionsRefused: nothing of a tile would be left by the halo.
@@ -120,13 +127,23 @@ class Grid(Sequence[Tile]):
         step = self.tile_size - 2 * self.halo
         return 1 if length <= self.tile_size else -(-(length - 2 * self.halo) // step)
 
+    def _start(self, position: int, count: int, length: int) -> int:
+        """First pixel of a tile along one axis; neighbours are at most S - 2h apart."""
+        last = max(0, length - self.tile_size)
+        if position == count - 1:
+            return last
+        phase = math.gcd(PHASE, self.tile_size - 2 * self.halo)
+        even = position * last // (count - 1)
+        return min(last, -(-even // phase) * phase)
+
     def _span(self, position: int, count: int, length: int) -> tuple[int, int, int, int]:
         """First pixel and length of a tile's source, then of its core, along one axis."""
-        size, step = self.tile_size, self.tile_size - 2 * self.halo
-        start = max(0, min(position * step, length - size))
-        first = 0 if position == 0 else self.halo + position * step
-        end = length if position == count - 1 else self.halo + (position + 1) * step
-        return start, min(size, length), first, end - first
+        start, first, end = self._start(position, count, length), 0, length
+        if position > 0:
+            first = (self._start(position - 1, count, length) + self.tile_size + start) // 2
+        if position < count - 1:
+            end = (start + self.tile_size + self._start(position + 1, count, length)) // 2
+        return start, min(self.tile_size, length), first, end - first
 
 
 def pad_to_tile(pixels: NDArray[np.uint8], tile_size: int) -> NDArray[np.uint8]:

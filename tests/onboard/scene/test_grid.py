@@ -57,3 +57,25 @@ def test_padding_reflects_as_numpy_does(width: int, height: int) -> None:
     padded = pad_to_tile(pixels, 40)
     expected = np.pad(pixels, ((0, 0), (0, 40 - height), (0, 40 - width)), mode="reflect")
     assert np.array_equal(padded, expected)
+
+
+@given(length=st.integers(1, 5000), tile=st.sampled_from([256, 512, 1024]), halo=st.integers(0, 100))
+def test_no_tile_is_too_many(length: int, tile: int, halo: int) -> None:
+    count = Grid(length, tile, tile_size=tile, halo=halo).columns
+    assert count == 1 or 2 * halo + (count - 1) * (tile - 2 * halo) < length
+
+
+def test_what_is_over_widens_all_halos_alike() -> None:
+    """12,000 pixels: 14 tiles whose halo, were all but the last one tight, would be 64, 64, ... and 352 at the end."""
+    columns = list(Grid(12_000, 1024, tile_size=1024, halo=64))
+    halos = [tile.core_in_tile.col for tile in columns[1:]]
+    assert len(columns) == 14
+    assert min(halos) >= 64 + 8
+    assert max(halos) <= 64 + 48
+
+
+@given(length=st.integers(1025, 9000), halo=st.sampled_from([0, 16, 64, 128, 60]))
+def test_all_tiles_but_the_last_begin_where_a_networks_patches_do(length: int, halo: int) -> None:
+    columns = list(Grid(length, 1024, tile_size=1024, halo=halo))
+    phase = 8 if halo == 60 else 32
+    assert all(tile.source.col % phase == 0 for tile in columns[:-1])
