@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from onboard.errors import OptionsRefused
 
-
 PHASE = 32
 """Tiles begin at multiples of this, if step and border allow: a network of that stride then divides what neighbours
 share alike, and says the same of it more often (docs/decisions/0008)."""
