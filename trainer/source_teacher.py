@@ -1,15 +1,16 @@
 """A SAM-shaped teacher of one's own, trained with labels on a source domain, where SAM's weights cannot be had.
 
 It learns two things at once: which of UC Merced's kinds of place an image shows, and the class of every pixel of made
-landscapes. So it knows something, and has a domain gap to any other imagery. What comes out is a folder that
-transformers reads, as SAM's own would be.
+landscapes; and a third where told to: what a network that knows ImageNet sees in both, since two thousand labels teach
+a transformer little. So it knows something, and has a domain gap to any other imagery. What comes out is a folder
+that transformers reads, as SAM's own would be.
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from trainer.data.labelled import CropSampler, made_scenes
 from trainer.data.sets import data_root
 from trainer.errors import DataMissing
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
+from trainer.models.lite_stem import LiteStem
+from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.reconstruction import target_of
 from trainer.models.sam_weights import random_encoder
 from trainer.models.teacher import SamShape
@@ -41,7 +44,11 @@ HELD_OUT = 10
 
 
 class SourceSettings(RunSettings):
-    """A run. A batch is half images of places, half made landscapes; ``seeds`` are the landscapes learnt from."""
+    """A run. A batch is half images of places, half made landscapes; ``seeds`` are the landscapes learnt from.
+
+    ``seen_by``: weights of EfficientNet-Lite2 (a file, or "imagenet" for the package's) whose maps the tokens are to
+    tell as well.
+    """
 
     shape: SamShape
     root: Path | None = None
@@ -50,6 +57,7 @@ class SourceSettings(RunSettings):
     held_out_seed: int = 3100
     scale: tuple[float, float] = (0.5, 2.0)
     colour: ColourSettings = ColourSettings()
+    seen_by: Path | Literal["imagenet"] | None = None
 
     @model_validator(mode="after")
     def _even(self) -> Self:
@@ -58,26 +66,56 @@ class SourceSettings(RunSettings):
         return self
 
 
-class SourceNetwork(nn.Module):
-    """The encoder, a linear layer for kinds of place on its mean token, one for classes on each token."""
+class Seer(nn.Module):
+    """A frozen EfficientNet-Lite2 as a target: its maps at strides 8, 16 and 32 on one grid, channels side by side."""
 
-    def __init__(self, shape: SamShape, places: int) -> None:
+    strides = (8, 16, 32)
+
+    def __init__(self, weights: Path | str) -> None:
+        super().__init__()
+        self.stem = LiteStem("lite2", 1, MEAN, DEVIATION)
+        self.stem.load(weights)
+        self.requires_grad_(False)
+        self.channels = sum(self.stem.trunk.channels[stride] for stride in self.strides)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, side: int) -> Tensor:
+        """Normalised images (B, 3, S, S) to (B, side, side, channels), each channel of mean 0 and deviation 1."""
+        maps = self.stem.trunk(image * self.stem.scale + self.stem.shift)
+        seen = torch.cat([resized(maps[stride], (side, side)) for stride in self.strides], dim=1).float()
+        deviation, mean = torch.std_mean(seen, dim=(0, 2, 3), keepdim=True)
+        return ((seen - mean) / (deviation + 1e-3)).permute(0, 2, 3, 1)
+
+
+class SourceNetwork(nn.Module):
+    """The encoder, a linear layer for kinds of place on its mean token, one for classes on each token.
+
+    With ``seen_by`` also a linear layer for what :class:`Seer` sees at each token.
+    """
+
+    def __init__(self, shape: SamShape, places: int, seen_by: Path | str | None = None) -> None:
         super().__init__()
         self.encoder = random_encoder(shape)
         self.norm = nn.LayerNorm(shape.width)
         self.place = nn.Linear(shape.width, places)
         self.ground = nn.Linear(shape.width, LANDSCAPE_CLASSES)
+        self.seer = None if seen_by is None else Seer(seen_by)
+        self.sight = None if self.seer is None else nn.Linear(shape.width, self.seer.channels)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) of 0..255 to kinds of place (B, places) and classes (B, 5, S/patch, S/patch)."""
-        tokens = self.encoder.patch_embed(target_of(pixels, "normalised"))
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Of (B, 3, S, S) of 0..255: "place" (B, places), "ground" (B, 5, S/patch, S/patch), "sight" (a loss)."""
+        image = target_of(pixels, "normalised")
+        tokens = self.encoder.patch_embed(image)
         if self.encoder.pos_embed is not None:
             tokens = tokens + self.encoder.pos_embed
         for layer in self.encoder.layers:
-            told = layer(tokens)
-            tokens = told[0] if isinstance(told, tuple) else told
+            mixed = layer(tokens)
+            tokens = mixed[0] if isinstance(mixed, tuple) else mixed
         tokens = self.norm(tokens)
-        return self.place(tokens.mean(dim=(1, 2))), self.ground(tokens).permute(0, 3, 1, 2)
+        told = {"place": self.place(tokens.mean(dim=(1, 2))), "ground": self.ground(tokens).permute(0, 3, 1, 2)}
+        if self.training and self.seer is not None and self.sight is not None:
+            told["sight"] = F.mse_loss(self.sight(tokens).float(), self.seer(image, tokens.shape[1]))
+        return told
 
 
 class SourceTask:
@@ -95,7 +133,7 @@ class SourceTask:
             for number, image in enumerate(images)
             if number % HELD_OUT
         ]
-        self.network: nn.Module = SourceNetwork(settings.shape, len(places))
+        self.network: nn.Module = SourceNetwork(settings.shape, len(places), settings.seen_by)
         self.ground = CropSampler(
             made_scenes(settings.seeds), classes=LANDSCAPE_CLASSES, balanced=0.5, seed=settings.seed
         )
@@ -121,13 +159,17 @@ class SourceTask:
         return recoloured(image, self.settings.colour, rng), code, classes.long()
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of places, and of classes over labelled pixels; "total" is their sum."""
+        """Cross-entropy of places, and of classes over labelled pixels, and what was seen; "total" is their sum."""
         pixels, place, classes = batch
-        said_place, said_ground = network(pixels)
-        of_place = F.cross_entropy(said_place.float(), place, ignore_index=-1)
-        logits = resized(said_ground.float(), (classes.shape[-2], classes.shape[-1]))
-        of_ground = F.cross_entropy(logits, classes - 1, ignore_index=-1)
-        return {"total": of_place + of_ground, "place": of_place, "ground": of_ground}
+        told: dict[str, Tensor] = network(pixels)
+        logits = resized(told["ground"].float(), (classes.shape[-2], classes.shape[-1]))
+        losses = {
+            "place": F.cross_entropy(told["place"].float(), place, ignore_index=-1),
+            "ground": F.cross_entropy(logits, classes - 1, ignore_index=-1),
+        }
+        if "sight" in told:
+            losses["sight"] = told["sight"]
+        return {"total": torch.stack(list(losses.values())).sum(), **losses}
 
     def after_step(self, losses: dict[str, float]) -> dict[str, float | str]:  # noqa: ARG002 -- nothing to remember
         """Nothing more to record."""
@@ -173,7 +215,7 @@ def train_source_teacher(settings: SourceSettings, folder: Path, out: Path) -> d
     places = read_places(data_root(settings.root) / settings.images)
     task = SourceTask(settings, places)
     run_to_end(settings, task, folder, fabric)
-    network = SourceNetwork(settings.shape, len(places))
+    network = SourceNetwork(settings.shape, len(places), settings.seen_by)
     load_weights(network, read_average(folder), folder)
     _save(network, out)
     figures = {
@@ -198,7 +240,7 @@ def _place_accuracy(network: SourceNetwork, places: dict[str, list[NDArray[np.ui
     for code, images in enumerate(places.values()):
         crops = [Crop(image, np.zeros(image.shape[1:], np.uint8)) for image in images[::HELD_OUT]]
         pixels = torch.stack([resized_crop(_square(crop), side)[0] for crop in crops]).float()
-        right += int((network(pixels)[0].argmax(dim=1) == code).sum())
+        right += int((network(pixels)["place"].argmax(dim=1) == code).sum())
         total += len(crops)
     return right / total
 
@@ -216,6 +258,6 @@ def _ground_miou(network: SourceNetwork, settings: SourceSettings) -> float:
         for left in range(0, scene.labels.shape[1] - side + 1, side):
             window = (slice(top, top + side), slice(left, left + side))
             pixels = torch.from_numpy(scene.pixels[:, window[0], window[1]].copy())[None].float()
-            said = resized(network(pixels)[1], (side, side)).argmax(dim=1)[0] + 1
+            said = resized(network(pixels)["ground"], (side, side)).argmax(dim=1)[0] + 1
             confusion.add(scene.labels[window], said.byte().numpy())
     return confusion.scores().miou

@@ -134,6 +134,7 @@ class _Trunk(nn.Module):
                 inputs = stage.channels
             self.ends.update({len(blocks) - 1: stride for stride, after in _AFTER.items() if after == place})
         self.blocks = nn.ModuleList(blocks)
+        self.channels = {stride: stages[after].channels for stride, after in _AFTER.items()}
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """Maps by stride."""

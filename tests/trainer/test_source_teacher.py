@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.trainer.lite_weights import published
+from trainer.errors import DataMissing
+from trainer.models.mmoa import MMoASettings
+from trainer.models.sam import sam_teacher
+from trainer.models.teacher import SamShape, TeacherSettings
+from trainer.record import read_record
+from trainer.source_teacher import Seer, SourceNetwork, SourceSettings, read_places, train_source_teacher
+
+SHAPE = SamShape(width=16, depth=2, heads=2, window=3, global_blocks=(2,), image=64, patch=8)
+
+
+def settings(root: Path, **more: object) -> SourceSettings:
+    given = {
+        "name": "tiny", "shape": SHAPE, "root": root, "images": "places", "seeds": (3001,), "max_steps": 2,
+        "stages": [{"until": 1.0, "crop": 64, "batch": 4}], "learning_rate": 1e-3, **more,
+    }  # fmt: skip
+    return SourceSettings.model_validate(given)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for kind in ("field", "harbour"):
+        (tmp_path / "places" / kind).mkdir(parents=True)
+        for number in range(3):
+            image = Image.fromarray(rng.integers(0, 255, (70, 80, 3), dtype=np.uint8))
+            image.save(tmp_path / "places" / kind / f"{number}.jpg")
+    torch.save(published("lite2"), tmp_path / "lite2.pth")
+    return tmp_path
+
+
+def test_what_comes_out_is_a_teacher_that_computes_what_was_learnt(root: Path) -> None:
+    figures = train_source_teacher(settings(root), root / "run", root / "teacher")
+    assert set(figures) == {"place_accuracy", "ground_miou"}
+    teacher = sam_teacher(
+        TeacherSettings(weights=root / "teacher", levels=(1, 2), patch=8, mmoa=MMoASettings(adapters="none"))
+    )
+    learnt = SourceNetwork(SHAPE, 2)
+    learnt.encoder.load_state_dict(teacher.encoder.state_dict())
+    seen: list[torch.Tensor] = []
+    learnt.norm.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    pixels = torch.rand(1, 3, 64, 64) * 255
+    learnt(pixels)
+    torch.testing.assert_close(teacher(pixels, None).last, seen[0].flatten(1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_what_another_network_sees_is_one_of_the_losses(root: Path) -> None:
+    train_source_teacher(settings(root, seen_by=root / "lite2.pth"), root / "run", root / "teacher")
+    rows = read_record(root / "run")
+    for row in rows:
+        parts = sum(float(row[name]) for name in ("place", "ground", "sight"))
+        assert float(row["total"]) == pytest.approx(parts, rel=1e-5)
+
+
+def test_what_is_seen_has_mean_nought_and_deviation_one_and_learns_nothing(root: Path) -> None:
+    seer = Seer(root / "lite2.pth").train()
+    seen = seer(torch.randn(2, 3, 64, 64), 8)
+    assert seen.shape == (2, 8, 8, seer.channels)
+    varied = seen.std(dim=(0, 1, 2)) > 0.5  # a channel that ReLU6 holds still stays still
+    assert varied.float().mean() > 0.9
+    torch.testing.assert_close(seen.mean(dim=(0, 1, 2)), torch.zeros(seer.channels), atol=1e-4, rtol=0)
+    assert not any(parameter.requires_grad for parameter in seer.parameters())
+
+
+def test_a_folder_without_places_says_what_it_wants(tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match="JPEG in folders"):
+        read_places(tmp_path)
