@@ -33,6 +33,7 @@ from benchmarks.twin import Twin
 from engines.cores import processor
 from engines.metrics import Confusion
 from engines.open import manifest_path
+from onboard.scene.grid import Grid
 
 OVERLAP = 256
 # Of nine to sixteen tiles; half a second each, where our own commits every two seconds.
@@ -148,23 +149,38 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
                 else:
                     row["runs"].append(found)
                     if "quality" not in row and tool != "gdal":
-                        row["quality"] = judged(bench.map_of(tool), scene, twin, arguments.folder, _lines(tool, twin))
+                        lines = _lines(tool, twin, scene.size())
+                        row["quality"] = judged(bench.map_of(tool), scene, twin, arguments.folder, lines)
                 save()
     if not arguments.no_checklist:
         _check(bench, arguments, kept, save)
     save()
 
 
-def _lines(tool: str, twin: Twin) -> tuple[int, int]:
-    """Step and overlap of the tool's tiles."""
-    overlap = 0 if TOOLS[tool].fastest else OVERLAP
-    if TOOLS[tool].own and TOOLS[tool].halo == -1:  # the model's
-        overlap = 2 * twin.halo
-    return twin.size - overlap, overlap
+def _lines(tool: str, twin: Twin, size: tuple[int, int]) -> list[list[int]]:
+    """Rows and columns of a scene (height, width) where the tool's tiles begin, end or are cut."""
+    if not TOOLS[tool].own:
+        overlap = 0 if TOOLS[tool].fastest else OVERLAP
+        step = twin.size - overlap
+        return [
+            [line for place in range(step, length, step) for line in (place, place + overlap // 2, place + overlap)]
+            for length in size
+        ]
+    halo = twin.halo if TOOLS[tool].halo == -1 else OVERLAP // 2  # -1: the model's
+    grid = Grid(size[1], size[0], tile_size=twin.size, halo=halo)
+    rows = [grid[row * grid.columns] for row in range(grid.rows)]
+    columns = [grid[column] for column in range(grid.columns)]
+    return [
+        [line for tile in rows for line in (tile.source.row, tile.source.row + twin.size, tile.core.row)],
+        [line for tile in columns for line in (tile.source.col, tile.source.col + twin.size, tile.core.col)],
+    ]
 
 
-def judged(mapped: Path, scene: BenchScene, twin: Twin, folder: Path, grid: tuple[int, int]) -> dict[str, Any]:
-    """Shares of pixels unlike the reference, near tile borders and elsewhere, and mIoU where there are labels."""
+def judged(mapped: Path, scene: BenchScene, twin: Twin, folder: Path, lines: list[list[int]]) -> dict[str, Any]:
+    """Shares of pixels unlike the reference, near tile borders and elsewhere, and mIoU where there are labels.
+
+    ``lines`` are rows and columns of the scene; those on its border count for nothing.
+    """
     part = scene.judged
     codes = np.asarray([item.code for item in twin.manifest.classes], np.uint8)
     digest = f"{scene.path.stem}-{twin.manifest.model.sha256[:12]}"
@@ -177,16 +193,11 @@ def judged(mapped: Path, scene: BenchScene, twin: Twin, folder: Path, grid: tupl
             return {"wrong": f"the map has {source.width} x {source.height} pixels"}
         classes = source.read(1)
     found = classes[part.row : part.row + part.height, part.col : part.col + part.width]
-    step, overlap = grid
-    lines = [
-        [
-            place - first
-            for place in range(step, length, step)
-            for place in (place, place + overlap // 2, place + overlap)
-        ]
-        for first, length in ((part.row, scene.size()[0]), (part.col, scene.size()[1]))
+    inner = [
+        [line - first for line in axis if 0 < line < length]
+        for axis, first, length in zip(lines, (part.row, part.col), scene.size(), strict=True)
     ]
-    beside, away = differing(found, expected, near_mask(*expected.shape, *lines))
+    beside, away = differing(found, expected, near_mask(*expected.shape, *inner))
     told: dict[str, Any] = {
         "near": beside, "elsewhere": away, "unlike": float((found != expected).mean()),
         "empty": float((found == 0).mean()),

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import rasterio
+
 from benchmarks.peers.checklist import QUESTIONS
+from benchmarks.peers.tools import TOOLS
 from benchmarks.scaling import STEPS
 
 Results = dict[str, Any]
@@ -40,8 +43,9 @@ def write_report(results: Results, folder: Path) -> None:
         lines += ["", "## What the map keeps of the scene", "", *_checklist(results)]
     versions = {
         row["title"].split(",")[0]: row["runs"][0]["version"]
-        for scene in results["scenes"].values() for row in scene["tools"].values() if row["runs"]
-    }  # fmt: skip
+        for scene in results["scenes"].values() for name, row in scene["tools"].items()
+        if row["runs"] and TOOLS[name].package
+    } | {"rasterio": rasterio.__version__}  # fmt: skip
     lines += ["", "Versions: " + ", ".join(f"{title} {version}" for title, version in versions.items()) + ".", ""]
     if (folder / "seams.json").exists():
         lines += ["", "## Seams against halo", "", *_seams(folder)]
@@ -68,7 +72,7 @@ def _table(tools: Results) -> list[str]:
         head.append("mIoU")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     base = _median(tools["onboard"], "seconds") if tools.get("onboard", {}).get("runs") else None
-    for row in tools.values():
+    for row in (tools[name] for name in TOOLS if name in tools):
         if not row["runs"]:
             lines.append(f"| {row['title']} | failed: {row.get('failed', '')[:90]} |" + " |" * (len(head) - 2))
             continue
@@ -91,7 +95,8 @@ def _checklist(results: Results) -> list[str]:
     titles = {name: row["title"] for scene in results["scenes"].values() for name, row in scene["tools"].items()}
     lines = ["| tool | " + " | ".join(QUESTIONS) + " |", "|" + "---|" * (len(QUESTIONS) + 1)]
     words = {True: "yes", False: "no", None: "fails"}
-    for name, row in results["checklist"].items():
+    for name in (name for name in TOOLS if name in results["checklist"]):
+        row = results["checklist"][name]
         told = " | ".join(words[row[question]] for question in QUESTIONS)
         lines.append(f"| {titles.get(name, name)} | {told} |")
     return lines
@@ -147,7 +152,7 @@ def draw(scene: Results, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [row for row in scene["tools"].values() if row["runs"]][::-1]
+    rows = [scene["tools"][name] for name in TOOLS if scene["tools"].get(name, {}).get("runs")][::-1]
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 0.32 * len(rows) + 1.2), sharey=True, constrained_layout=True
     )
