@@ -11,11 +11,11 @@ from tests.trainer.lite_weights import Weights, published
 from trainer.config import FinetuneSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.loop import _groups
-from trainer.models import lite_stem
 from trainer.models.lite_stem import LiteStem, lite_detail, lite_stages
 from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.models.student import StudentSettings
+
 
 def as_published(weights: Weights, image: Tensor, blocks: int) -> Tensor:
     """The published network up to a block, by its own definition: padding at the end where a stride is two."""
