@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--work", type=Path, required=True, help="checkpoints and pictures; taken up if there are any")
     ablate.add_argument("--results", type=Path, required=True, help="rows, table and pictures: small files to keep")
     ablate.add_argument("--table-only", action="store_true", help="run nothing, make the table of the rows there are")
+    ablate.add_argument("--past-gate", action="store_true", help="run the other arms though the gate is not passed")
     ablate.set_defaults(run=_ablate)
     _add_export(commands.add_parser("export", help="a run's averaged weights to a model folder: ONNX, manifest, card"))
     _add_evaluate(commands.add_parser("evaluate", help="accuracy on whole scenes, mapped by the flying pipeline"))
@@ -201,7 +202,7 @@ def _ablate(options: argparse.Namespace) -> None:
 
     settings = read_settings(options.config, AblateSettings)
     if not options.table_only:
-        run_matrix(settings, options.work, options.results)
+        run_matrix(settings, options.work, options.results, past_gate=options.past_gate)
     print(write_table(settings, read_rows(settings, options.results), options.results))
 
 

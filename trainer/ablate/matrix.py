@@ -14,6 +14,7 @@ from engines.metrics import Scores
 from trainer.ablate.rows import Row, Score, Stretch, digest_of
 from trainer.ablate.score import confusion_of
 from trainer.ablate.settings import AblateSettings
+from trainer.ablate.table import passed_gate
 from trainer.checkpoint import checkout_commit, load_weights, read_average
 from trainer.config import FinetuneSettings
 from trainer.data.pool import scenes_of
@@ -27,23 +28,31 @@ from trainer.record import read_record
 log = logging.getLogger(__name__)
 
 
-def run_matrix(settings: AblateSettings, work: Path, results: Path) -> list[Row]:
+def run_matrix(settings: AblateSettings, work: Path, results: Path, *, past_gate: bool = False) -> list[Row]:
     """Every arm under the first seed, then under the next: a table can be read long before the end.
+
+    Where there is a gate, its arm and the one it must beat come first, under all seeds. If it is not passed, there is
+    nothing for the other arms to distil, and they are not run.
 
     Args:
         settings: the matrix.
         work: folder of checkpoints and pictures. Runs lie there by the digest of what decides their result, so that
             a changed setting begins a new one, and arms and matrices that share a run make it once.
         results: folder of rows, small files to keep.
+        past_gate: run the other arms all the same.
 
     Raises:
         TrainerError: see its tree.
     """
+    first = [] if settings.gate is None else [settings.against, settings.gate]
+    rest = [arm for arm in settings.arms if arm not in first]
     rows = []
-    for seed in settings.seeds:
-        for arm in settings.arms:
-            path = results / f"{arm}-{seed}.json"
-            rows.append(_row(settings, arm, seed, work, path))
+    for arms in (first, rest):
+        for seed in settings.seeds:
+            rows += [_row(settings, arm, seed, work, results / f"{arm}-{seed}.json") for arm in arms]
+        if arms is first and not past_gate and passed_gate(settings, rows) is False:
+            log.info("the gate is not passed: the other arms are not run (--past-gate runs them)")
+            break
     return rows
 
 

@@ -62,6 +62,19 @@ class Row:
 
 
 def digest_of(*settings: BaseModel | None) -> str:
-    """Of what decides a run's result: not of where it runs."""
+    """Of what decides a run's result: not of where it runs, and a teacher's weights by what is in them."""
     told = [None if one is None else one.model_dump(mode="json", exclude={"machine", "name"}) for one in settings]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_by_content(told), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _by_content(told: Any) -> Any:
+    """The same, with the path of every ``weights`` that are there replaced by the digest of their bytes."""
+    if isinstance(told, list):
+        return [_by_content(one) for one in told]
+    if not isinstance(told, dict):
+        return told
+    found = {key: _by_content(value) for key, value in told.items()}
+    if isinstance(weights := found.get("weights"), str) and (path := Path(weights)).exists():
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        found["weights"] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+    return found

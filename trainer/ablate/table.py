@@ -82,6 +82,17 @@ def table(settings: AblateSettings, rows: Sequence[Row]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def passed_gate(settings: AblateSettings, rows: Sequence[Row]) -> bool | None:
+    """Whether the gate's arm beats the one compared with; None where there is no gate, or too few rows to tell."""
+    first = next(iter(settings.evaluate))
+    values = {
+        arm: [row.scores[first].miou for row in rows if row.arm == arm] for arm in (settings.gate, settings.against)
+    }
+    if settings.gate is None or not all(values.values()):
+        return None
+    return Spread.of(values[settings.gate]).beats(Spread.of(values[settings.against]))
+
+
 def _arm_line(
     settings: AblateSettings, arm: str, found: Sequence[Row], spreads: dict[str, dict[str, Spread]]
 ) -> str:

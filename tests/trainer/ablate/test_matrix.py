@@ -110,3 +110,22 @@ def test_a_changed_setting_begins_a_new_run(tmp_path: Path, told: dict[str, Any]
     (second,) = run_matrix(AblateSettings.model_validate(told), work, results)
     assert first.settings != second.settings
     assert len(begun(work) - before) == 2
+
+
+@pytest.mark.parametrize(("passes", "past", "run"), [(True, False, True), (False, False, False), (False, True, True),
+                                                     (None, False, True)])  # fmt: skip
+def test_the_gate_comes_first_and_lets_the_others_run_or_not(
+    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch, passes: bool | None, past: bool, run: bool
+) -> None:
+    order: list[tuple[str, int]] = []
+
+    def noted(_settings: AblateSettings, arm: str, seed: int, *_: Path) -> str:
+        order.append((arm, seed))
+        return arm
+
+    monkeypatch.setattr(matrix, "_row", noted)
+    monkeypatch.setattr(matrix, "passed_gate", lambda _settings, rows: passes if len(rows) == 4 else "asked too early")
+    told |= {"gate": "kd", "seeds": [0, 1]}
+    run_matrix(AblateSettings.model_validate(told), tmp_path, tmp_path, past_gate=past)
+    gate = [("masked", 0), ("kd", 0), ("masked", 1), ("kd", 1)]
+    assert order == gate + [(arm, seed) for seed in (0, 1) for arm in ("random", "again")] * run

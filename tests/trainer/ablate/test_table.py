@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from trainer.ablate.rows import Row, Score, Stretch
+from trainer.ablate.rows import Row, Score, Stretch, digest_of
 from trainer.ablate.settings import AblateSettings
-from trainer.ablate.table import Spread, table, write_table
+from trainer.ablate.table import Spread, passed_gate, table, write_table
 from trainer.errors import SettingsRefused
+from trainer.models.teacher import TeacherSettings
 
 MATRIX: dict[str, Any] = {
     "name": "made", "about": "A test.", "seeds": [0, 1, 2], "against": "base", "gate": "teacher", "least_images": 100,
@@ -69,8 +70,11 @@ def test_the_table_says_what_was_not_run_and_what_is_smoke() -> None:
     [([0.55, 0.56, 0.57], "Gate passed"), ([0.51, 0.52, 0.53], "Finding: nothing to distil"), ([0.9], "one seed")],
 )
 def test_the_gate_is_two_deviations(values: list[float], verdict: str) -> None:
-    text = table(settings_with(), rows_of("base", [0.50, 0.51, 0.52]) + rows_of("teacher", values))
-    assert verdict in text
+    rows = rows_of("base", [0.50, 0.51, 0.52]) + rows_of("teacher", values)
+    assert verdict in table(settings_with(), rows)
+    assert passed_gate(settings_with(), rows) == {"Gate passed": True, "one seed": None}.get(verdict, False)
+    assert passed_gate(settings_with(gate=None), rows) is None
+    assert passed_gate(settings_with(), rows_of("base", [0.5, 0.6])) is None
 
 
 def test_a_matrix_with_places_gets_a_picture(tmp_path: Path) -> None:
@@ -94,3 +98,12 @@ def test_an_arm_whose_settings_do_not_hold_is_named() -> None:
     arms = MATRIX["arms"] | {"odd": {"title": "Odd", "distill": {"mask": {"ratio": 0.71}}}}
     with pytest.raises((SettingsRefused, ValueError), match=r"made: arms\.odd\.distill: .*0\.71 cannot be met"):
         settings_with(arms=arms)
+
+
+def test_a_teacher_with_other_weights_makes_another_run(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "same", "other")]
+    for folder, content in zip(folders, (b"1", b"1", b"2"), strict=True):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(content)
+    one, same, other = (digest_of(TeacherSettings(weights=folder)) for folder in folders)
+    assert one == same != other
