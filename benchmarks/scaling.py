@@ -15,11 +15,12 @@ from benchmarks.spread import spread
 from engines.engine import Prediction, Tiles
 from engines.testing import ConstantEngine
 from onboard.mapping.run import MapRequest, map_scene
+from onboard.scene.probe import Probes
 
 SIDES = (1_000, 2_000, 4_000, 8_000, 12_000, 20_000)
 CELL = 16
 STEPS = {
-    "probe_scene": "probe in a process of its own",
+    "judge": "probe in a process of its own, which stands ready",
     "_digest": "SHA-256 of the scene",
     "_map": "tiles: read, infer, write side by side",
     "count_classes": "area of each class",
@@ -44,7 +45,9 @@ def cost_per_pixel(folder: Path, *, quick: bool) -> None:
     rows = []
     for side in sides:
         scene = made_landscape(folder, width=side, height=side)
-        rounds = [_steps(scene, folder / "maps") for _ in range(1 if quick else 3)]
+        with Probes() as probes:
+            _steps(scene, folder / "maps", probes)  # has it ready
+            rounds = [_steps(scene, folder / "maps", probes) for _ in range(1 if quick else 3)]
         costs = [1e9 * one["seconds"] / side**2 for one in rounds]
         print(f"{side:>6} x {side:<6} {spread(costs)} ns a pixel")
         rows.append({"side": side, "ns": costs, "steps": rounds[-1]})
@@ -58,12 +61,12 @@ def cost_per_pixel(folder: Path, *, quick: bool) -> None:
         draw(rows, Path("docs/benchmarks/scaling.png"))
 
 
-def _steps(scene: Path, out: Path) -> dict[str, float]:
+def _steps(scene: Path, out: Path, probes: Probes) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     profile = cProfile.Profile()
     with CellEngine() as engine:
         profile.enable()
-        summary = map_scene(MapRequest(scene, out, halo=64), engine)
+        summary = map_scene(MapRequest(scene, out, halo=64), engine, judge=probes.judge)
         profile.disable()
     found = dict.fromkeys(STEPS, 0.0)
     for (file, _, name), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from onboard.errors import OnboardError, OptionsRefused
 if TYPE_CHECKING:
     from engines.engine import Engine
     from onboard.mapping.crew import Crew
-    from onboard.mapping.run import MapRequest, MapSummary
+    from onboard.mapping.run import Judge, MapRequest, MapSummary
 
 ENDINGS = (".tif", ".tiff")
 
@@ -65,6 +65,7 @@ def run_batch(
     engine: Engine,
     *,
     crew: Crew | None = None,
+    judge: Judge | None = None,
     at_once: int = 1,
     told: Callable[[Outcome], None],
 ) -> int:
@@ -75,6 +76,7 @@ def run_batch(
         request: for all; its scene and name are replaced.
         engine: used on this thread.
         crew: infers, where there is one.
+        judge: looks at each scene first; see `map_scene`.
         at_once: scenes under way at a time; with a crew only, so that one is published while the next is inferred.
         told: called after each scene, in their order.
 
@@ -87,7 +89,8 @@ def run_batch(
         from onboard.mapping.run import map_scene
 
         try:
-            return Outcome(scene, map_scene(replace(request, scene=scene, name=None), engine, crew=crew), "", 0)
+            one = replace(request, scene=scene, name=None)
+            return Outcome(scene, map_scene(one, engine, crew=crew, judge=judge), "", 0)
         except (OnboardError, EngineError) as error:
             return Outcome(scene, None, " ".join(str(error).split()), int(getattr(error, "exit_code", 1)))
 
@@ -109,7 +112,9 @@ def line(outcome: Outcome, width: int) -> str:
     return f"{outcome.scene.name:<{width}}  {rate}, {one.map_bytes:,} bytes  {one.map_path}"
 
 
-def batch(arguments: argparse.Namespace, request: MapRequest, engine: Engine, crew: Crew | None) -> int:
+def batch(
+    arguments: argparse.Namespace, request: MapRequest, engine: Engine, crew: Crew | None, judge: Judge
+) -> int:
     """The command, its engine open."""
     scenes = scenes_of(arguments.scenes)
     if arguments.at_once < 1:
@@ -124,4 +129,4 @@ def batch(arguments: argparse.Namespace, request: MapRequest, engine: Engine, cr
         elif not arguments.quiet:
             print(line(outcome, width), flush=True)
 
-    return run_batch(scenes, request, engine, crew=crew, at_once=arguments.at_once, told=told)
+    return run_batch(scenes, request, engine, crew=crew, judge=judge, at_once=arguments.at_once, told=told)

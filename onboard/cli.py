@@ -128,13 +128,15 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
 def _process(arguments: argparse.Namespace) -> int:
     from onboard.mapping.run import map_scene
     from onboard.progress import progress_for
+    from onboard.scene.probe import Probes
 
     request = _request(arguments)
     with (
+        Probes() as probes,  # gets ready while the engine is opened
         _opened(arguments) as (engine, crew),
         progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
     ):
-        summary = map_scene(request, engine, progress, crew=crew)
+        summary = map_scene(request, engine, progress, crew=crew, judge=probes.judge)
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
@@ -144,9 +146,10 @@ def _process(arguments: argparse.Namespace) -> int:
 
 def _batch(arguments: argparse.Namespace) -> int:
     from onboard.batch_cli import batch
+    from onboard.scene.probe import Probes
 
-    with _opened(arguments) as (engine, crew):
-        return batch(arguments, _request(arguments), engine, crew)
+    with Probes() as probes, _opened(arguments) as (engine, crew):
+        return batch(arguments, _request(arguments), engine, crew, probes.judge)
 
 
 @contextmanager

@@ -133,18 +133,19 @@ def onboard(task: Task) -> None:
 
     from engines.open import open_engine
     from onboard.mapping.run import MapRequest, map_scene
+    from onboard.scene.probe import Probes
 
     def told(done: int, tiles: int) -> None:
         task.calls = done
         if task.die_after is not None and task.die_after <= done < tiles:
             task.count(0, 0.0)
 
-    with open_engine(task.model, backend=task.backend, threads=task.threads) as engine:
+    with Probes() as probes, open_engine(task.model, backend=task.backend, threads=task.threads) as engine:
         task.facts["engine"] = f"{engine.backend} {engine.precision}"
         with _begun(task):
             halo = task.overlap // 2 if task.halo is None else task.halo
             request = MapRequest(task.scene, task.out / "maps", name="map", batch=task.batch, halo=halo)
-            summary = map_scene(request, engine, told)
+            summary = map_scene(request, engine, told, judge=probes.judge)
     shutil.copy(summary.map_path, task.map_path)
     task.model_s = summary.stages_s["infer"]
     task.calls = summary.tiles - summary.tiles_resumed

@@ -37,6 +37,7 @@ from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
+from onboard.scene.probe import Probes
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings, read_settings
 
@@ -72,6 +73,7 @@ class Worker:
         self.recovery = Recovery(
             settings.recovery_command, settings.recovery_minutes, settings.data_dir / "recovery.json"
         )
+        self.probes = Probes()
         self.hearing = Hearing()
         self.governor = Governor(limits_of(settings), seconds_of_day=_seconds_of_day)
         self.ration = Ration(settings.telemetry_dir, self.governor)
@@ -90,6 +92,7 @@ class Worker:
                 log.warning("%s; the worker waits for room", error)
                 self.pulse.change(scene=None)
                 self._rest(self.settings.engine_retry_s)
+        self.probes.close()
         self.guard.close()
 
     def _open_engine(self) -> bool:
@@ -150,7 +153,9 @@ class Worker:
         self.pulse.grant(PREPARING_S)
         watch = _WorkWatch(self, row)
         try:
-            summary = map_scene(self._request(row), self.guard.engine, self.pulse.tiles, watch)
+            summary = map_scene(
+                self._request(row), self.guard.engine, self.pulse.tiles, watch, judge=self.probes.judge
+            )
             self._publish(row, summary, watch.told)
         except MappingStopped:
             self.ledger.put_back(row.id)

@@ -43,6 +43,7 @@ WORK = ".onboard"
 PIPELINE_VERSION = 3
 
 Progress = Callable[[int, int], None]
+Judge = Callable[[Path, SceneOptions], None]
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def map_scene(
     watch: Watch | None = None,
     *,
     crew: Crew | None = None,
+    judge: Judge | None = None,
 ) -> MapSummary:
     """Maps one scene and publishes the result.
 
@@ -138,6 +140,8 @@ def map_scene(
         progress: called with (finished tiles, all tiles).
         watch: asked between batches and before publishing; with a crew, before publishing only.
         crew: infers, instead of this process.
+        judge: looks at the scene first, as `probe_scene` does; by default it is that, whose process starts here and
+            now. Who maps more than one scene, or has something else to open meanwhile, gives `Probes().judge`.
 
     Raises:
         SceneRefused: the scene cannot be mapped; nothing is left behind.
@@ -153,7 +157,7 @@ def map_scene(
         )
     if request.confidence and engine.manifest.output.confidence is None:
         raise OptionsRefused(f"model {engine.manifest.name} gives no confidence", "leave --confidence out")
-    probe_scene(request.scene, request.scene_options)
+    (judge or probe_scene)(request.scene, request.scene_options)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**GDAL_ENV))
         scene = stack.enter_context(Scene.open(request.scene, request.scene_options))

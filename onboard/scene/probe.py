@@ -106,7 +106,10 @@ class Probe:
 
 
 class Probes:
-    """Judges files from any thread, by one probe that stands ready and others where that one is busy."""
+    """Judges files from any thread, by one probe that stands ready and others where that one is busy.
+
+    As a context manager it has one getting ready at once.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,6 +126,13 @@ class Probes:
             probe.judge(path, options)
         finally:
             self._give(probe)
+
+    def __enter__(self) -> Probes:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends the one that stands ready."""

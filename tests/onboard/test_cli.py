@@ -24,7 +24,7 @@ import rasterio
 import engines.open
 from engines.testing import IdentityEngine
 from onboard import cli, progress
-from onboard.mapping import run
+from onboard.scene.probe import Probes
 
 REFUSED = {
     "byte_buggy_packbits.tif", "byte_truncated.tif", "byte_zstd_corrupted.tif", "complex_float32.tif", "corrupt.tif",
@@ -157,7 +157,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "probe_scene", interrupted)
+    monkeypatch.setattr(Probes, "judge", interrupted)
     assert process(scene, "--out", tmp_path / "maps") == 130
     assert "the same command continues" in capsys.readouterr().err
 

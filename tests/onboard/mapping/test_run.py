@@ -166,6 +166,19 @@ def test_a_scene_damaged_in_the_middle_is_refused_and_leaves_nothing(tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_whoever_judges_is_asked_before_the_scene_is_opened(tmp_path: Path) -> None:
+    scene = tmp_path / "scene.tif"
+    scene.write_bytes(b"nothing a reader may touch")
+
+    def judge(path: Path, options: SceneOptions) -> None:
+        assert options == PLAIN
+        raise SceneRefused(path, "was judged", "deliver another")
+
+    with pytest.raises(SceneRefused, match="was judged"):
+        map_scene(MapRequest(scene, tmp_path / "out", scene_options=PLAIN), IdentityEngine(64), judge=judge)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_sieve_removes_small_patches_and_keeps_no_data(tmp_path: Path) -> None:
     pixels = np.full((3, 90, 90), 2, np.uint8)
     pixels[:, 40:43, 40:43] = 3
