@@ -76,7 +76,7 @@ class Driver(Protocol):
         """A stream's address, for TensorRT."""
 
     def event(self) -> Any:
-        """A mark in a stream, without timing."""
+        """A mark in a stream, without timing. Who waits for it sleeps: a core that spins meanwhile costs power."""
 
     def record(self, event: Any, stream: Any) -> None:
         """Marks what is in the stream by now."""
@@ -159,7 +159,8 @@ class PyCuda:
     def event(self) -> Any:
         """See Driver."""
         with self._told():
-            return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+            flags = self._cuda.event_flags
+            return self._cuda.Event(int(flags.DISABLE_TIMING) | int(flags.BLOCKING_SYNC))
 
     def record(self, event: Any, stream: Any) -> None:
         """See Driver."""
@@ -260,8 +261,9 @@ class CudaPython:
 
     def event(self) -> Any:
         """See Driver."""
-        flags = self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        return self._kept("cuEventDestroy", self._call("cuEventCreate", flags))
+        flags = self._cuda.CUevent_flags
+        asked = int(flags.CU_EVENT_DISABLE_TIMING) | int(flags.CU_EVENT_BLOCKING_SYNC)
+        return self._kept("cuEventDestroy", self._call("cuEventCreate", asked))
 
     def record(self, event: Any, stream: Any) -> None:
         """See Driver."""

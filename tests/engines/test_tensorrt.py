@@ -6,7 +6,9 @@ import importlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -184,6 +186,23 @@ def test_cuda_pythons_names_are_those_that_are_called() -> None:
     names = {part.split('"')[0] for part in source.split('"cu')[1:] if part[0].isupper()}
     assert len(names) > 15
     assert [name for name in names if not hasattr(driver, "cu" + name)] == []
+
+
+def test_who_waits_for_the_gpu_sleeps() -> None:
+    asked: list[int] = []
+    flags = SimpleNamespace(DISABLE_TIMING=2, BLOCKING_SYNC=1)
+    pycuda = MagicMock(event_flags=flags, Event=asked.append, Error=RuntimeError)
+    PyCuda(pycuda).event()
+    flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2, CU_EVENT_BLOCKING_SYNC=1)
+    calls = ("cuInit", "cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent")
+    names = dict.fromkeys(calls, lambda *_: (0, 0))
+
+    def create(given: int) -> tuple[int, str]:
+        asked.append(given)
+        return 0, "an event"
+
+    CudaPython(MagicMock(CUevent_flags=flags, cuEventCreate=create, **names)).event()
+    assert asked == [3, 3]
 
 
 @pytest.mark.gpu
