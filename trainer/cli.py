@@ -147,7 +147,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paper", action="store_true", help="the paper's student and decoder, beside its own figures")
-    parser.add_argument("--model", type=Path, action="append", default=[], help="model folder; may be given again")
+    parser.add_argument(
+        "--model", action="append", default=[], help="shipped name or model folder; may be given again"
+    )
     parser.add_argument("--config", type=Path, action="append", default=[], help="YAML with a `model`; likewise")
     parser.add_argument("--tile", type=int, default=1024, help="pixels a side, of --paper and --config (default: 1024)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -251,13 +253,14 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _profile(options: argparse.Namespace) -> None:
+    from engines.open import manifest_path
     from trainer.models.segmenter import PAPER_SEGMENTER
     from trainer.profile import profile_of, settings_from_yaml
     from trainer.profile_onnx import profile_of_folder
     from trainer.profile_table import as_json, table
 
     profiles = [profile_of(PAPER_SEGMENTER, name="paper, rebuilt", tile=options.tile)] if options.paper else []
-    profiles += [profile_of_folder(folder) for folder in options.model]
+    profiles += [profile_of_folder(manifest_path(model).parent) for model in options.model]
     profiles += [profile_of(settings_from_yaml(file), name=file.stem, tile=options.tile) for file in options.config]
     if not profiles:
         raise SettingsRefused("profile", "nothing to count: give --paper, --model or --config")

@@ -135,7 +135,7 @@ def test_the_graph_that_flies_counts_as_the_network_does(
 
 
 def test_the_command_prints_both_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shipped = ["--model", str(SHIPPED / "dubai-lite")]
+    shipped = ["--model", "dubai-lite"]
     files = ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
     assert main(["profile", "--paper", *shipped, "--config", str(CONFIGS / "lite.yaml"), *files]) == 0
     printed = capsys.readouterr().out
@@ -155,8 +155,10 @@ def test_what_cannot_be_counted_is_refused_in_one_line(tmp_path: Path, capsys: p
     assert main(["profile"]) == 2
     assert main(["profile", "--config", str(tmp_path / "x.yaml")]) == 2
     assert main(["profile", "--config", str(CONFIGS / "small.yaml"), "--tile", "1000"]) == 2
+    assert main(["profile", "--model", "nonesuch"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert "dubai-lite" in lines[3]  # what there is
     assert "depth" in lines[1]
     assert "1000" in lines[2]
     with pytest.raises(SettingsRefused, match="no network"):
