@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from engines.manifest import ModelFile
-from engines.open import SHIPPED
 from engines.testing import manifest_for_testing
 from trainer.cli import main
 from trainer.errors import SettingsRefused
