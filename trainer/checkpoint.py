@@ -31,11 +31,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from trainer.errors import CheckpointNotWritten, CheckpointRefused
+from trainer.errors import START_AFRESH, CheckpointNotWritten, CheckpointRefused
 from trainer.weight_average import WeightAverage
 
 CHECKPOINTS = "checkpoints"
 NETWORK, AVERAGE, OPTIMISER, FACTS = "network.safetensors", "average.safetensors", "optimiser.safetensors", "state.json"
+ANOTHER_RUN = "give the folder of a run that fits, or change the configuration to what this one is of"
+"""Remedy where a run is read that is not the one being made."""
 _PUT = StateDictOptions(full_state_dict=True, strict=False)
 
 
@@ -97,6 +99,8 @@ class State:
 def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, writes: bool = True) -> None:
     """Writes ``facts`` (JSON-able, with "step") and the state into ``run``; every process calls it, one ``writes``.
 
+    A step that is there already stays as it is.
+
     Raises:
         CheckpointNotWritten: the disk is full or failed; the last good checkpoint is still there.
     """
@@ -106,6 +110,8 @@ def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, write
     if not writes:
         return
     target = run / CHECKPOINTS / f"step-{facts['step']:08d}"
+    if target.is_dir():
+        return  # taken up here, or written just now: the same, and never to be without while another takes its place
     partial = target.with_name(target.name + ".part")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -115,7 +121,6 @@ def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, write
             _synced(partial / name)
         (partial / FACTS).write_text(json.dumps(facts, indent=1))
         _synced(partial / FACTS)
-        shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         _synced(target.parent)
     except (OSError, SafetensorError) as error:
@@ -147,6 +152,11 @@ def read_checkpoint(run: Path, state: State) -> dict[str, Any] | None:
     return facts
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether there is one to be taken up."""
+    return bool(_complete(run))
+
+
 def read_facts(run: Path) -> dict[str, Any]:
     """The facts of a run's newest checkpoint.
 
@@ -157,7 +167,7 @@ def read_facts(run: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointRefused(path, f"damaged ({error})") from error
+        raise CheckpointRefused(path, f"damaged ({error})", ANOTHER_RUN) from error
     return facts
 
 
@@ -167,7 +177,7 @@ def read_average(run: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointRefused: there are none yet, or they are damaged.
     """
-    return _loaded(_newest(run) / AVERAGE)
+    return _loaded(_newest(run) / AVERAGE, ANOTHER_RUN)
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
@@ -176,7 +186,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: obje
     Raises:
         CheckpointRefused: names or shapes differ.
     """
-    _check_names(network.state_dict(), tensors, source)
+    _check_names(network.state_dict(), tensors, source, ANOTHER_RUN)
     network.load_state_dict(dict(tensors))
 
 
@@ -209,26 +219,30 @@ def _complete(run: Path) -> list[Path]:
 def _newest(run: Path) -> Path:
     folders = _complete(run)
     if not folders:
-        raise CheckpointRefused(run, "no checkpoint in it")
+        raise CheckpointRefused(run, "no checkpoint in it", "give the folder of a run that has one")
     return folders[-1]
 
 
-def _loaded(path: Path) -> dict[str, Tensor]:
+def _loaded(path: Path, remedy: str = START_AFRESH) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointRefused(path, f"damaged or not there ({error})") from error
+        raise CheckpointRefused(path, f"damaged or not there ({error})", remedy) from error
 
 
-def _check_names(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: object) -> None:
+def _check_names(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: object, remedy: str = START_AFRESH
+) -> None:
     for name in sorted(wanted.keys() | given.keys()):
         if name not in given:
-            raise CheckpointRefused(source, f"weights of another network: {name} is missing")
-        if name not in wanted:
-            raise CheckpointRefused(source, f"weights of another network: {name} is not in this one")
-        if wanted[name].shape != given[name].shape:
-            shapes = f"{tuple(given[name].shape)}, here it is {tuple(wanted[name].shape)}"
-            raise CheckpointRefused(source, f"weights of another network: {name} is {shapes}")
+            problem = f"{name} is missing"
+        elif name not in wanted:
+            problem = f"{name} is not in this one"
+        elif wanted[name].shape != given[name].shape:
+            problem = f"{name} is {tuple(given[name].shape)}, here it is {tuple(wanted[name].shape)}"
+        else:
+            continue
+        raise CheckpointRefused(source, f"weights of another network: {problem}", remedy)
 
 
 def _synced(path: Path) -> None:

@@ -14,26 +14,31 @@ BESIDES = {"step", "seconds", "images", "stage"}
 
 
 def curves_picture(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Draws the numeric columns of a record; ``stage``, where there is one, as bands behind them."""
+    """Draws the numeric columns of a record, equal ones in one panel; ``stage``, where there is one, as lines."""
     names = [name for name in (rows[0] if rows else {}) if name not in BESIDES and any(row[name] for row in rows)]
+    panels: dict[tuple[str, ...], list[str]] = {}  # what one teacher gives is the sum over teachers too
+    for name in names:
+        panels.setdefault(tuple(row[name] for row in rows), []).append(name)
     if not names:
         return
     steps = np.array([int(row["step"]) for row in rows])
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 2.7 * lines), layout="constrained")
-    for place, name in enumerate(names, start=1):
+    for place, (told, equal) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
-        values = np.array([float(row[name]) if row[name] else np.nan for row in rows])
+        values = np.array([float(value) if value else np.nan for value in told])
         axes.plot(steps, values, color="#9ab8d8", linewidth=0.6)
         axes.plot(steps, smoothed(values), color="#1f4e8c", linewidth=1.3)
-        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_title(" = ".join(equal).replace("_", " "), fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
         for start, stage in _stage_starts(rows):
             axes.axvline(start, color="#c0504d", linewidth=0.8, linestyle="--")
             if place == 1:
                 axes.annotate(stage, (start, 1), xycoords=("data", "axes fraction"), fontsize=7, va="top")
+        if place > len(panels) - columns:
+            axes.set_xlabel("step", fontsize=8)
     figure.savefig(path, dpi=110)
 
 

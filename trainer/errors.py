@@ -5,12 +5,15 @@ TrainerError
 ├── DataMissing        fetch the data set, or point at it
 ├── DataRefused        mend the file, or what describes it
 ├── CheckpointRefused  the checkpoint is of another model or run
-├── CheckpointNotWritten  make room; the last good checkpoint is still there
+├── CheckpointNotWritten  make room; the last good checkpoint is still there (also of a run's record and pictures)
 ├── RunInterrupted     told to stop; the same command goes on
 └── ExportRefused      the exported file does not say what the network says
 """
 
 from __future__ import annotations
+
+START_AFRESH = "give another run folder, or remove this one to start afresh"
+"""What to do where a run's own checkpoint cannot be taken up."""
 
 
 class TrainerError(Exception):
@@ -35,10 +38,16 @@ class DataMissing(TrainerError):
 
     exit_code = 2
 
-    def __init__(self, path: object, what: str) -> None:
+    def __init__(
+        self,
+        path: object,
+        what: str,
+        remedy: str = "set `data.root` or SHARED_DATA to the folder that holds the data sets",
+    ) -> None:
         self.path = path
         self.what = what
-        super().__init__(f"{path}: {what}; set `data.root` or SHARED_DATA to the folder that holds the data sets")
+        self.remedy = remedy
+        super().__init__(f"{path}: {what}; {remedy}")
 
 
 class DataRefused(TrainerError):
@@ -58,12 +67,7 @@ class CheckpointRefused(TrainerError):
 
     exit_code = 2
 
-    def __init__(
-        self,
-        path: object,
-        problem: str,
-        remedy: str = "give another run folder, or remove this one to start afresh",
-    ) -> None:
+    def __init__(self, path: object, problem: str, remedy: str = START_AFRESH) -> None:
         self.path = path
         self.problem = problem
         self.remedy = remedy
@@ -71,13 +75,14 @@ class CheckpointRefused(TrainerError):
 
 
 class CheckpointNotWritten(TrainerError):
-    """No room for a checkpoint, or the disk failed."""
+    """No room for what a run writes, or the disk failed."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path = path
         self.problem = problem
         super().__init__(
-            f"{path}: not written ({problem}); make room and give the same command: it goes on from the one before"
+            f"{path}: not written ({problem}); make room and give the same command: it goes on from the last good "
+            "checkpoint"
         )
 
 

@@ -21,10 +21,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.checkpoint import State, checkout_commit, read_checkpoint, write_checkpoint
+from trainer.checkpoint import State, checkout_commit, has_checkpoint, read_checkpoint, read_facts, write_checkpoint
 from trainer.config import RunSettings, Stage
 from trainer.errors import RunInterrupted, SettingsRefused
-from trainer.record import Record
+from trainer.record import Record, written
+from trainer.same_run import check_same_run
 from trainer.schedule import elapsed_share, learning_rate, stage_at
 from trainer.weight_average import WeightAverage
 
@@ -107,7 +108,7 @@ class Run:
 
     Raises:
         SettingsRefused: a batch does not divide among processes, or epochs are asked for where there are none.
-        CheckpointRefused: the folder holds a run of another network.
+        CheckpointRefused: the folder holds a run of another network or of other settings.
     """
 
     def __init__(
@@ -155,13 +156,16 @@ class Run:
 
         Raises:
             RunInterrupted: SIGINT or SIGTERM came; the state was saved.
+            CheckpointNotWritten: the disk is full or failed; the last good checkpoint is still there.
         """
         self.network.train()
         try:
-            self.record = Record(self.folder, self.step) if self.fabric.is_global_zero else None
+            with written(self.folder):
+                self.record = Record(self.folder, self.step) if self.fabric.is_global_zero else None
             self._to_the_end(report)
             if self.record is not None:
-                self.record.draw()
+                with written(self.folder):
+                    self.record.draw()
         finally:
             if self.record is not None:
                 self.record.close()
@@ -230,10 +234,11 @@ class Run:
         facts = {"images": self.images, "learning_rate": self.optimiser.param_groups[0]["lr"]}
         memory = torch.cuda.max_memory_allocated() / 2**20 if self.fabric.device.type == "cuda" else None
         shown = {name: value for name, value in losses.items() if name != "stopping"}
-        self.record.add(self.step, {**shown, **more, **facts, "gpu_memory_mib": memory}, seconds=self.seconds)
-        if self.settings.picture_steps and self.step % self.settings.picture_steps == 0:
-            self.record.draw()
-            self.task.show(self.folder, self.step)
+        with written(self.folder):
+            self.record.add(self.step, {**shown, **more, **facts, "gpu_memory_mib": memory}, seconds=self.seconds)
+            if self.settings.picture_steps and self.step % self.settings.picture_steps == 0:
+                self.record.draw()
+                self.task.show(self.folder, self.step)
 
     def _batches(self, stage: Stage) -> Generator[Iterator[Batch], None, None]:
         """The micro-batches of one step after another, from where the run is, without end."""
@@ -255,6 +260,8 @@ class Run:
         return float(self.fabric.broadcast(seconds)) if self.fabric.world_size > 1 else seconds
 
     def _resume(self) -> bool:
+        if has_checkpoint(self.folder):
+            check_same_run(self.folder, read_facts(self.folder).get("settings", {}), self.settings)
         facts = read_checkpoint(self.folder, self.state)
         if facts is None:
             return False
@@ -286,14 +293,22 @@ class _Counting:
 
 
 def fabric_of(settings: RunSettings) -> Fabric:
-    """The processes and devices of a run, launched: under torchrun or SLURM it joins them, else it starts them."""
+    """The processes and devices of a run, launched: under torchrun or SLURM it joins them, else it starts them.
+
+    Raises:
+        SettingsRefused: no such accelerator here, or not so many.
+    """
     machine = settings.machine
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    fabric = Fabric(
-        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes, strategy=machine.strategy,
-        precision=machine.precision,
-    )  # fmt: skip
+    try:
+        fabric = Fabric(
+            accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
+            strategy=machine.strategy, precision=machine.precision,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:  # an accelerator that is not here, or fewer of them
+        told = " ".join(str(error).split())
+        raise SettingsRefused(settings.name, f"`machine` asks for what this one has not: {told}") from error
     fabric.launch()
     return fabric
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.errors import CheckpointNotWritten
+
 METRICS = "metrics.csv"
 CURVES = "curves.png"
+DRAWN = 4000
+"""Rows that the curves are drawn of, evenly spread: the paper's run has three million steps."""
 
 
 class Record:
@@ -23,13 +29,9 @@ class Record:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
-        kept = [row for row in read_record(folder) if int(row["step"]) <= step]
-        self._names = list(kept[0]) if kept else []
-        self._file = self._path.open("w", newline="")
+        self._names = _cut_after(self._path, step)
+        self._file = self._path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, self._names)
-        if kept:
-            self._writer.writeheader()
-            self._writer.writerows(kept)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._last = (0.0, 0)
 
@@ -54,18 +56,64 @@ class Record:
         from trainer.curves import curves_picture
 
         self._file.flush()
-        curves_picture(read_record(self.folder), self.folder / CURVES)
+        curves_picture(read_record(self.folder, most=DRAWN), self.folder / CURVES)
 
     def close(self) -> None:
-        """Closes the files."""
-        self._file.close()
-        self._board.close()
+        """Closes the files; a full disk has been told of by then."""
+        for one in (self._file, self._board):
+            with suppress(OSError):
+                one.close()
 
 
-def read_record(folder: Path) -> list[dict[str, str]]:
-    """The rows of ``folder``/metrics.csv, whole ones only; none where there is no file."""
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """What is written into a run's folder beside its checkpoints.
+
+    Raises:
+        CheckpointNotWritten: the disk is full or failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointNotWritten(error.filename or path, error.strerror or str(error)) from error
+
+
+def read_record(folder: Path, *, most: int | None = None) -> list[dict[str, str]]:
+    """The rows of ``folder``/metrics.csv, whole ones only; none where there is no file.
+
+    Of more than ``most`` rows only every n-th is given, and only so many are ever in memory.
+    """
     path = folder / METRICS
     if not path.is_file():
         return []
+    every = 1
+    if most is not None:
+        with path.open(newline="") as file:
+            every = max(1, -(-sum(1 for _ in file) // most))
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+        return list(_whole(chain(islice(file, 1), islice(file, every - 1, None, every))))
+
+
+def _whole(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    return (row for row in csv.DictReader(lines) if None not in row.values() and None not in row)
+
+
+def _cut_after(path: Path, step: int) -> list[str]:
+    """Drops the rows after a step, and gives the columns' names; none where no row is left.
+
+    The file is there whole, before or after.
+    """
+    if not path.is_file():
+        return []
+    partial = path.with_name(path.name + ".part")
+    names: list[str] = []
+    with path.open(newline="") as file, partial.open("w", newline="") as kept:
+        for row in _whole(file):
+            if int(row["step"]) > step:
+                continue
+            if not names:
+                names = list(row)
+                csv.DictWriter(kept, names).writeheader()
+            csv.DictWriter(kept, names).writerow(row)
+    partial.replace(path)
+    return names

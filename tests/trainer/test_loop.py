@@ -6,19 +6,22 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from trainer.checkpoint import read_average, read_facts
 from trainer.config import MachineSettings, RunSettings, Stage
+from trainer.curves import curves_picture
 from trainer.errors import CheckpointNotWritten, CheckpointRefused, RunInterrupted, SettingsRefused
 from trainer.loop import Batch, Run, Slice
-from trainer.record import read_record
+from trainer.record import Record, read_record
 
 CPU = MachineSettings(accelerator="cpu", precision="32-true")
 SETTINGS = RunSettings(
@@ -206,6 +209,46 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path: Path) ->
     assert Run(SETTINGS, LineTask(width=500), tmp_path).resumed
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread fails too
+def test_a_disk_that_is_full_for_the_record_says_so_too(tmp_path: Path) -> None:
+    with files_of_at_most(700), pytest.raises(CheckpointNotWritten, match=r"cut.*not written \(File too large\)"):
+        Run(SETTINGS.model_copy(update={"max_steps": 100}), LineTask(), tmp_path / "cut").go()
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointNotWritten, match=r"file.*not written \(Not a directory\); make room"):
+        Run(SETTINGS, LineTask(), tmp_path / "file" / "run").go()
+
+
+def test_a_run_of_other_settings_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    """Else it would go on under settings it was not begun with, or, finished, be called a run of these."""
+    Run(SETTINGS, LineTask(), tmp_path).go()
+    before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    other = SETTINGS.model_copy(update={"learning_rate": 2e-2, "stages": (Stage(until=1.0, crop=8, batch=4),)})
+    with pytest.raises(CheckpointRefused, match=r"stages was .* and is .* now, learning_rate was 0.01 and is 0.02 now"):
+        Run(other, LineTask(), tmp_path)
+    threads = CPU.model_copy(update={"threads": torch.get_num_threads()})
+    Run(SETTINGS.model_copy(update={"machine": threads, "log_steps": 1}), LineTask(), tmp_path).go()
+    assert {path: path.read_bytes() for path in before} == before
+    longer = Run(SETTINGS.model_copy(update={"max_steps": 8}), LineTask(), tmp_path)
+    longer.go()
+    assert longer.step == 8
+
+
+def test_a_step_that_is_there_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished command given again, and killed while it saves, must not cost the checkpoint."""
+    Run(SETTINGS, LineTask(), tmp_path).go()
+    monkeypatch.setattr("trainer.checkpoint.save_file", None)
+    again = Run(SETTINGS, LineTask(), tmp_path)
+    again.go()
+    assert again.step == read_facts(tmp_path)["step"] == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_here_is_told_in_one_line(tmp_path: Path) -> None:
+    machine = MachineSettings(accelerator="cuda")
+    with pytest.raises(SettingsRefused, match=r"tiny: `machine` asks for what this one has not: .*CUDA.*; mend"):
+        Run(SETTINGS.model_copy(update={"machine": machine}), LineTask(), tmp_path)
+
+
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     Run(SETTINGS, LineTask(), tmp_path).save()
     (tmp_path / "checkpoints" / "step-00000004.part").mkdir()
@@ -244,3 +287,26 @@ def test_pictures_and_curves_are_drawn_at_intervals(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
     with (tmp_path / "metrics.csv").open() as file:
         assert next(csv.reader(file))[:4] == ["step", "seconds", "total", "sum"]
+
+
+def test_a_long_record_is_read_in_part_and_cut_row_by_row(tmp_path: Path) -> None:
+    lines = ["step,seconds,total,images,images_per_s", *(f"{step},1,{step / 2},4," for step in range(1, 1001)), "1001"]
+    (tmp_path / "metrics.csv").write_text("\r\n".join(lines))
+    assert len(read_record(tmp_path)) == 1000  # the torn row is none
+    part = read_record(tmp_path, most=100)
+    assert 80 < len(part) <= 100
+    assert {int(row["step"]) - int(before["step"]) for before, row in pairwise(part)} == {11}
+    record = Record(tmp_path, 500)
+    record.add(501, {"total": 1.0, "images": 4}, seconds=1.0)
+    record.close()
+    rows = read_record(tmp_path)
+    assert [int(row["step"]) for row in rows[-2:]] == [500, 501]
+    assert len(rows) == 501
+
+
+def test_equal_curves_share_a_panel(tmp_path: Path) -> None:
+    rows = [{"step": str(n), "teacher": str(n / 2), "r": str(n), "reconstruction_sam": str(n / 2)} for n in range(9)]
+    curves_picture([{name: row[name] for name in ("step", "teacher", "r")} for row in rows], tmp_path / "two.png")
+    curves_picture(rows, tmp_path / "three.png")
+    with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "three.png") as three:
+        assert two.size == three.size

@@ -137,7 +137,7 @@ def open_tiles(settings: DistillSettings) -> Sequence[NDArray[np.uint8]]:
         DataRefused: the folder holds none.
     """
     if settings.tiles is None:
-        raise DataMissing("tiles", "name a folder of `trainer tiles` in the configuration or by --tiles")
+        raise DataMissing("tiles", "no folder named", "name one of `trainer tiles` in the configuration or by --tiles")
     from trainer.tiles.shelf import TileShelf  # pyarrow: only who reads shards needs it
 
     shelf = TileShelf(settings.tiles)

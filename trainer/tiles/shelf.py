@@ -39,7 +39,7 @@ class TileShelf(Sequence[NDArray[np.uint8]]):
         self.folder = folder
         self._paths = sorted(folder.glob("*.tar"))
         if not self._paths:
-            raise DataMissing(folder, "no shards (*.tar) here: `trainer tiles` makes them")
+            raise DataMissing(folder, "no shards (*.tar) here", "give a folder that `trainer tiles` has made")
         found = [_pictures_in(path) for path in self._paths]
         self._shard = np.repeat(np.arange(len(found), dtype=np.int32), [len(one) for one in found])
         places = np.concatenate(found)

@@ -68,8 +68,6 @@ def test_two_processes_go_on_from_one_process_checkpoint(config: Path, tmp_path:
     """The state belongs to the run, not to how many processes made it."""
     run(config, tmp_path / "whole")
     run(config, tmp_path / "cut", "--max-steps", "3")
-    settings = yaml.safe_load(config.read_text()) | {"learning_rate": 1e-3, "final_learning_rate": 1e-3, "warmup": 0.0}
-    config.write_text(yaml.safe_dump(settings))
     run(config, tmp_path / "cut", "--devices", "2", processes=2)
     assert read_facts(tmp_path / "cut")["step"] == 6
     assert [row["step"] for row in read_record(tmp_path / "cut")] == ["1", "2", "3", "4", "5", "6"]
