@@ -74,7 +74,7 @@ def _agreement(manifest: Manifest) -> str:
         return ""
     return (
         "## Agreement with PyTorch\n\nThe file on ONNX Runtime's CPU beside the network in FP32, on the middle tile of "
-        "each scene it was fitted on (so mIoU there says nothing of its accuracy).\n\n"
+        "scenes it was fitted on (so mIoU there says nothing of its accuracy).\n\n"
         "| file | precision | tiles | other class | mean change of probability | mIoU PyTorch | mIoU ONNX |\n"
         "|---|---|---|---|---|---|---|\n" + "\n".join(lines)
     )

@@ -26,8 +26,8 @@ from trainer.fold import folded
 from trainer.half import half_from_onnx, measured_ranges
 from trainer.models.flight import FlightSegmenter, FlightSettings, ProbabilitySegmenter
 from trainer.models.segmenter import Segmenter
-from trainer.models.student import Attention
-from trainer.provenance import history
+from trainer.models.student import Attention, Student
+from trainer.provenance import finetuning_of, history
 from trainer.quantize import OPSET_OF_HALF_PAIRS, GroupCost, at_opset_of_half_pairs, quantized
 
 OPSET = 17
@@ -76,9 +76,9 @@ def segmenter_of(run: Path) -> tuple[FinetuneSettings, Segmenter]:
     """Settings and averaged weights of a finished fit.
 
     Raises:
-        CheckpointRefused: the run has no facts, no averaged weights, or those of another network.
+        CheckpointRefused: the run has no facts, is none of a finetuning, or has no averaged weights of its network.
     """
-    settings = FinetuneSettings.model_validate(history(run)[-1]["settings"])
+    settings = finetuning_of(history(run)[-1], run)
     segmenter = Segmenter(settings.model)
     load_weights(segmenter, read_average(run), run)
     return settings, segmenter.eval()
@@ -104,6 +104,9 @@ def onnx_from_segmenter(
             what PyTorch says. No file is left.
     """
     flight, widths = flight_form(segmenter, settings, twin=twin), ""
+    patch = segmenter.settings.student.patch
+    if isinstance(student := flight.segmenter.student, Student):
+        student.fit_positions(*(side // patch for side in trial.tiles.shape[2:]))
     partial = path.with_name(path.name + ".part")
     try:
         _write(flight, partial, torch.from_numpy(trial.tiles[:1]))

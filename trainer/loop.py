@@ -147,6 +147,7 @@ class Run:
         facts = {
             "step": self.step, "images": self.images, "pixels": self.pixels, "seconds": self.seconds,
             "task": self.task.state(), "settings": self.settings.model_dump(mode="json"), "commit": self.commit,
+            "device": _device_in_words(self.fabric),
         }  # fmt: skip
         write_checkpoint(self.folder, self.state, facts, writes=self.fabric.is_global_zero)
         self.fabric.barrier()
@@ -328,6 +329,13 @@ def run_to_end(settings: RunSettings, task: Task, folder: Path, fabric: Fabric) 
     if fabric.is_global_zero:
         log.info("done: %d steps, %d images, %.0f s", run.step, run.images, run.seconds)
     return run
+
+
+def _device_in_words(fabric: Fabric) -> str:
+    """What the processes of a run run on; the first one speaks for all."""
+    if fabric.device.type == "cuda":
+        return f"{fabric.world_size} x {torch.cuda.get_device_name(fabric.device)}"
+    return f"{fabric.world_size} x {torch.get_num_threads()} CPU threads"
 
 
 def _steps_of(settings: RunSettings, task: Task) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,11 +25,13 @@ from engines.manifest import (
     ModelOutput,
     TwinFile,
 )
+from onboard.scene.grid import Window, pad_to_tile
 from trainer.calibration import Evidence, calibration_of, evidence_of
 from trainer.card import NOTES, write_card
 from trainer.config import FinetuneSettings
+from trainer.data.augment import Crop
 from trainer.data.description import read_description
-from trainer.data.labelled import LabelledScene
+from trainer.data.labelled import Scenes, SceneStore, stored
 from trainer.data.landscape import Landscape
 from trainer.data.pool import names_of, scenes_of
 from trainer.data.sets import LabelledSet, open_set
@@ -39,7 +40,7 @@ from trainer.export import Exported, ExportPrecision, Trial, flight_form, onnx_f
 from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
 from trainer.profile_onnx import cost_of
-from trainer.provenance import described, history, training_of
+from trainer.provenance import described, finetuning_of, history, training_of
 
 TILE = 1024
 HALO = 64
@@ -49,6 +50,8 @@ LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.97, "int8": 0.95}
 MODEL = "model.onnx"
 TWIN = "probabilities.onnx"
 GOLDEN = "golden.npz"
+MOST_TRIED = 16
+"""Scenes that PyTorch and ONNX are compared on: a tile of the paper's network takes seconds on a CPU, twice a file."""
 COSTS = "int8.json"
 """What each group of layers costs in INT8, beside such a model."""
 
@@ -134,7 +137,7 @@ class _Common:
     flight: FlightSettings
     calibration: Calibration | None
     trial: Trial
-    scenes: Iterable[LabelledScene]
+    scenes: SceneStore
 
 
 def _write_folder(common: _Common, precision: ExportPrecision, place: Path) -> Manifest:
@@ -240,7 +243,7 @@ def _names_fitted(run: Path) -> set[str]:
     """Images whose labels a run has seen, or a run that it started from."""
     names: set[str] = set()
     for facts in history(run):
-        names.update(names_of(FinetuneSettings.model_validate(facts["settings"]).data))
+        names.update(names_of(finetuning_of(facts, run).data))
     return names
 
 
@@ -254,25 +257,45 @@ def _evidence_in_words(request: PackageRequest, labelled: LabelledSet, seen: set
     return words + ", each mapped by weights fitted without it"
 
 
-def centre_tiles(scenes: Iterable[LabelledScene], side: int) -> Trial:
-    """The middle tile of each scene with its labels: real pixels to compare PyTorch and ONNX on."""
+def centre_tiles(scenes: Scenes, side: int) -> Trial:
+    """The middle tile of some scenes with its labels: real pixels to compare PyTorch and ONNX on."""
     tiles, labels = [], []
-    for scene in scenes:
-        top, left = ((length - side) // 2 for length in scene.labels.shape)
-        tiles.append(scene.pixels[:, top : top + side, left : left + side])
-        labels.append(scene.labels[top : top + side, left : left + side])
+    for index, (height, width) in _tried(stored(scenes)):
+        top, left = (max(0, length - side) // 2 for length in (height, width))
+        pixels, codes = _padded(stored(scenes).crop(index, _inside(height, width, side, top, left)), side)
+        tiles.append(pixels)
+        labels.append(codes)
     return Trial(np.stack(tiles), np.stack(labels))
 
 
-def calibration_tiles(scenes: Iterable[LabelledScene], side: int) -> list[NDArray[np.uint8]]:
-    """Two tiles of each scene, uint8 (1, 3, S, S), drawn anywhere: real pixels to take INT8's ranges from."""
+def calibration_tiles(scenes: Scenes, side: int) -> list[NDArray[np.uint8]]:
+    """Two tiles of some scenes, uint8 (1, 3, S, S), drawn anywhere: real pixels to take INT8's ranges from."""
     found = []
-    for number, scene in enumerate(scenes):
-        chance = np.random.default_rng(number)
+    for index, (height, width) in _tried(stored(scenes)):
+        chance = np.random.default_rng(index)
         for _ in range(2):
-            top, left = (int(chance.integers(0, length - side + 1)) for length in scene.labels.shape)
-            found.append(np.ascontiguousarray(scene.pixels[None, :, top : top + side, left : left + side]))
+            top, left = (int(chance.integers(0, max(0, length - side) + 1)) for length in (height, width))
+            crop = stored(scenes).crop(index, _inside(height, width, side, top, left))
+            found.append(_padded(crop, side)[0][None])
     return found
+
+
+def _tried(scenes: SceneStore) -> list[tuple[int, tuple[int, int]]]:
+    """Numbers and sizes of up to ``MOST_TRIED`` scenes, evenly spread."""
+    numbers = np.unique(np.linspace(0, len(scenes) - 1, min(len(scenes), MOST_TRIED)).round().astype(int))
+    return [(int(number), scenes.shape(int(number))) for number in numbers]
+
+
+def _inside(height: int, width: int, side: int, top: int, left: int) -> Window:
+    return Window(left, top, min(side, width), min(side, height))
+
+
+def _padded(crop: Crop, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pixels (3, side, side), reflected as in flight where the crop is smaller, and labels, 0 there."""
+    labels = np.zeros((side, side), dtype=np.uint8)
+    height, width = crop.labels.shape
+    labels[:height, :width] = crop.labels
+    return pad_to_tile(crop.pixels, side), labels
 
 
 def golden(flight: FlightSegmenter, tile: NDArray[np.uint8], path: Path) -> GoldenTile:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from engines.manifest import DataSet, Training
-from trainer.checkpoint import read_facts
+from trainer.checkpoint import has_checkpoint, read_facts
 from trainer.config import FinetuneSettings
 from trainer.data.description import read_description
-from trainer.data.labelled import LabelledScene
+from trainer.data.labelled import Scenes, stored
+from trainer.errors import CheckpointRefused
 from trainer.models.flight import FlightSettings
 from trainer.models.segmenter import SegmenterSettings
+from trainer.models.student import StudentSettings
 
 
 def history(run: Path) -> list[dict[str, Any]]:
@@ -26,12 +30,28 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [*(history(Path(earlier)) if earlier else []), facts]
 
 
-def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene]) -> Training:
+def finetuning_of(facts: Mapping[str, Any], run: Path) -> FinetuneSettings:
+    """The settings of a finetuning, from its facts.
+
+    Raises:
+        CheckpointRefused: they are of another kind of run.
+    """
+    try:
+        return FinetuneSettings.model_validate(facts.get("settings"))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CheckpointRefused(
+            run, f"not a run of `trainer finetune` ({where}: {error.errors()[0]['msg']})", "give the folder of one"
+        ) from error
+
+
+def training_of(stretches: list[dict[str, Any]], scenes: Scenes) -> Training:
     """Provenance of the weights: the facts of their runs in order, the scenes they were fitted on."""
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
-    labelled = sum(int((scene.labels > 0).sum()) for scene in scenes)
+    store = stored(scenes)
+    labelled = sum(int(store.counts(index, settings.model.classes)[1:].sum()) for index in range(len(store)))
     minutes = sum(facts["seconds"] for facts in stretches) / 60
-    start = "a student pre-trained by masked reconstruction" if _pretrained(stretches) else "random weights"
+    start = _start(stretches)
     if stem := _published_stem(stretches):
         start = f"{stem}'s published weights as the stem and random weights behind it"
     return Training(
@@ -41,14 +61,35 @@ def training_of(stretches: list[dict[str, Any]], scenes: Iterable[LabelledScene]
         seed=settings.seed,
         epochs=round(sum(facts["pixels"] for facts in stretches) / labelled, 2),
         hyperparameters=_hyperparameters(stretches),
-        notes=f"Supervised, from {start}; {minutes:.0f} minutes on two CPU cores, in stretches of "
+        notes=f"Supervised, from {start}; {minutes:.0f} minutes{_devices(stretches)}, in stretches of "
         + ", ".join(f"{facts['seconds'] / 60:.0f}" for facts in stretches)
         + " minutes, each annealed to its end; the weights are an exponential average.",
     )
 
 
-def _pretrained(stretches: list[dict[str, Any]]) -> bool:
-    return stretches[0]["settings"].get("encoder") is not None
+def _start(stretches: list[dict[str, Any]]) -> str:
+    """What the first stretch began with, in words."""
+    encoder = stretches[0]["settings"].get("encoder")
+    if encoder is None:
+        return "random weights"
+    if not has_checkpoint(Path(encoder)):
+        return "an encoder whose run is not at hand any more"
+    facts = read_facts(Path(encoder))
+    teachers = facts["settings"].get("teachers", {})
+    taught = ", ".join(f"{name} ({_weights(teacher)})" for name, teacher in teachers.items())
+    learnt = f"distilled by Mask-CDKD from {taught}" if teachers else "pre-trained by masked reconstruction"
+    whole = "" if stretches[0]["settings"].get("frozen_encoder") is False else ", frozen"
+    return f"a student {learnt}, {facts['images']:,} unlabelled images seen{whole}"
+
+
+def _weights(teacher: Mapping[str, Any]) -> str:
+    weights = teacher.get("weights")
+    return Path(weights).name if weights else "random weights"
+
+
+def _devices(stretches: list[dict[str, Any]]) -> str:
+    found = dict.fromkeys(facts["device"] for facts in stretches if "device" in facts)
+    return f" on {', then '.join(found)}" if found else ""
 
 
 def _published_stem(stretches: list[dict[str, Any]]) -> str | None:
@@ -80,7 +121,7 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
     rates = [str(facts["settings"]["learning_rate"]) for facts in stretches]
     crops = [" ".join(str(stage["crop"]) for stage in facts["settings"]["stages"]) for facts in stretches]
     return {
-        "optimiser": "AdamW, betas 0.9 and 0.98",
+        "optimiser": f"AdamW, betas {settings.betas[0]:g} and {settings.betas[1]:g}",
         "learning_rate": ", then ".join(rates),
         "schedule": "linear warm-up, half a cosine",
         "weight_decay": settings.weight_decay,
@@ -97,13 +138,28 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
 def described(model: SegmenterSettings, flight: FlightSettings) -> str:
     """The network, and how its logits become classes, in two sentences."""
     student, decoder = model.student, model.decoder
-    blocks = ", ".join(str(block) for block in student.global_blocks)
     return (
-        f"ViT student: {student.stem} stem {student.stem_widths} at strides 2, 4, 8 with {student.stem_blocks} "
-        f"residual blocks at 4 and 8, {student.depth} blocks of width {student.width}, {student.heads} heads, MLP "
-        f"{student.mlp_ratio:g}, windows of {student.window} tokens, blocks {blocks} global with keys and values "
-        f"averaged over {student.kv_pool}x{student.kv_pool}; UPerNet of width {decoder.width} at stride 16"
+        f"ViT student: {_stem(student)}, {student.depth} blocks of width {student.width}, {student.heads} heads, MLP "
+        f"{student.mlp_ratio:g}, {_attention(student)}; UPerNet of width {decoder.width} at stride {student.patch}"
         + (f", {decoder.detail_widths[0]} at 8 and {decoder.detail_widths[1]} at 4." if decoder.detail_widths else ".")
         + f" Classes are chosen for cells of {flight.cell} pixels, after {flight.rounds} rounds of mean field with a "
         f"Potts prior of {flight.prior:g} over {flight.reach} x {flight.reach} cells."
     )
+
+
+def _stem(student: StudentSettings) -> str:
+    if student.stem == "linear":
+        return f"linear embedding of patches of {student.patch} pixels"
+    if student.stem == "conv":
+        return (
+            f"conv stem {student.stem_widths} at strides 2, 4, 8 with {student.stem_blocks} residual blocks at 4 and 8"
+        )
+    return f"EfficientNet-Lite{student.stem[-1]} as the stem"
+
+
+def _attention(student: StudentSettings) -> str:
+    if student.window is None:
+        return "attention over all tokens"
+    blocks = ", ".join(str(block) for block in student.global_blocks)
+    pooled = f" with keys and values averaged over {student.kv_pool}x{student.kv_pool}" if student.kv_pool > 1 else ""
+    return f"windows of {student.window} tokens, blocks {blocks} global{pooled}"

@@ -75,6 +75,23 @@ def test_the_file_repeats_the_network_at_any_batch(tmp_path: Path, segmenter: Se
     assert not any("BatchNorm" in node.op_type for node in onnx.load(exported.path).graph.node)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_tile_larger_than_the_table_of_positions_is_exported_with_a_table_of_its_own(
+    tmp_path: Path, precision: export.ExportPrecision
+) -> None:
+    """Learnt on crops of 64 pixels, flown on tiles of 128: engines that have no bicubic resize need none."""
+    student = STUDENT.model_copy(update={"positions": 4, "stem": "linear"})
+    decoder = DecoderSettings(width=8, detail_widths=None)
+    network = Segmenter(SegmenterSettings(student=student, decoder=decoder, classes=3))
+    exported = export.onnx_from_segmenter(
+        network, tmp_path / "model.onnx", trial=Trial(tiles(2)), precision=precision
+    )
+    assert exported.agreement.same_class >= 0.995
+    assert network.student.positions.shape == (1, 16, 4, 4)
+    graph = onnx.load(exported.path).graph
+    assert not [node for node in graph.node if node.op_type == "Resize" and "student" in node.name]
+
+
 def test_half_keeps_its_weights_in_half_and_says_nearly_the_same(tmp_path: Path, segmenter: Segmenter) -> None:
     trial = Trial(tiles(2), labels(2))
     whole = export.onnx_from_segmenter(segmenter, tmp_path / "whole.onnx", trial=trial)

@@ -28,11 +28,11 @@ from trainer.export import segmenter_of
 from trainer.finetune import LandCoverTask
 from trainer.loop import Run
 from trainer.models.flight import FlightSettings
-from trainer.models.segmenter import SegmenterSettings
+from trainer.models.segmenter import PAPER_SEGMENTER, SegmenterSettings
 from trainer.models.student import StudentSettings
 from trainer.models.upernet import DecoderSettings
-from trainer.package import CalibrationRun, PackageRequest, package
-from trainer.provenance import history
+from trainer.package import MOST_TRIED, CalibrationRun, PackageRequest, calibration_tiles, centre_tiles, package
+from trainer.provenance import described, history, training_of
 
 STUDENT = StudentSettings(
     width=16, depth=2, heads=2, stem_widths=(8, 8, 8), window=2, global_blocks=(2,), out_blocks=(1, 2), positions=8
@@ -238,6 +238,63 @@ def test_other_splits_are_kept(tmp_path: Path, finished: Path) -> None:
     old = Evaluation(data_set="x", split="a", per_class_iou={}, miou=0.1, oa=0.1, mf1=0.1)
     manifest = with_evaluation(with_evaluation(manifest, old), old.model_copy(update={"split": "b"}))
     assert [row.split for row in manifest.evaluation] == ["a", "b"]
+
+
+def test_scenes_smaller_than_a_tile_are_reflected_and_of_many_a_few_are_tried() -> None:
+    def scene(number: int, height: int, width: int) -> LabelledScene:
+        pixels = np.random.default_rng(number).integers(0, 256, (3, height, width), dtype=np.uint8)
+        return LabelledScene(str(number), pixels, np.full((height, width), 1 + number % 5, np.uint8))
+
+    small = scene(0, 100, 140)
+    trial = centre_tiles([small], 128)
+    assert trial.labels is not None
+    assert np.array_equal(trial.tiles[0, :, :100], small.pixels[:, :, 6:134])
+    assert np.array_equal(trial.tiles[0, :, 100], small.pixels[:, 98, 6:134])
+    assert (trial.labels[0, :100] == 1).all()
+    assert (trial.labels[0, 100:] == 0).all()
+    assert {tile.shape for tile in calibration_tiles([small], 128)} == {(1, 3, 128, 128)}
+    many = [scene(number, 32, 32) for number in range(40)]
+    tried = centre_tiles(many, 32)
+    assert tried.tiles.shape == (MOST_TRIED, 3, 32, 32)
+    assert np.array_equal(tried.tiles[-1], many[39].pixels)
+    assert len(calibration_tiles(many, 32)) == 2 * MOST_TRIED
+
+
+def test_provenance_says_what_the_student_was_made_of_and_on(tmp_path: Path, finished: Path) -> None:
+    encoder = tmp_path / "encoder" / "checkpoints" / "step-00000001"
+    encoder.mkdir(parents=True)
+    told = {"teachers": {"sam": {"weights": "/somewhere/sam_vit_l.pth"}, "own": {"weights": None}}}
+    (encoder / "state.json").write_text(json.dumps({"settings": told, "images": 12000}))
+    facts = history(finished)[-1]
+    scenes = [LabelledScene("x", np.zeros((3, 9, 9), np.uint8), np.ones((9, 9), np.uint8))]
+    assert training_of([facts], scenes).notes.startswith("Supervised, from random weights; 0 minutes on 1 x ")
+    facts["settings"] |= {"encoder": str(tmp_path / "encoder"), "betas": [0.9, 0.999]}
+    training = training_of([facts | {"device": "4 x H100"}], scenes)
+    assert "distilled by Mask-CDKD from sam (sam_vit_l.pth), own (random weights), 12,000 unlabelled" in training.notes
+    assert "0 minutes on 4 x H100, in stretches of 0 minutes" in training.notes
+    assert training.hyperparameters["optimiser"] == "AdamW, betas 0.9 and 0.999"
+    told["teachers"] = {}
+    (encoder / "state.json").write_text(json.dumps({"settings": told, "images": 12000}))
+    assert "pre-trained by masked reconstruction" in training_of([facts], scenes).notes
+
+
+def test_the_architecture_is_told_as_it_is() -> None:
+    paper = described(PAPER_SEGMENTER, FlightSettings())
+    assert "linear embedding of patches of 16 pixels, 12 blocks of width 384" in paper
+    assert "attention over all tokens; UPerNet of width 256 at stride 16." in paper
+    assert "conv stem (8, 8, 8)" in described(MODEL, FlightSettings())
+    assert "windows of 2 tokens, blocks 2 global with keys and values averaged over 2x2" in described(
+        MODEL, FlightSettings()
+    )
+
+
+def test_a_run_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "distilled" / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    settings = {"name": "mask-cdkd", "max_steps": 3, "schedule": {"window": 5}}
+    (checkpoint / "state.json").write_text(json.dumps({"step": 1, "settings": settings}))
+    with pytest.raises(CheckpointRefused, match=r"distilled: not a run of `trainer finetune` \(schedule: .*give the"):
+        segmenter_of(tmp_path / "distilled")
 
 
 def test_history_follows_the_runs_it_started_from(tmp_path: Path) -> None:

@@ -218,6 +218,18 @@ class Student(nn.Module):
         return self.positions[:, :, top : top + rows, left : left + columns]
 
 
+    @torch.no_grad()
+    def fit_positions(self, rows: int, columns: int) -> None:
+        """Make a smaller table as large as a grid of ``rows`` x ``columns`` tokens.
+
+        What infers on one size then interpolates nothing at run time.
+        """
+        side = max(rows, columns)
+        if side > self.settings.positions:
+            self.positions = nn.Parameter(self.positions_for(side, side))
+            self.settings = self.settings.model_copy(update={"positions": side})
+
+
 def _stem(settings: StudentSettings) -> ConvStem | LinearStem | LiteStem:
     if settings.stem == "linear":
         return LinearStem(settings.width, settings.patch)
