@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build one settings object, call one function; one line on stderr when it cannot."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL cannot read is told by us, once
     from engines.errors import EngineError
     from onboard.errors import OnboardError
 

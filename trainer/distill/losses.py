@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 
@@ -22,11 +23,20 @@ def alignment_loss(projected: Sequence[Tensor], followed: Sequence[Tensor]) -> T
 def explained_variance(projected: Sequence[Tensor], followed: Sequence[Tensor]) -> Tensor:
     """R2 = 1 - MSE / Var(T), mean over pairs: 1 where the student says all, 0 where it says no more than the mean.
 
-    Var is about each channel's own mean. The loss alone would also fall if the teacher's features collapsed.
+    Var is about each channel's own mean, over the images of all processes: so the mean of their R2 is the R2 of one
+    process with the whole batch. The loss alone would also fall if the teacher's features collapsed.
     """
     told = []
     for student, teacher in zip(projected, followed, strict=True):
         truth = teacher.float()
-        variance = (truth - truth.mean(dim=(0, 1))).square().mean()
+        variance = _over_processes((truth - _over_processes(truth.mean(dim=(0, 1)))).square().mean())
         told.append(1.0 - F.mse_loss(student.float(), truth) / variance.clamp_min(1e-12))
     return torch.stack(told).mean()
+
+
+def _over_processes(mean: Tensor) -> Tensor:
+    """The mean of what each process has; all have as many images."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mean
+    dist.all_reduce(mean)
+    return mean / dist.get_world_size()

@@ -45,9 +45,13 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
         progress: called with (windows looked at, windows in all).
 
     Raises:
-        DataRefused: no sources, or a folder that holds other tiles, or that another process works in.
+        DataRefused: no sources, or one that is not there; a folder that holds other tiles, or that another process
+            works in.
         StorageError: the disk is full or failed; the same command goes on.
     """
+    for path in request.sources:
+        if not path.exists():
+            raise DataRefused(path, "no such file or folder", "give one that is there")
     files = find_sources(request.sources)
     if not files:
         named = ", ".join(str(path) for path in request.sources) or "nothing"
@@ -76,6 +80,7 @@ class _Job:
         self.place, self.files, self.settings, self.state = place, files, settings, state
         self.progress = progress or (lambda _done, _all: None)
         self.windows = [_window_count(path, settings) for path in files] if progress else []
+        self.ahead, self.passed = sum(self.windows), sum(self.windows[: state.cursor.source])
         self.shard: ShardWriter | None = None
         self.rows: list[dict[str, Any]] = []
         self.touched: list[int] = []
@@ -86,6 +91,7 @@ class _Job:
             self._files = files
             for number in range(self.state.cursor.source, len(self.files)):
                 self._source(number, first=self.state.cursor.window)
+                self._past(number)
                 self._move(Cursor(number + 1))
             if self.rows or self.touched:
                 self._commit()
@@ -141,7 +147,13 @@ class _Job:
         if len(self.rows) >= self.settings.shard_tiles:
             self._commit()
         if self.windows:
-            self.progress(sum(self.windows[: cursor.source]) + cursor.window, sum(self.windows))
+            self.progress(self.passed + cursor.window, self.ahead)
+
+    def _past(self, number: int) -> None:
+        """What a damaged source never gave, a lying header's millions say, counts no more."""
+        if self.windows:
+            self.ahead += self.state.cursor.window - self.windows[number]
+            self.passed += self.state.cursor.window
 
     def _commit(self) -> None:
         if self.shard is None:  # the last sources gave nothing: that is told all the same

@@ -1,7 +1,7 @@
 """A folder of shards as a sequence of tiles, any of them at once: what training reads from.
 
-Shards are plain tar files in WebDataset's format, ours or others'. Where each JPEG lies in them is found once, from our
-index or from the tars' headers, and is all that stays in memory: 16 bytes a tile. A tile is then one ``pread``.
+Shards are plain tar files in WebDataset's format, ours or others'. Where each JPEG lies in them is found once, from the
+tars' headers, and is all that stays in memory: 16 bytes a tile. A tile is then one ``pread``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -20,12 +22,14 @@ from PIL import Image, UnidentifiedImageError
 from trainer.errors import DataMissing, DataRefused
 
 ENDINGS = (".jpg", ".jpeg", ".png")
+MOST_OPEN = 256
+"""Files open at once: a process may have 1,024 on most machines, and sets have thousands of shards."""
 
 
 class TileShelf(Sequence[NDArray[np.uint8]]):
     """Tiles by number, uint8 (3, S, S) each, decoded when asked for.
 
-    May be forked and used from several threads: it reads by position, from files it keeps open.
+    May be forked and used from several threads: it reads by position, from the files it used last, which stay open.
 
     Args:
         folder: of *.tar files.
@@ -46,7 +50,8 @@ class TileShelf(Sequence[NDArray[np.uint8]]):
         self._offset, self._size = places[:, 0].copy(), places[:, 1].astype(np.int32)
         if len(self._shard) == 0:
             raise DataRefused(folder, "its shards hold no pictures", f"they must hold {', '.join(ENDINGS)} files")
-        self._open: dict[int, int] = {}
+        self._open: OrderedDict[int, _Opened] = OrderedDict()
+        self._turn = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -81,7 +86,8 @@ class TileShelf(Sequence[NDArray[np.uint8]]):
         if not -len(self) <= number < len(self):
             raise IndexError(number)
         shard, size = int(self._shard[number]), int(self._size[number])
-        data = os.pread(self._descriptor(shard), size, int(self._offset[number]))
+        file = self._opened(shard)  # by a name: it is closed when nothing refers to it
+        data = os.pread(file.descriptor, size, int(self._offset[number]))
         if len(data) != size:
             raise self._damaged(number, "the file is shorter than its headers said")
         return data
@@ -101,25 +107,38 @@ class TileShelf(Sequence[NDArray[np.uint8]]):
         """Memory of the index."""
         return self._shard.nbytes + self._offset.nbytes + self._size.nbytes
 
-    def _descriptor(self, shard: int) -> int:
-        """Opened once in each process that reads; left open until it ends, as many as there are shards."""
-        descriptor = self._open.get(shard)
-        if descriptor is None:
-            descriptor = self._open[shard] = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+    def _opened(self, shard: int) -> _Opened:
+        with self._turn:
+            file = self._open.get(shard) or self._open.setdefault(shard, _Opened(self._paths[shard]))
+            self._open.move_to_end(shard)
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        return file
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": {}}
+        return {name: value for name, value in self.__dict__.items() if name not in {"_open", "_turn"}}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._open = OrderedDict()
+        self._turn = threading.Lock()
 
     def _damaged(self, number: int, problem: str) -> DataRefused:
         path = self._paths[int(self._shard[number])]
         return DataRefused(
             path, f"tile {number} cannot be read ({problem})", "make this shard again, or take it out of the folder"
         )
+
+
+class _Opened:
+    """A file open for reading, until nobody reads it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 class TileSubset(Sequence[NDArray[np.uint8]]):

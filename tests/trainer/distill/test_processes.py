@@ -62,6 +62,7 @@ def test_two_processes_are_one_with_the_same_batch(config: Path, tmp_path: Path)
     for first, second in zip(*rows, strict=True):
         for name in ("total", "student", "teacher", "alignment", "r"):
             assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4), name
+        assert float(second["r2_sam"]) == pytest.approx(float(first["r2_sam"]), rel=1e-3, abs=1e-4)
 
 
 def test_two_processes_go_on_from_one_process_checkpoint(config: Path, tmp_path: Path) -> None:

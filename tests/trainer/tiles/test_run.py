@@ -25,6 +25,7 @@ from trainer.errors import DataRefused
 from trainer.tiles.run import TileRequest, make_tiles
 from trainer.tiles.settings import TileSettings
 from trainer.tiles.shelf import TileShelf
+from trainer.tiles.sources import opened
 
 SETTINGS = TileSettings(size=64, shard_tiles=4, most_alike=0)
 
@@ -147,6 +148,33 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(imagery: Path, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "out").glob("*.tar"))
     assert made(imagery, tmp_path / "out") == whole
+
+
+def test_progress_ends_at_its_whole_though_sources_are_damaged(
+    imagery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rasterio.open(
+        imagery / "a.tif", "w", driver="GTiff", width=6400, height=640, count=3, dtype="uint8", compress="deflate",
+        crs="EPSG:32640", transform=Affine(0.5, 0, 300_000, 0, -0.5, 2_800_000),
+    ) as target:  # fmt: skip
+        target.write(blobs(3, 640, 6400).transpose(2, 0, 1))
+    monkeypatch.setattr(
+        "trainer.tiles.run.opened", lambda path: opened(imagery / "e.jpg" if path.name == "a.tif" else path)
+    )
+    told: list[tuple[int, int]] = []
+    report = make_tiles(TileRequest((imagery,), tmp_path / "out", SETTINGS), lambda *counts: told.append(counts))
+    assert report.tally.dropped["cannot be read"] >= 2
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_source_that_is_not_there_is_refused_before_anything_is_written(
+    imagery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["tiles", str(imagery), str(tmp_path / "typo"), "--out", str(out), "--quiet"]) == 2
+    assert capsys.readouterr().err.endswith("typo: no such file or folder; give one that is there\n")
+    assert not out.exists()
 
 
 def test_nothing_to_cut_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from trainer.errors import DataMissing, DataRefused
-from trainer.tiles.shelf import TileShelf
+from trainer.tiles.shelf import MOST_OPEN, TileShelf
 
 
 def picture(value: int, form: str = "PNG", side: int = 8) -> bytes:
@@ -55,6 +56,28 @@ def test_workers_read_the_same(folder: Path) -> None:
     loader: DataLoader[torch.Tensor] = DataLoader(shelf, batch_size=2, num_workers=2)  # type: ignore[arg-type]
     assert [int(tile.max()) for batch in loader for tile in batch] == [0, 1, 2, 3, 4]
     assert int(pickle.loads(pickle.dumps(shelf))[3].max()) == 3
+
+
+def test_more_shards_than_files_may_be_open_are_read(tmp_path: Path) -> None:
+    for number in range(MOST_OPEN + 40):
+        write_shard(tmp_path / f"{number:04d}.tar", {"a.png": picture(number % 256)})
+    shelf = TileShelf(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        assert [int(tile.max()) for tile in shelf] == [number % 256 for number in range(MOST_OPEN + 40)]
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= MOST_OPEN
+    del shelf
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_threads_that_drive_each_others_files_out_read_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.tiles.shelf.MOST_OPEN", 1)
+    shelf = TileShelf(folder)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: int(shelf[number].max()), list(range(5)) * 200))
+    assert found == list(range(5)) * 200
 
 
 def test_a_smaller_subset_lies_in_a_larger_one(folder: Path) -> None:
