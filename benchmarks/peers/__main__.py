@@ -147,7 +147,7 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
                 if "failed" in found:
                     row["failed"] = found["failed"]
                 else:
-                    row["runs"].append(found)
+                    row["runs"].append({"round": turn, **found})
                     if "quality" not in row and tool != "gdal":
                         lines = _lines(tool, twin, scene.size())
                         row["quality"] = judged(bench.map_of(tool), scene, twin, arguments.folder, lines)
