@@ -204,7 +204,8 @@ def checked_settings(told: Mapping[str, Any], kind: type[AnySettings], source: s
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SettingsRefused(source, f"{where or 'settings'}: {first['msg']}") from error
+        problem = first["msg"].removeprefix("Value error, ")
+        raise SettingsRefused(source, f"{where}: {problem}" if where else problem) from error
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

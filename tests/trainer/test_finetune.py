@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainer.ablate.settings import AblateSettings
 from trainer.checkpoint import read_average
+from trainer.cli import main
 from trainer.config import FinetuneSettings, MachineSettings, Stage, read_settings
 from trainer.data.labelled import LabelledScene
 from trainer.distill.settings import DistillSettings
@@ -128,10 +129,27 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, object], probl
         FinetuneSettings.model_validate(SETTINGS.model_dump(mode="json") | changes)
 
 
+def test_the_command_line_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "fit.yaml"
+    path.write_text("name: x\nmax_steps: 1\nseed: 3\ndata: {names: [a]}\nmachine: {threads: 2}\n")
+    begun: list[tuple[FinetuneSettings, Path]] = []
+    monkeypatch.setattr("trainer.finetune.finetune", lambda settings, folder: begun.append((settings, folder)))
+    command = ["finetune", "--config", str(path), "--run", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert main([*command, "--unfreeze", "--names", "b", "c*", "--max-steps", "9", "--seed", "0", "--devices", "4",
+                 "--encoder", "e"]) == 0  # fmt: skip
+    assert begun[0] == (read_settings(path, FinetuneSettings), tmp_path / "run")
+    assert begun[0][0].frozen_encoder
+    told = begun[1][0]
+    assert (told.frozen_encoder, told.max_steps, told.seed, told.encoder) == (False, 9, 0, Path("e"))
+    assert told.data.names == ("b", "c*")
+    assert (told.machine.devices, told.machine.threads) == (4, 2)
+
+
 def test_a_bad_file_is_one_line_that_names_the_key(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("name: x\nmax_steps: 1\nmodel: {student: {width: 10, heads: 3}}\n")
-    with pytest.raises(SettingsRefused, match=r"bad\.yaml: model\.student: .*not a multiple of heads"):
+    with pytest.raises(SettingsRefused, match=r"bad\.yaml: model\.student: width 10 is not a multiple of heads 3;"):
         read_settings(path, FinetuneSettings)
 
 

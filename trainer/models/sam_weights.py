@@ -60,8 +60,12 @@ def encoder_from_meta(path: Path) -> SamVisionEncoder:
         raise CheckpointRefused(path, "there is no such file", REMEDY)
     try:
         whole = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointRefused(path, f"is not a readable file of weights: {error}", REMEDY) from error
+    except pickle.UnpicklingError as error:  # torch's own text advises to let the file run code
+        problem = "is not a readable file of weights: it is no archive of tensors, or holds more than tensors"
+        raise CheckpointRefused(path, problem, REMEDY) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        told = " ".join(str(error).split())
+        raise CheckpointRefused(path, f"is not a readable file of weights: {told}", REMEDY) from error
     if not isinstance(whole, dict) or not all(isinstance(value, Tensor) for value in whole.values()):
         raise CheckpointRefused(path, "is not one flat table of tensors", REMEDY)
     prefix = "image_encoder."
