@@ -79,19 +79,21 @@ def test_the_report_names_what_failed_and_who_is_faster(tmp_path: Path, monkeypa
     monkeypatch.setattr("benchmarks.peers.report.draw", lambda *_: None)
     run = {
         "seconds": 10.0, "model_s": 9.0, "tiles": 9, "peak_mib": 500.0, "written_bytes": 2e6, "map_bytes": 4e4,
-        "version": "1",
+        "version": "1", "round": 0,
     }  # fmt: skip
     results = {
         "machine": {"processor": "P", "threads": 2, "python": "3", "date": "d", "model": "m", "tile": 1024,
                     "overlap": 256, "default_halo": 64},
         "scenes": {"one": {"title": "One", "tools": {
-            "onboard": {"title": "onboard", "runs": [run], "quality": {"near": 0.01, "elsewhere": 0.005}},
-            "slow": {"title": "slow, blended", "runs": [run | {"seconds": 15.0}, run | {"seconds": 25.0}]},
-            "gone": {"title": "gone", "runs": [], "failed": "killed"},
+            "tiler": {"title": "gone", "runs": [], "failed": "killed"},
+            "monai": {"title": "slow, blended", "runs": [run | {"seconds": 15.0}, run | {"seconds": 60.0, "round": 1}]},
+            "onboard": {"title": "onboard", "runs": [run, run | {"seconds": 30.0, "round": 1}],
+                        "quality": {"near": 0.01, "elsewhere": 0.005}},
         }}},
     }  # fmt: skip
     write_report(results, tmp_path / "benchmarks")
     told = (tmp_path / "benchmarks.md").read_text()
-    assert "| onboard | 10.0 | 1.00 | 9 | 90% | 500 | 2.0 | 40 | 1.00% | 0.50% |" in told
-    assert "| slow, blended | 20.0 (15.0 to 25.0) | 2.00 |" in told
+    assert "| onboard | 20.0 (10.0 to 30.0) | 1.00 | 9 | 45% | 500 | 2.0 | 40 | 1.00% | 0.50% |" in told
+    assert "| slow, blended | 37.5 (15.0 to 60.0) | 1.75 |" in told  # 1.5 in one round and 2 in the other
+    assert told.index("| onboard |") < told.index("| slow, blended |")
     assert "| gone | failed: killed |" in told
