@@ -130,8 +130,7 @@ def _scaling(folder: Path) -> list[str]:
     last = rows[-1]
     lines = [
         "`python -m benchmarks scaling`: made landscapes, halo 64, an engine that costs nothing, so that all else "
-        "shows. "
-        "What is fixed (a process that probes the scene) shows below 10 megapixels; from there a pixel costs the same.",
+        "shows: what a scene costs whatever its size as well, which small ones spread over few pixels.",
         "",
         f"![cost a pixel, and its parts]({folder.name}/scaling.png)",
         "",

@@ -217,7 +217,6 @@ class Student(nn.Module):
             left = int(torch.randint(side - columns + 1, ()))
         return self.positions[:, :, top : top + rows, left : left + columns]
 
-
     @torch.no_grad()
     def fit_positions(self, rows: int, columns: int) -> None:
         """Make a smaller table as large as a grid of ``rows`` x ``columns`` tokens.
