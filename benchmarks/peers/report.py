@@ -108,7 +108,8 @@ def _seams(folder: Path) -> list[str]:
     told = json.loads((folder / "seams.json").read_text(encoding="utf-8"))
     lines = [
         f"`python -m benchmarks.seams`: {told['model']} on {', '.join(told['scenes'])}, where it was fitted, so that "
-        "only differences mean something. Cut: cores as they fly. Blended: probabilities averaged by linear ramps.",
+        "only differences mean something. Cut: cores as they fly. Blended: probabilities averaged by linear ramps. "
+        "What a tile gives is inside a large scene; halos that come to as many tiles on these make the same map.",
         "",
         f"![seams against halo]({folder.name}/seams.png)",
         "",
