@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--results", type=Path, required=True, help="rows, table and pictures: small files to keep")
     ablate.add_argument("--table-only", action="store_true", help="run nothing, make the table of the rows there are")
     ablate.add_argument("--past-gate", action="store_true", help="run the other arms though the gate is not passed")
+    ablate.add_argument(
+        "--arms", nargs="+", default=(), metavar="ARM",
+        help="only these, whatever the gate says: several processes share a matrix, each with arms of its own",
+    )  # fmt: skip
     ablate.set_defaults(run=_ablate)
     _add_export(commands.add_parser("export", help="a run's averaged weights to a model folder: ONNX, manifest, card"))
     _add_evaluate(commands.add_parser("evaluate", help="accuracy on whole scenes, mapped by the flying pipeline"))
@@ -205,7 +209,7 @@ def _ablate(options: argparse.Namespace) -> None:
 
     settings = read_settings(options.config, AblateSettings)
     if not options.table_only:
-        run_matrix(settings, options.work, options.results, past_gate=options.past_gate)
+        run_matrix(settings, options.work, options.results, past_gate=options.past_gate, only=options.arms)
     print(write_table(settings, read_rows(settings, options.results), options.results))
 
 

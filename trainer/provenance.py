@@ -137,14 +137,22 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
 
 def described(model: SegmenterSettings, flight: FlightSettings) -> str:
     """The network, and how its logits become classes, in two sentences."""
-    student, decoder = model.student, model.decoder
+    student = model.student
     return (
         f"ViT student: {_stem(student)}, {student.depth} blocks of width {student.width}, {student.heads} heads, MLP "
-        f"{student.mlp_ratio:g}, {_attention(student)}; UPerNet of width {decoder.width} at stride {student.patch}"
-        + (f", {decoder.detail_widths[0]} at 8 and {decoder.detail_widths[1]} at 4." if decoder.detail_widths else ".")
-        + f" Classes are chosen for cells of {flight.cell} pixels, after {flight.rounds} rounds of mean field with a "
+        f"{student.mlp_ratio:g}, {_attention(student)}; {_decoder(model)}."
+        f" Classes are chosen for cells of {flight.cell} pixels, after {flight.rounds} rounds of mean field with a "
         f"Potts prior of {flight.prior:g} over {flight.reach} x {flight.reach} cells."
     )
+
+
+def _decoder(model: SegmenterSettings) -> str:
+    decoder, stride = model.decoder, model.student.patch
+    if decoder.kind == "linear":
+        return f"one linear layer at stride {stride}"
+    detail = decoder.detail_widths
+    told = f"UPerNet of width {decoder.width} at stride {stride}"
+    return told + (f", {detail[0]} at 8 and {detail[1]} at 4" if detail else "")
 
 
 def _stem(student: StudentSettings) -> str:

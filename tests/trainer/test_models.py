@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.flight import PLAIN_FLIGHT, FlightSegmenter, FlightSettings, smoothed
+from trainer.models.linear_probe import LinearProbe
 from trainer.models.masking import Visible, all_visible, drawn_visible, visible_from
 from trainer.models.segmenter import PAPER_SEGMENTER, Segmenter, SegmenterSettings
-from trainer.models.student import Attention, Student, StudentSettings
+from trainer.models.student import Attention, Student, StudentFeatures, StudentSettings
 from trainer.models.tokens import grid_from_tokens, pool_tokens, tokens_from_grid
 from trainer.models.upernet import DecoderSettings, UPerNet, adaptive_mean
 
@@ -170,6 +171,23 @@ def test_adaptive_mean_is_torchs(bins: int) -> None:
 def test_detail_without_a_convolutional_stem_is_refused() -> None:
     with pytest.raises(ValueError, match="linear one has no detail"):
         UPerNet(DecoderSettings(), TINY.model_copy(update={"stem": "linear"}), 3)
+
+
+def test_a_linear_probe_says_of_a_token_what_one_matrix_makes_of_its_levels() -> None:
+    probe = LinearProbe(TINY, 3)
+    assert [tuple(one.shape) for one in probe.parameters()] == [(3, 2 * TINY.width, 1, 1), (3,)]
+    levels = [torch.randn(2, TINY.width, 4, 5) * (level + 1) + level for level in range(2)]
+    logits = probe(StudentFeatures(levels))  # in training: by the batch's own statistics
+    tokens = torch.cat(levels, dim=1).permute(0, 2, 3, 1).reshape(-1, 2 * TINY.width)
+    tokens = (tokens - tokens.mean(dim=0)) / tokens.var(dim=0, unbiased=False).sqrt()
+    expected = tokens @ probe.classifier.weight[:, :, 0, 0].T + probe.classifier.bias
+    assert torch.allclose(logits.permute(0, 2, 3, 1).reshape(-1, 3), expected, atol=1e-3)
+
+
+def test_a_network_can_have_a_linear_probe_as_its_decoder() -> None:
+    settings = SegmenterSettings(student=TINY, decoder=DecoderSettings(kind="linear"), classes=3)
+    logits = Segmenter(settings).eval()(torch.rand(1, 3, 64, 64) * 255)
+    assert logits.shape == (1, 3, 64 // TINY.patch, 64 // TINY.patch)
 
 
 def test_the_flight_form_gives_codes_from_one_and_the_probability_of_the_best() -> None:

@@ -282,6 +282,8 @@ def test_the_architecture_is_told_as_it_is() -> None:
     paper = described(PAPER_SEGMENTER, FlightSettings())
     assert "linear embedding of patches of 16 pixels, 12 blocks of width 384" in paper
     assert "attention over all tokens; UPerNet of width 256 at stride 16." in paper
+    probe = MODEL.model_copy(update={"decoder": DecoderSettings(kind="linear")})
+    assert "; one linear layer at stride 16. Classes" in described(probe, FlightSettings())
     assert "conv stem (8, 8, 8)" in described(MODEL, FlightSettings())
     assert "windows of 2 tokens, blocks 2 global with keys and values averaged over 2x2" in described(
         MODEL, FlightSettings()

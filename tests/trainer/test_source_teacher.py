@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from tests.trainer.lite_weights import published
+from trainer import source_teacher
+from trainer.config import Stage
+from trainer.data.augment import Crop, resized_crop
 from trainer.errors import DataMissing
+from trainer.loop import Slice
 from trainer.models.mmoa import MMoASettings
 from trainer.models.sam import sam_teacher
 from trainer.models.teacher import SamShape, TeacherSettings
 from trainer.record import read_record
-from trainer.source_teacher import Seer, SourceNetwork, SourceSettings, read_places, train_source_teacher
+from trainer.source_teacher import Seer, SourceNetwork, SourceSettings, SourceTask, read_places, train_source_teacher
 
 SHAPE = SamShape(width=16, depth=2, heads=2, window=3, global_blocks=(2,), image=64, patch=8)
 
@@ -69,6 +74,40 @@ def test_what_is_seen_has_mean_nought_and_deviation_one_and_learns_nothing(root:
     assert varied.float().mean() > 0.9
     torch.testing.assert_close(seen.mean(dim=(0, 1, 2)), torch.zeros(seer.channels), atol=1e-4, rtol=0)
     assert not any(parameter.requires_grad for parameter in seer.parameters())
+
+
+def test_small_crops_learn_every_corner_of_the_positions(root: Path) -> None:
+    stages = [{"until": 1.0, "crop": 24, "batch": 4}]
+    train_source_teacher(settings(root, stages=stages, max_steps=24), root / "run", root / "teacher")
+    torch.manual_seed(settings(root).seed)
+    before = SourceNetwork(SHAPE, 2).encoder.pos_embed
+    after = sam_teacher(TeacherSettings(weights=root / "teacher", levels=(1,), patch=8)).encoder.pos_embed
+    assert before is not None
+    assert after is not None
+    moved = (after - before).abs().amax(dim=-1)[0] > 0
+    assert moved[0, 0] or moved[0, -1] or moved[-1, 0] or moved[-1, -1]
+    assert moved.float().mean() > 0.9
+
+
+def test_a_small_crop_of_a_place_shows_as_much_less_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = SourceTask(settings(root), read_places(root / "places"))
+    extents: dict[int, list[int]] = {}
+
+    def noted(crop: Crop, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        extents.setdefault(side, []).append(crop.labels.shape[0])
+        return resized_crop(crop, side)
+
+    monkeypatch.setattr(source_teacher, "resized_crop", noted)
+    for side in (64, 32):
+        for step in range(8):
+            task.draw(Slice(step, Stage(until=1.0, crop=side, batch=2), range(0, 1)))
+    assert all(52 <= extent <= 70 for extent in extents[64])
+    assert all(26 <= extent <= 35 for extent in extents[32])
+
+
+def test_crops_that_are_no_whole_patches_are_refused(root: Path) -> None:
+    with pytest.raises(ValidationError, match="whole patches of 8, 64 at most"):
+        settings(root, stages=[{"until": 1.0, "crop": 60, "batch": 4}])
 
 
 def test_a_folder_without_places_says_what_it_wants(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from trainer.config import FinetuneSettings
 from trainer.data.pool import scenes_of
 from trainer.distill.settings import DistillSettings
 from trainer.distill.task import DistillTask, open_tiles
+from trainer.errors import SettingsRefused
 from trainer.finetune import LandCoverTask, segmenter_of
 from trainer.loop import Run, fabric_of, run_to_end
 from trainer.models.segmenter import Segmenter
@@ -28,7 +29,9 @@ from trainer.record import read_record
 log = logging.getLogger(__name__)
 
 
-def run_matrix(settings: AblateSettings, work: Path, results: Path, *, past_gate: bool = False) -> list[Row]:
+def run_matrix(
+    settings: AblateSettings, work: Path, results: Path, *, past_gate: bool = False, only: Sequence[str] = ()
+) -> list[Row]:
     """Every arm under the first seed, then under the next: a table can be read long before the end.
 
     Where there is a gate, its arm and the one it must beat come first, under all seeds. If it is not passed, there is
@@ -40,10 +43,20 @@ def run_matrix(settings: AblateSettings, work: Path, results: Path, *, past_gate
             a changed setting begins a new one, and arms and matrices that share a run make it once.
         results: folder of rows, small files to keep.
         past_gate: run the other arms all the same.
+        only: arms to run, whatever the gate says; none: all. So several processes share a matrix, each with arms of
+            its own.
 
     Raises:
+        SettingsRefused: the matrix has no such arm.
         TrainerError: see its tree.
     """
+    if unknown := [arm for arm in only if arm not in settings.arms]:
+        known = ", ".join(settings.arms)
+        raise SettingsRefused("arms", f"{settings.name} has no arm {', '.join(unknown)}; there are {known}")
+    if only:
+        return [
+            _row(settings, arm, seed, work, results / f"{arm}-{seed}.json") for seed in settings.seeds for arm in only
+        ]
     first = [] if settings.gate is None else [settings.against, settings.gate]
     rest = [arm for arm in settings.arms if arm not in first]
     rows = []

@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from trainer.models.linear_probe import LinearProbe
 from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
@@ -37,7 +38,11 @@ class Segmenter(nn.Module):
         self.settings = settings
         self.student = encoder or Student(settings.student)
         self.student_frozen = False
-        self.decoder = UPerNet(settings.decoder, settings.student, settings.classes)
+        self.decoder: nn.Module = (
+            LinearProbe(settings.student, settings.classes)
+            if settings.decoder.kind == "linear"
+            else UPerNet(settings.decoder, settings.student, settings.classes)
+        )
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(1, 3, 1, 1), persistent=False)
 

@@ -6,6 +6,8 @@ Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -19,10 +21,14 @@ POOL_BINS = (1, 2, 3, 6)
 
 
 class DecoderSettings(BaseModel):
-    """``width`` at stride 16; ``detail_widths`` at strides 8 and 4, or None: classify at stride 16."""
+    """``width`` at stride 16; ``detail_widths`` at strides 8 and 4, or None: classify at stride 16.
+
+    ``kind`` linear is the probe that studies compare encoders with (trainer/models/linear_probe.py); it has no widths.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["upernet", "linear"] = "upernet"
     width: int = 128
     detail_widths: tuple[int, int] | None = (128, 64)
     dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -13,6 +13,7 @@ from PIL import Image
 from trainer.ablate import matrix
 from trainer.ablate.matrix import read_rows, run_matrix
 from trainer.ablate.settings import AblateSettings
+from trainer.errors import SettingsRefused
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 STUDENT = {
@@ -129,3 +130,15 @@ def test_the_gate_comes_first_and_lets_the_others_run_or_not(
     run_matrix(AblateSettings.model_validate(told), tmp_path, tmp_path, past_gate=past)
     gate = [("masked", 0), ("kd", 0), ("masked", 1), ("kd", 1)]
     assert order == gate + [(arm, seed) for seed in (0, 1) for arm in ("random", "again")] * run
+
+
+def test_arms_asked_for_are_run_alone_and_past_the_gate(
+    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[str, int]] = []
+    monkeypatch.setattr(matrix, "_row", lambda _settings, arm, seed, *_: order.append((arm, seed)))
+    settings = AblateSettings.model_validate(told | {"gate": "kd", "seeds": [0, 1]})
+    run_matrix(settings, tmp_path, tmp_path, only=["again", "random"])
+    assert order == [("again", 0), ("random", 0), ("again", 1), ("random", 1)]
+    with pytest.raises(SettingsRefused, match="no arm agian; there are random, masked, again, kd"):
+        run_matrix(settings, tmp_path, tmp_path, only=["agian"])
