@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -121,8 +120,8 @@ def package(request: PackageRequest) -> list[Manifest]:
         manifests = [_write_folder(common, precision, Path(made)) for precision in request.precisions]
         for manifest in manifests:
             target = request.out / manifest.name
-            if target.exists():
-                shutil.rmtree(target)
+            if target.exists():  # aside, to be removed with the rest: never half a folder under the model's name
+                target.rename(Path(made) / f"{manifest.name}.before")
             (Path(made) / manifest.name).rename(target)
     return manifests
 

@@ -34,7 +34,10 @@ def write_report(results: Results, folder: Path) -> None:
         "and least to most of several rounds over all tools, on a machine whose speed swings: \"over onboard\" is the "
         'median of the ratios within a round. Peak memory is the whole process. "Unlike" is the share of pixels '
         "whose class differs from a map of probabilities averaged over tiles that overlap by three quarters: within 32 "
-        "pixels of a line where tiles begin, end or are cut, and elsewhere.",
+        "pixels of a line where tiles begin, end or are cut, and elsewhere. The seam is what the first has over the "
+        "second, in points: what a map owes to where its tiles lie. Those who average are nearer to an average "
+        "everywhere, and the tiles of all but ours are among those that the reference averages (all lie at multiples "
+        "of 256 pixels), so the two columns flatter them, near borders and elsewhere alike.",
     ]
     for name, scene in results["scenes"].items():
         lines += ["", f"## {scene['title']}", "", *_table(scene["tools"])]
@@ -69,6 +72,7 @@ def _table(tools: Results) -> list[str]:
         "map kB",
         "unlike near",
         "elsewhere",
+        "seam",
     ]
     if labelled:
         head.append("mIoU")
@@ -83,10 +87,10 @@ def _table(tools: Results) -> list[str]:
             row["title"], _spread(row), _over(row["runs"], base), str(row["runs"][-1]["tiles"]),
             f"{_median(row, 'model_s') / seconds:.0%}", f"{_median(row, 'peak_mib'):,.0f}",
             f"{_median(row, 'written_bytes') / 1e6:,.1f}", f"{row['runs'][-1]['map_bytes'] / 1e3:,.0f}",
-            _percent(quality.get("near")), _percent(quality.get("elsewhere")),
+            _percent(quality.get("near")), _percent(quality.get("elsewhere")), _seam(quality),
         ]  # fmt: skip
         if "wrong" in quality:
-            cells[-2:] = [quality["wrong"], ""]
+            cells[-3:] = [quality["wrong"], "", ""]
         if labelled:
             cells.append(f"{quality['miou']:.4f}" if "miou" in quality else "")
         lines.append("| " + " | ".join(cells) + " |")
@@ -187,6 +191,14 @@ def _spread(row: Results) -> str:
     seconds: Sequence[float] = [run["seconds"] for run in row["runs"]]
     middle = f"{statistics.median(seconds):.1f}"
     return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.1f} to {max(seconds):.1f})"
+
+
+def _seam(quality: Results) -> str:
+    """Points by which pixels near borders are worse than the others."""
+    near, elsewhere = quality.get("near"), quality.get("elsewhere")
+    if near is None or elsewhere is None or near != near or elsewhere != elsewhere:  # noqa: PLR0124 - not a number
+        return ""
+    return f"{100 * (near - elsewhere):+.2f}"
 
 
 def _percent(share: float | None) -> str:
