@@ -180,7 +180,8 @@ def test_a_linear_probe_says_of_a_token_what_one_matrix_makes_of_its_levels() ->
     logits = probe(StudentFeatures(levels))  # in training: by the batch's own statistics
     tokens = torch.cat(levels, dim=1).permute(0, 2, 3, 1).reshape(-1, 2 * TINY.width)
     tokens = (tokens - tokens.mean(dim=0)) / tokens.var(dim=0, unbiased=False).sqrt()
-    expected = tokens @ probe.classifier.weight[:, :, 0, 0].T + probe.classifier.bias
+    weight, bias = (one.flatten(1) if one.ndim > 1 else one for one in probe.parameters())
+    expected = tokens @ weight.T + bias
     assert torch.allclose(logits.permute(0, 2, 3, 1).reshape(-1, 3), expected, atol=1e-3)
 
 

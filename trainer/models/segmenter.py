@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         self.settings = settings
         self.student = encoder or Student(settings.student)
         self.student_frozen = False
-        self.decoder: nn.Module = (
+        self.decoder: UPerNet | LinearProbe = (
             LinearProbe(settings.student, settings.classes)
             if settings.decoder.kind == "linear"
             else UPerNet(settings.decoder, settings.student, settings.classes)
