@@ -76,17 +76,21 @@ def test_what_is_seen_has_mean_nought_and_deviation_one_and_learns_nothing(root:
     assert not any(parameter.requires_grad for parameter in seer.parameters())
 
 
-def test_small_crops_learn_every_corner_of_the_positions(root: Path) -> None:
-    stages = [{"until": 1.0, "crop": 24, "batch": 4}]
-    train_source_teacher(settings(root, stages=stages, max_steps=24), root / "run", root / "teacher")
-    torch.manual_seed(settings(root).seed)
-    before = SourceNetwork(SHAPE, 2).encoder.pos_embed
-    after = sam_teacher(TeacherSettings(weights=root / "teacher", levels=(1,), patch=8)).encoder.pos_embed
-    assert before is not None
-    assert after is not None
-    moved = (after - before).abs().amax(dim=-1)[0] > 0
-    assert moved[0, 0] or moved[0, -1] or moved[-1, 0] or moved[-1, -1]
-    assert moved.float().mean() > 0.9
+def test_small_crops_learn_every_corner_of_the_positions() -> None:
+    torch.manual_seed(0)
+    network = SourceNetwork(SHAPE, 2)
+    table = network.encoder.pos_embed
+    assert table is not None
+    learnt = torch.zeros(8, 8)
+    for _ in range(100):  # crops of 3 x 3 tokens, out of 8 x 8
+        table.grad = None
+        network(torch.rand(1, 3, 24, 24) * 255)["place"].sum().backward()
+        grad: torch.Tensor | None = table.grad
+        assert grad is not None
+        moved = grad[0].abs().amax(dim=-1) > 0
+        assert int(moved.sum()) == 9
+        learnt += moved
+    assert (learnt > 0).all()
 
 
 def test_a_small_crop_of_a_place_shows_as_much_less_of_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
