@@ -36,8 +36,7 @@ def write_report(results: Results, folder: Path) -> None:
         "whose class differs from a map of probabilities averaged over tiles that overlap by three quarters: within 32 "
         "pixels of a line where tiles begin, end or are cut, and elsewhere. The seam is what the first has over the "
         "second, in points: what a map owes to where its tiles lie. Those who average are nearer to an average "
-        "everywhere, and the tiles of all but ours are among those that the reference averages (all lie at multiples "
-        "of 256 pixels), so the two columns flatter them, near borders and elsewhere alike.",
+        "everywhere. Only the rows called its default run in bfloat16: compare like with like.",
     ]
     for name, scene in results["scenes"].items():
         lines += ["", f"## {scene['title']}", "", *_table(scene["tools"])]
