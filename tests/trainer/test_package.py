@@ -215,6 +215,17 @@ def test_one_precision_refused_leaves_no_folder_and_the_old_one_alone(
     assert Manifest.load(tmp_path / "models" / "tiny") == old
 
 
+def test_a_model_packaged_again_replaces_the_old_folder_whole(tmp_path: Path, finished: Path) -> None:
+    out = tmp_path / "models"
+    package(request_for(finished, out))
+    (out / "tiny" / "of-the-old.txt").touch()
+    package(request_for(finished, out))
+    assert [path.name for path in out.iterdir()] == ["tiny"]
+    assert not (out / "tiny" / "of-the-old.txt").exists()
+    manifest = Manifest.load(out / "tiny")
+    manifest.model.read_verified(out / "tiny")
+
+
 def test_figures_go_into_manifest_and_card_once(tmp_path: Path, finished: Path) -> None:
     manifest = package(request_for(finished, tmp_path / "models"))[0]
     confusion = Confusion(5)
