@@ -93,7 +93,7 @@ def test_the_report_names_what_failed_and_who_is_faster(tmp_path: Path, monkeypa
     }  # fmt: skip
     write_report(results, tmp_path / "benchmarks")
     told = (tmp_path / "benchmarks.md").read_text()
-    assert "| onboard | 20.0 (10.0 to 30.0) | 1.00 | 9 | 45% | 500 | 2.0 | 40 | 1.00% | 0.50% |" in told
+    assert "| onboard | 20.0 (10.0 to 30.0) | 1.00 | 9 | 45% | 500 | 2.0 | 40 | 1.00% | 0.50% | +0.50 |" in told
     assert "| slow, blended | 37.5 (15.0 to 60.0) | 1.75 |" in told  # 1.5 in one round and 2 in the other
     assert told.index("| onboard |") < told.index("| slow, blended |")
     assert "| gone | failed: killed |" in told
