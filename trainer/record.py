@@ -59,10 +59,13 @@ class Record:
         curves_picture(read_record(self.folder, most=DRAWN), self.folder / CURVES)
 
     def close(self) -> None:
-        """Closes the files; a full disk has been told of by then."""
-        for one in (self._file, self._board):
+        """Closes the files; a full disk has been told of by then. TensorBoard's thread has ended afterwards."""
+        closes = [self._file.close, self._board.close]
+        if self._board.file_writer is not None:
+            closes.append(self._board.file_writer.close)  # a board whose flush fails leaves its writer open
+        for close in closes:
             with suppress(OSError):
-                one.close()
+                close()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import csv
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -211,8 +212,10 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread fails too
 def test_a_disk_that_is_full_for_the_record_says_so_too(tmp_path: Path) -> None:
+    before = threading.active_count()
     with files_of_at_most(700), pytest.raises(CheckpointNotWritten, match=r"cut.*not written \(File too large\)"):
         Run(SETTINGS.model_copy(update={"max_steps": 100}), LineTask(), tmp_path / "cut").go()
+    assert threading.active_count() == before
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointNotWritten, match=r"file.*not written \(Not a directory\); make room"):
         Run(SETTINGS, LineTask(), tmp_path / "file" / "run").go()
