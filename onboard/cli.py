@@ -24,9 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
     arguments = _parser().parse_args(argv)
     from engines.errors import EngineError
+    from engines.reader_gone import reader_gone
 
     try:
-        return int(arguments.command(arguments))
+        code = int(arguments.command(arguments))
+        sys.stdout.flush()
     except (OnboardError, EngineError) as error:
         if arguments.debug:
             raise
@@ -35,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("onboard: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return reader_gone()
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

@@ -21,13 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL cannot read is told by us, once
     from engines.errors import EngineError
+    from engines.reader_gone import reader_gone
     from onboard.errors import OnboardError
 
     try:
         options.run(options)
+        sys.stdout.flush()
     except (TrainerError, EngineError, OnboardError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("trainer: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return reader_gone()
     return 0
 
 

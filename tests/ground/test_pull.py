@@ -222,3 +222,9 @@ def test_what_is_aboard_and_here_is_listed_and_watched(holding: Served, tmp_path
     watched = ground("watch", holding.url, "--every", "0.1s", "--count", "2")
     assert len(watched.stdout.splitlines()) == 2
     assert "idle" in watched.stdout
+    reading, writing = os.pipe()
+    os.close(reading)  # as `ground status | head -0` has it
+    with os.fdopen(writing, "w") as gone:
+        command = [sys.executable, "-m", "ground.cli", "status", holding.url]
+        left = subprocess.run(command, cwd=ROOT, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    assert (left.returncode, left.stderr) == (141, "")
