@@ -16,19 +16,19 @@ from trainer.models.upernet import resized
 
 
 def confusion_of(
-    network: nn.Module, scenes: Iterable[LabelledScene], *, classes: int, tile: int, halo: int, batch: int = 16
+    network: nn.Module, scenes: Iterable[LabelledScene], *, classes: int, tile: int, halo: int
 ) -> Confusion:
     """Counts over every labelled pixel of the scenes; ``network`` gives logits, ``tile`` and ``halo`` are pixels."""
     confusion = Confusion(classes)
+    # A CPU's caches hold one image's activations: tiles one by one took 0.7 of the time of 16 at once.
+    batch = 16 if next(network.parameters()).is_cuda else 1
     for scene in scenes:
         confusion.add(scene.labels, class_map(network, scene.pixels, tile=tile, halo=halo, batch=batch))
     return confusion
 
 
 @torch.inference_mode()
-def class_map(
-    network: nn.Module, pixels: NDArray[np.uint8], *, tile: int, halo: int, batch: int
-) -> NDArray[np.uint8]:
+def class_map(network: nn.Module, pixels: NDArray[np.uint8], *, tile: int, halo: int, batch: int) -> NDArray[np.uint8]:
     """Class codes 1..K, uint8 (H, W), of pixels uint8 (3, H, W)."""
     network.eval()
     device = next(network.parameters()).device
