@@ -19,10 +19,10 @@ from onboard.api.problems import documented
 from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.downlink.retention import make_room
+from onboard.jobs.erase import erase_scene
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file
 from onboard.jobs.ledger import SceneRow
 from onboard.jobs.splice import SocketSource
-from onboard.jobs.worker import erase_scene
 
 router = APIRouter(tags=["scenes"])
 WRITE_BYTES = 1 << 20

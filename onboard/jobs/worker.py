@@ -23,6 +23,7 @@ from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
+from onboard.jobs.erase import erase_scene
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
@@ -32,7 +33,7 @@ from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Hearing
 from onboard.jobs.moment import is_synchronised
 from onboard.jobs.parent import end_with_parent
-from onboard.jobs.published import ERASING, map_row_of
+from onboard.jobs.published import map_row_of
 from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
@@ -49,6 +50,8 @@ GOVERN_S = 0.5
 """Between two questions to the governor while work waits."""
 _TOLD = ("orbit", "hot", "peak", "quiet", "blind")
 """States of the governor that are events; pacing comes and goes by design."""
+OPENING_S = 3600.0
+"""Longest for opening the engine: TensorRT builds for minutes, and what it has timed is kept only at the end."""
 PREPARING_S = 900.0
 """Longest for what comes before the first batch: digest, probe and statistics of a scene of many gigabytes."""
 PUBLISHING_S = 3600.0
@@ -99,9 +102,11 @@ class Worker:
         """Opens the engine, however long that takes; False if told to stop before."""
         first = True
         while not self.stop.is_set():
+            self.pulse.grant(OPENING_S)
             try:
                 engine = self.guard.open()
             except EngineError as error:
+                self.pulse.grant(0)
                 self.pulse.change(engine="lost", engine_problem=str(error))
                 if first:
                     self.ledger.tell("error", "engine-lost", f"{error}; scenes wait, it is tried again")
@@ -111,6 +116,7 @@ class Worker:
                     self.ledger.tell("warning", "recovery", f"ran {self.settings.recovery_command}")
                 self._rest(self.settings.engine_retry_s)
                 continue
+            self.pulse.grant(0)
             self.pulse.checked()
             self.pulse.change(
                 engine="ready", engine_problem="", backend=engine.backend, precision=engine.precision,
@@ -145,6 +151,9 @@ class Worker:
     def _map(self, row: SceneRow) -> None:
         """Maps one scene, to whatever end.
 
+        What is not foreseen ends the worker while the heartbeat still names the scene: the supervisor counts it
+        against the scene as it counts a crash.
+
         Raises:
             EngineError: the engine failed; the scene is queued again.
         """
@@ -163,6 +172,7 @@ class Worker:
             self.ledger.put_back(row.id)
             # Whether the scene is to blame is known when the engine, opened afresh, computes right.
             self._suspect = row.id if isinstance(error, InferenceFailed) else None
+            self.pulse.change(scene=None)
             raise
         except StorageError as error:
             self.ledger.put_back(row.id)
@@ -176,7 +186,7 @@ class Worker:
             watch.account.note()
             self._clean(row.id)
             self.pulse.grant(0)
-            self.pulse.change(scene=None)
+        self.pulse.change(scene=None)
 
     def _blame_suspect(self) -> None:
         """A scene that an engine failed on, though it computes right otherwise, is not tried for ever."""
@@ -306,14 +316,6 @@ class _WorkWatch(Watch):
         self.worker.guard.check()
         self.worker.pulse.checked()
         self.worker.pulse.grant(PUBLISHING_S)
-
-
-def erase_scene(settings: Settings, ledger: Ledger, scene_id: str) -> None:
-    """Removes scene, canvas and map of a cancelled scene from the disk, the map's row first."""
-    ledger.remove_map(scene_id)
-    erase_folder(settings.maps_dir / scene_id, settings.maps_dir / ERASING)
-    erase_folder(settings.scenes_dir / scene_id, settings.scenes_dir / INCOMING)
-    erase_folder(settings.canvases_dir / scene_id, settings.scenes_dir / INCOMING)
 
 
 def hold_folder(folder: Path) -> int:

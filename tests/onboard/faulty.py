@@ -2,10 +2,12 @@
 
 fails       raises on a tile that is white all over
 kills       ends its own process on a tile that is white all over
+raises      raises what nobody foresaw on a tile that is white all over
 wrong:N     says 1 everywhere from its N-th call on, until it is opened again; FAULT_STATE counts openings
 hangs       stops answering on a tile that is white all over
 slow:S      takes S seconds a batch more
 lost:N      cannot be opened the first N times
+opens:S     takes S seconds to open
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ def spoilt(engine: Engine) -> Engine:
         calls += 1
         if KIND == "kills" and (tiles == 255).all():
             os.kill(os.getpid(), signal.SIGKILL)
+        if KIND == "raises" and (tiles == 255).all():
+            raise RuntimeError("nobody foresaw this")
         if KIND == "fails" and (tiles == 255).all():
             raise InferenceFailed("testing", "out of range", retryable=False)
         if KIND == "hangs" and (tiles == 255).all():
@@ -64,6 +68,8 @@ def open_engine(settings: Settings) -> Engine:
         file.write(b".")
     if KIND == "lost" and openings() <= int(NUMBER):
         raise InferenceFailed("testing", "the device fell off the bus", retryable=True)
+    if KIND == "opens":
+        time.sleep(float(NUMBER))
     engine = worker.shipped_engine(settings)
     assert isinstance(engine, OnnxRuntimeEngine)
     return spoilt(engine)

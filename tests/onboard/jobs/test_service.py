@@ -166,9 +166,12 @@ def white_scene(path: Path) -> Path:
     return path
 
 
-def test_a_scene_that_kills_the_worker_is_quarantined_and_others_go_on(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["kills", "raises"])
+def test_a_scene_that_kills_the_worker_is_quarantined_and_others_go_on(
+    data: Path, tmp_path: Path, fault: str
+) -> None:
     scene, good = white_scene(tmp_path / "white.tif"), write_scene(tmp_path / "good.tif", 100, seed=3)
-    with running(data, FAULTY, FAULT="kills", FAULT_STATE=str(tmp_path / "state")) as served:
+    with running(data, FAULTY, FAULT=fault, FAULT_STATE=str(tmp_path / "state")) as served:
         posted = served.post(scene, priority="urgent")
         other = served.post(good)
         served.wait_for(posted["id"], "quarantined")
@@ -200,6 +203,16 @@ def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path) -> None:
         posted = served.post(scene)
         served.wait_for(posted["id"], "quarantined")
         assert events(served, "worker-silent")
+
+
+def test_an_engine_that_opens_for_long_is_waited_for(data: Path, tmp_path: Path) -> None:
+    """TensorRT builds for minutes at the first start, and would build for ever if it were killed meanwhile."""
+    state = tmp_path / "state"
+    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "3", "FAULT": "opens:5", "FAULT_STATE": str(state)}
+    with running(data, FAULTY, **settings) as served, served.client() as client:
+        until(lambda: client.get("/health/ready").status_code == 200, "never ready")
+        assert len(state.read_bytes()) == 1
+        assert not events(served, "worker-silent")
 
 
 def test_an_engine_that_goes_wrong_publishes_nothing_wrong(data: Path, tmp_path: Path) -> None:
