@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from onboard.api.service import Service
+from onboard.downlink.retention import make_room
 from onboard.errors import OnboardError, StorageError
-from onboard.jobs.intake import Delivery, accept_inbox_file
+from onboard.jobs.claim import accept_inbox_file, free_name
+from onboard.jobs.intake import Delivery, readable
 
 log = logging.getLogger(__name__)
 REJECTED = "rejected"
@@ -28,26 +31,30 @@ def take_inbox(service: Service) -> int:
     for path in sorted(inbox.iterdir()):
         if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
             continue
-        facts = path.stat()
-        seen[path] = (facts.st_size, facts.st_mtime_ns)
-        if service.inbox_seen.get(path) == seen[path]:
-            taken += _taken(service, path)
+        try:
+            facts = path.stat()
+            seen[path] = (facts.st_size, facts.st_mtime_ns)
+            if service.inbox_seen.get(path) == seen[path]:
+                taken += _taken(service, path)
+        except OSError as error:  # of this file alone: those behind it are not to wait for it
+            log.warning("%s stays in the inbox: %s", readable(path.name), error)
     service.inbox_seen = seen
     return taken
 
 
 def _taken(service: Service, path: Path) -> bool:
+    make_room(service.settings, service.ledger, path.stat().st_size)
     try:
         accept_inbox_file(
             service.settings, service.ledger, service.kind, service.probes, path, Delivery(path.name[:200])
         )
     except StorageError as error:
         # Not an event: it comes again every few seconds, and health says already that there is no room.
-        log.warning("%s waits in the inbox: %s", path.name, error)
+        log.warning("%s waits in the inbox: %s", readable(path.name), error)
         return False
     except OnboardError as error:
         _reject(path, error)
-        service.ledger.tell("warning", "inbox-rejected", f"{path.name}: {error.advice}")
+        service.ledger.tell("warning", "inbox-rejected", f"{readable(path.name)}: {error.advice}")
         return False
     return True
 
@@ -55,5 +62,8 @@ def _taken(service: Service, path: Path) -> bool:
 def _reject(path: Path, error: OnboardError) -> None:
     folder = path.parent / REJECTED
     folder.mkdir(exist_ok=True)
-    path.rename(folder / path.name)
-    (folder / f"{path.name}.txt").write_text(f"{path.name}: {error.advice}\n", encoding="utf-8")
+    rejected = free_name(folder, path.name)
+    path.rename(rejected)
+    # A name of 255 bytes leaves none for an ending.
+    reason = folder / (os.fsdecode(os.fsencode(rejected.name)[:250]) + ".txt")
+    reason.write_text(f"{readable(path.name)}: {error.advice}\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +20,9 @@ from onboard.api.problems import documented
 from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.downlink.retention import make_room
+from onboard.jobs.claim import accept_inbox_file
 from onboard.jobs.erase import erase_scene
-from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file
+from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
 from onboard.jobs.ledger import SceneRow
 from onboard.jobs.splice import SocketSource
 
@@ -53,7 +55,7 @@ class SceneAnswer(BaseModel):
     figures: dict[str, Any] = Field(description="timings of the finished mapping")
     energy_j: float | None = Field(description="null: nothing measured it")
     problem: str | None = Field(description="why it failed and what to do")
-    map: str | None = Field(description="where its map is")
+    map: str | None = Field(description="where its map is; null before, and once it is erased")
 
 
 class ScenesAnswer(BaseModel):
@@ -183,7 +185,7 @@ def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
         attempts=row.attempts, deaths=row.deaths, tiles_done=beat.tiles_done if runs else None,
         tiles=beat.tiles_all or None if runs else row.figures.get("tiles"), figures=dict(row.figures),
         energy_j=row.figures.get("energy_j"), problem=row.problem,
-        map=f"/maps/{row.id}" if row.state == "mapped" else None,
+        map=f"/maps/{row.id}" if row.state == "mapped" and service.ledger.holds_map(row.id) else None,
     )  # fmt: skip
 
 
@@ -300,8 +302,11 @@ async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) 
     path = Path(named.path)
     if not path.is_absolute() and service.settings.inbox is not None:
         path = service.settings.inbox / path
-    return await run_in_threadpool(
-        lambda: accept_inbox_file(
-            service.settings, service.ledger, service.kind, service.probes, path, query.delivery(path.name[:200])
-        )
-    )
+
+    def taken() -> Accepted:
+        with suppress(OSError, ValueError):  # what is wrong with the path is told below
+            make_room(service.settings, service.ledger, path.stat().st_size)
+        delivery = query.delivery(path.name[:200])
+        return accept_inbox_file(service.settings, service.ledger, service.kind, service.probes, path, delivery)
+
+    return await run_in_threadpool(taken)

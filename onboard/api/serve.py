@@ -18,6 +18,7 @@ from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
 from onboard.downlink.retention import tend
 from onboard.errors import OptionsRefused
+from onboard.jobs.claim import give_back_claims
 from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
@@ -58,6 +59,7 @@ def serve_api(settings: Settings) -> None:
     service = Service.of(settings)
     check_binding(settings.host, service.tokens)
     service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
+    give_back_claims(settings.inbox)
     threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
     threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
     threading.Thread(target=service.listen, args=(lines_of(STDIN),), name="beats", daemon=True).start()

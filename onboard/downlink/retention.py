@@ -62,7 +62,10 @@ def erase_map(settings: Settings, ledger: Ledger, row: MapRow) -> None:
     """Erases one map and says so."""
     known = "delivered" if row.delivered is not None else f"NOT delivered, {row.priority}"
     size = sum(int(facts["bytes"]) for facts in row.assets.values())
-    ledger.remove_map(row.id)
+    if row.delivered is None:
+        ledger.lose_map(row.id, "its map was erased to make room before the ground had it; deliver the scene again")
+    else:
+        ledger.remove_map(row.id)
     severity = "info" if row.delivered is not None else "warning"
     ledger.tell(severity, "map-erased", f"{known} map of {size:,} bytes erased to make room", row.id)
     erase_folder(settings.maps_dir / row.id, settings.maps_dir / ERASING)

@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onboard.errors import NoRoom, SceneRefused
+from onboard.errors import NoRoom
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
 from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
-from onboard.scene.probe import Probes, check_file
+from onboard.scene.probe import Probes
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
@@ -40,6 +40,9 @@ class Delivery:
     name: str
     priority: str = "routine"
     acquired: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", readable(self.name))
 
 
 @dataclass(frozen=True)
@@ -175,50 +178,9 @@ def accept(
         file.remove()
 
 
-def accept_inbox_file(
-    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, path: Path, delivery: Delivery
-) -> Accepted:
-    """Takes a file of the inbox: claimed by a rename, so that no two take it.
-
-    Raises:
-        SceneRefused: it is not there, not in the inbox, or cannot be mapped; it stays where it was.
-        StorageError: the disk is full or failed; it stays where it was.
-    """
-    if not _lies_in(path, settings.inbox):
-        where = f"the inbox {settings.inbox}" if settings.inbox else "an inbox (set ONBOARD_INBOX)"
-        raise SceneRefused(path.name, "is no file in the inbox", f"put it into {where}, or send its bytes")
-    check_file(path)
-    claimed = path.with_name(f".{path.name}.taken")
-    path.rename(claimed)
-    try:
-        file = IncomingFile(settings, claimed.stat().st_size)
-        try:
-            with claimed.open("rb") as source:
-                while chunk := source.read(1 << 20):
-                    file.write(chunk)
-            file.finish()
-        except BaseException:
-            file.remove()
-            raise
-        accepted = accept(settings, ledger, kind, probes, file, delivery)
-    except BaseException:
-        claimed.rename(path)
-        raise
-    claimed.unlink()
-    return accepted
-
-
-def _lies_in(path: Path, inbox: Path | None) -> bool:
-    """Whether it is an ordinary file of the inbox; whatever else a stranger may write is not."""
-    try:
-        return (
-            inbox is not None
-            and path.resolve().is_relative_to(inbox.resolve())
-            and not path.is_symlink()
-            and path.is_file()
-        )
-    except (OSError, ValueError, RuntimeError):  # too long, a zero byte in it, a loop of links
-        return False
+def readable(name: str) -> str:
+    """A file's name as text: what is no UTF-8 in it (SQLite and HTTP take nothing else) becomes question marks."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def read_facts(folder: Path) -> Mapping[str, Any]:
@@ -266,12 +228,17 @@ def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delive
 
 
 def _place(settings: Settings, path: Path, row: SceneRow) -> None:
-    """Puts the file into the scene's folder, made elsewhere and renamed, all of it synced."""
+    """Puts the file into the scene's folder, made elsewhere and renamed, all of it synced.
+
+    A file that is there already may be why the scene failed: these bytes take its place.
+    """
     final = settings.scenes_dir / row.id
-    if (final / SCENE_FILE).is_file():
-        return
     staged = settings.scenes_dir / INCOMING / f"{row.id}.{uuid.uuid4().hex}"
     try:
+        if (final / SCENE_FILE).is_file():
+            path.replace(final / SCENE_FILE)
+            synced_folder(final)
+            return
         staged.mkdir()
         path.rename(staged / SCENE_FILE)
         (staged / FACTS_FILE).write_text(json.dumps(facts_of(row), indent=1), encoding="utf-8")

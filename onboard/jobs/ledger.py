@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from onboard.errors import LedgerDamaged, StorageError
+from onboard.errors import LedgerDamaged, OnboardError, StorageError
 from onboard.jobs.moment import moment
 
 PRIORITIES: Final = ("urgent", "high", "routine")
@@ -129,6 +129,7 @@ class Ledger:
 
     Raises:
         LedgerDamaged: the file is no ledger, is damaged, or is of a newer version.
+        StorageError: the disk is full or failed: nothing is wrong with what the file holds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,18 +152,22 @@ class Ledger:
                     self._base.execute(f"PRAGMA user_version={VERSION}")
         except sqlite3.DatabaseError as error:
             self._base.close()
-            raise LedgerDamaged(path, str(error)) from error
+            raise self._failure(error) from error
+        except StorageError:
+            self._base.close()
+            raise
 
     def check(self) -> None:
         """Reads the whole file.
 
         Raises:
             LedgerDamaged: something is not as it was written.
+            StorageError: it cannot be read now.
         """
         try:
             told = [str(row[0]) for row in self._base.execute("PRAGMA quick_check")]
         except sqlite3.DatabaseError as error:
-            raise LedgerDamaged(self.path, str(error)) from error
+            raise self._failure(error) from error
         if told != ["ok"]:
             raise LedgerDamaged(self.path, told[0])
 
@@ -324,6 +329,19 @@ class Ledger:
         )
         return [_map(row) for row in rows]
 
+    def lose_map(self, map_id: str, problem: str) -> None:
+        """Forgets a map that the ground does not hold: its scene has failed, and may be delivered again."""
+        with self._writing():
+            self._base.execute("DELETE FROM maps WHERE id = ?", (map_id,))
+            self._base.execute(
+                "UPDATE scenes SET state = 'failed', problem = ?, changed = ? WHERE id = ? AND state = 'mapped'",
+                (problem, self._next(), map_id),
+            )
+
+    def holds_map(self, map_id: str) -> bool:
+        """Whether it is here."""
+        return self._one("SELECT 1 FROM maps WHERE id = ?", map_id) is not None
+
     def receipt(self, map_id: str) -> bool:
         """The ground holds this map; False if that was known."""
         with self._writing():
@@ -406,6 +424,11 @@ class Ledger:
             if "full" not in str(error) and "disk I/O" not in str(error):
                 raise
             raise StorageError(self.path, f"the ledger cannot be written ({error})", "make room") from error
+
+    def _failure(self, error: sqlite3.DatabaseError) -> OnboardError:
+        if isinstance(error, sqlite3.OperationalError):  # full, locked, cannot be read: not what the file holds
+            return StorageError(self.path, f"the ledger cannot be opened ({error})", "make room or mend the disk")
+        return LedgerDamaged(self.path, str(error))
 
     def _next(self) -> int:
         self._base.execute("UPDATE counter SET value = value + 1")

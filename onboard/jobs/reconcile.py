@@ -1,4 +1,4 @@
-"""At every start: ledger and disk are made to say the same. Only temporaries are removed."""
+"""At every start: ledger and disk are made to say the same. Removed is only what nobody wants any more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from onboard.errors import LedgerDamaged
-from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts
+from onboard.jobs.erase import erase_scene
+from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts, readable
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.published import DELIVERY, ERASING, map_row_of
@@ -19,8 +20,10 @@ def open_ledger(settings: Settings) -> Ledger:
 
     Raises:
         LedgerDamaged: a new one cannot be made either.
+        StorageError: the disk is full or failed; the ledger stays as it is.
     """
     path = settings.ledger_path
+    _remove_temporaries(settings)  # they may be what fills the disk
     try:
         ledger = Ledger(path)
         try:
@@ -50,8 +53,7 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     # A folder that is made is no more durable than a file: its name is the parent's to keep.
     synced_folder(settings.data_dir)
     synced_folder(settings.data_dir.parent)
-    for temporary in (settings.scenes_dir / INCOMING, settings.maps_dir / ERASING):
-        shutil.rmtree(temporary, ignore_errors=True)
+    _remove_temporaries(settings)
     for row in ledger.running():
         ledger.put_back(row.id)
     for folder in _folders(settings.scenes_dir):
@@ -60,9 +62,15 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
         _adopt_map(ledger, folder)
     _report_missing_scenes(settings, ledger)
     _report_missing_maps(settings, ledger)
+    _erase_leftovers(settings, ledger)
     if kind is not None:
         _retarget(ledger, kind)
     _remove_old_canvases(settings, ledger)
+
+
+def _remove_temporaries(settings: Settings) -> None:
+    for temporary in (settings.scenes_dir / INCOMING, settings.maps_dir / ERASING):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _set_aside(path: Path) -> Path:
@@ -117,7 +125,7 @@ def _row_of(facts: object, name: str) -> SceneRow | None:
     if not isinstance(facts, dict) or facts.get("id") != name:
         return None
     try:
-        return SceneRow(**facts)
+        return SceneRow(**facts | {"name": readable(str(facts.get("name")))})
     except TypeError:
         return None
 
@@ -141,10 +149,27 @@ def _report_missing_maps(settings: Settings, ledger: Ledger) -> None:
             gone = [name for name, facts in row.assets.items() if not _is_whole(folder / name, int(facts["bytes"]))]
             if not gone:
                 continue
-            ledger.remove_map(row.id)
             ledger.tell("error", "map-missing", f"{', '.join(gone)} of the map is gone or cut short", row.id)
             if (settings.scenes_dir / row.id / SCENE_FILE).is_file():
-                ledger.queue_mapped_again(row.id)
+                ledger.queue_mapped_again(row.id)  # first: a mapped scene's file is wanted by nobody
+                ledger.remove_map(row.id)
+            elif row.delivered is None:
+                ledger.lose_map(row.id, "its map is gone from the disk; deliver the scene again")
+            else:
+                ledger.remove_map(row.id)
+
+
+def _erase_leftovers(settings: Settings, ledger: Ledger) -> None:
+    """What a cut left of cancelled scenes, and the files of mapped ones, is wanted by nobody."""
+    for folder in _folders(settings.scenes_dir):
+        state = ledger.state_of(folder.name)
+        if state == "cancelled":
+            erase_scene(settings, ledger, folder.name)
+        elif state == "mapped" and not settings.keep_scenes:
+            erase_folder(folder, settings.scenes_dir / INCOMING)
+    for folder in _folders(settings.maps_dir):
+        if ledger.state_of(folder.name) == "cancelled":
+            erase_scene(settings, ledger, folder.name)
 
 
 def _retarget(ledger: Ledger, kind: MapKind) -> None:

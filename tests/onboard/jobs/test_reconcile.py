@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from onboard.api.inbox import take_inbox
 from onboard.api.service import Service
-from onboard.errors import NoRoom, SceneRefused
-from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, accept_inbox_file, erase_folder
+from onboard.downlink.retention import erase_map
+from onboard.errors import NoRoom, SceneRefused, StorageError
+from onboard.jobs.claim import accept_inbox_file, give_back_claims
+from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, erase_folder
 from onboard.jobs.kind import MapKind
-from onboard.jobs.ledger import Ledger
+from onboard.jobs.ledger import Ledger, MapRow
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.scene.probe import Probes
 from onboard.settings import Settings, read_settings
@@ -51,6 +57,17 @@ def deliver(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, **del
     file.write(path.read_bytes())
     file.finish()
     return accept(settings, ledger, kind, PROBES, file, Delivery(**({"name": path.name} | delivery)))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As a full disk, for this process: writes beyond ``size`` bytes of a file fail."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def kinds(ledger: Ledger) -> list[str]:
@@ -94,6 +111,57 @@ def test_what_cannot_be_mapped_leaves_nothing(
     assert [path.name for path in settings.scenes_dir.rglob("*")] == [".incoming"]
 
 
+def test_bytes_delivered_again_take_the_place_of_damaged_ones(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", side=40)
+    first = deliver(settings, ledger, kind, scene).row
+    kept = settings.scenes_dir / first.id / "scene.tif"
+    kept.write_bytes(kept.read_bytes()[:-100] + bytes(100))
+    ledger.fail(first.id, "cannot be read; deliver it again")
+    assert deliver(settings, ledger, kind, scene).row.state == "queued"
+    assert kept.read_bytes() == scene.read_bytes()
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_map_that_is_lost_before_the_ground_has_it_is_made_again(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, delivered: bool
+) -> None:
+    lost = [deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row.id for n in range(2)]
+    for scene_id in lost:
+        ledger.start(scene_id)
+        ledger.publish(MapRow(scene_id, 0, "routine", {"map.tif": {"bytes": 10, "sha256": "0" * 64}}, {}), {})
+        erase_folder(settings.scenes_dir / scene_id, settings.scenes_dir / ".incoming")
+        if delivered:
+            ledger.receipt(scene_id)
+    made = ledger.map(lost[0])
+    assert made is not None
+    erase_map(settings, ledger, made)  # to make room
+    reconcile(settings, ledger)  # and the other one's files are not there
+    assert [ledger.holds_map(scene_id) for scene_id in lost] == [False, False]
+    for n, scene_id in enumerate(lost):
+        again = deliver(settings, ledger, kind, tmp_path / f"{n}.tif")
+        assert (again.row.id, again.is_new, again.row.state) == (
+            scene_id, not delivered, "mapped" if delivered else "queued"
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_files_that_a_cut_left_of_scenes_that_are_done_are_erased(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, keep: bool
+) -> None:
+    cancelled, mapped, waiting = (
+        deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row.id for n in range(3)
+    )
+    ledger.start(cancelled)
+    ledger.cancel(cancelled)
+    ledger.start(mapped)
+    ledger.publish(MapRow(mapped, 0, "routine", {}, {}), {})
+    reconcile(settings.model_copy(update={"keep_scenes": keep}), ledger)
+    left = {path.name for path in settings.scenes_dir.iterdir() if not path.name.startswith(".")}
+    assert left == ({mapped, waiting} if keep else {waiting})
+
+
 def test_a_file_without_a_row_is_taken_up(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
     accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40), priority="high").row
     ledger.close()
@@ -129,6 +197,16 @@ def test_a_row_without_its_file_is_reported(settings: Settings, ledger: Ledger, 
     assert found is not None
     assert (found.state, found.problem) == ("failed", "its file is gone from the disk; deliver it again")
     assert kinds(ledger) == ["scene-missing"]
+
+
+def test_a_disk_that_is_full_at_the_start_costs_no_ledger(settings: Settings, ledger: Ledger) -> None:
+    ledger.tell("info", "kept", "what must not be lost")
+    ledger.close()
+    content = settings.ledger_path.read_bytes()
+    with files_of_at_most(8192), pytest.raises(StorageError, match=r"cannot be opened .*; make room or mend the disk"):
+        open_ledger(settings)
+    assert settings.ledger_path.read_bytes() == content
+    assert kinds(open_ledger(settings)) == ["kept"]
 
 
 def test_only_temporaries_are_removed(settings: Settings, ledger: Ledger) -> None:
@@ -181,6 +259,83 @@ def test_a_file_of_the_inbox_is_claimed_and_one_elsewhere_is_not(
     assert (tmp_path / "inbox" / "bad.tif").is_file()
 
 
+def test_a_claim_that_a_kill_left_goes_back_and_overwrites_nothing(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    first = write_scene(inbox / "day" / "a.tif", 40, seed=1).read_bytes()
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(IncomingFile, "finish", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        accept_inbox_file(settings, ledger, kind, PROBES, inbox / "day" / "a.tif", Delivery("a"))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    second = write_scene(inbox / "day" / "a.tif", 40, seed=2).read_bytes()
+    assert give_back_claims(inbox) == 1
+    assert {path.read_bytes() for path in inbox.rglob("*.tif")} == {first, second}
+    for path in list(inbox.rglob("*.tif")):
+        assert accept_inbox_file(settings, ledger, kind, PROBES, path, Delivery(path.name)).is_new
+    assert list((inbox / "day").iterdir()) == []
+
+
+def test_a_file_that_comes_while_one_of_its_name_is_tried_stays(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, inbox = b"II*\0" + bytes(50), tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "a.tif").write_bytes(bad)
+    finish = IncomingFile.finish
+
+    def comes_meanwhile(file: IncomingFile) -> None:
+        write_scene(inbox / "a.tif", 40)
+        finish(file)
+
+    monkeypatch.setattr(IncomingFile, "finish", comes_meanwhile)
+    with pytest.raises(SceneRefused):
+        accept_inbox_file(settings, ledger, kind, PROBES, inbox / "a.tif", Delivery("a"))
+    assert sorted(path.read_bytes() == bad for path in inbox.iterdir()) == [False, True]
+
+
+def test_one_odd_name_stops_no_other_file_of_the_inbox(
+    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    latin = os.fsdecode("Zürich.tif".encode("latin-1"))
+    inbox.mkdir()
+    for number, name in enumerate((latin, "x" * 251 + ".tif", "z.tif")):
+        write_scene(tmp_path / "scene.tif", 40, seed=number).rename(inbox / name)
+    (inbox / ("b" * 251 + ".tif")).write_bytes(b"II*\0" + bytes(50))
+    service = Service(settings.model_copy(update={"watch_inbox": True}), kind)
+    assert [take_inbox(service) for _ in range(2)] == [0, 3]
+    assert [row.name for row in ledger.scenes()] == ["Z?rich.tif", "x" * 200, "z.tif"]
+    assert [path.name for path in inbox.iterdir()] == ["rejected"]
+    assert len(list((inbox / "rejected").iterdir())) == 2
+    service.ledger.close()
+    service.probes.close()
+    settings.ledger_path.unlink()
+    facts = settings.scenes_dir / ledger.scenes()[0].id / "scene.json"
+    facts.write_text(facts.read_text().replace("Z?rich", "Z\\udcfcrich"))  # as earlier versions left it
+    ledger.close()
+    fresh = open_ledger(settings)
+    reconcile(settings, fresh)
+    assert fresh.scenes()[0].name == "Z?rich.tif"
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_file_that_can_go_nowhere_stays_and_others_are_taken(
+    settings: Settings, kind: MapKind, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write_scene(inbox / "good.tif", 40)
+    (inbox / "bad.tif").write_bytes(b"II*\0" + bytes(50))
+    (inbox / "rejected").write_text("no folder")
+    service = Service(settings.model_copy(update={"watch_inbox": True}), kind)
+    assert [take_inbox(service) for _ in range(2)] == [0, 1]
+    assert sorted(path.name for path in inbox.iterdir()) == ["bad.tif", "rejected"]
+    service.ledger.close()
+    service.probes.close()
+
+
 def test_scenes_that_wait_are_mapped_by_the_model_of_now(
     settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
 ) -> None:
@@ -213,4 +368,5 @@ def test_the_watched_inbox_takes_what_is_complete_and_puts_aside_what_is_wrong(
     assert "bad.tif" in (inbox / "rejected" / "bad.tif.txt").read_text()
     assert take_inbox(Service(settings, kind)) == 0
     service.ledger.close()
+    service.probes.close()
     service.probes.close()
