@@ -53,7 +53,7 @@ _TOLD = ("orbit", "hot", "peak", "quiet", "blind")
 OPENING_S = 3600.0
 """Longest for opening the engine: TensorRT builds for minutes, and what it has timed is kept only at the end.
 
-Other threads go on meanwhile: its binding gives up the interpreter's lock (NVIDIA/TensorRT, python/src/infer/pyCore.cpp).
+Other threads go on meanwhile: its binding gives up the interpreter's lock (NVIDIA/TensorRT, pyCore.cpp).
 """
 PREPARING_S = 900.0
 """Longest for what comes before the first batch: digest, probe and statistics of a scene of many gigabytes."""
