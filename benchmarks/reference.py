@@ -16,25 +16,30 @@ NEAR_PX = 32
 """Pixels this close to a border between tiles are near it."""
 
 
-def starts(length: int, size: int, step: int) -> list[int]:
-    """First pixels of tiles along an axis, the last one shifted inwards."""
-    return [0] if length <= size else [*range(0, length - size, step), length - size]
+def starts(length: int, size: int, step: int, shift: int = 0) -> list[int]:
+    """First pixels of tiles along an axis: 0, then every ``step`` from ``shift`` on, the last one shifted inwards."""
+    last = length - size
+    return [0] if last <= 0 else [0, *range(shift or step, last, step), last]
 
 
-def reference_classes(twin: Twin, pixels: NDArray[np.uint8], within: Window | None = None) -> Classes:
+def reference_classes(
+    twin: Twin, pixels: NDArray[np.uint8], within: Window | None = None, *, shift: int = 0
+) -> Classes:
     """Places 0..K-1 of the likeliest class after averaging, uint8 (h, w) of the window.
 
     Args:
         twin: of the model.
         pixels: uint8 (bands, H, W).
         within: the part wanted, by default all; tiles around it that reach into it count too.
+        shift: begin the tiles so many pixels off the multiples of a quarter of their side. Who is compared has tiles
+            at such multiples often, and would find his own answers in the average.
     """
     _, height, width = pixels.shape
     part = within or Window(0, 0, width, height)
     total = np.zeros((twin.classes, part.height, part.width), np.float32)
     step = twin.size // 4
-    for row in starts(height, twin.size, step):
-        for col in starts(width, twin.size, step):
+    for row in starts(height, twin.size, step, shift):
+        for col in starts(width, twin.size, step, shift):
             found = _met(part, row, col, twin.size)
             if found is None:
                 continue

@@ -28,12 +28,12 @@ class TinyTwin:
         return np.stack([own, 1 - own, around], axis=1)
 
 
-def by_pixel(pixels: NDArray[np.uint8], twin: TinyTwin) -> NDArray[np.uint8]:
+def by_pixel(pixels: NDArray[np.uint8], twin: TinyTwin, shift: int) -> NDArray[np.uint8]:
     """The reference again, slowly: each pixel asks every tile that has it."""
     _, height, width = pixels.shape
     total = np.zeros((twin.classes, height, width))
-    for row in starts(height, 16, 4):
-        for col in starts(width, 16, 4):
+    for row in starts(height, 16, 4, shift):
+        for col in starts(width, 16, 4, shift):
             said = twin(pixels[None, :, row : row + 16, col : col + 16])[0]
             for y in range(16):
                 for x in range(16):
@@ -42,14 +42,22 @@ def by_pixel(pixels: NDArray[np.uint8], twin: TinyTwin) -> NDArray[np.uint8]:
     return classes
 
 
-def test_the_reference_is_the_mean_of_all_tiles_that_see_a_pixel() -> None:
+def test_tiles_of_the_reference_may_begin_off_the_multiples_of_a_step() -> None:
+    assert starts(37, 16, 4) == [0, 4, 8, 12, 16, 20, 21]
+    assert starts(37, 16, 4, 2) == [0, 2, 6, 10, 14, 18, 21]
+    assert starts(16, 16, 4, 2) == [0]
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_the_reference_is_the_mean_of_all_tiles_that_see_a_pixel(shift: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (3, 37, 42), dtype=np.uint8)
     twin: Any = TinyTwin()
-    expected = by_pixel(pixels, twin)
+    expected = by_pixel(pixels, twin, shift)
     assert len(np.unique(expected)) == 3
-    np.testing.assert_array_equal(reference_classes(twin, pixels), expected)
+    np.testing.assert_array_equal(reference_classes(twin, pixels, shift=shift), expected)
     part = Window(col=9, row=5, width=20, height=11)
-    np.testing.assert_array_equal(reference_classes(twin, pixels, part), expected[part.rows, part.cols])
+    found = reference_classes(twin, pixels, part, shift=shift)
+    np.testing.assert_array_equal(found, expected[part.rows, part.cols])
 
 
 def test_near_is_32_pixels_on_both_sides() -> None:
