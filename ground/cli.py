@@ -117,7 +117,9 @@ def _pull(options: argparse.Namespace) -> int:
     if report.window_closed and link.answers == 0:
         print("ground: nothing came through in this pass", file=sys.stderr)
         return 4
-    return WORK_LEFT if report.left or report.window_closed else 0
+    if report.left or report.window_closed:
+        return WORK_LEFT
+    return 1 if report.damaged else 0
 
 
 def _ls(options: argparse.Namespace) -> int:

@@ -49,10 +49,10 @@ class LinkDown(GroundError):
 
 
 class AskedWrong(GroundError):
-    """The satellite understood and refused, or the options cannot be."""
+    """The satellite understood and refused, by an HTTP ``status``, or the options cannot be."""
 
     exit_code = 2
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        self.problem, self.remedy = problem, remedy
+    def __init__(self, problem: str, remedy: str, status: int | None = None) -> None:
+        self.problem, self.remedy, self.status = problem, remedy, status
         super().__init__(f"{problem}; {remedy}")

@@ -188,6 +188,7 @@ class Link:
         raise AskedWrong(
             f"{answer.request.url} answers {answer.status_code}: {detail}",
             remedy.get(answer.status_code, "see /openapi.json there"),
+            answer.status_code,
         )
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ def report_line(report: PassReport) -> str:
     coarse = f", {len(report.coarse)} coarse maps" if report.coarse else ""
     again = f" ({report.repeated_bytes:,} of them again)" if report.repeated_bytes else ""
     left = f"; {report.left} files left" if report.left else ""
+    left += f"; {len(report.damaged)} maps damaged" if report.damaged else ""
     return f"{len(report.maps)} maps{coarse} and {others} other files, {report.received_bytes:,} bytes{again}{left}"
 
 

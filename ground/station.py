@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ground.errors import AskedWrong, DiskFailed, GroundError
+from ground.errors import AskedWrong, DiskFailed, GroundError, MapDamaged
 from ground.link import Link, WindowClosed
 from ground.transfer import Tally, Wanted, fetch, sha256_of
 
+NOT_FOUND, ANOTHER_DIGEST = 404, 409
 MAP, ITEM, RECEIPT, COARSE = "map.tif", "map.json", "receipt.json", "coarse.tif"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -35,6 +36,8 @@ class PassReport:
         files: files that came whole.
         coarse: ids of which a coarse head came.
         received_bytes, repeated_bytes: over the link, in files.
+        damaged: ids of maps whose bytes are not those that were promised, though they came twice.
+        gone: ids of maps that were planned and are not aboard any more.
         left: files planned that did not come.
         window_closed: the pass ended by its time or its bytes.
     """
@@ -43,6 +46,8 @@ class PassReport:
     receipts: list[str] = field(default_factory=list)
     files: int = 0
     coarse: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     received_bytes: int = 0
     repeated_bytes: int = 0
     left: int = 0
@@ -102,7 +107,8 @@ class Station:
         held = 0
         while True:
             whole, left_out = self._plan(held)
-            items = [item for item in whole if not self._holds(item)]
+            given_up = {*report.damaged, *report.gone}
+            items = [item for item in whole if item.map not in given_up and not self._holds(item)]
             report.left = len(items) + left_out
             if items:
                 self._fetch_items(items, report)
@@ -116,9 +122,23 @@ class Station:
     def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
         total, done = sum(item.wanted.length for item in items), 0
         for item in items:
-            self._fetch_item(item, report, done, total)
+            if item.map not in report.damaged and item.map not in report.gone:
+                self._fetch_or_give_up(item, report, done, total)
             done += item.wanted.length
             report.left -= 1
+
+    def _fetch_or_give_up(self, item: PlanItem, report: PassReport, done: int, total: int) -> None:
+        """A map that cannot be had must not keep those behind it up there: it is given up for this pass."""
+        try:
+            self._fetch_item(item, report, done, total)
+        except MapDamaged as error:
+            report.damaged.append(item.map)
+            self.told(f"{item.map}: {error}")
+        except AskedWrong as error:
+            if error.status != NOT_FOUND:
+                raise
+            report.gone.append(item.map)
+            self.told(f"{item.map}: not aboard any more")
 
     def _plan(self, held: int) -> tuple[list[PlanItem], int]:
         """What to fetch, and how many maps it leaves out for want of bytes."""
@@ -170,12 +190,18 @@ class Station:
             self._acknowledge(item.map, report)
 
     def _acknowledge(self, name: str, report: PassReport) -> None:
-        """Tells the satellite that a map is here. A map it no longer knows needs no receipt."""
+        """Tells the satellite that a map is here.
+
+        A map it no longer knows needs no receipt; one it has made anew since gets none, and is fetched again.
+        """
         digest = sha256_of(self.folder / name / MAP)
         try:
             answer = self.link.json("POST", f"/maps/{name}/receipt", json={"sha256": digest})
         except AskedWrong as error:
-            if "answers 404" not in error.problem:
+            if error.status == ANOTHER_DIGEST:
+                self.told(f"{name}: made anew aboard since it came")
+                return
+            if error.status != NOT_FOUND:
                 raise
             answer = {"map": name, "received": False, "detail": "erased aboard"}
         partial = self.folder / name / f"{RECEIPT}.part"

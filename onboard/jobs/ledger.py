@@ -178,6 +178,11 @@ class Ledger:
         with self._writing():
             return self._next()
 
+    def skip_to(self, number: int) -> None:
+        """Numbers from now on are greater than this one."""
+        with self._writing():
+            self._base.execute("UPDATE counter SET value = max(value, ?)", (number,))
+
     def add_scene(self, row: SceneRow) -> SceneRow:
         """Takes a scene up; if the same bytes are here for the same model and options, gives that row instead."""
         with self._writing():

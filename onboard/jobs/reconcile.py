@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+import time
 from pathlib import Path
 
 from onboard.errors import LedgerDamaged
@@ -34,6 +36,7 @@ def open_ledger(settings: Settings) -> Ledger:
     except LedgerDamaged as error:
         aside = _set_aside(path)
         ledger = Ledger(path)
+        ledger.skip_to(_beyond(aside))
         ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({error.problem}); it is kept as {aside.name}")
     return ledger
 
@@ -83,6 +86,22 @@ def _set_aside(path: Path) -> Path:
             beside.rename(aside.with_name(aside.name + ending))
     synced_folder(path.parent)
     return aside
+
+
+def _beyond(aside: Path) -> int:
+    """A number that the ledger set aside has not come to: who reads on from the last one he knows misses nothing.
+
+    Its own counter where that can be read; else seconds since 1970, or, by a clock that was not set, more than it would
+    have counted in thirty years at a number a second.
+    """
+    base = sqlite3.connect(f"file:{aside}?mode=ro", uri=True)
+    try:
+        reached = int(base.execute("SELECT value FROM counter").fetchone()[0])
+    except (sqlite3.Error, TypeError, ValueError):
+        reached = 0
+    finally:
+        base.close()
+    return max(reached, int(time.time()), 10**9)
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ground.link import Link
+from ground.station import Station
 from tests.ground.conftest import FEW, MAPS
 from tests.ground.proxy import bad_link, slow_link
 from tests.onboard.service import ROOT, Served, until
@@ -206,6 +208,44 @@ def test_a_link_that_is_down_and_wrong_words_have_their_own_codes(tmp_path: Path
         done = ground(*arguments, env=os.environ | {"HTTP_PROXY": ""})
         assert done.returncode == 2, (arguments, done.stderr)
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_one_damaged_map_keeps_no_other_aboard(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    with holding.client() as client:
+        first = client.get("/downlink/plan").json()["items"][0]["map"]
+    aboard = holding.data / "maps" / first / "map.tif"
+    content = bytearray(aboard.read_bytes())
+    content[-1] ^= 1
+    aboard.write_bytes(content)
+    for fetched in (FEW - 1, 0):
+        done = ground("pull", holding.url, "--dest", str(dest), "--json")
+        report = json.loads(done.stdout)
+        assert (done.returncode, len(report["maps"]), report["damaged"], report["left"]) == (1, fetched, [first], 0)
+    whole = digests(archive)
+    del whole[f"{first}/map.tif"]
+    assert digests(dest) == whole
+
+
+def test_a_map_that_goes_while_the_pass_runs_is_done_without(holding: Served, tmp_path: Path) -> None:
+    def forget_the_last(_: str) -> None:
+        with holding.ledger() as ledger:
+            ledger.remove_map(ledger.maps(limit=100)[-1].id)
+
+    with Link(holding.url) as link:
+        report = Station(link, tmp_path / "dest", forget_the_last).pull()
+    assert (len(report.maps) + len(report.gone), report.damaged, report.left) == (FEW, [], 0)
+    assert len(report.gone) > 1
+
+
+def test_a_map_made_anew_since_it_came_is_fetched_again(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    older = dest / "m003" / "map.tif"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"another version")
+    done = ground("pull", holding.url, "--dest", str(dest), "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["receipts"])) == (0, FEW)
+    assert digests(dest) == digests(archive)
 
 
 def test_what_is_aboard_and_here_is_listed_and_watched(holding: Served, tmp_path: Path) -> None:

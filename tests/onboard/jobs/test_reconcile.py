@@ -178,6 +178,7 @@ def test_a_damaged_ledger_is_set_aside_and_built_again(
     settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
 ) -> None:
     accepted = [deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row for n in range(3)]
+    known = ledger.tell("info", "seen", "the last that the ground has seen")
     ledger.close()
     content = bytearray(settings.ledger_path.read_bytes())
     content[4096:12288] = b"\xff" * 8192
@@ -186,6 +187,7 @@ def test_a_damaged_ledger_is_set_aside_and_built_again(
     reconcile(settings, fresh)
     assert [row.id for row in fresh.scenes()] == [row.id for row in accepted]
     assert (settings.data_dir / "ledger.damaged-1.sqlite").read_bytes() == bytes(content)
+    assert "ledger-rebuilt" in [event.kind for event in fresh.events(after=known)]
     assert kinds(fresh)[0] == "ledger-rebuilt"
 
 
