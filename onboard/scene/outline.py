@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 Ring = list[list[float]]
+
+
+class Unlocated(Exception):
+    """A scene has no outline on Earth; says why, as what is wrong with it."""
 
 
 def geojson_of(longitudes: Sequence[float], latitudes: Sequence[float]) -> dict[str, Any]:
@@ -18,7 +24,12 @@ def geojson_of(longitudes: Sequence[float], latitudes: Sequence[float]) -> dict[
     Args:
         longitudes: degrees within -180..180 of a closed ring of points less than half a turn apart, around no pole.
         latitudes: degrees.
+
+    Raises:
+        Unlocated: these are no places on Earth.
     """
+    if not (np.isfinite(longitudes).all() and np.isfinite(latitudes).all()):
+        raise Unlocated("parts of its outline lie nowhere on Earth")
     if max(longitudes) - min(longitudes) <= 180:
         ring = [[longitude, latitude] for longitude, latitude in zip(longitudes, latitudes, strict=True)]
         return {"type": "Polygon", "coordinates": [_finished(ring)]}
