@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,13 +94,15 @@ class Georeference:
     def footprint_or_reason(self, width: int, height: int) -> tuple[dict[str, Any] | None, str]:
         """The footprint, or None and why there is none: a scene that cannot be located is mapped all the same."""
         try:
-            return geojson_of(*_degrees(*self._outline(width, height))), ""
+            longitudes, latitudes = _degrees(*self._outline(width, height))
+            middle = longitudes.pop(), latitudes.pop()
+            return geojson_of(longitudes, latitudes, inside=middle), ""
         except Unlocated as why:
             return None, str(why)
 
     def _outline(self, width: int, height: int) -> tuple[CRS | str, list[float], list[float]]:
-        """Closed outline in the coordinates of a CRS: that CRS, x and y."""
-        columns, rows = _ring(width, height)
+        """Closed outline, and the middle at its end, in the coordinates of a CRS: that CRS, x and y."""
+        columns, rows = _ring_and_middle(width, height)
         if self.transform is not None:
             if self.crs is None:
                 raise Unlocated("its transform names no CRS")
@@ -108,7 +110,8 @@ class Georeference:
             return self.crs, x.tolist(), y.tolist()
         if self.gcps and self.gcp_crs is not None:
             with _unlocated(f"its ground control points ({len(self.gcps)}) fix no place"):
-                return self.gcp_crs, *_by_transformer(GCPTransformer(list(self.gcps)), columns, rows)
+                points = _side_by_side(self.gcps) if self.gcp_crs.is_geographic else list(self.gcps)
+                return self.gcp_crs, *_by_transformer(GCPTransformer(points), columns, rows)
         if self.rpcs is not None:
             with _unlocated("its rational polynomials give no place"):
                 return "EPSG:4326", *_by_transformer(RPCTransformer(self.rpcs), columns, rows)
@@ -135,12 +138,23 @@ def _degrees(crs: CRS | str, x: list[float], y: list[float]) -> tuple[list[float
     return list(longitudes), list(latitudes)
 
 
-def _ring(width: int, height: int) -> tuple[list[float], list[float]]:
-    """Columns and rows of a closed ring of points along a scene's border."""
+def _ring_and_middle(width: int, height: int) -> tuple[list[float], list[float]]:
+    """Columns and rows of a closed ring of points along a scene's border, then those of its middle."""
     part = np.linspace(0, 1, _SIDE, endpoint=False)
     columns = np.concatenate([part * width, np.full(_SIDE, width), (1 - part) * width, np.zeros(_SIDE), [0]])
     rows = np.concatenate([np.zeros(_SIDE), part * height, np.full(_SIDE, height), (1 - part) * height, [0]])
-    return columns.tolist(), rows.tolist()
+    return [*columns.tolist(), width / 2], [*rows.tolist(), height / 2]
+
+
+def _side_by_side(gcps: Sequence[GroundControlPoint]) -> list[GroundControlPoint]:
+    """Control points in degrees without the jump at the antimeridian: a polynomial would go round the Earth for it."""
+    from rasterio.control import GroundControlPoint
+
+    longitudes = np.array([point.x for point in gcps])
+    if np.ptp(longitudes) <= 180:
+        return list(gcps)
+    near = longitudes[0] + (longitudes - longitudes[0] + 180) % 360 - 180
+    return [GroundControlPoint(one.row, one.col, x, one.y, one.z) for one, x in zip(gcps, near.tolist(), strict=True)]
 
 
 def _applied(transform: Affine, columns: Points, rows: Points) -> tuple[Points, Points]:
