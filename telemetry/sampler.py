@@ -46,7 +46,8 @@ class Sampler:
         interval_s: of the fastest.
         listeners: called with each sample, in the sampler's thread; they must be quick.
         energy: by field "power_w:RAIL", since the start.
-        latest: by field, the last reading of each, with or without a value.
+        latest: by field, the last reading of each, with or without a value; without one where its source was asked
+            and said nothing of it.
     """
 
     sources: Sequence[Source]
@@ -95,9 +96,11 @@ class Sampler:
         for position, source in enumerate(self.sources):
             if now >= self._due[position]:
                 period = max(self.interval_s, source.period_s)
-                for one in source.read():
-                    readings.append(one)
+                told = source.read()
+                told = [*told, *self._untold(source, told)]
+                for one in told:
                     self._take(one, now, period)
+                readings += told
                 # Half a turn early rather than a whole one late.
                 self._due[position] = now + period - self.interval_s / 2
         gap = 0.0 if self._last is None or now - self._last <= LATE * self.interval_s else now - self._last
@@ -106,6 +109,15 @@ class Sampler:
         for listener in self.listeners:
             listener(sample)
         return sample
+
+    def _untold(self, source: Source, told: Sequence[Reading]) -> list[Reading]:
+        """What a source gave before and is silent about now: its last value must not pass for today's."""
+        names = {field_of(one.quantity, one.rail) for one in told}
+        return [
+            Reading(last.quantity, None, last.source, last.rail, reason=f"{source.name} says nothing of it any more")
+            for name, last in self.latest.items()
+            if last.source == source.name and name not in names
+        ]
 
     def _take(self, one: Reading, now: float, period_s: float) -> None:
         name = field_of(one.quantity, one.rail)

@@ -124,7 +124,7 @@ class Sampling:
             before = self._found.get(source.name)
             self._found[source.name] = found
             if before is True and not found:
-                why = own[0].reason if own else source.state().problem
+                why = source.state().problem or own[0].reason
                 self._event("warning", "source-lost", f"{source.name} measures nothing any more: {why}")
             elif before is False and found:
                 self._event("info", "source-found", f"{source.name} measures again")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 WORK = ".onboard"
 # Part of every canvas's identity: raised when the same inputs would give other bytes.
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 4
 
 Progress = Callable[[int, int], None]
 Judge = Callable[[Path, SceneOptions], None]

@@ -76,7 +76,7 @@ def rfc3339(moment: datetime) -> str:
 
 
 def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
-    footprint = facts.georeference.footprint(facts.width, facts.height)
+    footprint, missing = facts.georeference.footprint_or_reason(facts.width, facts.height)
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -87,7 +87,7 @@ def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
     if footprint is not None:
         item["bbox"] = bbox_of(footprint)
     return item | {
-        "properties": _properties(facts),
+        "properties": _properties(facts) | ({"onboard:geometry_missing": missing} if missing else {}),
         "links": _links(facts),
         "assets": _assets(facts, folder),
     }

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Private, but GDAL's errors come raw through it from what fits control points and what turns coordinates.
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from onboard.scene.outline import geojson_of
+from onboard.scene.outline import Unlocated, geojson_of
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -83,38 +89,72 @@ class Georeference:
 
     def footprint(self, width: int, height: int) -> dict[str, Any] | None:
         """The scene's outline as GeoJSON in longitude and latitude, None where it lies nowhere known."""
-        from rasterio.warp import transform as warp
+        return self.footprint_or_reason(width, height)[0]
 
-        placed = self._outline(width, height)
-        if placed is None:
-            return None
-        crs, x, y = placed
-        longitudes, latitudes = warp(crs, "EPSG:4326", x, y)[:2]
-        if not (np.isfinite(longitudes).all() and np.isfinite(latitudes).all()):
-            return None
-        return geojson_of(longitudes, latitudes)
+    def footprint_or_reason(self, width: int, height: int) -> tuple[dict[str, Any] | None, str]:
+        """The footprint, or None and why there is none: a scene that cannot be located is mapped all the same."""
+        try:
+            longitudes, latitudes = _degrees(*self._outline(width, height))
+            middle = longitudes.pop(), latitudes.pop()
+            return geojson_of(longitudes, latitudes, inside=middle), ""
+        except Unlocated as why:
+            return None, str(why)
 
-    def _outline(self, width: int, height: int) -> tuple[CRS | str, list[float], list[float]] | None:
-        """Closed outline in the coordinates of a CRS: that CRS, x and y."""
-        columns, rows = _ring(width, height)
-        if self.transform is not None and self.crs is not None:
+    def _outline(self, width: int, height: int) -> tuple[CRS | str, list[float], list[float]]:
+        """Closed outline, and the middle at its end, in the coordinates of a CRS: that CRS, x and y."""
+        columns, rows = _ring_and_middle(width, height)
+        if self.transform is not None:
+            if self.crs is None:
+                raise Unlocated("its transform names no CRS")
             x, y = _applied(self.transform, np.array(columns), np.array(rows))
             return self.crs, x.tolist(), y.tolist()
-        if self.kind == "transform":
-            return None
         if self.gcps and self.gcp_crs is not None:
-            return self.gcp_crs, *_by_transformer(GCPTransformer(list(self.gcps)), columns, rows)
+            with _unlocated(f"its ground control points ({len(self.gcps)}) fix no place"):
+                points = _side_by_side(self.gcps) if self.gcp_crs.is_geographic else list(self.gcps)
+                return self.gcp_crs, *_by_transformer(GCPTransformer(points), columns, rows)
         if self.rpcs is not None:
-            return "EPSG:4326", *_by_transformer(RPCTransformer(self.rpcs), columns, rows)
-        return None
+            with _unlocated("its rational polynomials give no place"):
+                return "EPSG:4326", *_by_transformer(RPCTransformer(self.rpcs), columns, rows)
+        raise Unlocated("its ground control points name no CRS" if self.gcps else "it has no georeferencing")
 
 
-def _ring(width: int, height: int) -> tuple[list[float], list[float]]:
-    """Columns and rows of a closed ring of points along a scene's border."""
+@contextmanager
+def _unlocated(why: str) -> Iterator[None]:
+    try:
+        yield
+    except (CPLE_BaseError, RasterioError, ValueError) as error:
+        raise Unlocated(why) from error
+
+
+def _degrees(crs: CRS | str, x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
+    """Longitudes and latitudes."""
+    from rasterio.warp import transform as warp
+
+    # Two coordinates of three: PROJ would answer, with a place near the centre of the Earth seen from there.
+    if not isinstance(crs, str) and crs.wkt.startswith("GEOCCS"):
+        raise Unlocated("its CRS is geocentric")
+    with _unlocated("no way leads from its CRS to longitude and latitude"):
+        longitudes, latitudes = warp(crs, "EPSG:4326", x, y)[:2]
+    return list(longitudes), list(latitudes)
+
+
+def _ring_and_middle(width: int, height: int) -> tuple[list[float], list[float]]:
+    """Columns and rows of a closed ring of points along a scene's border, then those of its middle."""
     part = np.linspace(0, 1, _SIDE, endpoint=False)
     columns = np.concatenate([part * width, np.full(_SIDE, width), (1 - part) * width, np.zeros(_SIDE), [0]])
     rows = np.concatenate([np.zeros(_SIDE), part * height, np.full(_SIDE, height), (1 - part) * height, [0]])
-    return columns.tolist(), rows.tolist()
+    return [*columns.tolist(), width / 2], [*rows.tolist(), height / 2]
+
+
+def _side_by_side(gcps: Sequence[GroundControlPoint]) -> list[GroundControlPoint]:
+    """Control points in degrees without the jump at the antimeridian: a polynomial would go round the Earth for it."""
+    from rasterio.control import GroundControlPoint
+
+    longitudes = np.array([point.x for point in gcps])
+    if np.ptp(longitudes) <= 180:
+        return list(gcps)
+    near = longitudes[0] + (longitudes - longitudes[0] + 180) % 360 - 180
+    return [GroundControlPoint(one.row, one.col, x, one.y, one.z) for one, x in zip(gcps, near.tolist(), strict=True)]
 
 
 def _applied(transform: Affine, columns: Points, rows: Points) -> tuple[Points, Points]:

@@ -47,9 +47,12 @@ class Stretch:
 
     def applied(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Bytes (bands, h, w) of values (bands, h, w); not-a-number becomes 0."""
-        low = np.array(self.low, np.float32)[:, None, None]
-        scale = 255 / (np.array(self.high, np.float32)[:, None, None] - low)
-        scaled = (pixels.astype(np.float32) - low) * scale + np.float32(0.5)
+        # float32 holds 24 bits: 32-bit numbers that are large and close together would all become the same.
+        wide = pixels.dtype.itemsize > 2 and pixels.dtype != np.float32
+        kind = np.dtype(np.float64 if wide else np.float32)
+        low = np.array(self.low, kind)[:, None, None]
+        scale = 255 / (np.array(self.high, kind)[:, None, None] - low)
+        scaled = (pixels.astype(kind) - low) * scale + kind.type(0.5)
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         bytes_: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
         return bytes_

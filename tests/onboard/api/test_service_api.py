@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pystac
 import pytest
+import rasterio
+from affine import Affine
 
 from tests.onboard.service import ROOT, Served, running, write_scene
 
@@ -192,6 +195,28 @@ def test_maps_are_found_by_place_and_time(client: httpx.Client, mapped: str) -> 
     assert not found(since=sequence)
     for name, value in (("bbox", "1,2,3"), ("bbox", "0,5,1,4"), ("datetime", "now"), ("datetime", "2026-01-01T00:00")):
         refused(client.get("/maps", params={name: value}), 400, "bad-request")
+
+
+@pytest.mark.parametrize(
+    ("crs", "place", "within", "beside"),
+    [
+        ("EPSG:4326", Affine(0.016, 0, 179.8, 0, -0.016, 10), "-179.9,9.5,-179.6,9.9", "-179.1,9.5,-178.9,9.9"),
+        ("EPSG:4326", Affine(0.016, 0, 200, 0, -0.016, 10), "-159.9,9.5,-159.6,9.9", "-159.3,9.5,-159.1,9.9"),
+        ("EPSG:3995", Affine(8000, 0, -160_000, 0, -8000, 160_000), "70,89,71,89.5", "70,80,71,85"),
+        ("EPSG:4326", Affine(9, 0, 0, 0, -1, 20), "-30,0,-29,1", "-30,30,-29,31"),
+    ],
+    ids=["over the antimeridian", "at 200 degrees", "around the pole", "all the way round"],
+)
+def test_a_map_is_found_wherever_its_scene_lies(
+    served: Served, client: httpx.Client, tmp_path: Path, crs: str, place: Affine, within: str, beside: str
+) -> None:
+    with rasterio.open(tmp_path / "s.tif", "w", "GTiff", 40, 40, 3, dtype="uint8", crs=crs, transform=place) as file:
+        file.write(np.full((3, 40, 40), 9, np.uint8))
+    posted = served.post(tmp_path / "s.tif")
+    served.wait_for(posted["id"], "mapped")
+    for box, found in ((within, True), (beside, False)):
+        items = client.get("/maps", params={"limit": 1000, "bbox": box}).json()["features"]
+        assert (posted["id"] in [item["id"] for item in items]) == found
 
 
 def test_a_map_is_fetched_in_ranges_under_its_digest(client: httpx.Client, mapped: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
 
@@ -46,6 +47,20 @@ GEOREFERENCES: dict[str, dict[str, Any]] = {
     "RPCs": {"rpcs": RPCS},
     "nothing": {},
 }
+# Read and written like any other, but no place on Earth follows from them.
+UNLOCATED: dict[str, dict[str, Any]] = {
+    "an engineering CRS": {
+        "crs": CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]'), "transform": rasterio.Affine(1, 0, 0, 0, -1, 100),
+    },
+    "a geocentric CRS": {"crs": "EPSG:4978", "transform": rasterio.Affine(1, 0, 0, 0, -1, 100)},
+    "one GCP": {"gcps": GCPS[:1], "crs": "EPSG:4326"},
+    "GCPs in a line": {
+        "gcps": [GroundControlPoint(10 * i, 10 * i, 55 + i / 10, 25 - i / 10, 0.0) for i in range(5)],
+        "crs": "EPSG:4326",
+    },
+    "GCPs in one place": {"gcps": [GroundControlPoint(5, 5, 55, 25, 0.0)] * 5, "crs": "EPSG:4326"},
+}  # fmt: skip
+GEOREFERENCES |= UNLOCATED
 
 
 def make(folder: Path, *, confidence: bool = True, **profile: Any) -> MapSummary:
@@ -80,8 +95,26 @@ def test_georeferencing_passes_through_untouched_and_the_item_is_valid(
         west, south, east, north = item["bbox"]
         assert 54 < west < east < 58
         assert 24 < south < north < 26
-    if not located:
-        assert item["geometry"] is None
+    assert (item["geometry"] is None) == (not located)
+    assert ("onboard:geometry_missing" in item["properties"]) == (not located)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("transform without CRS", "its transform names no CRS"),
+        ("nothing", "it has no georeferencing"),
+        ("an engineering CRS", "no way leads from its CRS to longitude and latitude"),
+        ("a geocentric CRS", "its CRS is geocentric"),
+        ("one GCP", "its ground control points (1) fix no place"),
+        ("GCPs in a line", "its ground control points (5) fix no place"),
+        ("GCPs in one place", "its ground control points (5) fix no place"),
+    ],
+)
+def test_the_item_says_why_it_has_no_geometry(kind: str, why: str, tmp_path: Path) -> None:
+    item = json.loads(make(tmp_path, **GEOREFERENCES[kind]).item_path.read_text())
+    assert item["geometry"] is None
+    assert item["properties"]["onboard:geometry_missing"] == why
 
 
 def test_an_item_without_confidence_is_valid_too(

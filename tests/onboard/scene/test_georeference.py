@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as warp
 
 from onboard.scene.georeference import Georeference
+from onboard.scene.outline import bbox_of
 
 UTM40 = CRS.from_epsg(32640)
 
@@ -50,6 +51,14 @@ def test_gcps_place_a_scene_as_well_as_a_transform() -> None:
     assert by_points is not None
     assert by_transform is not None
     assert np.allclose(by_points["coordinates"], by_transform["coordinates"], atol=1e-7)
+
+
+def test_gcps_on_both_sides_of_the_antimeridian_are_neighbours() -> None:
+    places = [(0, 0, 179.9, 1), (0, 400, -179.9, 1), (300, 0, 179.9, 0.9), (300, 400, -179.9, 0.9)]
+    points = tuple(GroundControlPoint(row, column, x, y) for row, column, x, y in places)
+    footprint = Georeference(gcps=points, gcp_crs=CRS.from_epsg(4326)).footprint(400, 300)
+    assert footprint is not None
+    assert bbox_of(footprint) == pytest.approx([179.9, 0.9, -179.9, 1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""The sampling process's work, a turn at a time, without the process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from onboard.jobs.governor import Governor, Limits, Measurement
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.measured import Measured, measured_of
+from onboard.jobs.sampling import Sampling
+from onboard.settings import Settings
+from telemetry.history import History
+from telemetry.readings import Reading, SourceState
+from telemetry.sampler import Sampler
+
+
+class Hanging:
+    """Power and heat of a module by a process that may hang: then there is nothing to read, as with jtop."""
+
+    name, period_s = "jtop", 1.0
+
+    def __init__(self) -> None:
+        self.hangs = False
+
+    def read(self) -> list[Reading]:
+        told = (("power_w", 31.0, "VDD_IN"), ("temperature_c", 55.0, "tj"))
+        return [] if self.hangs else [Reading(quantity, value, self.name, rail) for quantity, value, rail in told]
+
+    def state(self) -> SourceState:
+        if self.hangs:
+            return SourceState(self.name, problem="jtop has been silent for 5 s")
+        return SourceState(self.name, ("VDD_IN", "tj"))
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Bench:
+    """Sampling by a clock that tests push on."""
+
+    source: Hanging
+    sampler: Sampler
+    ledger: Ledger
+    governor: Governor
+    pipe: int
+    now_s: float = 0.0
+
+    def run_for(self, seconds: int) -> Measured:
+        """Turns, one a second, of which the governor hears as the worker lets it; gives the last line."""
+        told = None
+        for _ in range(seconds):
+            self.now_s += 1.0
+            self.sampler.turn()
+            told = measured_of(os.read(self.pipe, 1 << 16))
+            assert told is not None
+            self.governor.measured(Measurement(told.monotonic_s, told.main_power_w(), told.hottest_c))
+        assert told is not None
+        return told
+
+    def events(self) -> list[tuple[str, str]]:
+        return [(event.kind, event.text) for event in self.ledger.events()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    reading, writing = os.pipe()
+    settings = Settings(data_dir=tmp_path, telemetry_root=tmp_path)
+    with Ledger(settings.ledger_path) as ledger:
+        source = Hanging()
+        history = History(Path(":memory:"))
+        made = Bench(source, Sampler([source], 1.0), ledger, Governor(Limits(hot_c=80.0, mean_w=40.0)), reading)
+        made.sampler.clock = lambda: made.now_s
+        Sampling(settings, made.sampler, history, ledger, writing)
+        yield made
+        history.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_the_governor_is_blind_once_its_source_is_silent_and_sees_again_when_it_speaks(bench: Bench) -> None:
+    told = bench.run_for(10)
+    assert (told.main_power_w(), told.hottest_c) == (31.0, 55.0)
+    assert bench.governor.decide(bench.now_s).state == "working"
+    bench.source.hangs = True
+    told = bench.run_for(20)
+    assert (told.main_power_w(), told.hottest_c) == (None, None)
+    decision = bench.governor.decide(bench.now_s)
+    assert (decision.state, decision.why[:20]) == ("blind", "power cannot be read")
+    bench.source.hangs = False
+    told = bench.run_for(2)
+    assert (told.main_power_w(), told.hottest_c) == (31.0, 55.0)
+    assert "blind" not in bench.governor.decide(bench.now_s + 1).state
+
+
+def test_a_source_that_falls_silent_is_lost_and_says_why(bench: Bench) -> None:
+    bench.run_for(3)
+    assert bench.events() == []
+    bench.source.hangs = True
+    told = bench.run_for(20)
+    lost = ("source-lost", "jtop measures nothing any more: jtop has been silent for 5 s")
+    assert bench.events() == [lost]
+    assert told.sources == {"jtop": "jtop has been silent for 5 s"}
+    assert {row[3] for row in told.readings} == {None}
+    assert all(row[4] for row in told.readings)
+    bench.source.hangs = False
+    bench.run_for(2)
+    assert bench.events() == [lost, ("source-found", "jtop measures again")]
