@@ -11,13 +11,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from engines.edges import uint8_at_the_edges
-from engines.errors import BackendUnavailable, EngineError, ModelMismatch, OpeningRefused, SettingRefused
+from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged, EngineElsewhere, SettingRefused
 from engines.files import write_durably
 from engines.manifest import Manifest
 from engines.trt import Device, Runtime
@@ -26,34 +27,21 @@ SUFFIX = ".engine"
 WORKSPACE_BYTES = 2 << 30
 
 
-class BuildFailed(EngineError):
-    """TensorRT took the model and made no engine of it; its own words are in the log."""
-
-    def __init__(self, model: str, problem: str, log: Path) -> None:
-        self.model, self.problem, self.log = model, problem, log
-        super().__init__(f"{model}: {problem}; the build's log is {log}")
-
-
-class EngineElsewhere(OpeningRefused):
-    """An engine that was built for another device, TensorRT or model."""
-
-    def __init__(self, path: Path, differences: list[str], command: str) -> None:
-        self.path, self.differences, self.command = path, differences, command
-        super().__init__(f"{path}: {'; '.join(differences)}; build the right one with `{command}`")
-
-
 @dataclass(frozen=True)
 class Batches:
-    """Tiles in one call: least, usual (what the engine is tuned for), most."""
+    """Tiles in one call: least, usual (what the engine is tuned for), most.
+
+    The least is 1: the golden tile comes alone, and so may the last one of a scene.
+    """
 
     least: int = 1
     usual: int = 1
     most: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.usual <= self.most:
+        if not 1 == self.least <= self.usual <= self.most:
             given = f"{self.least},{self.usual},{self.most}"
-            raise SettingRefused("batches", given, "least, usual and most, from 1 and in order")
+            raise SettingRefused("batches", given, "1, usual and most, in order: the last tile of a scene comes alone")
 
 
 @dataclass(frozen=True)
@@ -90,21 +78,20 @@ class BuiltEngine:
         """Of the JSON beside an engine.
 
         Raises:
-            ModelMismatch: it is missing or no such thing.
+            EngineDamaged: it is missing or no such thing.
         """
         try:
             told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             return cls(**{**told, "device": Device(**told["device"]), "batches": tuple(told["batches"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            beside = path.with_suffix(".json")
-            raise ModelMismatch(beside, "content", given=str(error), required="a built engine's") from error
+            raise EngineDamaged(path, f"its facts cannot be read ({error})") from error
 
     def check(self, path: Path, manifest: Manifest, runtime: Runtime, device: Device) -> None:
         """Passes if it is this model's, for this device and TensorRT, and its bytes are whole.
 
         Raises:
             EngineElsewhere: it is not; names the command that builds the right one.
-            ModelMismatch: its bytes are not those that were built.
+            EngineDamaged: its bytes are not those that were built.
         """
         wanted = {
             "model": (self.model_sha256[:12], manifest.model.sha256[:12]),
@@ -120,11 +107,11 @@ class BuiltEngine:
             raise EngineElsewhere(path, differences, f"engines build {manifest.name} --out {path.parent}")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != self.sha256:
-            raise ModelMismatch(path, "SHA-256", given=digest[:12], required=self.sha256[:12])
+            raise EngineDamaged(path, f"its SHA-256 is {digest[:12]}, {self.sha256[:12]} was built")
 
 
 def engine_name(manifest: Manifest, runtime: Runtime, device: Device, batches: Batches) -> str:
-    """The file's name: everything that an engine depends on."""
+    """The file's name: everything that decides whether an engine runs here, and by what batches."""
     parts = (
         manifest.name, manifest.model.sha256[:12], manifest.precision, device.slug, f"{runtime.name}{runtime.version}",
         f"b{batches.least}.{batches.usual}.{batches.most}",
@@ -145,7 +132,8 @@ def build_engine(
 ) -> Path:
     """Builds, and puts engine, JSON, log and layer report into ``out``; gives the engine's path.
 
-    An engine that is there already and whole is given at once. The file appears by one rename, after its JSON.
+    An engine that is there already, whole and built with so much scratch memory is given at once. The file appears by
+    one rename, after its JSON.
 
     Args:
         manifest: of the model.
@@ -165,8 +153,11 @@ def build_engine(
     out.mkdir(parents=True, exist_ok=True)
     path = out / engine_name(manifest, runtime, device, batches)
     if path.exists():
-        BuiltEngine.load(path).check(path, manifest, runtime, device)
-        return path
+        with suppress(EngineDamaged):  # it is built anew
+            there = BuiltEngine.load(path)
+            there.check(path, manifest, runtime, device)
+            if there.workspace_bytes == workspace_bytes:
+                return path
     content = uint8_at_the_edges(manifest.model.read_verified(folder))
     log_path = path.with_suffix(".log")
     begin = time.monotonic()

@@ -8,7 +8,7 @@ from pathlib import Path
 from engines.build import SUFFIX, Batches, BuiltEngine, build_engine, engine_name
 from engines.cuda import open_driver
 from engines.engine import Engine, EngineOptions
-from engines.errors import BackendUnavailable
+from engines.errors import BackendUnavailable, EngineDamaged
 from engines.manifest import Manifest
 from engines.places import built_folder
 from engines.tensorrt import TensorRtEngine
@@ -23,6 +23,7 @@ def open_built(manifest: Manifest, folder: Path, options: EngineOptions) -> Engi
     Raises:
         BackendUnavailable: no TensorRT, no GPU, or no engine and none is to be built.
         EngineElsewhere: there is one, of another device or TensorRT.
+        EngineDamaged: there is one, not as it was built.
         BuildFailed: TensorRT makes no engine of the model.
     """
     found, device = runtime(), this_device()
@@ -39,11 +40,18 @@ def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, found: 
     built = options.built or built_folder()
     batches = Batches()
     fitting = engine_name(manifest, found, device, batches).rpartition("_b")[0]
-    candidates = sorted(built.glob(f"{fitting}_b*{SUFFIX}"))
-    if candidates:
-        path = candidates[0]
-        BuiltEngine.load(path).check(path, manifest, found, device)
-        return path
+    candidates = sorted(built.glob(f"{fitting}_b*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+    damaged: EngineDamaged | None = None
+    for path in reversed(candidates):  # of several profiles the one built last
+        try:
+            BuiltEngine.load(path).check(path, manifest, found, device)
+        except EngineDamaged as error:  # noqa: PERF203 -- there are one or two
+            damaged = damaged or error
+            log.warning("%s", error)
+        else:
+            return path
+    if damaged is not None and not options.build:
+        raise damaged
     if options.build:
         log.warning("building %s for %s with %s %s: minutes", manifest.name, device.slug, found.name, found.version)
         return build_engine(manifest, folder, built, found, device, batches=batches)

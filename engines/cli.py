@@ -32,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return reader_gone()
+    except OSError as error:  # of a file that the command line names
+        if arguments.debug:
+            raise
+        print(f"engines: {error}", file=sys.stderr)
+        return 2
     return code
 
 
@@ -70,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, help="folder (default: where engines are looked for)")
     build.add_argument("--batches", type=_batches, default=(1, 1, 8), metavar="1,1,8", help="least, usual, most tiles")
     build.add_argument("--target", help="compute capability to build for without the device, like 8.6 (TensorRT-RTX)")
-    build.add_argument("--workspace", type=int, default=2048, help="most scratch memory, MiB (default: 2048)")
+    build.add_argument("--workspace", type=_whole_number, default=2048, help="most scratch memory, MiB (default: 2048)")
     build.add_argument("--json", action="store_true", help="machine-readable")
     verify = commands.add_parser("verify", help="hold an engine to the reference on real tiles, and on labels")
     verify.set_defaults(command=_verify)
@@ -165,7 +170,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         data = arguments.data or ", ".join(path.stem for path in scenes)
         acceptance = found.acceptance(engine, data)
         facts["most_loss"], passed = acceptance.most_loss, passed and acceptance.passed
-        if arguments.record:
+        if arguments.record and not found.collapsed:  # else mIoU alone would let it fly
             folder = manifest_path(arguments.model).parent
             manifest = Manifest.load(folder)
             others = [item for item in manifest.acceptance if item.precision != acceptance.precision]
@@ -283,6 +288,12 @@ def _quality(manifest: Manifest) -> str:
         return "not evaluated"
     first = manifest.evaluation[0]
     return f"mIoU {first.miou:.3f} on {first.data_set}, {first.split}"
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
 
 
 def _batches(text: str) -> tuple[int, ...]:

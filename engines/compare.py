@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from engines.engine import Engine
-from engines.errors import SettingRefused, TilesRefused
+from engines.errors import SettingRefused
 from engines.manifest import Acceptance, Precision
 from engines.metrics import Confusion, iou_of
 from engines.verify import read_golden
@@ -21,6 +21,7 @@ from engines.verify import read_golden
 MOST_LOSS: dict[Precision, float] = {"fp32": 0.0002, "fp16": 0.0002, "bf16": 0.002, "int8": 0.005}
 """Of mIoU. FP16 by the paper's figure of 0.02 points, INT8 by issue 6; bfloat16, with three bits less, between them."""
 _ONE_CLASS = 0.999  # share of a tile beyond which it is of one class
+_ALIKE = 0.99  # share of equal pixels from which a tile has not collapsed, though one of the two is just of one class
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Comparison:
     Attributes:
         between: (reference, engine) counts of pixels; with `labelled` ones (truth, reference) and (truth, engine).
         worst_tile: share of equal pixels there, and its name.
-        collapsed: tiles that are of one class in one of both only, as NaN inside a network makes them.
+        collapsed: tiles that differ and are of one class in one of both only, as NaN inside a network makes them.
     """
 
     between: Confusion
@@ -110,7 +111,7 @@ def compare(reference: Engine, engine: Engine, tiles: Iterable[RealTile]) -> Com
         same = float((wanted == given).mean())
         found.worst_tile = min(found.worst_tile, (same, tile.name))
         found.tiles += 1
-        if _of_one_class(wanted) != _of_one_class(given):
+        if same < _ALIKE and _of_one_class(wanted) != _of_one_class(given):
             found.collapsed.append(tile.name)
         if tile.labels is not None:
             found.truth_reference.add(tile.labels[tile.core], wanted)
@@ -135,15 +136,18 @@ def scene_tiles(scene: Path, labels: Path | None, engine: Engine) -> Iterator[Re
     """A scene's tiles of the engine's size, cores side by side and inside their halos; labels on the same grid.
 
     Raises:
-        TilesRefused: not readable, too few bands, not uint8, or labels of another size.
+        SettingRefused: not readable, too few bands, not uint8, or labels of another size or with other codes.
     """
     size, halo, bands = engine.manifest.input.tile_size, engine.manifest.halo, len(engine.manifest.input.bands)
     step = size - 2 * halo
     try:
         with rasterio.open(scene) as pixels:
             if pixels.count < bands or pixels.dtypes[0] != "uint8":
-                raise TilesRefused(f"{scene}: {pixels.count} bands of {pixels.dtypes[0]}", f"{bands} bands of uint8")
-            truth = None if labels is None else _labels(labels, (pixels.height, pixels.width))
+                given = f"{scene}, {pixels.count} bands of {pixels.dtypes[0]}"
+                raise SettingRefused("scene", given, f"one of {bands} bands of uint8")
+            truth = None if labels is None else _labels(
+                labels, (pixels.height, pixels.width), len(engine.manifest.classes)
+            )
             for row in range(0, pixels.height, step):
                 for col in range(0, pixels.width, step):
                     read = _tile(pixels, row - halo, col - halo, size, bands)
@@ -157,7 +161,7 @@ def scene_tiles(scene: Path, labels: Path | None, engine: Engine) -> Iterator[Re
                         known[core] = truth[row : row + step, col : col + step]
                     yield RealTile(f"{scene.name} row {row} column {col}", read, core, known)  # type: ignore[arg-type]
     except (RasterioError, OSError) as error:
-        raise TilesRefused(f"{scene}: {error}", "a readable raster") from error
+        raise SettingRefused("scene", f"{scene} ({error})", "a readable raster") from error
 
 
 def _tile(pixels: rasterio.DatasetReader, row: int, col: int, size: int, bands: int) -> NDArray[np.uint8]:
@@ -170,10 +174,13 @@ def _tile(pixels: rasterio.DatasetReader, row: int, col: int, size: int, bands: 
     return np.pad(found, ((0, 0), rows, cols), mode="reflect")
 
 
-def _labels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _labels(path: Path, size: tuple[int, int], classes: int) -> NDArray[np.uint8]:
     with rasterio.open(path) as labels:
         if (labels.height, labels.width) != size:
             given = f"{labels.height} x {labels.width}"
-            raise TilesRefused(f"{path}: {given} pixels", f"the scene's {size[0]} x {size[1]}")
+            raise SettingRefused("labels", f"{path}, {given} pixels", f"labels of the scene's {size[0]} x {size[1]}")
         found: NDArray[np.uint8] = labels.read(1)
-        return found
+    if found.max() > classes:
+        given = f"{path}, which holds {found.max()}"
+        raise SettingRefused("labels", given, f"codes of 0 (none) to {classes}; what is to be ignored is 0")
+    return found

@@ -4,11 +4,14 @@ EngineError                 a failure of ours (exit code 1)
 ├── InferenceFailed         retry if `retryable`, else open the engine again or stop
 ├── GoldenFailed            never put this engine into service; open another backend or model
 ├── AcceptanceFailed        likewise: labelled data have shown it
+├── BuildFailed             read the log; take another backend
 ├── TilesRefused            a fault in the calling code: mend the tiles it makes
 └── OpeningRefused          nothing was opened (exit code 2)
     ├── ModelNotFound       name a model that is there
     ├── ManifestError       mend the manifest
     ├── ModelMismatch       model file and manifest do not belong together: deliver both again
+    ├── EngineElsewhere     build the engine for this device, TensorRT and model
+    ├── EngineDamaged       build the engine anew
     ├── BackendUnavailable  install the runtime, or take another backend
     └── SettingRefused      mend the option
 """
@@ -76,6 +79,14 @@ class AcceptanceFailed(EngineError):
         )
 
 
+class BuildFailed(EngineError):
+    """TensorRT took the model and made no engine of it; its own words are in the log."""
+
+    def __init__(self, model: str, problem: str, log: Path) -> None:
+        self.model, self.problem, self.log = model, problem, log
+        super().__init__(f"{model}: {problem}; the build's log is {log}")
+
+
 class TilesRefused(EngineError):
     """Tiles of a shape, type or number that the engine does not take."""
 
@@ -115,6 +126,22 @@ class ModelMismatch(OpeningRefused):
             f"{path}: {what} is {given}, the manifest says {required}; "
             "copy model file and manifest again from one release, both together"
         )
+
+
+class EngineElsewhere(OpeningRefused):
+    """An engine that was built for another device, TensorRT or model."""
+
+    def __init__(self, path: Path, differences: list[str], command: str) -> None:
+        self.path, self.differences, self.command = path, differences, command
+        super().__init__(f"{path}: {'; '.join(differences)}; build the right one with `{command}`")
+
+
+class EngineDamaged(OpeningRefused):
+    """A built engine is not as it was built. The model it was built of may be in order."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}; `engines build` makes it anew, or remove it")
 
 
 class BackendUnavailable(OpeningRefused):

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.engine import Engine
-from engines.errors import AcceptanceFailed, BackendUnavailable, GoldenFailed
+from engines.errors import AcceptanceFailed, BuildFailed, GoldenFailed, OpeningRefused
 from engines.files import write_durably
 from engines.verify import golden_tiles, verify_accepted, verify_golden
 
 log = logging.getLogger(__name__)
 _CALLS = 3
+_OUT = (OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed)
+"""What puts a backend out: it cannot be had, or computes wrong. One that fails otherwise may work at the next try, and
+is not given up for a slower one for ever."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,20 @@ def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices:
     """Opens the backend kept for `key`, else tries all and keeps the fastest; golden-checked either way.
 
     Args:
-        openers: by name; one that gives BackendUnavailable or fails its golden tile is out.
+        openers: by name; one that cannot be opened (not here, built for another board, damaged) or fails its golden
+            tile is out.
         key: of everything that the choice depends on.
         choices: JSON file, made if missing; where it cannot be written, the next opening measures again.
 
     Raises:
-        GoldenFailed, BackendUnavailable: of the first backend, where none is left.
+        OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed: of the first backend, where none is left.
+        InferenceFailed: a backend failed that may work at another try.
     """
     kept = _kept(choices, key)
     if kept is not None and kept in openers:
         try:
             return _verified(openers[kept]())
-        except (BackendUnavailable, GoldenFailed, AcceptanceFailed) as error:
+        except _OUT as error:
             log.warning("%s was the fastest and is out: %s", kept, error)
     if len(openers) == 1:
         return _verified(next(iter(openers.values()))())
@@ -56,7 +61,7 @@ def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices:
         try:
             with _verified(opener()) as engine:
                 trials.append(Trial(name, _seconds_a_tile(engine), None))
-        except (BackendUnavailable, GoldenFailed, AcceptanceFailed) as error:  # noqa: PERF203 - a few backends, each may refuse
+        except _OUT as error:  # noqa: PERF203 - a few backends, each may refuse
             trials.append(Trial(name, None, str(error)))
             refusals.append(error)
     for trial in trials:

@@ -217,7 +217,8 @@ class _Execution:
             self.driver.record(slot.arrived, self._copies)
             self.driver.wait(self._compute, slot.arrived)
         if count != self._shape:
-            self._context.set_input_shape(port.name, (count, *self._tile_shape()))
+            if not self._context.set_input_shape(port.name, (count, *self._tile_shape())):
+                raise CudaError(f"the engine was not built for {count} tiles in one call", retryable=False)
             self._shape = count
         for one in (port, *slot.told):
             self._context.set_tensor_address(one.name, one.address(mapped=self.mapped))

@@ -185,11 +185,15 @@ def stand_in_tensorrt(cuda: StandInCuda, manifest: Manifest) -> Runtime:
             self.addresses: dict[str, int] = {}
             self.count = 0
             self.refuses = False
+            self.most = 64
 
-        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             assert name == manifest.input.name
             assert shape[1:] == shapes[name][1:]
+            if shape[0] > self.most:
+                return False
             self.count = shape[0]
+            return True
 
         def set_tensor_address(self, name: str, address: int) -> None:
             self.addresses[name] = address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,10 +13,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from engines.build import Batches, BuildFailed, BuiltEngine, EngineElsewhere, build_engine, engine_name
+from engines.build import Batches, BuiltEngine, build_engine, engine_name
+from engines.built import engine_for
 from engines.cli import main
 from engines.edges import uint8_at_the_edges
-from engines.errors import BackendUnavailable, ModelMismatch, SettingRefused
+from engines.engine import EngineOptions
+from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged, EngineElsewhere, SettingRefused
 from engines.manifest import Manifest
 from engines.open import manifest_path
 from engines.trt import Device, Runtime, l4t_version, runtime, this_device
@@ -85,6 +88,34 @@ def test_what_is_there_already_is_not_built_again(built: Path, manifest: Manifes
     assert built.stat().st_mtime_ns == before
 
 
+def test_an_engine_that_is_not_whole_is_built_anew(rtx: Runtime, tiny_model: Path, tmp_path: Path) -> None:
+    tiny = Manifest.load(tiny_model)
+    path = build_engine(tiny, tiny_model, tmp_path, rtx, AMPERE)
+    options = EngineOptions(built=tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(EngineDamaged, match="makes it anew"):
+        engine_for(tiny, tiny_model, options, rtx, AMPERE)
+    assert engine_for(tiny, tiny_model, replace(options, build=True), rtx, AMPERE) == path
+    assert engine_for(tiny, tiny_model, options, rtx, AMPERE) == path
+    path.with_suffix(".json").unlink()
+    assert build_engine(tiny, tiny_model, tmp_path, rtx, AMPERE) == path
+    assert BuiltEngine.load(path).bytes == path.stat().st_size
+
+
+def test_more_scratch_memory_is_another_build(rtx: Runtime, tiny_model: Path, tmp_path: Path) -> None:
+    tiny = Manifest.load(tiny_model)
+    for size in (64 << 20, 128 << 20):
+        path = build_engine(tiny, tiny_model, tmp_path, rtx, AMPERE, workspace_bytes=size)
+        assert BuiltEngine.load(path).workspace_bytes == size
+
+
+def test_of_several_profiles_the_one_built_last_is_taken(rtx: Runtime, tiny_model: Path, tmp_path: Path) -> None:
+    tiny, options = Manifest.load(tiny_model), EngineOptions(built=tmp_path)
+    for most in (4, 2):
+        path = build_engine(tiny, tiny_model, tmp_path, rtx, AMPERE, batches=Batches(1, 1, most))
+        assert engine_for(tiny, tiny_model, options, rtx, AMPERE) == path
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_half_precision_is_parsed_and_built(wide: bool, manifest: Manifest, rtx: Runtime, tmp_path: Path) -> None:
     half = pytest.importorskip("trainer.half")
@@ -136,7 +167,7 @@ def test_an_engine_from_elsewhere_is_refused_with_the_command(built: Path, manif
     built_here = built.read_bytes()
     try:
         built.write_bytes(built_here[:-1] + b"x")
-        with pytest.raises(ModelMismatch, match="SHA-256"):
+        with pytest.raises(EngineDamaged, match=r"SHA-256.*`engines build` makes it anew"):
             facts.check(built, manifest, rtx, AMPERE)
     finally:
         built.write_bytes(built_here)
@@ -175,7 +206,7 @@ def test_the_name_tells_every_thing_apart(manifest: Manifest) -> None:
     assert all("/" not in name and " " not in name for name in names)
 
 
-@pytest.mark.parametrize("numbers", [(0, 1, 1), (2, 1, 8), (1, 9, 8)])
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 9, 8), (2, 4, 4)])
 def test_batches_are_in_order(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(SettingRefused):
         Batches(*numbers)
@@ -209,3 +240,8 @@ def test_the_command_builds_and_prints_facts(rtx: Runtime, tmp_path: Path, capsy
     assert Path(told["path"]).stat().st_size == told["bytes"]
     assert told["batches"] == [1, 2, 2]
     assert main(["build", "dubai-lite", "--out", str(tmp_path), "--target", "8.9", "--batches", "1,2"]) == 2
+    capsys.readouterr()
+    assert main(["build", "dubai-lite", "--out", told["path"], "--target", "8.9"]) == 2
+    assert "File exists" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["build", "dubai-lite", "--workspace", "-1"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from engines.cli import main
-from engines.compare import RealTile, carried_tiles, compare, scene_tiles
+from engines.compare import Comparison, RealTile, carried_tiles, compare, scene_tiles
 from engines.engine import Prediction, Tiles
-from engines.errors import SettingRefused, TilesRefused
+from engines.errors import SettingRefused
 from engines.manifest import Manifest
 from engines.open import open_engine
 from engines.testing import ConstantEngine
@@ -37,6 +38,17 @@ class Tiny(ConstantEngine):
         if self.all_one:
             classes[:] = 1
         return Prediction(classes)
+
+
+class Said(ConstantEngine):
+    """Says this class map of every tile."""
+
+    def __init__(self, folder: Path, classes: NDArray[Any]) -> None:
+        super().__init__(tile_size=32)
+        self.manifest, self.folder, self.classes = Manifest.load(folder), folder, classes.astype(np.uint8)
+
+    def _predicted(self, tiles: Tiles) -> Prediction:
+        return Prediction(np.repeat(self.classes[np.newaxis], len(tiles), axis=0))
 
 
 @pytest.fixture
@@ -120,6 +132,16 @@ def test_a_tile_of_one_class_is_a_collapse(tiny_model: Path) -> None:
         found.acceptance(Tiny(tiny_model), "noise")
 
 
+def test_a_tile_just_of_one_class_in_both_has_not_collapsed(tiny_model: Path) -> None:
+    """A sea with one boat more or less on it: one side of 0.999 each."""
+    whole = (slice(0, 32), slice(0, 32))
+    nearly = np.full((32, 32), 1, np.uint8)
+    nearly[0, :2] = 2  # 1,022 of 1,024
+    one, other = Said(tiny_model, nearly), Said(tiny_model, np.where(np.arange(1024).reshape(32, 32) < 1, 2, 1))
+    assert not compare(one, other, [RealTile("sea", random_tiles(1)[0], whole)]).collapsed
+    assert compare(one, Said(tiny_model, np.full((32, 32), 3)), [RealTile("sea", random_tiles(1)[0], whole)]).collapsed
+
+
 def test_models_of_other_classes_are_not_compared(tiny_model: Path) -> None:
     with pytest.raises(SettingRefused, match="classes and input"):
         compare(ConstantEngine(tile_size=32), Tiny(tiny_model), carried_tiles(Tiny(tiny_model)))
@@ -130,10 +152,15 @@ def test_models_of_other_classes_are_not_compared(tiny_model: Path) -> None:
 def test_labels_of_another_size_are_refused(tiny_model: Path, scene: Callable[..., tuple[Path, Path]]) -> None:
     pixels, _ = scene()
     other = write(pixels.with_name("other.tif"), np.ones((1, 60, 50), np.uint8))
-    with pytest.raises(TilesRefused, match=r"other\.tif: 60 x 50 pixels; give the scene's 61 x 50"):
+    with pytest.raises(SettingRefused, match=r"other\.tif, 60 x 50 pixels; give labels of the scene's 61 x 50"):
         list(scene_tiles(pixels, other, Tiny(tiny_model)))
-    with pytest.raises(TilesRefused, match="1 bands"):
+    with pytest.raises(SettingRefused, match="1 bands"):
         list(scene_tiles(other, None, Tiny(tiny_model)))
+    with pytest.raises(SettingRefused, match=r"nothing\.tif.*give a readable raster"):
+        list(scene_tiles(pixels.with_name("nothing.tif"), None, Tiny(tiny_model)))
+    odd = write(pixels.with_name("odd.tif"), np.full((1, 61, 50), 255, np.uint8))
+    with pytest.raises(SettingRefused, match=r"odd\.tif, which holds 255; give codes of 0 \(none\) to \d"):
+        list(scene_tiles(pixels, odd, Tiny(tiny_model)))
 
 
 def test_verify_prints_decides_and_records(
@@ -153,3 +180,20 @@ def test_verify_prints_decides_and_records(
     assert main([*common, "--record"]) == 2
     assert "labelled scenes" in capsys.readouterr().err
     open_engine(tiny_model, backend="onnxruntime").close()
+
+
+def test_an_engine_with_a_collapsed_tile_is_not_recorded(
+    tiny_model: Path, scene: Callable[..., tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no labels a collapse costs no mIoU, and what is recorded flies by its mIoU alone."""
+
+    def collapsing(*arguments: Any) -> Comparison:
+        found = compare(*arguments)
+        found.collapsed.append("a tile without labels")
+        return found
+
+    monkeypatch.setattr("engines.compare.compare", collapsing)
+    pixels, labels = scene()
+    command = ["verify", str(tiny_model), "--backend", "onnxruntime", "--threads", "1", "--scenes", str(pixels)]
+    assert main([*command, "--labels", str(labels), "--record"]) == 1
+    assert Manifest.load(tiny_model).acceptance == ()

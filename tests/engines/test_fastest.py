@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from engines.engine import Engine, Prediction, Tiles
-from engines.errors import AcceptanceFailed, BackendUnavailable, GoldenFailed
+from engines.errors import (
+    AcceptanceFailed,
+    BackendUnavailable,
+    BuildFailed,
+    EngineDamaged,
+    EngineElsewhere,
+    EngineError,
+    GoldenFailed,
+    InferenceFailed,
+    ManifestError,
+)
 from engines.fastest import open_fastest
 from engines.manifest import Acceptance, Manifest
 from engines.open import open_engine
@@ -64,6 +74,39 @@ def test_one_that_is_not_here_is_passed_over(openers: Openers, tmp_path: Path) -
     assert open_fastest({"x": missing, **openers}, "key", tmp_path / "backends.json").backend == "0"
     with pytest.raises(BackendUnavailable, match="not here"):
         open_fastest({"x": missing, "y": missing}, "key", tmp_path / "others.json")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineElsewhere(Path("x.engine"), ["its model is a, here it is b"], "engines build x"),
+        EngineDamaged(Path("x.engine"), "its SHA-256 is a, b was built"),
+        BuildFailed("x", "cannot parse it", Path("x.log")),
+        ManifestError(Path("manifest.json"), "golden", "says nothing of bf16", "add it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_that_cannot_be_opened_takes_no_other_with_it(
+    openers: Openers, tmp_path: Path, error: EngineError
+) -> None:
+    def fails() -> Engine:
+        raise error
+
+    choices = tmp_path / "backends.json"
+    assert open_fastest({"x": fails, **openers}, "key", choices).backend == "0"
+    choices.write_text(json.dumps({"key": "x"}))
+    assert open_fastest({"x": fails, **openers}, "key", choices).backend == "0"
+
+
+def test_one_that_fails_for_now_is_not_given_up_for_a_slower_one(openers: Openers, tmp_path: Path) -> None:
+    def fails() -> Engine:
+        raise InferenceFailed("x", "the device fell off the bus", retryable=True)
+
+    choices = tmp_path / "backends.json"
+    choices.write_text(json.dumps({"key": "x"}))
+    with pytest.raises(InferenceFailed):
+        open_fastest({"x": fails, **openers}, "key", choices)
+    assert json.loads(choices.read_text()) == {"key": "x"}
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"key": 3}', '{"key": "unknown"}'])

@@ -122,6 +122,14 @@ def test_a_failed_call_leaves_nothing_in_flight(opened: Callable[..., Opened], c
         assert np.array_equal(engine.infer(tiles).classes, tiny_classes(tiles))
 
 
+def test_more_tiles_than_the_engine_was_built_for_are_told(opened: Callable[..., Opened]) -> None:
+    engine, _, trt = opened()
+    with engine:
+        trt.module.contexts[-1].most = 0
+        with pytest.raises(InferenceFailed, match=r"was not built for \d tiles in one call"):
+            engine.infer(random_tiles(2))
+
+
 def test_a_network_that_tensorrt_refuses_to_run_says_so(opened: Callable[..., Opened]) -> None:
     engine, _, trt = opened()
     with engine:
