@@ -16,14 +16,13 @@ NEAR_PX = 32
 """Pixels this close to a border between tiles are near it."""
 
 
-def starts(length: int, size: int, step: int, shift: int = 0) -> list[int]:
-    """First pixels of tiles along an axis: 0, then every ``step`` from ``shift`` on, the last one shifted inwards."""
-    last = length - size
-    return [0] if last <= 0 else [0, *range(shift or step, last, step), last]
+def starts(length: int, size: int, step: int) -> list[int]:
+    """First pixels of tiles along an axis, the last one shifted inwards."""
+    return [0] if length <= size else [*range(0, length - size, step), length - size]
 
 
 def reference_classes(
-    twin: Twin, pixels: NDArray[np.uint8], within: Window | None = None, *, shift: int = 0
+    twin: Twin, pixels: NDArray[np.uint8], within: Window | None = None, *, step: int | None = None
 ) -> Classes:
     """Places 0..K-1 of the likeliest class after averaging, uint8 (h, w) of the window.
 
@@ -31,15 +30,14 @@ def reference_classes(
         twin: of the model.
         pixels: uint8 (bands, H, W).
         within: the part wanted, by default all; tiles around it that reach into it count too.
-        shift: begin the tiles so many pixels off the multiples of a quarter of their side. Who is compared has tiles
-            at such multiples often, and would find his own answers in the average.
+        step: pixels from tile to tile; by default a quarter of a tile.
     """
     _, height, width = pixels.shape
     part = within or Window(0, 0, width, height)
     total = np.zeros((twin.classes, part.height, part.width), np.float32)
-    step = twin.size // 4
-    for row in starts(height, twin.size, step, shift):
-        for col in starts(width, twin.size, step, shift):
+    step = step or twin.size // 4
+    for row in starts(height, twin.size, step):
+        for col in starts(width, twin.size, step):
             found = _met(part, row, col, twin.size)
             if found is None:
                 continue
