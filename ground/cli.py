@@ -114,6 +114,9 @@ def _pull(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(report)))
     elif spoken:
         print(report_line(report))
+    if not spoken:  # else it was said when it was found
+        for name in report.damaged:
+            print(f"ground: {report.why[name]}", file=sys.stderr)
     if report.window_closed and link.answers == 0:
         print("ground: nothing came through in this pass", file=sys.stderr)
         return 4

@@ -2,7 +2,7 @@
 
 GroundError          a failure of ours (exit code 1)
 ├── DiskFailed       make room or mend the disk; the same command continues
-├── MapDamaged       what arrived twice is not what was promised: look at the satellite's events
+├── MapDamaged       what arrives is not what was promised: look at the satellite's events
 ├── LinkDown         nothing came through: try at the next pass (exit code 4)
 └── AskedWrong       mend the address, the token or the options (exit code 2)
 """
@@ -28,12 +28,12 @@ class DiskFailed(GroundError):
 
 
 class MapDamaged(GroundError):
-    """A file's bytes are not those of its digest, though it was fetched whole twice."""
+    """A file aboard is not the one of its digest; ``promised`` and ``found`` say by what."""
 
     def __init__(self, path: Path, promised: str, found: str) -> None:
         self.path, self.promised, self.found = path, promised, found
         super().__init__(
-            f"{path}: arrived with SHA-256 {found}, {promised} was promised; the file aboard or the path to it is "
+            f"{path}: arrived with {found}, promised was {promised}; the file aboard or the path to it is "
             f"damaged: see `ground status` and GET /events"
         )
 

@@ -22,6 +22,7 @@ def report_line(report: PassReport) -> str:
     again = f" ({report.repeated_bytes:,} of them again)" if report.repeated_bytes else ""
     left = f"; {report.left} files left" if report.left else ""
     left += f"; {len(report.damaged)} maps damaged" if report.damaged else ""
+    left += f"; {len(report.gone)} maps gone aboard" if report.gone else ""
     return f"{len(report.maps)} maps{coarse} and {others} other files, {report.received_bytes:,} bytes{again}{left}"
 
 

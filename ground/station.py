@@ -17,7 +17,7 @@ from typing import Any
 
 from ground.errors import AskedWrong, DiskFailed, GroundError, MapDamaged
 from ground.link import Link, WindowClosed
-from ground.transfer import Tally, Wanted, fetch, sha256_of
+from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of
 
 NOT_FOUND, ANOTHER_DIGEST = 404, 409
 MAP, ITEM, RECEIPT, COARSE = "map.tif", "map.json", "receipt.json", "coarse.tif"
@@ -36,8 +36,9 @@ class PassReport:
         files: files that came whole.
         coarse: ids of which a coarse head came.
         received_bytes, repeated_bytes: over the link, in files.
-        damaged: ids of maps whose bytes are not those that were promised, though they came twice.
+        damaged: ids of maps whose bytes aboard are not those that were promised.
         gone: ids of maps that were planned and are not aboard any more.
+        why: of each of these, by its id.
         left: files planned that did not come.
         window_closed: the pass ended by its time or its bytes.
     """
@@ -48,6 +49,7 @@ class PassReport:
     coarse: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    why: dict[str, str] = field(default_factory=dict)
     received_bytes: int = 0
     repeated_bytes: int = 0
     left: int = 0
@@ -81,6 +83,7 @@ class Station:
         self.told = told or (lambda _: None)
         self.progress = progress
         self.tally = Tally()
+        self._superseded: set[tuple[str, str]] = set()
 
     def pull(self) -> PassReport:
         """One pass, to the end of its window or of what there is.
@@ -107,8 +110,7 @@ class Station:
         held = 0
         while True:
             whole, left_out = self._plan(held)
-            given_up = {*report.damaged, *report.gone}
-            items = [item for item in whole if item.map not in given_up and not self._holds(item)]
+            items = [item for item in whole if not self._is_given_up(item, report) and not self._holds(item)]
             report.left = len(items) + left_out
             if items:
                 self._fetch_items(items, report)
@@ -122,10 +124,19 @@ class Station:
     def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
         total, done = sum(item.wanted.length for item in items), 0
         for item in items:
-            if item.map not in report.damaged and item.map not in report.gone:
-                self._fetch_or_give_up(item, report, done, total)
+            if not self._is_given_up(item, report):
+                try:
+                    self._fetch_or_give_up(item, report, done, total)
+                except Superseded:
+                    self._superseded.add((item.wanted.path, item.wanted.sha256))
+                    self.told(f"{item.map}: another version of {item.asset} is aboard now")
+                    return  # to a plan that knows it
             done += item.wanted.length
             report.left -= 1
+
+    def _is_given_up(self, item: PlanItem, report: PassReport) -> bool:
+        """For this pass: a plan names it again as long as it has no receipt."""
+        return item.map in report.why or (item.wanted.path, item.wanted.sha256) in self._superseded
 
     def _fetch_or_give_up(self, item: PlanItem, report: PassReport, done: int, total: int) -> None:
         """A map that cannot be had must not keep those behind it up there: it is given up for this pass."""
@@ -133,11 +144,13 @@ class Station:
             self._fetch_item(item, report, done, total)
         except MapDamaged as error:
             report.damaged.append(item.map)
+            report.why[item.map] = str(error)
             self.told(f"{item.map}: {error}")
         except AskedWrong as error:
             if error.status != NOT_FOUND:
                 raise
             report.gone.append(item.map)
+            report.why[item.map] = error.problem
             self.told(f"{item.map}: not aboard any more")
 
     def _plan(self, held: int) -> tuple[list[PlanItem], int]:

@@ -16,12 +16,16 @@ from pathlib import Path
 import httpx
 
 from ground.errors import DiskFailed, MapDamaged
-from ground.link import Link, TryLater, WindowClosed
+from ground.link import Link, TryLater
 
 SYNC_BYTES = 4 << 20
 """Bytes between two fsyncs of a part: what a power cut at the station may cost."""
 
 Progress = Callable[[int], None]
+
+
+class Superseded(Exception):
+    """Another version of the file stands aboard now: the next plan names it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
     Raises:
         WindowClosed: the pass is over; the part stays and the next pass continues.
         LinkDown, AskedWrong: see :meth:`ground.link.Link.json`.
-        MapDamaged: it arrived whole twice, and wrong.
+        MapDamaged: it arrived whole twice, and wrong, or ends too early aboard.
+        Superseded: another version is there now.
         DiskFailed: the disk is full or failed; the part stays.
     """
     _remove_other_parts(wanted)
@@ -84,7 +89,7 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
         tally.repeated += wanted.bytes
         wanted.part.unlink()
         if attempt == 2:
-            raise MapDamaged(wanted.target, wanted.sha256, found)
+            raise MapDamaged(wanted.target, f"SHA-256 {wanted.sha256}", f"SHA-256 {found}")
 
 
 def sha256_of(path: Path) -> str:
@@ -118,10 +123,13 @@ def _fetch_once(link: Link, wanted: Wanted, at: int, tally: Tally, progress: Pro
         last = min(last, at + link.window.bytes_left - 1)
     headers = {"Range": f"bytes={at}-{last}", "If-Range": f'"{wanted.sha256}"'}
     with link.stream(wanted.path, headers) as answer:
-        if answer.status_code == 416 or answer.headers.get("etag") != f'"{wanted.sha256}"':
-            # Another version stands there now: the next plan names it.
+        if answer.status_code == 416:
+            # By If-Range another version would have come whole: it is this one, and it ends here. The part stays: the
+            # next pass spends one request on it.
+            raise MapDamaged(wanted.target, f"{wanted.bytes:,} bytes", f"{at:,} bytes and an end")
+        if answer.headers.get("etag") != f'"{wanted.sha256}"':
             wanted.part.unlink(missing_ok=True)
-            raise WindowClosed
+            raise Superseded
         start = _begin_of(answer) if answer.status_code == 206 else 0
         if start > at:
             raise httpx.RemoteProtocolError(f"asked from byte {at} on, got {answer.headers.get('content-range')!r}")

@@ -11,8 +11,11 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ground.link import Link
 from ground.station import Station
@@ -210,18 +213,29 @@ def test_a_link_that_is_down_and_wrong_words_have_their_own_codes(tmp_path: Path
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_one_damaged_map_keeps_no_other_aboard(holding: Served, archive: Path, tmp_path: Path) -> None:
+def first_planned(served: Served) -> str:
+    with served.client() as client:
+        return str(client.get("/downlink/plan").json()["items"][0]["map"])
+
+
+@pytest.mark.parametrize("harm", ["a bit", "its end"])
+def test_one_damaged_map_keeps_no_other_aboard(holding: Served, archive: Path, tmp_path: Path, harm: str) -> None:
     dest = tmp_path / "dest"
-    with holding.client() as client:
-        first = client.get("/downlink/plan").json()["items"][0]["map"]
+    first = first_planned(holding)
     aboard = holding.data / "maps" / first / "map.tif"
-    content = bytearray(aboard.read_bytes())
-    content[-1] ^= 1
-    aboard.write_bytes(content)
+    content = aboard.read_bytes()
+    aboard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if harm == "a bit" else content[:-100])
     for fetched in (FEW - 1, 0):
         done = ground("pull", holding.url, "--dest", str(dest), "--json")
         report = json.loads(done.stdout)
         assert (done.returncode, len(report["maps"]), report["damaged"], report["left"]) == (1, fetched, [first], 0)
+        assert list(report["why"]) == [first]
+        assert done.stderr == f"ground: {report['why'][first]}\n"
+    assert f"{first}/map.tif: arrived with" in done.stderr
+    said = ground("pull", holding.url, "--dest", str(dest))
+    assert (said.returncode, said.stderr) == (1, "")
+    assert f"{first}/map.tif: arrived with" in said.stdout
+    assert "; 1 maps damaged" in said.stdout
     whole = digests(archive)
     del whole[f"{first}/map.tif"]
     assert digests(dest) == whole
@@ -236,6 +250,29 @@ def test_a_map_that_goes_while_the_pass_runs_is_done_without(holding: Served, tm
         report = Station(link, tmp_path / "dest", forget_the_last).pull()
     assert (len(report.maps) + len(report.gone), report.damaged, report.left) == (FEW, [], 0)
     assert len(report.gone) > 1
+    assert set(report.why) == set(report.gone)
+
+
+def test_a_map_made_anew_while_the_pass_runs_comes_in_the_same_pass(holding: Served, tmp_path: Path) -> None:
+    changed: dict[str, str] = {}
+
+    def make_the_last_anew(_: str) -> None:
+        if changed:
+            return
+        with holding.ledger() as ledger:
+            row = ledger.maps(limit=100)[-1]
+            path = holding.data / "maps" / row.id / "map.tif"
+            path.write_bytes(path.read_bytes() + b"anew")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            facts = {"bytes": path.stat().st_size, "sha256": digest}
+            ledger.remove_map(row.id)
+            ledger.publish(replace(row, assets={**row.assets, "map.tif": facts}), {})
+            changed[f"{row.id}/map.tif"] = digest
+
+    with Link(holding.url) as link:
+        report = Station(link, tmp_path / "dest", make_the_last_anew).pull()
+    assert (len(report.maps), report.why, report.left, report.window_closed) == (FEW, {}, 0, False)
+    assert changed.items() <= digests(tmp_path / "dest").items()
 
 
 def test_a_map_made_anew_since_it_came_is_fetched_again(holding: Served, archive: Path, tmp_path: Path) -> None:

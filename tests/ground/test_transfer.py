@@ -13,10 +13,11 @@ import pytest
 
 from ground.errors import LinkDown, MapDamaged
 from ground.link import Link
-from ground.transfer import Tally, Wanted, fetch
+from ground.transfer import Superseded, Tally, Wanted, fetch
 
 DATA = bytes(range(256)) * 100
 DIGEST = hashlib.sha256(DATA).hexdigest()
+SHORT = 20_000
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,8 +42,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", "0")
             self.end_headers()
             return
+        if self.way == "cut short":
+            body = DATA[begin:SHORT]
+            if not body:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{SHORT}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
         self.send_response(206)
-        self.send_header("ETag", f'"{DIGEST}"')
+        self.send_header("ETag", '"another"' if self.way == "another" else f'"{DIGEST}"')
         if self.way != "silent":
             self.send_header("Content-Range", said)
         self.send_header("Content-Length", str(len(body)))
@@ -89,6 +98,26 @@ def test_what_arrives_wrong_twice_is_told_and_never_put_in_place(link: Link, tmp
     Handler.way = "damaged"
     wanted = wanted_in(tmp_path)
     with pytest.raises(MapDamaged, match="arrived with SHA-256"):
+        fetch(link, wanted, Tally())
+    assert list(wanted.target.parent.iterdir()) == []
+
+
+def test_a_file_that_ends_too_early_aboard_is_damaged_and_costs_the_next_pass_one_request(
+    link: Link, tmp_path: Path
+) -> None:
+    Handler.way = "cut short"
+    wanted, tally = wanted_in(tmp_path), Tally()
+    for _ in range(2):
+        with pytest.raises(MapDamaged, match=r"arrived with 20,000 bytes and an end, promised was 25,600 bytes"):
+            fetch(link, wanted, tally)
+    assert (tally.received, len(Handler.asked)) == (SHORT, 3)
+    assert not wanted.target.exists()
+
+
+def test_a_part_of_another_version_is_not_continued(link: Link, tmp_path: Path) -> None:
+    Handler.way = "another"
+    wanted = wanted_in(tmp_path, begun=1000)
+    with pytest.raises(Superseded):
         fetch(link, wanted, Tally())
     assert list(wanted.target.parent.iterdir()) == []
 
