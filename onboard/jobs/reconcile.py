@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from onboard.errors import LedgerDamaged
 from onboard.jobs.erase import erase_scene
@@ -16,6 +18,11 @@ from onboard.jobs.published import DELIVERY, ERASING, map_row_of
 from onboard.mapping.files import sha256_file, synced_folder
 from onboard.settings import Settings
 
+_A_LEDGERS: Final = 10**10
+"""Numbers between the beginnings of two ledgers: 300 years at a number a second."""
+_LARGEST: Final = 2**53
+"""Whole numbers beyond are rounded by readers of JSON that keep them as floats."""
+
 
 def open_ledger(settings: Settings) -> Ledger:
     """The ledger, checked; a damaged one is set aside, and scenes and maps come back from their folders.
@@ -25,6 +32,7 @@ def open_ledger(settings: Settings) -> Ledger:
         StorageError: the disk is full or failed; the ledger stays as it is.
     """
     path = settings.ledger_path
+    problem = "the power went before there was a new one"
     _remove_temporaries(settings)  # they may be what fills the disk
     try:
         ledger = Ledger(path)
@@ -34,10 +42,13 @@ def open_ledger(settings: Settings) -> Ledger:
             ledger.close()
             raise
     except LedgerDamaged as error:
-        aside = _set_aside(path)
+        problem = error.problem
+        _set_aside(path)
         ledger = Ledger(path)
+    aside = max(_asides(path), key=_number_of, default=None)
+    if aside is not None and ledger.reached() == 0:
         ledger.skip_to(_beyond(aside))
-        ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({error.problem}); it is kept as {aside.name}")
+        ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({problem}); it is kept as {aside.name}")
     return ledger
 
 
@@ -76,32 +87,40 @@ def _remove_temporaries(settings: Settings) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _set_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"ledger.damaged-{number}.sqlite")).exists():
-        number += 1
+def _set_aside(path: Path) -> None:
+    number = 1 + max(map(_number_of, _asides(path)), default=0)
+    aside = path.with_name(f"ledger.damaged-{number}.sqlite")
     path.rename(aside)
     for ending in ("-wal", "-shm"):
         if (beside := path.with_name(path.name + ending)).exists():
             beside.rename(aside.with_name(aside.name + ending))
     synced_folder(path.parent)
-    return aside
+
+
+def _asides(path: Path) -> list[Path]:
+    return list(path.parent.glob("ledger.damaged-*.sqlite"))
+
+
+def _number_of(aside: Path) -> int:
+    number = aside.name.removeprefix("ledger.damaged-").removesuffix(".sqlite")
+    return int(number) if number.isdecimal() else 0
 
 
 def _beyond(aside: Path) -> int:
-    """A number that the ledger set aside has not come to: who reads on from the last one he knows misses nothing.
+    """A number that no ledger before has come to: who reads on from the last one he knows misses nothing.
 
-    Its own counter where that can be read; else seconds since 1970, or, by a clock that was not set, more than it would
-    have counted in thirty years at a number a second.
+    Each ledger that was lost moves the numbers on by more than one could count, whatever the clock says: it may
+    start in 1970. Seconds since 1970 are for a folder from which the ledgers set aside were removed; the counter of the
+    last one, where it can be read and is one, for what nobody foresaw.
     """
-    base = sqlite3.connect(f"file:{aside}?mode=ro", uri=True)
     try:
-        reached = int(base.execute("SELECT value FROM counter").fetchone()[0])
+        with closing(sqlite3.connect(f"{aside.absolute().as_uri()}?mode=ro", uri=True)) as base:
+            reached = int(base.execute("SELECT value FROM counter").fetchone()[0])
     except (sqlite3.Error, TypeError, ValueError):
         reached = 0
-    finally:
-        base.close()
-    return max(reached, int(time.time()), 10**9)
+    if reached >= _LARGEST:  # what a damaged page says
+        reached = 0
+    return max(reached, _number_of(aside) * _A_LEDGERS + max(0, int(time.time())))
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -5,8 +5,9 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,78 @@ def test_a_damaged_ledger_is_set_aside_and_built_again(
     assert (settings.data_dir / "ledger.damaged-1.sqlite").read_bytes() == bytes(content)
     assert "ledger-rebuilt" in [event.kind for event in fresh.events(after=known)]
     assert kinds(fresh)[0] == "ledger-rebuilt"
+
+
+def lose(ledger: Ledger, begin: int = 0) -> int:
+    """Ends it and overwrites a page of its file from byte ``begin`` on; gives the last number that was known of it."""
+    known = ledger.tell("info", "seen", "the last that the ground has seen")
+    ledger.close()
+    content = bytearray(ledger.path.read_bytes())
+    content[begin : begin + 4096] = b"\xff" * 4096
+    ledger.path.write_bytes(content)
+    return known
+
+
+def page_of(ledger: Ledger, table: str) -> int:
+    """Where its first page begins."""
+    with closing(sqlite3.connect(ledger.path)) as base:
+        (page,) = base.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    return 4096 * (int(page) - 1)
+
+
+def test_events_of_a_rebuilt_ledger_come_behind_all_that_were_known(settings: Settings, ledger: Ledger) -> None:
+    known = lose(ledger)
+    fresh = open_ledger(settings)
+    assert [event.kind for event in fresh.events(after=known)] == ["ledger-rebuilt"]
+    assert fresh.acknowledge(known) == known
+    assert kinds(fresh) == ["ledger-rebuilt"]
+
+
+def test_numbers_go_on_over_two_lost_ledgers_though_the_clock_falls_back_to_1970(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(ledger)
+    known = lose(open_ledger(settings))
+    monkeypatch.setattr("onboard.jobs.reconcile.time.time", lambda: 100.0)
+    assert [event.kind for event in open_ledger(settings).events(after=known)] == ["ledger-rebuilt"]
+
+
+@pytest.mark.parametrize("folder", ["data", "a%41b", "what?now", "x#y"])
+def test_a_damaged_ledger_whose_counter_is_whole_is_gone_beyond(settings: Settings, folder: str) -> None:
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.parent / folder})
+    ledger = open_ledger(settings)
+    ledger.skip_to(5 * 10**12)
+    known = lose(ledger, page_of(ledger, "events"))
+    assert [event.sequence for event in open_ledger(settings).events()] == [known + 1]
+
+
+def test_a_counter_that_cannot_be_one_is_not_believed(settings: Settings, ledger: Ledger) -> None:
+    known = ledger.tell("info", "seen", "the last that the ground has seen")
+    begin = page_of(ledger, "events")
+    with closing(sqlite3.connect(ledger.path)) as base:
+        base.execute("UPDATE counter SET value = 9223372036854775806")
+        base.commit()
+    lose(ledger, begin)
+    (event,) = open_ledger(settings).events(after=known)
+    assert event.sequence < 2**53
+
+
+def test_a_power_cut_while_a_ledger_is_set_aside_loses_neither_numbers_nor_event(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = lose(ledger)
+
+    def cut(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("onboard.jobs.reconcile.synced_folder", cut)
+        open_ledger(settings)
+    assert not settings.ledger_path.exists()
+    for _ in range(2):
+        fresh = open_ledger(settings)
+        assert [event.kind for event in fresh.events(after=known)] == ["ledger-rebuilt"]
+        fresh.close()
 
 
 def test_a_row_without_its_file_is_reported(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
