@@ -6,9 +6,11 @@ RequestRefused
 ├── NotAuthenticated    give a token (401)
 ├── NotAllowed          another token is needed (403)
 ├── NotFound            nothing is kept under this name (404)
+│   └── Vanished        it was kept, and its file is gone from the disk
 ├── Conflict            what was sent contradicts what is here (409)
 ├── TooLarge            more bytes than are taken (413)
 ├── NotATiff            another kind of file (415)
+├── RangeBeyond         the file ends before the range (416)
 └── TooMany             wait, then try again (429)
 """
 
@@ -56,6 +58,16 @@ class NotFound(RequestRefused):
         super().__init__(f"there is no {kind} {name!r} here; GET /{kind}s lists them")
 
 
+class Vanished(NotFound):
+    """The ledger knows the file, the disk has it no more."""
+
+    def __init__(self, name: str) -> None:
+        self.kind, self.name = "file", name
+        RequestRefused.__init__(
+            self, f"{name} is gone from the disk; the next start makes the map again, or says that its scene is needed"
+        )
+
+
 class Conflict(RequestRefused):
     """What was sent contradicts what is kept here."""
 
@@ -71,6 +83,14 @@ class TooLarge(RequestRefused):
 
 class NotATiff(RequestRefused):
     """The body is of another media type, or does not begin as a TIFF does."""
+
+
+class RangeBeyond(RequestRefused):
+    """No byte of the range asked for is in the file, which has ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(f"the file has {size:,} bytes, the range begins behind them; ask for an earlier one")
 
 
 class TooMany(RequestRefused):

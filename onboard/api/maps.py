@@ -121,8 +121,7 @@ def post_receipt(map_id: str, receipt: Receipt, service: TheService, caller: The
         200: {"content": {kind: {} for kind in (COG, GEOJSON, "image/webp")}, "description": "the file"},
         206: {"description": "the range asked for"},
         304: {"description": "the client has it"},
-        416: {"description": "no such range"},
-        **documented(400, 404),
+        **documented(400, 404, 416),
     },
     response_class=Response,
 )

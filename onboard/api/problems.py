@@ -43,6 +43,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.Conflict: Kind(409, "conflict", "It contradicts what is kept here"),
     errors.TooLarge: Kind(413, "too-large", "More bytes than are taken"),
     errors.NotATiff: Kind(415, "not-a-tiff", "Scenes are GeoTIFFs"),
+    errors.RangeBeyond: Kind(416, "range-not-satisfiable", "The file ends before the range"),
     errors.TooMany: Kind(429, "too-many", "Too much at once"),
     SceneRefused: Kind(422, "scene-refused", "The scene cannot be mapped"),
     OptionsRefused: Kind(422, "options-refused", "The options cannot be met"),
@@ -102,6 +103,8 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.TooMany):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.RangeBeyond):
+        headers["Content-Range"] = f"bytes */{error.size}"
     if kind.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     detail = error.advice if isinstance(error, OnboardError) else str(error)

@@ -253,6 +253,20 @@ def test_a_map_that_goes_while_the_pass_runs_is_done_without(holding: Served, tm
     assert set(report.why) == set(report.gone)
 
 
+def test_a_map_whose_file_vanished_aboard_keeps_no_other_one_from_coming(
+    holding: Served, archive: Path, tmp_path: Path
+) -> None:
+    dest, first = tmp_path / "dest", first_planned(holding)
+    (holding.data / "maps" / first / "map.tif").unlink()
+    done = ground("pull", holding.url, "--dest", str(dest), "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["gone"], report["left"]) == (0, [first], 0)
+    assert "is gone from the disk" in report["why"][first]
+    whole = digests(archive)
+    del whole[f"{first}/map.tif"]
+    assert digests(dest) == whole
+
+
 def test_a_map_made_anew_while_the_pass_runs_comes_in_the_same_pass(holding: Served, tmp_path: Path) -> None:
     changed: dict[str, str] = {}
 
