@@ -64,7 +64,8 @@ class DataSettings(_Settings):
     ``set`` is the name of a labelled set (trainer/sets) or the path of the YAML of one; ``names`` of its images, globs
     allowed, stand in place of ``split``. ``memory_mb`` is the budget for decoded scenes, of each process. ``balanced``
     is the share of crops centred on a pixel of a class drawn evenly; the others lie anywhere. ``landscape_share`` is
-    the share of crops from made landscapes of ``landscape_seeds``; figures are of real scenes.
+    the share of crops from made landscapes of ``landscape_seeds``, for a set of their classes alone
+    (trainer/data/landscape.py); figures are of real scenes.
     """
 
     set: str = "dubai"

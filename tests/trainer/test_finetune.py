@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from trainer.ablate.settings import AblateSettings
 from trainer.checkpoint import read_average
 from trainer.cli import main
-from trainer.config import FinetuneSettings, MachineSettings, Stage, read_settings
+from trainer.config import DataSettings, FinetuneSettings, MachineSettings, Stage, read_settings
 from trainer.data.labelled import LabelledScene
 from trainer.distill.settings import DistillSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
@@ -92,6 +92,16 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path: Path, scene: LabelledS
     model = MODEL.model_copy(update={"student": STUDENT.model_copy(update={"width": 32})})
     with pytest.raises(CheckpointRefused, match=r"another network: blocks\.0\.attention\.kv\.bias is \(32,\), here"):
         LandCoverTask(SETTINGS.model_copy(update={"model": model, "encoder": tmp_path}), [scene])
+
+
+def test_made_landscapes_are_mixed_into_a_set_of_their_own_classes_alone(scene: LabelledScene) -> None:
+    five = MODEL.model_copy(update={"classes": 5})
+    data = DataSettings(landscape_share=0.5, landscape_seeds=(1001,))
+    LandCoverTask(SETTINGS.model_copy(update={"model": five, "data": data}), [scene])
+    seven = MODEL.model_copy(update={"classes": 7})
+    data = data.model_copy(update={"set": "loveda"})
+    with pytest.raises(SettingsRefused, match=r"of building, road, .* the set loveda of background, building"):
+        LandCoverTask(SETTINGS.model_copy(update={"model": seven, "data": data}), [scene])
 
 
 def test_the_rate_warms_up_peaks_and_comes_down_to_the_end() -> None:
