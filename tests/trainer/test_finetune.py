@@ -132,6 +132,10 @@ def test_stages_follow_each_other() -> None:
         ({"stages": [{"until": 1.0, "crop": 40, "batch": 1}]}, "not multiples of 32"),
         ({"start_from": "a", "encoder": "b"}, "give one of"),
         ({"learning_speed": 1}, "Extra inputs"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"machine": {"threads": 0}}, "greater than or equal to 1"),
+        ({"model": {"student": {"heads": 0}}}, "greater than or equal to 1"),
+        ({"model": {"student": {"stem": "linear"}}}, "needs a convolutional stem"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object], problem: str) -> None:
@@ -161,6 +165,18 @@ def test_a_bad_file_is_one_line_that_names_the_key(tmp_path: Path) -> None:
     path.write_text("name: x\nmax_steps: 1\nmodel: {student: {width: 10, heads: 3}}\n")
     with pytest.raises(SettingsRefused, match=r"bad\.yaml: model\.student: width 10 is not a multiple of heads 3;"):
         read_settings(path, FinetuneSettings)
+
+
+@pytest.mark.parametrize("command", [["distill", "--run", "r"], ["finetune", "--run", "r"], ["profile"]])
+def test_a_configuration_that_is_no_text_is_one_line(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bin.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81abc")
+    assert main([*command, "--config", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "bin.yaml: " in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
