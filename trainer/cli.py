@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import SettingsRefused, TrainerError
+from trainer.log_lines import StdoutHandler
 
 if TYPE_CHECKING:
     from trainer.config import AnySettings
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, build one settings object, call one function; one line on stderr when it cannot."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[StdoutHandler()])
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL cannot read is told by us, once
     from engines.errors import EngineError
     from engines.reader_gone import reader_gone
@@ -35,7 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return reader_gone()
+    except OSError as error:
+        print(f"trainer: {_os_error(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _os_error(error: OSError) -> str:
+    """A path that cannot be read or written, in one line."""
+    told = (error.strerror or str(error)).lower()
+    return told if error.filename is None else f"{error.filename}: {told}"
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """A type of argparse."""
+
+    def number(given: str) -> int:
+        if (value := int(given)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    number.__name__ = "whole number"  # argparse tells it of what is no number
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,7 +150,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "them; may be given for every fold",
     )  # fmt: skip
     parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
-    parser.add_argument("--threads", type=int, help="of PyTorch")
+    parser.add_argument("--threads", type=_at_least(1), help="of PyTorch")
     parser.set_defaults(run=_export)
 
 
@@ -143,13 +166,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="a model fitted without these images; given for every fold, instead of a split, pools images held out",
     )  # fmt: skip
     parser.add_argument("--root", type=Path, help="folder of the data sets (default: SHARED_DATA, ../shared/data)")
-    parser.add_argument("--threads", type=int, help="of the engine")
+    parser.add_argument("--threads", type=_at_least(1), help="of the engine")
     parser.add_argument("--out", type=Path, help="write evaluation.json, evaluation.md and confusion.png here")
     parser.add_argument(
-        "--bootstrap", type=int, nargs="?", const=1000, default=0, metavar="DRAWS",
+        "--bootstrap", type=_at_least(0), nargs="?", const=1000, default=0, metavar="DRAWS",
         help="95 %% intervals by resampling blocks (1000 draws)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the bootstrap")
     parser.add_argument(
         "--record", metavar="NAME", help="write the figures so named into the model's manifest and card"
     )
@@ -163,7 +186,9 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", default=[], help="shipped name or model folder; may be given again"
     )
     parser.add_argument("--config", type=Path, action="append", default=[], help="YAML with a `model`; likewise")
-    parser.add_argument("--tile", type=int, default=1024, help="pixels a side, of --paper and --config (default: 1024)")
+    parser.add_argument(
+        "--tile", type=_at_least(1), default=1024, help="pixels a side, of --paper and --config (default: 1024)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     parser.set_defaults(run=_profile)
@@ -271,6 +296,9 @@ def _profile(options: argparse.Namespace) -> None:
     from trainer.profile_onnx import profile_of_folder
     from trainer.profile_table import as_json, table
 
+    for path in filter(None, (options.markdown, options.json)):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     profiles = [profile_of(PAPER_SEGMENTER, name="paper, rebuilt", tile=options.tile)] if options.paper else []
     profiles += [profile_of_folder(manifest_path(model).parent) for model in options.model]
     profiles += [profile_of(settings_from_yaml(file), name=file.stem, tile=options.tile) for file in options.config]
@@ -298,18 +326,24 @@ def _folder_and_names(given: str) -> tuple[Path, tuple[str, ...]]:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from engines.manifest import Manifest
+    from engines.open import manifest_path
     from trainer.bootstrap import block_bootstrap
     from trainer.card import write_card
     from trainer.data.sets import open_set
-    from trainer.evaluate import evaluate, evaluation_row, with_evaluation
+    from trainer.evaluate import evaluate, evaluation_row, has_labels, with_evaluation
     from trainer.report import Report
 
     labelled = open_set(options.set, options.root)
     folds = [_folder_and_names(fold) for fold in options.fold]
-    models = [(folder, labelled.named(names)) for folder, names in folds]
+    models = [(manifest_path(folder).parent, labelled.named(names)) for folder, names in folds]
+    model = manifest_path(options.model).parent
     if not models:
         names = labelled.named(options.names) if options.names else labelled.split(options.split)
-        models = [(options.model, names)]
+        models = [(model, names)]
+    if options.record and not has_labels(labelled, (name for _, names in models for name in names)):
+        raise SettingsRefused("--record", f"no pixel of these images of {labelled.name} is labelled: no figures")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)  # what cannot be is told before hours of mapping, not after
     evaluated = evaluate(models, labelled, threads=options.threads)
     told = {(manifest := Manifest.load(folder)).name: manifest.version for folder, _ in models}
     report = Report(
@@ -325,9 +359,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         report.write(options.out)
     if options.record:
         row = evaluation_row(evaluated.pooled, labelled.description, split=options.record, notes=options.remark)
-        manifest = with_evaluation(Manifest.load(options.model), row)
-        manifest.save(options.model)
-        write_card(manifest, options.model)
+        manifest = with_evaluation(Manifest.load(model), row)
+        manifest.save(model)
+        write_card(manifest, model)
 
 
 def _split_in_words(options: argparse.Namespace) -> str:

@@ -64,7 +64,8 @@ class DataSettings(_Settings):
     ``set`` is the name of a labelled set (trainer/sets) or the path of the YAML of one; ``names`` of its images, globs
     allowed, stand in place of ``split``. ``memory_mb`` is the budget for decoded scenes, of each process. ``balanced``
     is the share of crops centred on a pixel of a class drawn evenly; the others lie anywhere. ``landscape_share`` is
-    the share of crops from made landscapes of ``landscape_seeds``; figures are of real scenes.
+    the share of crops from made landscapes of ``landscape_seeds``, for a set of their classes alone
+    (trainer/data/landscape.py); figures are of real scenes.
     """
 
     set: str = "dubai"
@@ -100,7 +101,7 @@ class MachineSettings(_Settings):
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     accumulate: int = Field(default=1, ge=1)
     workers: int = Field(default=0, ge=0)
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1)
 
 
 class RunSettings(_Settings):
@@ -122,7 +123,7 @@ class RunSettings(_Settings):
     betas: tuple[float, float] = (0.9, 0.98)
     gradient_norm: float = Field(default=1.0, gt=0)
     average: float = Field(default=0.998, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     checkpoint_minutes: float = Field(default=3.0, gt=0, description="with one process")
     checkpoint_steps: int = Field(default=1000, gt=0)
     picture_steps: int = Field(default=0, ge=0, description="0: none")
@@ -186,7 +187,7 @@ def read_settings(path: Path, kind: type[AnySettings], instead: Mapping[str, Any
     """
     try:
         told = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsRefused(str(path), str(error)) from error
     if not isinstance(told, dict):
         raise SettingsRefused(str(path), "no settings in it: `name: value` lines are wanted")

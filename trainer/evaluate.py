@@ -87,6 +87,11 @@ def evaluate(
     return Evaluated(labelled.description, scores, _confusion(together), together)
 
 
+def has_labels(labelled: LabelledSet, names: Iterable[str]) -> bool:
+    """Whether any pixel of the images is labelled; reads no further than the first one that is."""
+    return any(truth.any() for name in names for _, truth in _strips(labelled, name))
+
+
 def _confusion(blocks: NDArray[np.int64]) -> Confusion:
     return Confusion(blocks.shape[-1] - 1, blocks.sum(axis=0))
 

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from trainer.checkpoint import load_part, load_weights, read_average
 from trainer.config import FinetuneSettings
 from trainer.data.batches import draw_crop
+from trainer.data.description import read_description
 from trainer.data.labelled import CropSampler, MixedSampler, Scenes, class_shares, made_scenes
+from trainer.data.landscape import CLASS_NAMES
 from trainer.data.pool import scenes_of
+from trainer.errors import SettingsRefused
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.loss import class_weights, segmentation_loss
 from trainer.models.lite_stem import LiteStem
@@ -95,8 +98,24 @@ def _sampler(settings: FinetuneSettings, scenes: Scenes) -> CropSampler | MixedS
     real = CropSampler(scenes, classes=classes, balanced=data.balanced, seed=settings.seed)
     if data.landscape_share == 0:
         return real
+    _check_landscape_classes(data.set)
     made = CropSampler(made_scenes(data.landscape_seeds), classes=classes, balanced=0.5, seed=settings.seed)
     return MixedSampler(real, made, share=data.landscape_share)
+
+
+def _check_landscape_classes(given: str) -> None:
+    """Made landscapes have codes of their own: mixed into a set that means others by them, they teach what is wrong."""
+    names = [item.name for item in read_description(given).classes]
+    made = list(CLASS_NAMES.values())
+    if [_plain(name) for name in names] != [_plain(name) for name in made]:
+        raise SettingsRefused(
+            "data.landscape_share", f"made landscapes are of {', '.join(made)}, the set {given} of {', '.join(names)}"
+        )
+
+
+def _plain(name: str) -> str:
+    """A class name as both a file and people may write it."""
+    return name.lower().replace("_", " ").replace("-", " ")
 
 
 def finetune(settings: FinetuneSettings, folder: Path) -> None:

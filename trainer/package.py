@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from engines.manifest import (
     Band,
@@ -22,6 +23,7 @@ from engines.manifest import (
     ModelFile,
     ModelInput,
     ModelOutput,
+    Slug,
     TwinFile,
 )
 from onboard.scene.grid import Window, pad_to_tile
@@ -103,9 +105,11 @@ def package(request: PackageRequest) -> list[Manifest]:
 
     Raises:
         CheckpointRefused: a run has no averaged weights.
-        SettingsRefused: the scenes to calibrate on are not for that.
+        SettingsRefused: the name is not one for a model, or the scenes to calibrate on are not for that.
         ExportRefused: an ONNX file does not repeat the network.
     """
+    for name in map(request.folder_name, request.precisions):
+        _check_name(name)
     settings, segmenter = segmenter_of(request.run)
     calibration = calibrated(request, settings) if request.calibration else None
     flight = request.flight
@@ -124,6 +128,15 @@ def package(request: PackageRequest) -> list[Manifest]:
                 target.rename(Path(made) / f"{manifest.name}.before")
             (Path(made) / manifest.name).rename(target)
     return manifests
+
+
+def _check_name(name: str) -> None:
+    """The manifest would refuse it too, but only after the export."""
+    try:
+        TypeAdapter(Slug).validate_python(name)
+    except ValidationError as error:
+        wanted = "a name is lower-case letters, digits and _ . -, at most 64 of them"
+        raise SettingsRefused("--name", f"{name!r} is no name of a model: {wanted}") from error
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def settings_from_yaml(path: Path) -> SegmenterSettings:
     """
     try:
         return SegmenterSettings.model_validate(yaml.safe_load(path.read_text())["model"])
-    except (OSError, yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
         raise SettingsRefused(str(path), f"no network under `model`: {' '.join(str(error).split())}") from error
 
 

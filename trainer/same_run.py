@@ -17,15 +17,17 @@ MAY_DIFFER = (
 
 
 def check_same_run(folder: Path, told: Mapping[str, Any], settings: RunSettings) -> None:
-    """Holds the settings a checkpoint was made under, as JSON, to those of now; what only one of them has is let be.
+    """Holds the settings a checkpoint was made under, as JSON, to those of now.
+
+    A setting that only one of them knows is let be, for a version of the program may have more. One that is a single
+    value here and a group of values there is known to both.
 
     Raises:
         CheckpointRefused: they differ in what decides the result.
     """
-    before, now = dict(_leaves(told)), dict(_leaves(settings.model_dump(mode="json")))
-    differ = [name for name in now if name in before and before[name] != now[name] and not _may_differ(name)]
+    differ = [one for one in _differences(told, settings.model_dump(mode="json")) if not _may_differ(one[0])]
     if differ:
-        shown = ", ".join(f"{name} was {before[name]} and is {now[name]} now" for name in differ[:3])
+        shown = ", ".join(f"{name} was {before} and is {now} now" for name, before, now in differ[:3])
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise CheckpointRefused(
             folder, f"the run in it is of other settings: {shown}{more}", f"{START_AFRESH}; or give its own settings"
@@ -36,9 +38,15 @@ def _may_differ(name: str) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in MAY_DIFFER)
 
 
-def _leaves(told: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in told.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of what differs, down through the groups that both have."""
+    for name, value in now.items():
+        if name not in before:
+            continue
+        old = before[name]
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            yield from _differences(old, value, f"{prefix}{name}.")
+        elif value != old:
+            yield f"{prefix}{name}", old, value

@@ -147,3 +147,27 @@ def test_the_command_prints_the_figures_and_writes_the_report(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["north/1", "south/1", "all"]
     assert main([*command, "--split", "none"]) == 2
     assert f"trainer: {labelled.name}: no split 'none'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_model_may_be_named_by_its_manifest_and_is_recorded_there(tmp_path: Path, model: Path) -> None:
+    manifest = model / "manifest.json"
+    command = ["evaluate", "--model", str(manifest), "--set", str(tmp_path / "made.yaml"), "--names", "south/*"]
+    assert main([*command, "--record", "south"]) == 0
+    assert [row["split"] for row in json.loads(manifest.read_text())["evaluation"]][-1] == "south"
+
+
+def test_what_cannot_be_written_or_recorded_is_one_line_before_anything_is_mapped(
+    tmp_path: Path, model: Path, labelled: LabelledSet, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    command = ["evaluate", "--model", str(model), "--set", str(tmp_path / "made.yaml"), "--names", "south/*"]
+    monkeypatch.setattr("trainer.evaluate.open_engine", None)
+    assert main([*command, "--out", str(tmp_path / "made.yaml")]) == 1
+    assert capsys.readouterr().err == f"trainer: {tmp_path}/made.yaml: file exists\n"
+    Image.fromarray(np.zeros(SIZES["south/1"], np.uint8)).save(labelled.folder / "labels" / "south" / "1.png")
+    assert main([*command, "--record", "south"]) == 2
+    assert "no pixel of these images of made is labelled" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--bootstrap", "-3"])
+    assert "--bootstrap: -3 is less than 0" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from trainer.ablate.settings import AblateSettings
 from trainer.checkpoint import read_average
 from trainer.cli import main
-from trainer.config import FinetuneSettings, MachineSettings, Stage, read_settings
+from trainer.config import DataSettings, FinetuneSettings, MachineSettings, Stage, read_settings
 from trainer.data.labelled import LabelledScene
 from trainer.distill.settings import DistillSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
@@ -94,6 +94,16 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path: Path, scene: LabelledS
         LandCoverTask(SETTINGS.model_copy(update={"model": model, "encoder": tmp_path}), [scene])
 
 
+def test_made_landscapes_are_mixed_into_a_set_of_their_own_classes_alone(scene: LabelledScene) -> None:
+    five = MODEL.model_copy(update={"classes": 5})
+    data = DataSettings(landscape_share=0.5, landscape_seeds=(1001,))
+    LandCoverTask(SETTINGS.model_copy(update={"model": five, "data": data}), [scene])
+    seven = MODEL.model_copy(update={"classes": 7})
+    data = data.model_copy(update={"set": "loveda"})
+    with pytest.raises(SettingsRefused, match=r"of building, road, .* the set loveda of background, building"):
+        LandCoverTask(SETTINGS.model_copy(update={"model": seven, "data": data}), [scene])
+
+
 def test_the_rate_warms_up_peaks_and_comes_down_to_the_end() -> None:
     rates = [learning_rate(SETTINGS, share) for share in (0.0, 0.015, 0.03, 0.5, 1.0)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(5e-3)
@@ -122,6 +132,10 @@ def test_stages_follow_each_other() -> None:
         ({"stages": [{"until": 1.0, "crop": 40, "batch": 1}]}, "not multiples of 32"),
         ({"start_from": "a", "encoder": "b"}, "give one of"),
         ({"learning_speed": 1}, "Extra inputs"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"machine": {"threads": 0}}, "greater than or equal to 1"),
+        ({"model": {"student": {"heads": 0}}}, "greater than or equal to 1"),
+        ({"model": {"student": {"stem": "linear"}}}, "needs a convolutional stem"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object], problem: str) -> None:
@@ -151,6 +165,18 @@ def test_a_bad_file_is_one_line_that_names_the_key(tmp_path: Path) -> None:
     path.write_text("name: x\nmax_steps: 1\nmodel: {student: {width: 10, heads: 3}}\n")
     with pytest.raises(SettingsRefused, match=r"bad\.yaml: model\.student: width 10 is not a multiple of heads 3;"):
         read_settings(path, FinetuneSettings)
+
+
+@pytest.mark.parametrize("command", [["distill", "--run", "r"], ["finetune", "--run", "r"], ["profile"]])
+def test_a_configuration_that_is_no_text_is_one_line(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bin.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81abc")
+    assert main([*command, "--config", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "bin.yaml: " in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -350,3 +350,18 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path: Path, capsys:
     assert "FOLDER=NAME,NAME" in lines[2]
     assert "max_step" in lines[0]
     assert "no checkpoint" in lines[1]
+
+
+def test_a_name_that_is_none_of_a_model_is_refused_before_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--run", str(tmp_path / "none"), "--name"]
+    assert main([*command, "Dubai Lite"]) == 2
+    assert main([*command, "x", "--notes", str(tmp_path / "nope")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "--name: 'Dubai Lite' is no name of a model" in lines[0]
+    assert lines[1] == f"trainer: {tmp_path}/nope: no such file or directory"
+    with pytest.raises(SystemExit):
+        main([*command, "x", "--threads", "-1"])
+    assert "--threads: -1 is less than 1" in capsys.readouterr().err

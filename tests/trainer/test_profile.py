@@ -162,3 +162,13 @@ def test_what_cannot_be_counted_is_refused_in_one_line(tmp_path: Path, capsys: p
     assert "1000" in lines[2]
     with pytest.raises(SettingsRefused, match="no network"):
         settings_from_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--json"])
+def test_a_folder_that_is_not_there_is_told_before_anything_is_counted(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "--paper", option, str(tmp_path / "nope" / "x")]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == f"trainer: {tmp_path}/nope: no such folder\n"

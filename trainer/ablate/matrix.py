@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.metrics import Scores
-from trainer.ablate.rows import Row, Score, Stretch, digest_of
+from trainer.ablate.rows import Row, Score, Stretch, digest_of, evaluation_of
 from trainer.ablate.score import confusion_of
 from trainer.ablate.settings import AblateSettings
 from trainer.ablate.table import passed_gate
-from trainer.checkpoint import checkout_commit, load_weights, read_average
+from trainer.checkpoint import checkout_commit, has_checkpoint, load_weights, read_average, read_facts
 from trainer.config import FinetuneSettings
 from trainer.data.pool import scenes_of
 from trainer.distill.settings import DistillSettings
@@ -70,9 +71,18 @@ def run_matrix(
 
 
 def read_rows(settings: AblateSettings, results: Path) -> list[Row]:
-    """The rows that are there, of the arms and seeds of the matrix."""
+    """The rows that are there, of the arms and seeds of the matrix; those scored by another evaluation are left out."""
     paths = [results / f"{arm}-{seed}.json" for arm in settings.arms for seed in settings.seeds]
-    return [Row.read(path) for path in paths if path.is_file()]
+    rows = []
+    for path in paths:
+        if not path.is_file():
+            continue
+        row = Row.read(path)
+        if row.is_scored_by(settings):
+            rows.append(row)
+        else:
+            log.info("%s, seed %d: left out, scored by another evaluation: run the matrix again", row.arm, row.seed)
+    return rows
 
 
 def _row(settings: AblateSettings, arm: str, seed: int, work: Path, path: Path) -> Row:
@@ -80,19 +90,34 @@ def _row(settings: AblateSettings, arm: str, seed: int, work: Path, path: Path) 
     encoder = None if distill is None else work / f"distill-{digest_of(distill)}"
     finetune = settings.finetune_of(arm, seed=seed, encoder=encoder)
     digest = digest_of(distill, finetune.model_copy(update={"encoder": None}))
-    if path.is_file() and (row := Row.read(path)).settings == digest:
-        log.info("%s, seed %d: done already", arm, seed)
-        return row
+    folder = work / f"finetune-{digest}"
+    stands = Row.read(path) if path.is_file() else None
+    if stands is not None and stands.settings == digest:
+        if stands.is_scored_by(settings):
+            log.info("%s, seed %d: done already", arm, seed)
+            return stands
+        if _is_at_end(folder, stands):
+            log.info("%s, seed %d: another evaluation, scored again", arm, seed)
+            return _written(replace(stands, scores=_scores(settings, finetune, folder)), settings, path)
     log.info("%s, seed %d", arm, seed)
     taught = None if distill is None or encoder is None else _distilled(distill, encoder)
-    folder = work / f"finetune-{digest}"
     fitted = _finetuned(finetune, folder)
     row = Row(
         arm=arm, seed=seed, commit=checkout_commit(), settings=digest, distill=taught, finetune=fitted,
         scores=_scores(settings, finetune, folder),
     )  # fmt: skip
+    return _written(row, settings, path)
+
+
+def _is_at_end(folder: Path, row: Row) -> bool:
+    """Whether the weights that a row was scored by are still there."""
+    return has_checkpoint(folder) and bool(read_facts(folder).get("step") == row.finetune.steps)
+
+
+def _written(row: Row, settings: AblateSettings, path: Path) -> Row:
+    row = replace(row, evaluation=evaluation_of(settings))
     row.write(path)
-    log.info("%s, seed %d: %s", arm, seed, {name: round(score.miou, 4) for name, score in row.scores.items()})
+    log.info("%s, seed %d: %s", row.arm, row.seed, {name: round(score.miou, 4) for name, score in row.scores.items()})
     return row
 
 

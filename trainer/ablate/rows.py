@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from trainer.ablate.settings import AblateSettings
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -34,7 +36,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm under one seed. ``settings`` is the digest of both runs' settings: another digest is another run."""
+    """One arm under one seed.
+
+    ``settings`` is the digest of both runs' settings: another digest is another run. ``evaluation`` is that of how the
+    run was scored, see :func:`evaluation_of`; None in rows of a time when that was not written down.
+    """
 
     arm: str
     seed: int
@@ -43,6 +49,13 @@ class Row:
     distill: Stretch | None
     finetune: Stretch
     scores: Mapping[str, Score]
+    evaluation: str | None = None
+
+    def is_scored_by(self, settings: AblateSettings) -> bool:
+        """Whether the scores are of the matrix's evaluation; a row that does not say is taken at its columns' names."""
+        if self.evaluation is None:
+            return set(self.scores) == set(settings.evaluate)
+        return self.evaluation == evaluation_of(settings)
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all."""
@@ -65,6 +78,12 @@ def digest_of(*settings: BaseModel | None) -> str:
     """Of what decides a run's result: not of where it runs, and a teacher's weights by what is in them."""
     told = [None if one is None else one.model_dump(mode="json", exclude={"machine", "name"}) for one in settings]
     return hashlib.sha256(json.dumps(_by_content(told), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def evaluation_of(settings: AblateSettings) -> str:
+    """Digest of how runs are scored; apart from a run's own digest, for it takes no new run to score anew."""
+    told = settings.model_dump(mode="json", include={"evaluate", "tile", "halo"})
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _by_content(told: Any) -> Any:

@@ -71,6 +71,10 @@ class DistillSettings(RunSettings):
         if len(self.stages) != 1:
             raise ValueError("a distillation has one stage: heads and positions are made for one size of crop")
         student = self.student
+        if student.stem not in ("conv", "linear"):
+            raise ValueError(f"student.stem {student.stem} cannot be masked: distil into stem conv or linear")
+        if student.width % self.head.heads:
+            raise ValueError(f"head.heads {self.head.heads} does not divide the student's width {student.width}")
         if self.crop % student.patch:
             raise ValueError(f"crops of {self.crop} pixels are not made of patches of {student.patch}")
         side = self.crop // student.patch

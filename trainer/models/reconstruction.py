@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from trainer.errors import SettingsRefused
 from trainer.models.masking import Visible
 from trainer.models.pixels import DEVIATION, MEAN
 from trainer.models.student import sincos_positions
@@ -41,7 +42,7 @@ class ReconstructionHead(nn.Module):
         """``side`` is that of the grid of learned positions; other grids get it interpolated."""
         super().__init__()
         if width % settings.heads:
-            raise ValueError(f"a reconstruction head as wide as its encoder, {width}, has no {settings.heads} heads")
+            raise SettingsRefused("head.heads", f"{settings.heads} does not divide the width of an encoder, {width}")
         self.embed = nn.Linear(width, width)
         self.hidden_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(sincos_positions(width, side))

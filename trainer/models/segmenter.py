@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from trainer.models.linear_probe import LinearProbe
@@ -19,7 +19,16 @@ class SegmenterSettings(BaseModel):
 
     student: StudentSettings = StudentSettings()
     decoder: DecoderSettings = DecoderSettings()
-    classes: int = 5
+    classes: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _detail_is_there(self) -> SegmenterSettings:
+        decoder = self.decoder
+        if decoder.kind == "upernet" and decoder.detail_widths is not None and self.student.detail_channels is None:
+            raise ValueError(
+                "decoder.detail_widths needs a convolutional stem, a linear one has no detail: set it to null"
+            )
+        return self
 
 
 PAPER_SEGMENTER = SegmenterSettings(student=PAPER_STUDENT, decoder=PAPER_DECODER, classes=7)

@@ -32,9 +32,9 @@ class StudentSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = 192
-    depth: int = 12
-    heads: int = 3
+    width: int = Field(default=192, ge=1)
+    depth: int = Field(default=12, ge=1)
+    heads: int = Field(default=3, ge=1)
     mlp_ratio: float = 4.0
     patch: int = Field(default=PATCH, ge=1)
     stem: Literal["linear", "conv"] | LiteName = "conv"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.tiles.reject import REASONS
+from trainer.tiles.sources import in_words
 from trainer.tiles.tally import SourceTally, Tally
 
 MOST_LINES = 200
@@ -25,10 +26,11 @@ class Report:
     def summary(self) -> str:
         """A few lines for the terminal."""
         looked = self.tally.kept + sum(self.tally.dropped.values())
-        lines = [f"{self.tally.kept} tiles kept of {looked} looked at, from {len(self.files)} sources, in {self.out}"]
+        sources = f"{len(self.files)} sources"
+        lines = [f"{self.tally.kept} tiles kept of {looked} looked at, from {sources}, in {in_words(self.out)}"]
         lines += [f"{count:>8} dropped: {reason}" for reason, count in self._reasons()]
         problems = [number for number, source in self.tally.sources.items() if source.problem]
-        lines += [f"{self.files[number]}: {self.tally.sources[number].problem}" for number in problems[:5]]
+        lines += [f"{in_words(self.files[number])}: {self.tally.sources[number].problem}" for number in problems[:5]]
         if len(problems) > 5:
             lines.append(f"... and {len(problems) - 5} more sources with a problem, see report.md")
         return "\n".join(lines)
@@ -50,7 +52,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def _line(self, number: int, source: SourceTally, reasons: Sequence[str]) -> str:
-        cells = [str(self.files[number]), str(source.kept)]
+        cells = [in_words(self.files[number]), str(source.kept)]
         cells += [str(source.dropped.get(reason, "")) for reason in reasons]
         return "| " + " | ".join([*cells, source.problem or ""]) + " |"
 

@@ -21,11 +21,11 @@ from trainer.tiles.reject import SMALL, UNREADABLE, Rejection, Statistics, judge
 from trainer.tiles.report import Report
 from trainer.tiles.settings import TileSettings
 from trainer.tiles.shards import ShardWriter, jpeg_of, published, shard_name, tile_key
-from trainer.tiles.sources import Imagery, find_sources, opened, size_of
+from trainer.tiles.sources import CONTACT, Imagery, find_sources, in_words, opened, size_of
 from trainer.tiles.tally import SourceTally, Tally
-from trainer.tiles.workplace import Cursor, Progress, Workplace, other_run, workplace_in
+from trainer.tiles.workplace import Cursor, Progress, Workplace, other_run, read_told, workplace_in
 
-INDEX, TOLD, REPORT, CONTACT = "index.parquet", "tiles.json", "report.md", "contact.png"
+INDEX, TOLD, REPORT = "index.parquet", "tiles.json", "report.md"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
     for path in request.sources:
         if not path.exists():
             raise DataRefused(path, "no such file or folder", "give one that is there")
-    files = find_sources(request.sources)
+    files = find_sources(request.sources, request.out)
     if not files:
         named = ", ".join(str(path) for path in request.sources) or "nothing"
         raise DataRefused(named, "no GeoTIFF, JPEG or PNG in it", "give files, or folders that hold some")
@@ -128,7 +128,7 @@ class _Job:
     def _keep(self, number: int, window: Window, gsd_m: float | None, known: Statistics, jpeg: bytes) -> None:
         key = tile_key(len(self.state.seen))
         row = {
-            "key": key, "shard": shard_name(self.state.shards), "source": str(self.files[number]),
+            "key": key, "shard": shard_name(self.state.shards), "source": in_words(self.files[number]),
             "col": window.col, "row": window.row, "width": window.width, "height": window.height, "gsd_m": gsd_m,
             "valid_share": known.valid_share, "mean": list(known.mean), "deviation": list(known.deviation),
             "difference_hash": known.difference_hash,
@@ -195,7 +195,7 @@ def _finished(out: Path, identity: dict[str, Any]) -> Tally | None:
     path = out / TOLD
     if not path.is_file():
         return None
-    told = json.loads(path.read_text())
+    told = read_told(path, "identity", "sources")
     if told["identity"] != identity:
         raise other_run(out)
     tally = Tally()
@@ -211,7 +211,7 @@ def _finish(place: Workplace, files: Sequence[Path], identity: dict[str, Any], s
     with published(place.out / CONTACT, place.staged("contact")) as path:
         contact_sheet(place.out, files, state.tally, path)
     with published(place.out / REPORT, place.staged("report")) as path:
-        path.write_text(report.markdown())
+        path.write_text(report.markdown(), encoding="utf-8", errors="backslashreplace")
     told = {
         "identity": identity,
         "sources": {number: asdict(source) for number, source in sorted(state.tally.sources.items())},

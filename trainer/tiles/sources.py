@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from trainer.errors import DataRefused
 
 SCENE_ENDINGS = (".tif", ".tiff")
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+CONTACT = "contact.png"
+"""The contact sheet of a run, the only picture it writes beside its shards."""
 _EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
 
 
@@ -45,23 +48,38 @@ class Imagery(Protocol):
         ...
 
 
-def find_sources(given: Sequence[Path]) -> list[Path]:
+def find_sources(given: Sequence[Path], out: Path | None = None) -> list[Path]:
     """Files as given, and every GeoTIFF, JPEG and PNG below the folders given, each file once.
 
-    A folder's files are sorted by path. Files whose name starts with a dot are left out of folders. A path that leads
-    nowhere is kept: whoever opens it learns so by name.
+    A folder's files are sorted by path. Files whose name starts with a dot are left out of folders, and so is what a
+    run writes, where its ``out`` lies in a folder given: pictures there are no imagery. A path that leads nowhere is
+    kept: whoever opens it learns so by name.
     """
     found: dict[Path, None] = {}
     for path in given:
+        own = None if out is None else _own_of_run(path, out)
         below = sorted(path.rglob("*")) if path.is_dir() else []
         files = [file for file in below if _ending(file) in SCENE_ENDINGS + PICTURE_ENDINGS and file.name[0] != "."]
-        found.update(dict.fromkeys(file for file in files if file.is_file()))
+        found.update(dict.fromkeys(f for f in files if f.is_file() and not (own and f.is_relative_to(own))))
         if not path.is_dir():
             found[path] = None
     once: dict[Path, Path] = {}
     for path in found:
         once.setdefault(path.resolve(), path)
     return list(once.values())
+
+
+def in_words(path: Path) -> str:
+    """A path as valid text, as it is told in files: names may be of any bytes, and what is not UTF-8 is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _own_of_run(folder: Path, out: Path) -> Path | None:
+    """What of a folder of sources belongs to the run: all of ``out`` inside it; where they are one, its one picture."""
+    whole, place = folder.resolve(), out.resolve()
+    if not place.is_relative_to(whole):
+        return None
+    return folder / CONTACT if place == whole else folder / place.relative_to(whole)
 
 
 @contextmanager

@@ -65,11 +65,11 @@ class Workplace:
         """What an earlier run of the same settings on the same sources has done; nothing, in a fresh folder.
 
         Raises:
-            DataRefused: the folder holds the work of another run.
+            DataRefused: the folder holds the work of another run, or damaged notes of its own.
         """
         told = self.inside / "run.json"
         if told.exists():
-            if json.loads(told.read_text()) != identity:
+            if read_told(told) != identity:
                 raise other_run(self.out)
         elif any(self.out.glob("tiles-*.tar")):
             raise other_run(self.out)
@@ -106,13 +106,30 @@ class Workplace:
     def _progress(self) -> Progress:
         progress = Progress(0, Cursor(), SeenHashes(), Tally())
         while (path := self.inside / f"{progress.shards:06d}.json").exists():
-            done = json.loads(path.read_text())
+            done = read_told(path, "cursor", "sources", "examples")
             progress.cursor = Cursor(**done["cursor"])
             progress.tally.sources.update((int(key), SourceTally(**value)) for key, value in done["sources"].items())
             progress.tally.examples = [DroppedTile.of(facts) for facts in done["examples"]]
             progress.seen.add(hashes_in(self.inside / f"{progress.shards:06d}.parquet"))
             progress.shards += 1
         return progress
+
+
+def read_told(path: Path, *keys: str) -> dict[str, Any]:
+    """What a run wrote down of itself, with these keys at least.
+
+    Raises:
+        DataRefused: the file is damaged: it is always put there whole, so a disk lost it.
+    """
+    try:
+        told = json.loads(path.read_bytes())
+        if not isinstance(told, dict) or not told.keys() >= set(keys):
+            raise ValueError("not what a run writes there")
+    except (OSError, ValueError) as error:
+        raise DataRefused(
+            path, f"damaged ({error})", "give another --out, or remove the folder of the tiles to start afresh"
+        ) from error
+    return told
 
 
 def other_run(out: Path) -> DataRefused:

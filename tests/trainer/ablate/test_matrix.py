@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from PIL import Image
 
 from trainer.ablate import matrix
 from trainer.ablate.matrix import read_rows, run_matrix
+from trainer.ablate.rows import digest_of
 from trainer.ablate.settings import AblateSettings
+from trainer.ablate.table import write_table
+from trainer.config import read_settings
 from trainer.errors import SettingsRefused
 
+ROOT = Path(__file__).parents[3]
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 STUDENT = {
     "width": 16, "depth": 4, "heads": 2, "stem": "linear", "patch": 8, "window": None, "kv_pool": 1,
@@ -111,6 +117,59 @@ def test_a_changed_setting_begins_a_new_run(tmp_path: Path, told: dict[str, Any]
     (second,) = run_matrix(AblateSettings.model_validate(told), work, results)
     assert first.settings != second.settings
     assert len(begun(work) - before) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"evaluate": {"both": ["one", "two"]}}, {"evaluate": {"two": ["one"]}}, {"tile": 32}, {"halo": 4}]
+)
+def test_a_changed_evaluation_scores_the_runs_again_and_trains_none(
+    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    told["arms"] = {"masked": told["arms"]["masked"]}
+    settings, work, results = AblateSettings.model_validate(told), tmp_path / "work", tmp_path / "results"
+    (before,) = run_matrix(settings, work, results)
+    changed = AblateSettings.model_validate(told | change)
+    assert read_rows(changed, results) == []
+    monkeypatch.setattr(matrix, "run_to_end", None)
+    (after,) = run_matrix(changed, work, results)
+    assert read_rows(changed, results) == [after]
+    assert after.settings == before.settings
+    assert after.evaluation != before.evaluation
+    assert set(after.scores) == set(changed.evaluate)
+    assert "made" in write_table(changed, [after], results)
+
+
+def test_a_changed_evaluation_makes_a_run_again_whose_folder_is_gone(tmp_path: Path, told: dict[str, Any]) -> None:
+    told |= {"arms": {"random": told["arms"]["random"]}, "against": "random"}
+    run_matrix(AblateSettings.model_validate(told), tmp_path / "work", tmp_path / "results")
+    changed = AblateSettings.model_validate(told | {"evaluate": {"one": ["one"]}})
+    (row,) = run_matrix(changed, tmp_path / "elsewhere", tmp_path / "results")
+    assert set(row.scores) == {"one"}
+    assert len(begun(tmp_path / "elsewhere")) == 1
+
+
+def test_a_row_without_word_of_its_evaluation_stands_if_its_columns_are_the_matrixs(
+    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told |= {"arms": {"random": told["arms"]["random"]}, "against": "random"}
+    settings, results = AblateSettings.model_validate(told), tmp_path / "results"
+    (row,) = run_matrix(settings, tmp_path / "work", results)
+    path = results / "random-0.json"
+    of_old = json.loads(path.read_text())
+    del of_old["evaluation"]
+    path.write_text(json.dumps(of_old))
+    monkeypatch.setattr(matrix, "run_to_end", None)
+    assert run_matrix(settings, tmp_path / "elsewhere", results) == [replace(row, evaluation=None)]
+    assert read_rows(AblateSettings.model_validate(told | {"evaluate": {"one": ["one"]}}), results) == []
+
+
+def test_the_studys_rows_stand() -> None:
+    settings = read_settings(ROOT / "trainer/configs/study.yaml", AblateSettings)
+    rows = read_rows(settings, ROOT / "docs/study/arms")
+    assert {(row.arm, row.seed) for row in rows if row.arm == "random"} == {("random", seed) for seed in (0, 1, 2)}
+    for row in rows:
+        if row.arm == "random":  # no distillation, whose teacher's weights are not here
+            assert digest_of(None, settings.finetune_of("random", seed=row.seed, encoder=None)) == row.settings
 
 
 @pytest.mark.parametrize(("passes", "past", "run"), [(True, False, True), (False, False, False), (False, True, True),

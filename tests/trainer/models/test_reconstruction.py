@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.errors import SettingsRefused
 from trainer.models.masking import Visible, drawn_visible, visible_from
 from trainer.models.reconstruction import (
     HeadSettings,
@@ -80,5 +81,5 @@ def test_every_weight_of_a_head_learns_but_for_the_guess_of_what_is_seen() -> No
 
 
 def test_a_head_whose_heads_do_not_fit_its_encoder_is_refused() -> None:
-    with pytest.raises(ValueError, match="as wide as its encoder, 20, has no 8 heads"):
+    with pytest.raises(SettingsRefused, match="8 does not divide the width of an encoder, 20;"):
         ReconstructionHead(HeadSettings(), width=20, patch=8, side=4)

@@ -137,6 +137,49 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(imagery:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.parametrize("inside", ["tiles", "."])
+def test_what_a_run_writes_into_a_folder_of_sources_is_no_source(imagery: Path, inside: str) -> None:
+    out = imagery / inside
+    first = make_tiles(TileRequest((imagery,), out, SETTINGS))
+    assert (out / "contact.png").is_file()
+    again = make_tiles(TileRequest((imagery,), out, SETTINGS))
+    assert again.files == first.files
+    assert again.tally.kept == first.tally.kept
+
+
+def test_sources_below_the_folder_of_the_tiles_are_sources(imagery: Path, tmp_path: Path) -> None:
+    assert make_tiles(TileRequest((imagery,), tmp_path, SETTINGS)).tally.kept
+    assert make_tiles(TileRequest((imagery,), tmp_path, SETTINGS)).tally.kept
+
+
+def test_a_name_that_is_not_utf_8_is_told_with_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "imagery", tmp_path / "tiles"
+    folder.mkdir()
+    Image.fromarray(blobs(1, 64, 64)).save(folder / "a.png")
+    (folder / "a.png").rename(os.fsdecode(bytes(folder) + b"/stra\xdfe.png"))
+    Path(os.fsdecode(bytes(folder) + b"/\xdf.tif")).write_bytes(b"II*\0 broken")
+    command = ["tiles", str(folder), "--out", str(out), "--size", "64", "--quiet"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert "\\xdf.tif: " in capsys.readouterr().out
+    assert "stra\\xdfe.png" in (out / "report.md").read_text()
+    assert pq.read_table(out / "index.parquet").column("source").to_pylist() == [f"{folder}/stra\\xdfe.png"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_note_is_named_with_what_to_do(
+    imagery: Path, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tiles"
+    made(imagery, out)
+    (out / "tiles.json").write_bytes(content)
+    assert main(["tiles", str(imagery), "--out", str(out), "--size", "64", "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert f"{out}/tiles.json: damaged" in told
+    assert "start afresh" in told
+    assert told.count("\n") == 1
+
+
 def test_a_full_disk_says_so_and_the_same_command_goes_on(imagery: Path, tmp_path: Path) -> None:
     whole = made(imagery, tmp_path / "whole")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,0 +1,22 @@
+"""What a command tells while it works: log lines on stdout, as long as somebody reads them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from engines.reader_gone import reader_gone
+
+
+class StdoutHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes no argument at run time
+    """Lines on stdout. A reader that has left ends no run: what is still told goes nowhere, and hours of work go on."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's own name
+        """Logging's own way would be a traceback on stderr for each line."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            reader_gone()
+        else:
+            super().handleError(record)
