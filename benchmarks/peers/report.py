@@ -35,8 +35,8 @@ def write_report(results: Results, folder: Path) -> None:
         'median of the ratios within a round. Peak memory is the whole process. "Unlike" is the share of pixels '
         "whose class differs from a map of probabilities averaged over tiles that overlap by more than three quarters: "
         "within 32 pixels of a line where tiles begin, end or are cut, and elsewhere. The seam is what the first has "
-        "over the second, in points: what a map owes to where its tiles lie. Those who average are nearer to an average "
-        "everywhere. Only the rows called its default run in bfloat16: compare like with like.",
+        "over the second, in points: what a map owes to where its tiles lie. Those who average are nearer to an "
+        "average everywhere. Only the rows called its default run in bfloat16: compare like with like.",
     ]
     for name, scene in results["scenes"].items():
         lines += ["", f"## {scene['title']}", "", *_table(scene["tools"])]
