@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import csv
 import os
-import resource
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.full_disk import files_of_at_most
 from trainer.checkpoint import read_average, read_facts
 from trainer.config import MachineSettings, RunSettings, Stage
 from trainer.curves import curves_picture
@@ -186,17 +184,6 @@ def test_a_signal_saves_and_stops_between_two_steps(tmp_path: Path) -> None:
     Run(SETTINGS, LineTask(), tmp_path / "whole").go()
     whole = weights(tmp_path / "whole")
     assert all(torch.equal(whole[name], value) for name, value in weights(tmp_path / "cut").items())
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """As a full disk, for this process: writes beyond ``size`` bytes of a file fail."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from onboard.jobs.ledger import Ledger, MapRow
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.scene.probe import Probes
 from onboard.settings import Settings, read_settings
+from tests.full_disk import files_of_at_most
 from tests.onboard.service import write_scene
 from tests.tiny_model import write_model
 
@@ -58,17 +58,6 @@ def deliver(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, **del
     file.write(path.read_bytes())
     file.finish()
     return accept(settings, ledger, kind, PROBES, file, Delivery(**({"name": path.name} | delivery)))
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """As a full disk, for this process: writes beyond ``size`` bytes of a file fail."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def kinds(ledger: Ledger) -> list[str]:
