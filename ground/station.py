@@ -146,12 +146,26 @@ class Station:
             report.damaged.append(item.map)
             report.why[item.map] = str(error)
             self.told(f"{item.map}: {error}")
+            report.why[item.map] += self._have_checked(item.map)
         except AskedWrong as error:
             if error.status != NOT_FOUND:
                 raise
             report.gone.append(item.map)
             report.why[item.map] = error.problem
             self.told(f"{item.map}: not aboard any more")
+
+    def _have_checked(self, name: str) -> str:
+        """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass."""
+        try:
+            answer = self.link.json("POST", f"/maps/{name}/check")
+        except AskedWrong:
+            return ""  # gone meanwhile, or a service that knows no such question
+        damaged = ", ".join(str(part) for part in answer["damaged"])
+        found = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
+        if answer["erased"]:
+            found += ", and the map erased: deliver its scene again"
+        self.told(f"{name}: {found}")
+        return f"; {found}"
 
     def _plan(self, held: int) -> tuple[list[PlanItem], int]:
         """What to fetch, and how many maps it leaves out for want of bytes."""

@@ -44,9 +44,9 @@ def file_answer(request: Request, path: Path, *, sha256: str, media_type: str) -
         raise Vanished(path.name)
     answer = FileResponse(path, headers=headers, media_type=media_type, stat_result=facts)
     begin = _begin(request.headers.get("range", ""), facts.st_size)
-    if begin is None:
-        # RFC 9110 14.2: what is no range is ignored, and a server may ignore others: several at once are of no use to a
-        # ground station. Starlette would answer 400.
+    if begin is None or request.method != "GET":
+        # RFC 9110 14.2: ranges are for GET; what is no range is ignored, and a server may ignore others: several at
+        # once are of no use to a ground station. Starlette would answer 206 or 400.
         del MutableHeaders(scope=request.scope)["range"]
     elif begin >= facts.st_size and request.headers.get("if-range") in (None, tag, answer.headers["last-modified"]):
         raise RangeBeyond(facts.st_size)

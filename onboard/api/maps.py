@@ -14,6 +14,7 @@ from onboard.api.errors import BadRequest, Conflict, NotFound
 from onboard.api.files import file_answer
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
+from onboard.downlink.check import check_map
 from onboard.jobs.ledger import MapRow
 from onboard.jobs.published import ITEM_FILE
 
@@ -38,6 +39,14 @@ class ReceiptAnswer(BaseModel):
     map: str
     received: bool
     known_before: bool
+
+
+class CheckAnswer(BaseModel):
+    """What became of a map that the ground got wrong."""
+
+    map: str
+    damaged: list[str] = Field(description="files that are not what was promised, and are no longer offered")
+    erased: bool = Field(description="without map.tif or map.json there is no map; its scene may be delivered again")
 
 
 @router.get(
@@ -112,6 +121,14 @@ def post_receipt(map_id: str, receipt: Receipt, service: TheService, caller: The
         raise Conflict(f"map.tif has SHA-256 {ours} here, the receipt says {receipt.sha256}; fetch it again")
     new = service.ledger.receipt(map_id)
     return ReceiptAnswer(map=map_id, received=True, known_before=not new)
+
+
+@router.post("/maps/{map_id}/check", responses=documented(404))
+def post_check(map_id: str, service: TheService, caller: TheCaller) -> CheckAnswer:
+    """Holds a map's files against their digests, for a ground that got them wrong twice."""
+    caller.must_be("ground")
+    damaged = check_map(service.settings, service.ledger, _known(service, map_id))
+    return CheckAnswer(map=map_id, damaged=damaged, erased=not service.ledger.holds_map(map_id))
 
 
 @router.head("/maps/{map_id}/{asset}", include_in_schema=False)

@@ -347,6 +347,14 @@ class Ledger:
                 (problem, self._next(), map_id),
             )
 
+    def drop_assets(self, map_id: str, names: Sequence[str]) -> None:
+        """Forgets files of a map, which stays."""
+        with self._writing():
+            row = self._one("SELECT assets FROM maps WHERE id = ?", map_id)
+            if row is not None:
+                kept = {name: facts for name, facts in json.loads(row["assets"]).items() if name not in names}
+                self._base.execute("UPDATE maps SET assets = ? WHERE id = ?", (json.dumps(kept), map_id))
+
     def holds_map(self, map_id: str) -> bool:
         """Whether it is here."""
         return self._one("SELECT 1 FROM maps WHERE id = ?", map_id) is not None

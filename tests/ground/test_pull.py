@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ground.link import Link
@@ -219,26 +220,71 @@ def first_planned(served: Served) -> str:
 
 
 @pytest.mark.parametrize("harm", ["a bit", "its end"])
-def test_one_damaged_map_keeps_no_other_aboard(holding: Served, archive: Path, tmp_path: Path, harm: str) -> None:
+def test_a_damaged_map_keeps_no_other_aboard_and_costs_one_pass(
+    holding: Served, archive: Path, tmp_path: Path, harm: str
+) -> None:
     dest = tmp_path / "dest"
     first = first_planned(holding)
     aboard = holding.data / "maps" / first / "map.tif"
     content = aboard.read_bytes()
     aboard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if harm == "a bit" else content[:-100])
-    for fetched in (FEW - 1, 0):
-        done = ground("pull", holding.url, "--dest", str(dest), "--json")
-        report = json.loads(done.stdout)
-        assert (done.returncode, len(report["maps"]), report["damaged"], report["left"]) == (1, fetched, [first], 0)
-        assert list(report["why"]) == [first]
-        assert done.stderr == f"ground: {report['why'][first]}\n"
+    done = ground("pull", holding.url, "--dest", str(dest), "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, len(report["maps"]), report["damaged"], report["left"]) == (1, FEW - 1, [first], 0)
+    assert list(report["why"]) == [first]
+    assert done.stderr == f"ground: {report['why'][first]}\n"
     assert f"{first}/map.tif: arrived with" in done.stderr
-    said = ground("pull", holding.url, "--dest", str(dest))
-    assert (said.returncode, said.stderr) == (1, "")
-    assert f"{first}/map.tif: arrived with" in said.stdout
-    assert "; 1 maps damaged" in said.stdout
+    assert "aboard map.tif is damaged, and the map erased: deliver its scene again" in done.stderr
+    with holding.ledger() as ledger:
+        assert ledger.map(first) is None
+        events = [(event.severity, event.kind) for event in ledger.events(limit=1000) if event.about == first]
+    assert ("error", "map-damaged") in events
+    assert not aboard.parent.exists()
+    again = json.loads(ground("pull", holding.url, "--dest", str(dest), "--json").stdout)
+    assert (again["maps"], again["damaged"], again["received_bytes"]) == ([], [], 0)
     whole = digests(archive)
     del whole[f"{first}/map.tif"]
     assert digests(dest) == whole
+
+
+def test_what_is_damaged_aboard_is_said_where_people_read(holding: Served, tmp_path: Path) -> None:
+    first = first_planned(holding)
+    aboard = holding.data / "maps" / first / "quicklook.webp"
+    aboard.write_bytes(aboard.read_bytes()[::-1])
+    said = ground("pull", holding.url, "--dest", str(tmp_path / "dest"))
+    assert (said.returncode, said.stderr) == (1, "")
+    assert f"{first}/quicklook.webp: arrived with" in said.stdout
+    assert f"{first}: aboard quicklook.webp is damaged\n" in said.stdout
+    assert "; 1 maps damaged" in said.stdout
+    with holding.ledger() as ledger:
+        found = ledger.map(first)
+    assert found is not None
+    assert "quicklook.webp" not in found.assets
+    # The map itself is whole: the next pass brings it, without the picture.
+    again = json.loads(ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--json").stdout)
+    assert (again["maps"], again["damaged"]) == ([first], [])
+
+
+def test_a_link_that_damages_a_map_loses_none_aboard(holding: Served, tmp_path: Path) -> None:
+    first = first_planned(holding)
+    with Link(holding.url) as link:
+        station = Station(link, tmp_path / "dest")
+        send = link._client.send
+
+        def spoilt(request: httpx.Request, **options: Any) -> httpx.Response:
+            answer = send(request, **options)
+            if request.url.path != f"/maps/{first}/map.tif":
+                return answer
+            content = answer.read()
+            body = httpx.ByteStream(content[:-1] + bytes([content[-1] ^ 1]))
+            return httpx.Response(answer.status_code, headers=answer.headers, stream=body, request=request)
+
+        link._client.send = spoilt  # type: ignore[method-assign]
+        report = station.pull()
+    assert report.damaged == [first]
+    assert report.why[first].endswith("; aboard all its files are whole")
+    again = json.loads(ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--json").stdout)
+    assert (again["maps"], again["damaged"]) == ([first], [])
 
 
 def test_a_map_that_goes_while_the_pass_runs_is_done_without(holding: Served, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_single_ranges(client: httpx.Client, range_: str, part: bytes) -> None:
     assert answer.headers["content-range"] == f"bytes {begin}-{begin + len(part) - 1}/{len(DATA)}"
 
 
+def test_head_knows_no_ranges(client: httpx.Client) -> None:
+    head = client.head("/map.tif", headers={"Range": "bytes=0-9"})
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(DATA)))
+    assert "content-range" not in head.headers
+    assert client.head("/map.tif", headers={"Range": "bytes=999999-"}).status_code == 200
+
+
 def test_a_range_of_another_version_gives_the_whole_file(client: httpx.Client) -> None:
     answer = client.get("/map.tif", headers={"Range": "bytes=5-9", "If-Range": '"of another"'})
     assert (answer.status_code, answer.content) == (200, DATA)
