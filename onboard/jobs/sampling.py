@@ -70,7 +70,8 @@ class Sampling:
     _problems: dict[str, str] = field(default_factory=dict)
     _found: dict[str, bool] = field(default_factory=dict)
     _history_lost: bool = False
-    _throttling: bool | None = None
+    _throttling: bool = False
+    _held_back: dict[str, bool] = field(default_factory=dict)
     _overcurrent: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,13 +135,7 @@ class Sampling:
                 self._event("warning", "history-lost", self.history.problem)
             else:
                 self._event("info", "history-kept", "history is written again")
-        held_back = [one.rail for one in latest.values() if one.quantity == "throttle_state" and one.value]
-        if self._throttling is not None and bool(held_back) != self._throttling:
-            if held_back:
-                self._event("warning", "throttling-began", f"the board holds itself back: {', '.join(held_back)}")
-            else:
-                self._event("info", "throttling-ended", "the board runs free again")
-        self._throttling = bool(held_back)
+        self._note_throttling([one for one in latest.values() if one.quantity == "throttle_state"])
         for one in latest.values():
             if one.quantity == "over_current_events" and one.value is not None:
                 more = one.value - self._overcurrent.get(one.rail, one.value)
@@ -148,6 +143,17 @@ class Sampling:
                     text = f"{one.rail}: {more:.0f} more, {one.value:.0f} since power-on"
                     self._event("warning", "over-current", text)
                 self._overcurrent[one.rail] = one.value
+
+    def _note_throttling(self, states: list[Reading]) -> None:
+        """An end is one that was measured: what nobody can read any more stands as it was read last."""
+        self._throttling = any(one.value for one in states)
+        before = any(self._held_back.values()) if self._held_back else None
+        self._held_back |= {one.rail: one.value > 0 for one in states if one.value is not None}
+        held_back = [rail for rail, holds in self._held_back.items() if holds]
+        if before is False and held_back:
+            self._event("warning", "throttling-began", f"the board holds itself back: {', '.join(held_back)}")
+        elif before and not held_back:
+            self._event("info", "throttling-ended", "the board runs free again")
 
     def _set_mode(self) -> None:
         """Asks jtop's service for the mode that the governor wants, once for each wish."""
@@ -175,7 +181,7 @@ class Sampling:
                 for name, e in self.sampler.energy.items()
             },
             began_s=self._began, main=self._main, main_problem=self._main_problem[:160],
-            hottest_c=_short(hottest.value), throttling=bool(self._throttling), mode=self._mode,
+            hottest_c=_short(hottest.value), throttling=self._throttling, mode=self._mode,
             sources={
                 name: "" if self._found.get(name) else self._problems.get(name, "lost") for name in self._found
             },

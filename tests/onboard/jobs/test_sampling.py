@@ -26,9 +26,11 @@ class Hanging:
 
     def __init__(self) -> None:
         self.hangs = False
+        self.throttled: dict[str, float] = {}
 
     def read(self) -> list[Reading]:
-        told = (("power_w", 31.0, "VDD_IN"), ("temperature_c", 55.0, "tj"))
+        told = [("power_w", 31.0, "VDD_IN"), ("temperature_c", 55.0, "tj")]
+        told += [("throttle_state", value, rail) for rail, value in self.throttled.items()]
         return [] if self.hangs else [Reading(quantity, value, self.name, rail) for quantity, value, rail in told]
 
     def state(self) -> SourceState:
@@ -110,3 +112,19 @@ def test_a_source_that_falls_silent_is_lost_and_says_why(bench: Bench) -> None:
     bench.source.hangs = False
     bench.run_for(2)
     assert bench.events() == [lost, ("source-found", "jtop measures again")]
+
+
+@pytest.mark.parametrize("left", [{}, {"gpu": 0.0}])
+def test_a_throttling_that_nobody_sees_any_more_has_not_ended(bench: Bench, left: dict[str, float]) -> None:
+    def throttling() -> list[str]:
+        return [kind for kind, _ in bench.events() if kind.startswith("throttling")]
+
+    for told, expected in (
+        ({"cpu": 0.0, "gpu": 0.0}, []),
+        ({"cpu": 1.0, "gpu": 0.0}, ["throttling-began"]),
+        (left, ["throttling-began"]),
+        ({"cpu": 0.0, "gpu": 0.0}, ["throttling-began", "throttling-ended"]),
+    ):
+        bench.source.throttled = told
+        bench.run_for(20)
+        assert throttling() == expected
