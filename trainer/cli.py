@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.errors import SettingsRefused, TrainerError
+from trainer.errors import DataRefused, SettingsRefused, TrainerError
 from trainer.log_lines import StdoutHandler
 
 if TYPE_CHECKING:
@@ -259,6 +259,13 @@ def _run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: s
     return read_settings(options.config, kind, given)
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataRefused(path, "it is no text in UTF-8", "give markdown") from None
+
+
 def _export(options: argparse.Namespace) -> None:
     import torch
 
@@ -274,7 +281,7 @@ def _export(options: argparse.Namespace) -> None:
             name=options.name,
             version=options.version,
             description=options.description,
-            notes=options.notes.read_text() if options.notes else "",
+            notes=_text_of(options.notes) if options.notes else "",
             golden_tile=golden_landscape(),
             flight=FlightSettings(confidence=options.confidence),
             precisions=tuple(options.precisions),

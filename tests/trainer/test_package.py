@@ -358,8 +358,11 @@ def test_a_name_that_is_none_of_a_model_is_refused_before_the_export(
     command = ["export", "--run", str(tmp_path / "none"), "--name"]
     assert main([*command, "Dubai Lite"]) == 2
     assert main([*command, "x", "--notes", str(tmp_path / "nope")]) == 1
+    (tmp_path / "picture").write_bytes(b"\x89PNG")
+    assert main([*command, "x", "--notes", str(tmp_path / "picture")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
+    assert lines[2] == f"trainer: {tmp_path}/picture: it is no text in UTF-8; give markdown"
     assert "--name: 'Dubai Lite' is no name of a model" in lines[0]
     assert lines[1] == f"trainer: {tmp_path}/nope: no such file or directory"
     with pytest.raises(SystemExit):
