@@ -21,25 +21,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
 
 from benchmarks.peers.checklist import QUESTIONS, answers, write_question_scenes
+from benchmarks.peers.judge import OVERLAP, Judge
 from benchmarks.peers.report import write_report
-from benchmarks.peers.scenes import BenchScene, bench_scene
+from benchmarks.peers.scenes import bench_scene
 from benchmarks.peers.tools import TOOLS
-from benchmarks.reference import differing, near_mask, reference_classes
 from benchmarks.twin import Twin
 from engines.cores import processor
-from engines.metrics import Confusion
 from engines.open import manifest_path
-from onboard.scene.grid import Grid
 
-OVERLAP = 256
-REFERENCE_STEP = 224
-"""A little more than three quarters of overlap. With steps of 256 the reference had tiles where the peers' tiles are,
-and divided the ground into the windows of the network's attention, 256 pixels, as they do: it favoured them. Multiples
-of 224 go through all eight phases that its strides of 32 leave."""
 # Of nine to sixteen tiles; half a second each, where our own commits every two seconds.
 KILLED_AFTER = 7
 SCENES = ("dubai", "rpc16", "landscape")
@@ -138,6 +130,7 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
         scene = bench_scene(name, arguments.folder, arguments.data, side=arguments.side)
         entry = kept.setdefault("scenes", {}).setdefault(name, {"title": scene.title, "tools": {}})
         stretch = scene.stretch()
+        judge = Judge(scene, twin, arguments.folder)
         rounds = arguments.large_runs if name == "landscape" else arguments.runs
         for turn in range(rounds):
             for tool in arguments.tools:
@@ -152,68 +145,14 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
                     row["failed"] = found["failed"]
                 else:
                     row["runs"].append({"round": turn, **found})
-                    if "quality" not in row and tool != "gdal":
-                        lines = _lines(tool, twin, scene.size())
-                        row["quality"] = judged(bench.map_of(tool), scene, twin, arguments.folder, lines)
+                    if tool != "gdal":
+                        row["quality"] = judge.quality(tool, bench.map_of(tool))
                 save()
+        entry["differences"] = entry.get("differences", {}) | judge.differences()
+        save()
     if not arguments.no_checklist:
         _check(bench, arguments, kept, save)
     save()
-
-
-def _lines(tool: str, twin: Twin, size: tuple[int, int]) -> list[list[int]]:
-    """Rows and columns of a scene (height, width) where the tool's tiles begin, end or are cut."""
-    if not TOOLS[tool].own:
-        overlap = 0 if TOOLS[tool].fastest else OVERLAP
-        step = twin.size - overlap
-        return [
-            [line for place in range(step, length, step) for line in (place, place + overlap // 2, place + overlap)]
-            for length in size
-        ]
-    halo = twin.halo if TOOLS[tool].halo == -1 else OVERLAP // 2  # -1: the model's
-    grid = Grid(size[1], size[0], tile_size=twin.size, halo=halo)
-    rows = [grid[row * grid.columns] for row in range(grid.rows)]
-    columns = [grid[column] for column in range(grid.columns)]
-    return [
-        [line for tile in rows for line in (tile.source.row, tile.source.row + twin.size, tile.core.row)],
-        [line for tile in columns for line in (tile.source.col, tile.source.col + twin.size, tile.core.col)],
-    ]
-
-
-def judged(mapped: Path, scene: BenchScene, twin: Twin, folder: Path, lines: list[list[int]]) -> dict[str, Any]:
-    """Shares of pixels unlike the reference, near tile borders and elsewhere, and mIoU where there are labels.
-
-    ``lines`` are rows and columns of the scene; those on its border count for nothing.
-    """
-    part = scene.judged
-    codes = np.asarray([item.code for item in twin.manifest.classes], np.uint8)
-    digest = f"{scene.path.stem}-{twin.manifest.model.sha256[:12]}"
-    path = folder / f"reference-{digest}-{REFERENCE_STEP}.npy"
-    if not path.exists():
-        np.save(path, reference_classes(twin, scene.pixels(), part, step=REFERENCE_STEP))
-    expected = codes[np.load(path)]
-    with rasterio.open(mapped) as source:
-        if (source.height, source.width) != scene.size():
-            return {"wrong": f"the map has {source.width} x {source.height} pixels"}
-        classes = source.read(1)
-    found = classes[part.row : part.row + part.height, part.col : part.col + part.width]
-    inner = [
-        [line - first for line in axis if 0 < line < length]
-        for axis, first, length in zip(lines, (part.row, part.col), scene.size(), strict=True)
-    ]
-    beside, away = differing(found, expected, near_mask(*expected.shape, *inner))
-    told: dict[str, Any] = {
-        "near": beside, "elsewhere": away, "unlike": float((found != expected).mean()),
-        "empty": float((found == 0).mean()),
-    }  # fmt: skip
-    if scene.labels is not None:
-        with rasterio.open(scene.labels) as source:
-            labels = source.read(1)
-        hits, best = Confusion(twin.classes), Confusion(twin.classes)
-        hits.add(labels, found)
-        best.add(labels, expected)
-        told |= {"miou": hits.scores().miou, "reference_miou": best.scores().miou}
-    return told
 
 
 def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], save: Any) -> None:
@@ -222,7 +161,7 @@ def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], sa
     table = kept.setdefault("checklist", {})
     tools: Sequence[str] = [
         name for name in arguments.tools
-        if name not in ("gdal", "onboard-auto") and not TOOLS[name].fastest
+        if name not in ("gdal", "onboard-auto", "onboard-wide") and not TOOLS[name].fastest
     ]  # fmt: skip
     for name in tools:
         if name in table:

@@ -319,6 +319,7 @@ class Tool:
     """A row of the table.
 
     Attributes:
+        halo: of our own rows; None for half the overlap of all, -1 for the model's own.
         wants_plain: fails on JPEG, for it writes the map with the source's profile; it gets the scene as DEFLATE.
     """
 
@@ -352,6 +353,9 @@ TOOLS = {
     ),
     "onboard-auto": Tool(
         "onboard, its default backend, the overlap of all", onboard, "onboard-landcover", own=True, backend="auto"
+    ),
+    "onboard-wide": Tool(
+        "onboard, its default backend, halo 192", onboard, "onboard-landcover", own=True, halo=192, backend="auto"
     ),
     "monai-fastest": Tool(
         "MONAI, constant, no overlap", partial(monai, mode="constant"), "monai", fastest=True

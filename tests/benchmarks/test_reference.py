@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.peers.report import write_report
-from benchmarks.reference import differing, near_mask, reference_classes, starts
+from benchmarks.reference import block_counts, difference, near_mask, reference_classes, shares, starts
 from benchmarks.twin import Twin
 from engines.open import SHIPPED, open_engine
 from engines.verify import golden_tiles
@@ -60,8 +60,38 @@ def test_near_is_32_pixels_on_both_sides() -> None:
     assert int(mask[:, 0].sum()) == 64
     found, expected = np.zeros((200, 300), np.uint8), np.zeros((200, 300), np.uint8)
     found[68], found[0] = 1, 1
-    assert differing(found, expected, mask) == (1 / 64, 1 / 136)
-    assert np.isnan(differing(found, expected, np.zeros_like(mask))[0])
+    assert shares(block_counts(found, expected, mask)) == (1 / 64, 1 / 136)
+    assert np.isnan(shares(block_counts(found, expected, np.zeros_like(mask)))[0])
+
+
+def test_counts_are_of_blocks_of_256_pixels_and_what_is_left() -> None:
+    rng = np.random.default_rng(3)
+    found, expected = (rng.integers(0, 2, (300, 520), dtype=np.uint8) for _ in range(2))
+    mask = rng.integers(0, 2, (300, 520)).astype(bool)
+    counts = block_counts(found, expected, mask)
+    places = [(row, col) for row in (0, 256) for col in (0, 256, 512)]
+    assert len(counts) == len(places)
+    for (row, col), (wrong, near, wrong_elsewhere, elsewhere) in zip(places, counts.tolist(), strict=True):
+        block = (slice(row, row + 256), slice(col, col + 256))
+        unequal, inside = (found != expected)[block], mask[block]
+        assert (wrong, near) == (unequal[inside].sum(), inside.sum())
+        assert (wrong_elsewhere, elsewhere) == (unequal[~inside].sum(), (~inside).sum())
+
+
+def test_what_both_find_hard_is_no_difference_and_what_one_finds_hard_is() -> None:
+    rng = np.random.default_rng(5)
+    hard = rng.integers(0, 2000, 100)
+    ours = np.stack([hard, np.full(100, 10_000), hard, np.full(100, 50_000)], axis=1)
+    theirs = ours + np.array([100, 0, 0, 0])
+    assert difference(ours, ours)["near"] == [0, 0, 0]
+    found = difference(ours, theirs)
+    # Every block alike: the spread between blocks, some 6 points, is in none of the intervals.
+    assert found["near"] == pytest.approx([-1, -1, -1])
+    assert found["seam"] == pytest.approx([-1, -1, -1])
+    noisy = theirs - np.stack([rng.integers(0, 200, 100), *[np.zeros(100, np.int64)] * 3], axis=1)
+    value, low, high = difference(ours, noisy)["near"]
+    assert low < value < high
+    assert -0.3 < low < 0 < high < 0.3
 
 
 def test_the_twin_says_what_the_model_says(tmp_path: Path) -> None:
@@ -91,11 +121,12 @@ def test_the_report_names_what_failed_and_who_is_faster(tmp_path: Path, monkeypa
             "monai": {"title": "slow, blended", "runs": [run | {"seconds": 15.0}, run | {"seconds": 60.0, "round": 1}]},
             "onboard": {"title": "onboard", "runs": [run, run | {"seconds": 30.0, "round": 1}],
                         "quality": {"near": 0.01, "elsewhere": 0.005}},
-        }}},
+        }, "differences": {"onboard": {"monai": {"near": [-0.1, -0.2, 0.05], "seam": [0.1, -0.04, 0.2]}}}}},
     }  # fmt: skip
     write_report(results, tmp_path / "benchmarks")
     told = (tmp_path / "benchmarks.md").read_text()
     assert "| onboard | 20.0 (10.0 to 30.0) | 1.00 | 9 | 45% | 500 | 2.0 | 40 | 1.00% | 0.50% | +0.50 |" in told
     assert "| slow, blended | 37.5 (15.0 to 60.0) | 1.75 |" in told  # 1.5 in one round and 2 in the other
+    assert "| slow, blended | 1.75 | -0.10 (-0.20 to +0.05) | +0.10 (-0.04 to +0.20) |" in told
     assert told.index("| onboard |") < told.index("| slow, blended |")
     assert "| gone | failed: killed |" in told
