@@ -22,7 +22,7 @@ REFERENCE_STEP = 224
 """A little more than three quarters of overlap. With steps of 256 the reference had tiles where the peers' tiles are,
 and divided the ground into the windows of the network's attention, 256 pixels, as they do: it favoured them. Multiples
 of 224 go through all eight phases that its strides of 32 leave."""
-OURS = ("onboard", "onboard-default", "onboard-auto", "onboard-wide")
+OURS = ("onboard", "onboard-default", "onboard-auto")
 
 
 @dataclass
