@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from onboard.jobs.intake import erase_folder
+from onboard.jobs.erase import erase_map
 from onboard.jobs.ledger import Ledger, MapRow
-from onboard.jobs.published import ERASING, ITEM_FILE
+from onboard.jobs.published import ITEM_FILE
 from onboard.mapping.files import sha256_file
 from onboard.settings import Settings
 
@@ -33,12 +33,11 @@ def check_map(settings: Settings, ledger: Ledger, row: MapRow) -> list[str]:
         ledger.drop_assets(row.id, wrong)
         ledger.tell("warning", "map-damaged", f"damaged aboard, no longer offered: {', '.join(wrong)}", row.id)
         return wrong
-    if row.delivered is None:
-        ledger.lose_map(row.id, "its map was damaged aboard before the ground had it; deliver the scene again")
-    else:
-        ledger.remove_map(row.id)
-    ledger.tell("error", "map-damaged", f"damaged aboard, the map is erased: {', '.join(wrong)}", row.id)
-    erase_folder(folder, settings.maps_dir / ERASING)
+    erase_map(
+        settings, ledger, row,
+        problem="its map was damaged aboard before the ground had it",
+        event=("error", "map-damaged", f"damaged aboard, the map is erased: {', '.join(wrong)}"),
+    )  # fmt: skip
     return wrong
 
 

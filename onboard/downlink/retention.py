@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 
-from onboard.jobs.intake import erase_folder
+from onboard.jobs.erase import erase_map
 from onboard.jobs.ledger import PRIORITIES, Ledger, MapRow
-from onboard.jobs.published import ERASING
 from onboard.settings import Settings
 
 _PAGE = 500
@@ -44,7 +43,7 @@ def make_room(settings: Settings, ledger: Ledger, wanted: int, *, undelivered: b
             break
         if row.delivered is None and not undelivered:
             break
-        erase_map(settings, ledger, row)
+        erase_for_room(settings, ledger, row)
         erased += 1
     return erased
 
@@ -58,17 +57,16 @@ def tend(settings: Settings, ledger: Ledger) -> int:
     return make_room(settings, ledger, 0, undelivered=4 * free < settings.reserve) if free < settings.reserve else 0
 
 
-def erase_map(settings: Settings, ledger: Ledger, row: MapRow) -> None:
+def erase_for_room(settings: Settings, ledger: Ledger, row: MapRow) -> None:
     """Erases one map and says so."""
     known = "delivered" if row.delivered is not None else f"NOT delivered, {row.priority}"
     size = sum(int(facts["bytes"]) for facts in row.assets.values())
-    if row.delivered is None:
-        ledger.lose_map(row.id, "its map was erased to make room before the ground had it; deliver the scene again")
-    else:
-        ledger.remove_map(row.id)
     severity = "info" if row.delivered is not None else "warning"
-    ledger.tell(severity, "map-erased", f"{known} map of {size:,} bytes erased to make room", row.id)
-    erase_folder(settings.maps_dir / row.id, settings.maps_dir / ERASING)
+    erase_map(
+        settings, ledger, row,
+        problem="its map was erased to make room before the ground had it",
+        event=(severity, "map-erased", f"{known} map of {size:,} bytes erased to make room"),
+    )  # fmt: skip
 
 
 def _maps(ledger: Ledger) -> Sequence[MapRow]:

@@ -13,7 +13,7 @@ import pytest
 
 from onboard.api.inbox import take_inbox
 from onboard.api.service import Service
-from onboard.downlink.retention import erase_map
+from onboard.downlink.retention import erase_for_room
 from onboard.errors import NoRoom, SceneRefused, StorageError
 from onboard.jobs.claim import accept_inbox_file, give_back_claims
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, erase_folder
@@ -126,7 +126,7 @@ def test_a_map_that_is_lost_before_the_ground_has_it_is_made_again(
             ledger.receipt(scene_id)
     made = ledger.map(lost[0])
     assert made is not None
-    erase_map(settings, ledger, made)  # to make room
+    erase_for_room(settings, ledger, made)  # to make room
     reconcile(settings, ledger)  # and the other one's files are not there
     assert [ledger.holds_map(scene_id) for scene_id in lost] == [False, False]
     for n, scene_id in enumerate(lost):
