@@ -158,11 +158,11 @@ class Station:
         """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass."""
         try:
             answer = self.link.json("POST", f"/maps/{name}/check")
-        except AskedWrong:
-            return ""  # gone meanwhile, or a service that knows no such question
-        damaged = ", ".join(str(part) for part in answer["damaged"])
+            damaged, erased = ", ".join(answer["damaged"]), bool(answer["erased"])
+        except (AskedWrong, KeyError, TypeError):
+            return ""  # gone meanwhile, or a service that does not know the question
         found = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
-        if answer["erased"]:
+        if erased:
             found += ", and the map erased: deliver its scene again"
         self.told(f"{name}: {found}")
         return f"; {found}"

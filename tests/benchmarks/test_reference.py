@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.peers.judge import tile_lines
 from benchmarks.peers.report import write_report
 from benchmarks.reference import block_counts, difference, near_mask, reference_classes, shares, starts
 from benchmarks.twin import Twin
 from engines.open import SHIPPED, open_engine
 from engines.verify import golden_tiles
-from onboard.scene.grid import Window
+from onboard.scene.grid import Grid, Window
 
 
 class TinyTwin:
@@ -92,6 +94,26 @@ def test_what_both_find_hard_is_no_difference_and_what_one_finds_hard_is() -> No
     value, low, high = difference(ours, noisy)["near"]
     assert low < value < high
     assert -0.3 < low < 0 < high < 0.3
+
+
+@pytest.mark.parametrize(("tool", "halo"), [("onboard", 128), ("onboard-default", 64), ("onboard-wide", 192)])
+def test_lines_of_ours_are_those_of_the_grid_that_the_row_runs_with(tool: str, halo: int) -> None:
+    twin: Any = SimpleNamespace(size=1024, halo=64)
+    rows, columns = tile_lines(tool, twin, (3000, 2000))
+    grid = Grid(2000, 3000, tile_size=1024, halo=halo)
+    tiles = list(grid)
+    for lines, places in (
+        (rows, {(tile.source.row, tile.core.row) for tile in tiles}),
+        (columns, {(tile.source.col, tile.core.col) for tile in tiles}),
+    ):
+        assert set(lines) == {line for start, cut in places for line in (start, start + 1024, cut)}
+
+
+def test_lines_of_the_others_are_where_their_tiles_begin_end_and_meet() -> None:
+    twin: Any = SimpleNamespace(size=1024, halo=64)
+    assert tile_lines("monai", twin, (1500, 2000)) == [[768, 896, 1024], [768, 896, 1024, 1536, 1664, 1792]]
+    assert set(tile_lines("monai-fastest", twin, (1500, 900))[0]) == {1024}
+    assert tile_lines("monai-fastest", twin, (1500, 900))[1] == []
 
 
 def test_the_twin_says_what_the_model_says(tmp_path: Path) -> None:
