@@ -89,6 +89,10 @@ def main() -> None:
     parser.add_argument("--tools", nargs="*", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--runs", type=int, default=3, help="of each tool on each scene (default: 3)")
     parser.add_argument("--large-runs", type=int, default=1, help="on the landscape, minutes each (default: 1)")
+    parser.add_argument(
+        "--round", type=int,
+        help="number of what is measured now: runs of one number are compared (default: how many the tool had before)",
+    )  # fmt: skip
     parser.add_argument("--side", type=int, help="pixels a side of the made scenes, to see that it runs")
     parser.add_argument("--model", help="shipped name or folder (default: the shipped default)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -144,7 +148,7 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
                 if "failed" in found:
                     row["failed"] = found["failed"]
                 else:
-                    row["runs"].append({"round": turn, **found})
+                    row["runs"].append({"round": turn if arguments.round is None else arguments.round, **found})
                     if tool != "gdal":
                         row["quality"] = judge.quality(tool, bench.map_of(tool))
                 save()
