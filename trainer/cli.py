@@ -76,6 +76,23 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--unfreeze", action="store_true", help="the encoder learns too")
     finetune.add_argument("--names", nargs="+", help="fit on these images, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
+
+    soften = commands.add_parser("soften", help="a teacher's soft labels for all sets of a configuration")
+    soften.add_argument("--config", type=Path, required=True, help="whose `data.sets` say where soft labels go")
+    soften.add_argument("--teacher", type=Path, required=True, help="run folder of a finished finetuning")
+    soften.add_argument("--gsd", type=float, nargs="+", default=[0.8], help="metres a pixel at which images are seen")
+    soften.add_argument("--quiet", action="store_true")
+    soften.set_defaults(run=_soften)
+
+    places = commands.add_parser("places", help="accuracy place by place, of a run or of a packaged model")
+    places.add_argument("which", type=Path, metavar="RUN|MODEL", help="run folder of a finetuning, or model folder")
+    places.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "places.yaml")
+    places.add_argument("--gsd", type=float, help="bring images to this many metres a pixel first")
+    places.add_argument("--only", nargs="+", metavar="WORD", help="places whose names hold one of these words")
+    places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
+    places.add_argument("--threads", type=int)
+    places.add_argument("--out", type=Path, help="also write the figures as JSON")
+    places.set_defaults(run=_places)
     teach = commands.add_parser("source-teacher", help="a SAM-shaped teacher of one's own, for the study")
     _add_run(teach)
     teach.add_argument("--out", type=Path, required=True, help="folder of the encoder, as transformers saves it")
@@ -224,6 +241,43 @@ def _finetune(options: argparse.Namespace) -> None:
         data = settings.data.model_copy(update={"names": tuple(options.names)})
         settings = settings.model_copy(update={"data": data})
     finetune(settings, options.folder)
+
+
+def _places(options: argparse.Namespace) -> None:
+    from trainer.config import read_settings
+    from trainer.places import (
+        PlacesSettings,
+        head_of_model,
+        mapper_of_model,
+        mapper_of_run,
+        places_json,
+        places_table,
+        score_places,
+    )
+
+    settings = read_settings(options.config, PlacesSettings)
+    if options.only:
+        wanted = [word.lower() for word in options.only]
+        kept = tuple(place for place in settings.places if any(word in place.name.lower() for word in wanted))
+        settings = settings.model_copy(update={"places": kept})
+    if (options.which / "manifest.json").is_file():
+        head = head_of_model(options.which, settings.heads)
+        mapper = mapper_of_model(options.which, head, threads=options.threads, backend=options.backend)
+    else:
+        mapper = mapper_of_run(options.which)
+    scores = score_places(settings, mapper, gsd_m=options.gsd)
+    print(places_table(scores))
+    if options.out is not None:
+        options.out.write_text(places_json(scores))
+
+
+def _soften(options: argparse.Namespace) -> None:
+    from trainer.config import FinetuneSettings, read_settings
+    from trainer.soften import SoftenRequest, soften
+
+    settings = read_settings(options.config, FinetuneSettings)
+    done = soften(SoftenRequest(options.teacher, settings.data.sets, tuple(options.gsd)), quiet=options.quiet)
+    print(f"soft labels of {done} images written")
 
 
 def _source_teacher(options: argparse.Namespace) -> None:
