@@ -15,6 +15,7 @@ from trainer.log_lines import StdoutHandler
 
 if TYPE_CHECKING:
     from trainer.config import AnySettings
+    from trainer.package import CalibrationRun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
     places.add_argument("--threads", type=int)
     places.add_argument("--out", type=Path, help="also write the figures as JSON")
+    places.add_argument("--record", action="store_true", help="write them into the model's manifest and card")
     places.set_defaults(run=_places)
     teach = commands.add_parser("source-teacher", help="a SAM-shaped teacher of one's own, for the study")
     _add_run(teach)
@@ -159,12 +161,18 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--precision", nargs="+", choices=("fp32", "fp16", "int8", "int8-fp16"), default=["fp32"], dest="precisions",
         help="FP32 to OUT/NAME/, others to OUT/NAME-fp16/ and so on; INT8 leaves the rest in FP32 (CPU) or FP16 (GPU)",
     )  # fmt: skip
+    parser.add_argument("--head", help="which head of a run of several (default: the first)")
+    parser.add_argument(
+        "--gsd-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="metres a pixel that the model was tested at",
+    )  # fmt: skip
+    parser.add_argument("--terms", default="", help="what the training data's terms allow, in plain words")
     parser.add_argument("--no-confidence", action="store_false", dest="confidence", help="classes are the only output")
     parser.add_argument("--twin", action="store_true", help="also a file of the same weights that gives probabilities")
     parser.add_argument(
-        "--calibrate", action="append", default=[], metavar="RUN=NAME,NAME",
-        help="fit the confidence's temperature on these images by the weights of this run, best one fitted without "
-        "them; may be given for every fold",
+        "--calibrate", action="append", default=[], metavar="RUN=[SET:]NAME,NAME",
+        help="fit the confidence's temperature on these images (of another labelled set: its name before a colon) by "
+        "the weights of this run, best one fitted without them; may be given again",
     )  # fmt: skip
     parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
     parser.add_argument("--threads", type=_at_least(1), help="of PyTorch")
@@ -252,6 +260,7 @@ def _places(options: argparse.Namespace) -> None:
         mapper_of_run,
         places_json,
         places_table,
+        record_places,
         score_places,
     )
 
@@ -260,13 +269,18 @@ def _places(options: argparse.Namespace) -> None:
         wanted = [word.lower() for word in options.only]
         kept = tuple(place for place in settings.places if any(word in place.name.lower() for word in wanted))
         settings = settings.model_copy(update={"places": kept})
-    if (options.which / "manifest.json").is_file():
+    packaged = (options.which / "manifest.json").is_file()
+    if options.record and not packaged:
+        raise SettingsRefused("--record", f"{options.which} is no model folder: export the run first")
+    if packaged:
         head = head_of_model(options.which, settings.heads)
         mapper = mapper_of_model(options.which, head, threads=options.threads, backend=options.backend)
     else:
         mapper = mapper_of_run(options.which)
     scores = score_places(settings, mapper, gsd_m=options.gsd)
     print(places_table(scores))
+    if options.record:
+        record_places(options.which, scores)
     if options.out is not None:
         options.out.write_text(places_json(scores))
 
@@ -320,11 +334,20 @@ def _text_of(path: Path) -> str:
         raise DataRefused(path, "it is no text in UTF-8", "give markdown") from None
 
 
+def _calibration_run(given: str) -> CalibrationRun:
+    """RUN=[SET:]NAME,NAME."""
+    from trainer.package import CalibrationRun
+
+    folder, names = _folder_and_names(given)
+    first, colon, rest = names[0].rpartition(":")
+    return CalibrationRun(folder, (rest, *names[1:]), first if colon else None)
+
+
 def _export(options: argparse.Namespace) -> None:
     import torch
 
     from trainer.models.flight import FlightSettings
-    from trainer.package import CalibrationRun, PackageRequest, golden_landscape, package
+    from trainer.package import PackageRequest, golden_landscape, package
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -340,10 +363,11 @@ def _export(options: argparse.Namespace) -> None:
             flight=FlightSettings(confidence=options.confidence),
             precisions=tuple(options.precisions),
             twin=options.twin,
-            calibration=tuple(
-                CalibrationRun(folder, names) for folder, names in map(_folder_and_names, options.calibrate)
-            ),
+            calibration=tuple(_calibration_run(given) for given in options.calibrate),
             calibration_tiles=options.calibration_tiles,
+            head=options.head,
+            gsd_range_m=tuple(options.gsd_range) if options.gsd_range else None,
+            terms=options.terms,
         )
     )
     for manifest in manifests:

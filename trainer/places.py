@@ -11,7 +11,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rasterio.errors import NotGeoreferencedWarning
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
-from engines.manifest import Manifest
+from engines.manifest import Manifest, PlaceFigure
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.scene.reader import SceneOptions
+from trainer.card import write_card
 from trainer.data.description import read_description
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
@@ -38,7 +39,15 @@ Mapper = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.uint8]]]
 
 
 class Place(BaseModel):
-    """One place: images of a set, and the head that is held to their labels. ``gsd_m`` in place of the set's own."""
+    """One place: images of a set, and the head that is held to their labels.
+
+    Attributes:
+        name: in words.
+        set, split, names: which images.
+        head: held to their labels.
+        gsd_m: metres a pixel, in place of the set's own.
+        classes: those that count; nothing: all that the labels are sure of. Leave out those with too few pixels.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +57,7 @@ class Place(BaseModel):
     names: tuple[str, ...] = ()
     head: str
     gsd_m: float | None = Field(default=None, gt=0)
+    classes: tuple[str, ...] = ()
 
 
 class PlacesSettings(BaseModel):
@@ -151,7 +161,10 @@ def score_places(
                 break
             count.add(scene.labels, maps[place.head])
         if place.head in heads:
-            scores.append(count.scores(place.name, len(names)))
+            found = count.scores(place.name, len(names))
+            if place.classes:
+                found = replace(found, iou={name: found.iou[name] for name in place.classes if name in found.iou})
+            scores.append(found)
             if tell is not None:
                 tell(f"{place.name}: {scores[-1].figure:.3f}")
     return scores
@@ -249,6 +262,24 @@ def head_of_model(folder: Path, heads: Mapping[str, str]) -> str:
         if [item.name for item in read_description(table).classes] == names:
             return head
     raise SettingsRefused(str(folder), f"its classes {', '.join(names)} are those of no head ({', '.join(heads)})")
+
+
+def record_places(folder: Path, scores: list[PlaceScores]) -> None:
+    """Write figures into a packaged model's manifest and card.
+
+    Raises:
+        ManifestError: the model's manifest cannot be read.
+    """
+    figures = tuple(
+        PlaceFigure(
+            place=item.place, images=item.images, labelled_pixels=item.pixels,
+            per_class_iou={name: round(value, 4) for name, value in item.iou.items()}, mean_iou=round(item.figure, 4),
+        )
+        for item in scores
+    )  # fmt: skip
+    manifest = Manifest.load(folder).model_copy(update={"places": figures})
+    manifest.save(folder)
+    write_card(manifest, folder)
 
 
 def mean_over_places(scores: list[PlaceScores]) -> float:
