@@ -187,11 +187,11 @@ class HeadSettings(_Settings):
 
     Attributes:
         classes_of: the labelled set whose class table the head has.
-        weight: of its loss.
+        weight: of its loss; 0: it stays as it was loaded, and needs no labels.
     """
 
     classes_of: str
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=0)
 
 
 class FinetuneSettings(RunSettings):

@@ -162,6 +162,8 @@ def _code_weights(mixture: Mixture, head: str, power: float) -> Tensor:
         for own, count in enumerate(counts / max(counts.sum(), 1), start=1):
             shares[int(table[own])] += source.settings.weight * float(count)
     classes = len(codes.classes)
+    if shares[1:].sum() == 0:
+        return torch.zeros(len(codes.allowed))
     single = class_weights(shares[1 : classes + 1] / shares[1:].sum(), power)
     # Only sets may teach a class (no pixel is surely of it): it weighs as the commonest one.
     present = single[single > 0]
@@ -179,5 +181,8 @@ def mixture_of(settings: FinetuneSettings) -> Mixture:
         SettingsRefused, DataMissing, DataRefused: as :class:`Mixture` raises them.
     """
     return Mixture(
-        settings.data, {name: head.classes_of for name, head in settings.heads.items()}, seed=settings.seed
+        settings.data,
+        {name: head.classes_of for name, head in settings.heads.items()},
+        seed=settings.seed,
+        untaught=[name for name, head in settings.heads.items() if head.weight == 0],
     )

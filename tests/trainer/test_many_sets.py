@@ -304,6 +304,18 @@ def test_a_head_that_no_set_has_labels_for_is_refused(tmp_path: Path) -> None:
         mixture_of(settings.model_copy(update={"data": settings.data.model_copy(update={"sets": sets})}))
 
 
+def test_a_head_of_weight_0_needs_no_labels_and_stays_as_it_was(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    heads = settings.heads | {"coarse": settings.heads["coarse"].model_copy(update={"weight": 0.0})}
+    data = settings.data.model_copy(update={"sets": settings.data.sets[:1]})
+    own = settings.model_copy(update={"heads": heads, "data": data})
+    task = ManySetsTask(own, mixture_of(own))
+    losses = task.losses(task.network, task.draw(Slice(0, own.stages[0], range(4))))
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in task.segmenter.heads["coarse"].parameters()]
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
 def test_a_head_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
     model = settings.model.model_copy(update={"classes": 4})

@@ -6,7 +6,7 @@ packed with others of its set; nothing is reflected, for reflected roads and roo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +72,20 @@ class Mixture:
         data: settings with ``sets``.
         heads: class table that each head takes its codes from, by head; the names of their translations likewise.
         seed: of the choice of places.
+        untaught: heads that need no labels.
 
     Raises:
         SettingsRefused: a set whose labels mean nothing to any head, or clash with one.
         DataMissing, DataRefused: as the sets raise them.
     """
 
-    def __init__(self, data: DataSettings, heads: Mapping[str, str], *, seed: int) -> None:
+    def __init__(
+        self, data: DataSettings, heads: Mapping[str, str], *, seed: int, untaught: Collection[str] = ()
+    ) -> None:
         self.data = data
         self.heads = {name: HeadCodes(name, read_description(table).classes) for name, table in heads.items()}
         self.sources = [self._source(item, heads, seed + place) for place, item in enumerate(data.sets)]
-        self._check_heads()
+        self._check_heads(untaught)
         weights = np.asarray([item.weight for item in data.sets])
         self._bounds = np.cumsum(weights / weights.sum())
 
@@ -147,9 +150,9 @@ class Mixture:
         soft = None if item.soft is None else SoftLabels(item.soft, classes)
         return Source(item, sampler, item.gsd_m or labelled.description.gsd_m, tables, soft)
 
-    def _check_heads(self) -> None:
+    def _check_heads(self, untaught: Collection[str]) -> None:
         for head in self.heads:
-            if not any(source.tables[head].any() for source in self.sources):
+            if head not in untaught and not any(source.tables[head].any() for source in self.sources):
                 raise SettingsRefused(
                     f"heads.{head}", "no set has labels for it: name one in `data.sets`, or leave it out"
                 )
