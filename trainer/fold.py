@@ -8,9 +8,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from trainer.fold_input import fold_normalisation
+
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every Resize has constant scales, outputs have sizes, and nothing is left that no output needs.
+
+    What normalises the pixels, up to eight passes over the largest tensor of all, becomes one addition before the first
+    convolution, whose weights take the scale (:mod:`trainer.fold_input`).
 
     The exporter asks a tensor for its shape to keep the number of tiles open, cuts and joins it, and gives the result
     to Resize as sizes. Scales say the same without that number, and engines plan them ahead.
@@ -32,6 +37,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     for port in graph.output:
         for dim, side in list(zip(port.type.tensor_type.shape.dim, sides[port.name], strict=True))[1:]:
             dim.dim_value = side
+    fold_normalisation(graph)
     _drop_unused(graph)
     return copy
 

@@ -373,7 +373,9 @@ def test_int8_has_pairs_at_layers_and_nowhere_else(
     assert all((values[node.input[2]] == 0).all() for node in pairs)  # symmetric
     readers = {reader.op_type for node in pairs for reader in graph.node if node.output[0] in reader.input}
     assert readers == {"DequantizeLinear", "Conv", "MatMul"}
-    layers = [node for node in graph.node if node.op_type == "Conv"]
+    layers = [node for node in graph.node if node.op_type == "Conv" and node.name.startswith("/segmenter/")]
+    outside = [node for node in graph.node if node.op_type == "Conv" and node not in layers]
+    assert not {name for node in outside for name in node.input if name in makers and makers[name] in pairs}
     for layer in layers:
         taken, weight = (makers[name] for name in layer.input[:2])
         assert taken.op_type == weight.op_type == "DequantizeLinear"
