@@ -35,7 +35,14 @@ def in_phases(grid: Tensor, side: int) -> Tensor:
         return grid
     channels, *_ = static_sizes(grid)
     kernel = _phase_kernel(channels, side).to(grid)
-    return F.conv2d(F.pad(grid, (1, 1, 1, 1), mode="replicate"), kernel)
+    return F.conv2d(_with_edges_twice(_with_edges_twice(grid, 2), 3), kernel)
+
+
+def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
+    """One longer at either end of an axis. Of torch's padding the exporter would leave sizes to work out at run time."""
+    count = static_sizes(grid)[axis - 1]
+    parts = grid.split([1] * count if count < 3 else [1, count - 2, 1], dim=axis)
+    return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
 
 
 def _phase_kernel(channels: int, side: int) -> Tensor:

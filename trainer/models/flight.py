@@ -85,7 +85,7 @@ class FlightSegmenter(nn.Module):
         grid, side = self._grid(tiles)
         settings = self.settings
         field = in_phases(smoothed(grid, settings, side), side)
-        tempered = in_phases(grid / settings.temperature, side) if settings.confidence else None
+        tempered = in_phases(_tempered(grid, settings.temperature), side) if settings.confidence else None
         codes, sure = chosen(field, tempered, side)
         layers = [codes] if sure is None else [codes, (255.0 * sure).round().clamp_min(1.0)]
         return tuple(phases_in_pixels(layer, side, settings.cell) for layer in layers)
@@ -111,11 +111,8 @@ class ProbabilitySegmenter(FlightSegmenter):
     """
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
-        """Normalise, segment, resize: K floats a pixel.
-
-        Source of the temperature: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-        """
-        probability = (self.logits(tiles) / self.settings.temperature).softmax(dim=1)
+        """Normalise, segment, resize: K floats a pixel."""
+        probability = _tempered(self.logits(tiles), self.settings.temperature).softmax(dim=1)
         cell = self.settings.cell
         return (probability if cell == 1 else F.interpolate(probability, scale_factor=float(cell)),)
 
@@ -125,6 +122,11 @@ def _cells_of(tiles: Tensor, cell: int) -> tuple[int, int]:
     if rows % cell or columns % cell:
         raise ValueError(f"a tile of {rows} x {columns} pixels has no whole cells of {cell}")
     return rows // cell, columns // cell
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+    return logits if temperature == 1 else logits / temperature
 
 
 def chosen(field: Tensor, logits: Tensor | None, side: int) -> tuple[Tensor, Tensor | None]:
@@ -143,13 +145,15 @@ def chosen(field: Tensor, logits: Tensor | None, side: int) -> tuple[Tensor, Ten
     """
     fields = field.split(side**2, dim=1)
     planes = fields if logits is None else logits.split(side**2, dim=1)
-    best, codes, said = fields[0], torch.ones_like(fields[0]), planes[0]
+    best, said = fields[0], planes[0]
+    codes: Tensor | None = None  # as good as ones, but ones_like would ask for a size at run time
     for code, (rival, plane) in enumerate(zip(fields[1:], planes[1:], strict=True), start=2):
         ahead = (rival > best).to(field.dtype)
-        codes = codes + ahead * (code - codes)
+        codes = 1.0 + ahead if codes is None else codes + ahead * (code - codes)
         if logits is not None:
             said = said + ahead * (plane - said)
         best = torch.maximum(best, rival)
+    codes = torch.ones_like(best) if codes is None else codes
     if logits is None:
         return codes, None
     # Relative to the class said, and not to the largest: it needs no maximum, and where the sum overflows, the
@@ -157,7 +161,7 @@ def chosen(field: Tensor, logits: Tensor | None, side: int) -> tuple[Tensor, Ten
     total = (planes[0] - said).exp()
     for plane in planes[1:]:
         total = total + (plane - said).exp()
-    return codes, 1.0 / total
+    return codes, total.reciprocal()
 
 
 def smoothed(logits: Tensor, settings: FlightSettings, side: int = 1) -> Tensor:
