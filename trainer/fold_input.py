@@ -42,17 +42,16 @@ def fold_normalisation(graph: onnx.GraphProto) -> None:
     weights = {item.name: item for item in graph.initializer}
     if not chain.nodes or len(following) != 1 or following[0].op_type != "Conv" or (chain.scale == 0).any():
         return
-    conv = following[0]
-    tensor = weights.get(conv.input[1])
+    tensor = weights.get(following[0].input[1])
     if tensor is None or len(readers[tensor.name]) != 1 or tensor.dims[1] != _BANDS:
         return
     scaled = numpy_helper.to_array(tensor).astype(np.float64) * chain.scale.reshape(1, _BANDS, 1, 1)
     tensor.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), tensor.name))
     shift = (chain.shift / chain.scale).astype(np.float32).reshape(1, _BANDS, 1, 1)
-    addition, constant = chain.nodes[0], f"{chain.nodes[0].name}/shift"
+    # The last step's name and tensor stay: by them half precision and INT8 know which part of the graph it belongs to.
+    last, constant = chain.nodes[-1], f"{chain.nodes[-1].name}/shift"
     graph.initializer.append(numpy_helper.from_array(shift, constant))
-    addition.CopyFrom(helper.make_node("Add", [cast[0].output[0], constant], addition.output, name=addition.name))
-    conv.input[0] = addition.output[0]
+    last.CopyFrom(helper.make_node("Add", [cast[0].output[0], constant], [chain.end], name=last.name))
 
 
 def _followed(start: str, readers: dict[str, list[onnx.NodeProto]], constants: dict[str, Doubles]) -> _Affine:

@@ -1,7 +1,7 @@
-"""Logits and the cells that share a class: several cells lie along a logit, and are kept as phases of the logits' grid.
+"""Logits and the cells that share a class: several cells lie along a logit, and are kept as phases of its grid.
 
-A grid of side x h rows and side x w columns is held as side^2 channels of h x w: channel i x side + j is the cell in row
-i and column j of each logit. Sums and products of such planes run at full speed in every engine, a resize and what
+A grid of side x h rows and side x w columns is held as side^2 channels of h x w: channel i x side + j is the cell in
+row i and column j of each logit. Sums and products of such planes run at full speed in every engine, a resize and what
 follows it on the finer grid does not. ``pixel_shuffle(phases, side)`` is the finer grid.
 """
 
@@ -39,7 +39,7 @@ def in_phases(grid: Tensor, side: int) -> Tensor:
 
 
 def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
-    """One longer at either end of an axis. Of torch's padding the exporter would leave sizes to work out at run time."""
+    """One longer at either end of an axis. Torch's own padding is exported with sizes worked out at run time."""
     count = static_sizes(grid)[axis - 1]
     parts = grid.split([1] * count if count < 3 else [1, count - 2, 1], dim=axis)
     return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
