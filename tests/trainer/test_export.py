@@ -359,8 +359,10 @@ def test_any_number_of_classes_and_any_cell_flies_as_pytorch_says(
     torch.manual_seed(classes)
     decoder = DecoderSettings(width=8, detail_widths=(8, 8))
     network = Segmenter(SegmenterSettings(student=STUDENT, decoder=decoder, classes=classes)).eval()
-    with torch.no_grad():
+    with torch.no_grad():  # sure here and there, and no class ahead of the others everywhere
         network.decoder.classifier.weight *= 20
+        assert network.decoder.classifier.bias is not None
+        network.decoder.classifier.bias.sub_(network(torch.from_numpy(tiles(2)).float()).mean(dim=(0, 2, 3)))
     exported = export.onnx_from_segmenter(network, tmp_path / "model.onnx", trial=Trial(tiles(1)), settings=settings)
     classes_found, confidence = opened(exported.path).run(None, {"tiles": tiles(2)})
     expected, sure = export.flight_form(network, settings)(torch.from_numpy(tiles(2)))
