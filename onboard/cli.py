@@ -111,7 +111,10 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the map of another scene of that name")
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="shipped name, model folder or manifest.json (default: the shipped default)")
-    model.add_argument("--backend", default="auto", help="auto, or one that `onboard doctor` lists (default: auto)")
+    model.add_argument(
+        "--backend", default="auto",
+        help="auto (by a fixed rule), fastest (measured here once), or one that `onboard doctor` lists (default: auto)",
+    )  # fmt: skip
     model.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
     model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")

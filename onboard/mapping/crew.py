@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import rasterio
 
 from engines.errors import EngineError, InferenceFailed
+from engines.open import AUTO, FASTEST
+from engines.selection import Choice, choice_of
 from onboard.errors import OnboardError, OptionsRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer, Pixels
 from onboard.mapping.journal import Sureness, holds
@@ -59,6 +61,7 @@ class EngineFacts:
     max_batch: int
     digest: str
     folder: Path | None = None
+    choice: Choice = field(default_factory=Choice)
 
     def infer(self, tiles: Any) -> Any:  # noqa: ARG002 - the protocol's
         """Not here.
@@ -145,8 +148,8 @@ class Crew:
         self.opener = opener
 
     def pinned(self) -> Crew:
-        """The same crew, whose openers name the backend: "auto" may choose another on another machine."""
-        if isinstance(self.opener, partial) and self.opener.keywords.get("backend") == "auto":
+        """The same crew, whose openers name the backend: "auto" may choose another on a machine of another kind."""
+        if isinstance(self.opener, partial) and self.opener.keywords.get("backend") in (AUTO, FASTEST):
             self.opener = partial(self.opener, backend=self.engine.backend)
         return self
 
@@ -333,8 +336,9 @@ def _described(opener: Callable[[], Engine]) -> EngineFacts | EngineError:
         except EngineError as error:
             return error
         return EngineFacts(
-            engine.manifest, engine.backend, engine.precision, engine.max_batch, engine.digest, engine.folder
-        )
+            engine.manifest, engine.backend, engine.precision, engine.max_batch, engine.digest, engine.folder,
+            choice_of(engine),
+        )  # fmt: skip
 
     return _engine_thread.submit(told).result()
 

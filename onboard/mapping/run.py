@@ -22,6 +22,7 @@ import rasterio
 
 from engines.engine import Engine
 from engines.errors import EngineError
+from engines.selection import choice_of
 from onboard.errors import OptionsRefused, SceneRefused
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
@@ -380,6 +381,10 @@ class Job:
                 "mean_confidence": None if confidence is None else round(confidence, 4),
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
+                "engine": {
+                    "backend": self.engine.backend, "precision": self.engine.precision,
+                    **choice_of(self.engine).as_json(),
+                },
                 **self.request.own,
                 **watch.facts(tiles=len(self.grid), area_m2=area_m2),
             },
