@@ -78,7 +78,7 @@ def open_by_rule(openers: Mapping[str, Callable[[], Engine]], passed_over: Mappi
     for name, opener in openers.items():
         try:
             engine = _verified_or_again(opener)
-        except PASSED_OVER as error:  # noqa: PERF203 - a few backends, each may refuse
+        except PASSED_OVER as error:
             log.warning("backend %s is passed over: %s", name, error)
             reasons[name] = reason_of(error)
             errors.append(error)

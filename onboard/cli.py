@@ -230,7 +230,9 @@ def _token_add(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import add_token
     from onboard.settings import read_settings
 
-    print(add_token(read_settings().tokens_path, arguments.name, arguments.roles))
+    path = read_settings().tokens_path
+    print(add_token(path, arguments.name, arguments.roles), flush=True)
+    print(f"onboard: {arguments.name} may use the service whose tokens are in {path}", file=sys.stderr)
     return 0
 
 
@@ -238,7 +240,9 @@ def _token_remove(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import remove_token
     from onboard.settings import read_settings
 
-    remove_token(read_settings().tokens_path, arguments.name)
+    path = read_settings().tokens_path
+    remove_token(path, arguments.name)
+    print(f"onboard: {arguments.name} is no longer in {path}", file=sys.stderr)
     return 0
 
 

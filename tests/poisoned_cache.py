@@ -1,7 +1,7 @@
 """Fills a cache with choices of backends that no test may follow: `python -m tests.poisoned_cache FOLDER BACKEND`.
 
-The keys are those that `fastest` would look for here: of the tiny model and the shipped ones, for the numbers of threads
-that tests use. `tests/hermetic.sh` runs the suite beside such a cache.
+The keys are those that `fastest` would look for here: of the tiny model and the shipped ones, for the numbers of
+threads that tests use. `tests/hermetic.sh` runs the suite beside such a cache.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ workers, its TLS (Dask's own configuration). Workers say by a resource that they
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -222,7 +223,7 @@ def crew_at(address: str, opener: Callable[[], Engine]) -> Iterator[Crew]:
         from distributed import Client
     except ImportError:
         raise OptionsRefused(
-            "--scheduler needs dask.distributed", "pip install 'onboard-landcover[cluster]', on every machine"
+            "--scheduler needs dask.distributed", f"{sys.executable} -m pip install distributed, on every machine"
         ) from None
     try:
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)
