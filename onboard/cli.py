@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from onboard.mapping.run import MapRequest, MapSummary
 
 
+_AT_START = "a service that runs here reads it when it is started again"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
     arguments = _parser().parse_args(argv)
@@ -232,7 +235,7 @@ def _token_add(arguments: argparse.Namespace) -> int:
 
     path = read_settings().tokens_path
     print(add_token(path, arguments.name, arguments.roles), flush=True)
-    print(f"onboard: {arguments.name} may use the service whose tokens are in {path}", file=sys.stderr)
+    print(f"onboard: kept, hashed, in {path}; {_AT_START}", file=sys.stderr)
     return 0
 
 
@@ -242,7 +245,7 @@ def _token_remove(arguments: argparse.Namespace) -> int:
 
     path = read_settings().tokens_path
     remove_token(path, arguments.name)
-    print(f"onboard: {arguments.name} is no longer in {path}", file=sys.stderr)
+    print(f"onboard: removed from {path}; {_AT_START}", file=sys.stderr)
     return 0
 
 
