@@ -8,12 +8,18 @@ OUT    ?= out
 # make campaign   the long version of the tests that kill
 # make bench-peers   the same job by other tools, in an environment of its own; hours on two cores
 PEERS  ?= .venv-peers
-.PHONY: demo test check bench bench-peers campaign pictures clean
+# make test-hermetic   the tests beside a poisoned cache of chosen backends and under load; TESTS=... names some of them
+TESTS  ?=
+.PHONY: demo test test-hermetic check bench bench-peers campaign pictures clean
 
+# OpenVINO, 60 MB and 180 MB installed, where `auto` prefers it: on x86-64. FAST_CPU= leaves it out.
+FAST_CPU ?= $(filter x86_64 AMD64,$(shell uname -m))
 # Two stamps: the demo needs no torch (a few hundred MB), the tests do.
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	$(if $(FAST_CPU),$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary openvino -e '.[openvino]' \
+	  || echo "no OpenVINO for this Python: ONNX Runtime maps, at under half the speed on CPUs with bfloat16 (README)")
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
@@ -32,6 +38,9 @@ endif
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-hermetic: $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/hermetic.sh $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

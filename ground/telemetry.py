@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class TelemetryStation:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise AskedWrong("Parquet needs pyarrow", "pip install 'onboard-landcover[ground]'") from None
+            raise AskedWrong("Parquet needs pyarrow", f"{sys.executable} -m pip install pyarrow") from None
 
     def pull(self) -> TelemetryReport:
         """One pass.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from onboard.mapping.run import MapRequest, MapSummary
 
 
+_AT_START = "a service that runs here reads it when it is started again"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
     arguments = _parser().parse_args(argv)
@@ -111,7 +114,10 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the map of another scene of that name")
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="shipped name, model folder or manifest.json (default: the shipped default)")
-    model.add_argument("--backend", default="auto", help="auto, or one that `onboard doctor` lists (default: auto)")
+    model.add_argument(
+        "--backend", default="auto",
+        help="auto (by a fixed rule), fastest (measured here once), or one that `onboard doctor` lists (default: auto)",
+    )  # fmt: skip
     model.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
     model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")
@@ -227,7 +233,9 @@ def _token_add(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import add_token
     from onboard.settings import read_settings
 
-    print(add_token(read_settings().tokens_path, arguments.name, arguments.roles))
+    path = read_settings().tokens_path
+    print(add_token(path, arguments.name, arguments.roles), flush=True)
+    print(f"onboard: kept, hashed, in {path}; {_AT_START}", file=sys.stderr)
     return 0
 
 
@@ -235,7 +243,9 @@ def _token_remove(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import remove_token
     from onboard.settings import read_settings
 
-    remove_token(read_settings().tokens_path, arguments.name)
+    path = read_settings().tokens_path
+    remove_token(path, arguments.name)
+    print(f"onboard: removed from {path}; {_AT_START}", file=sys.stderr)
     return 0
 
 

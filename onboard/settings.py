@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(None, description="PEM authority; clients must then show a certificate of it")
 
     model: str | None = Field(None, description="shipped name, model folder or manifest (default: the shipped default)")
-    backend: str = Field("auto", description="engine backend; auto: the fastest here that repeats the reference")
+    backend: str = Field("auto", description="engine backend; auto: by a fixed rule; fastest: measured here")
     build_engine: bool = Field(True, description="build a TensorRT engine at the first start where there is none")
     threads: int | None = Field(None, ge=1, description="threads of the engine (default: all cores)")
     batch: int = Field(1, ge=1, description="tiles in one engine call")

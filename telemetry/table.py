@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class Table:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError:
-            raise TableError("Parquet needs pyarrow: pip install 'onboard-landcover[report]'") from None
+            raise TableError(f"Parquet needs pyarrow: {sys.executable} -m pip install pyarrow") from None
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not files:
             raise TableError(f"{path} has no .parquet file; pull history with `ground telemetry` first")

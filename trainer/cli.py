@@ -33,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainerError, EngineError, OnboardError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := _missing(error)) is None:
+            raise
+        print(f"trainer: {missing}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130
@@ -42,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"trainer: {_os_error(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str | None:
+    """What to install for this command, in one line; None where a module of our own is missing."""
+    module = (error.name or "").partition(".")[0]
+    if not module or module in ("trainer", "engines", "onboard", "telemetry"):
+        return None
+    clone = Path(__file__).parents[1]
+    package = f"-e '{clone}[trainer]'" if (clone / "pyproject.toml").is_file() else "'onboard-landcover[trainer]'"
+    return f"this command needs {module}, which is not installed; {sys.executable} -m pip install {package}"
 
 
 def _os_error(error: OSError) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onboard.errors import StorageError
+from onboard.jobs.governor import makes_wait
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.lines import STDIN, lines_of
@@ -92,7 +93,7 @@ class Sampling:
         self._tell(sample.monotonic_s, latest)
 
     def _work(self, now: float) -> dict[str, float]:
-        """Tiles a second and whether work is under way, once a second."""
+        """Tiles a second and whether work is under way, once a second; a pause of the governor's is no work."""
         if self._tiles is not None and now - self._tiles[0] < 1.0:
             return {}
         before, total = self._tiles, self.beat.tiles_total
@@ -100,7 +101,7 @@ class Sampling:
         if before is None:
             return {}
         done = total - before[1] if total >= before[1] else total  # a new worker counts from 0
-        return {"work:tiles_per_s": done / (now - before[0]), "work:busy": float(self.beat.scene is not None)}
+        return {"work:tiles_per_s": done / (now - before[0]), "work:busy": float(_works(self.beat))}
 
     def _look(self, now: float) -> None:
         """Mode, and which rail counts: seldom."""
@@ -195,6 +196,11 @@ class Sampling:
             self.ledger.tell(severity, kind, text)
         except StorageError as error:
             log.warning("%s: %s (%s)", kind, text, error)
+
+
+def _works(beat: Heartbeat) -> bool:
+    """Whether a scene is being mapped and the governor does not make it wait."""
+    return beat.scene is not None and not makes_wait(beat.governor, beat.governor_why)
 
 
 def _short(value: float | None) -> float | None:

@@ -167,7 +167,8 @@ class Campaign:
         )
 
     def _undisturbed(self) -> list[str]:
-        with pytest.MonkeyPatch.context() as patch, open_engine(str(self.folder / "model"), threads=1) as engine:
+        engine = open_engine(str(self.folder / "model"), backend="onnxruntime", threads=1)  # as the service's settings
+        with pytest.MonkeyPatch.context() as patch, engine:
             patch.setattr(run, "probe_scene", lambda *_: None)  # a process a scene; they were probed already
             maps = [map_scene(MapRequest(path, self.folder / "plain"), engine).map_path for path in self.paths]
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in maps]

@@ -86,7 +86,7 @@ def test_json_is_one_object_and_nothing_else(scene: Path, tmp_path: Path, capsys
     summary = json.loads(printed)
     assert Path(summary["map_path"]).stat().st_size == summary["map_bytes"]
     assert Path(summary["confidence_path"]).is_file()
-    assert sum(summary["class_shares"].values()) == pytest.approx(1)
+    assert sum(summary["class_shares"].values()) + summary["no_data_share"] == pytest.approx(1)
     assert summary["tiles"] == 8
 
 

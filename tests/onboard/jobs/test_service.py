@@ -30,7 +30,7 @@ def data(tmp_path: Path) -> Path:
 
 def undisturbed(served: Served, scene: Path, folder: Path) -> str:
     """SHA-256 of the map that the plain command makes of the scene."""
-    with open_engine(str(served.data.parent / "model"), threads=1) as engine:
+    with open_engine(str(served.data.parent / "model"), backend="onnxruntime", threads=1) as engine:
         return hashlib.sha256(map_scene(MapRequest(scene, folder), engine).map_path.read_bytes()).hexdigest()
 
 
