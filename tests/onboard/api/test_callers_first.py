@@ -157,7 +157,8 @@ def test_a_token_in_a_trailer_is_none(served: Served, tokens: dict[str, str]) ->
         link.sendall(head("GET", "/events"))  # nor is it one for the next request
         assert answer_of(link)[0] == 401
     with connected(served.url) as link:  # a trailer of somebody known does no harm
-        link.sendall(head("POST", "/events/acknowledged", tokens["ground"], *fields) + chunk + b"Host: y\r\nX: y\r\n\r\n")
+        known = head("POST", "/events/acknowledged", tokens["ground"], *fields)
+        link.sendall(known + chunk + b"Host: y\r\nX: y\r\n\r\n")
         assert answer_of(link)[0] == 200
 
 
