@@ -117,7 +117,8 @@ class Link:
             self._client = httpx.Client(base_url=self.url, headers=headers, timeout=stall_s)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise AskedWrong(f"{url} is no address ({error})", "give one like http://satellite:8000") from None
-        if self._client.base_url.scheme not in ("http", "https") or not self._client.base_url.host:
+        base = self._client.base_url
+        if base.scheme not in ("http", "https") or not base.host or (base.port or 0) > 65535:
             raise AskedWrong(f"{url} is no address", "give one like http://satellite:8000")
         self._watchdog = Watchdog()
         self.failures = 0

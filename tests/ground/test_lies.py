@@ -228,7 +228,7 @@ BAD_PLANS: list[Any] = [
 def test_a_plan_of_another_form_is_one_line(
     liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    liar.answers["GET /downlink/plan"] = respond(BAD_PLANS[number])
+    liar.answers["GET /downlink/plan"] = respond(json.dumps(BAD_PLANS[number]))
     code, out, err = run(capsys, "pull", liar.url, "--dest", str(tmp_path / "dest"))
     assert (code, out) == (2, "")
     assert "is not as it should be" in err

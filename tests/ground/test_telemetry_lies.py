@@ -109,8 +109,9 @@ BAD_HISTORIES: list[Any] = [
     None, [], {}, HISTORY | {"columns": None}, HISTORY | {"columns": {}}, HISTORY | {"columns": []},
     *(HISTORY | {"columns": COLUMNS | change} for change in (  # type: ignore[operator]
         {"tick": None}, {"tick": [1]}, {"tick": [2, 1]}, {"tick": ["a", "b"]}, {"tick": [1, None]},
-        {"tick": [1.5, 2.5]}, {"tick": [1, 2**70]}, {"utc_s": "xy"}, {"utc_s": [1]}, {"samples": [1.5, 2]}, {"samples": [2**70, 1]},
-        {"power_w:x": [[1], [2]]}, {"power_w:x": [{}, {}]}, {"": [1, 2]}, {"n" * 300: [1, 2]})),
+        {"tick": [1.5, 2.5]}, {"tick": [1, 2**70]}, {"utc_s": "xy"}, {"utc_s": [1]},
+        {"samples": [1.5, 2]}, {"samples": [2**70, 1]}, {"power_w:x": [[1], [2]]}, {"power_w:x": [{}, {}]},
+        {"": [1, 2]}, {"n" * 300: [1, 2]})),
     HISTORY | {"now": "x"}, HISTORY | {"step_s": None}, HISTORY | {"next": []}, HISTORY | {"step_s": float("nan")},
 ]  # fmt: skip
 

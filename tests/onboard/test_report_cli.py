@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -132,7 +133,7 @@ BAD_PAGES: list[Any] = [
 def test_a_page_of_another_form_is_one_line(
     liar: Liar, capsys: pytest.CaptureFixture[str], out: Path, number: int
 ) -> None:
-    liar.answers["GET /telemetry/history"] = respond(BAD_PAGES[number])
+    liar.answers["GET /telemetry/history"] = respond(json.dumps(BAD_PAGES[number]))
     refused(capsys, liar.url, out)
 
 
