@@ -145,7 +145,7 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
         raise TableError("pictures need matplotlib: pip install 'onboard-landcover[report]'") from None
     scale, unit = _time_unit(figures.seconds)
     at = table.seconds / scale
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
     with plt.rc_context(style | {"text.parse_math": False}):  # a rail may be called anything
         figure, axes = plt.subplots(
             3, 1, figsize=(9, 6.4), sharex=True, height_ratios=(3, 1.2, 1.2), layout="constrained"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
 import pty
 import re
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -36,18 +40,21 @@ def test_the_bar_makes_way_for_lines(tmp_path: Path) -> None:
         data = maps["m1"]
         if not failed:  # a connection that breaks: a line about it comes while the bar is there
             failed.append(head)
-            Liar.send_file(link, head, data[:100_000])
+            tag = hashlib.sha256(data).hexdigest()
+            link.sendall(f'HTTP/1.1 200 OK\r\nETag: "{tag}"\r\nContent-Length: {len(data)}\r\n\r\n'.encode())
+            link.sendall(data[:50_000])
+            time.sleep(0.3)
+            link.sendall(data[50_000:100_000])
             return
-        time.sleep(0.3)
         Liar.send_file(link, head, data)
 
     with lying(maps) as liar:
         liar.answers["GET /maps/m1/map.tif"] = answer
+        url = liar.url
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "ground.cli", "pull", liar.url, "--dest", str(tmp_path)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=theirs, stderr=theirs, env=os.environ | {"COLUMNS": "100", "LINES": "40"}
-        )
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # one of no size has no room for a bar
+        process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs)
         os.close(theirs)
         raw = b""
         with contextlib.suppress(OSError):  # EIO at the end of it
@@ -57,7 +64,7 @@ def test_the_bar_makes_way_for_lines(tmp_path: Path) -> None:
         assert process.wait(60) == 0, raw
     lines = [line for line in seen(raw) if line]
     whole = [rf"m{number}: 200,000 bytes, whole \(rare\)" for number in range(4)]
-    trouble = rf"ground: {re.escape(liar.url)}: .*; try 2 of 8 in 0\.\d s"
+    trouble = rf"ground: {re.escape(url)}: .*; try 2 of 8 in 0\.\d s"
     last = r"4 maps and 0 other files, [\d,]+ bytes.*"
     assert b"B/s" in raw  # the bar was there
     for pattern in (*whole, last):

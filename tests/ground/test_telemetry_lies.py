@@ -16,7 +16,7 @@ from tests.ground.liar import Liar, lying, respond
 from tests.ground.test_lies import in_time, run
 
 EVENTS = {"events": [{"sequence": 1, "text": "a"}, {"sequence": 2, "text": "b"}], "next": None, "acknowledged": 2}
-HISTORY = {
+HISTORY: dict[str, Any] = {
     "step_s": 60.0, "now": 120_000, "next": None,
     "columns": {"tick": [60_000, 120_000], "utc_s": [1.5, 2.5], "samples": [600, 600], "power_w:x.mean": [1.0, None]},
 }  # fmt: skip
@@ -104,14 +104,16 @@ BAD_EVENTS: list[Any] = [
     EVENTS | {"events": [1]}, EVENTS | {"next": "x"}, EVENTS | {"acknowledged": None},
     EVENTS | {"events": [{"sequence": float("inf")}]}, EVENTS | {"events": [{"sequence": -1}]},
 ]  # fmt: skip
-COLUMNS = HISTORY["columns"]
+COLUMNS: dict[str, Any] = HISTORY["columns"]
+BAD_COLUMNS: list[dict[str, Any]] = [
+    {"tick": None}, {"tick": [1]}, {"tick": [2, 1]}, {"tick": ["a", "b"]}, {"tick": [1, None]},
+    {"tick": [1.5, 2.5]}, {"tick": [1, 2**70]}, {"utc_s": "xy"}, {"utc_s": [1]},
+    {"samples": [1.5, 2]}, {"samples": [2**70, 1]}, {"power_w:x": [[1], [2]]}, {"power_w:x": [{}, {}]},
+    {"": [1, 2]}, {"n" * 300: [1, 2]},
+]  # fmt: skip
 BAD_HISTORIES: list[Any] = [
     None, [], {}, HISTORY | {"columns": None}, HISTORY | {"columns": {}}, HISTORY | {"columns": []},
-    *(HISTORY | {"columns": COLUMNS | change} for change in (  # type: ignore[operator]
-        {"tick": None}, {"tick": [1]}, {"tick": [2, 1]}, {"tick": ["a", "b"]}, {"tick": [1, None]},
-        {"tick": [1.5, 2.5]}, {"tick": [1, 2**70]}, {"utc_s": "xy"}, {"utc_s": [1]},
-        {"samples": [1.5, 2]}, {"samples": [2**70, 1]}, {"power_w:x": [[1], [2]]}, {"power_w:x": [{}, {}]},
-        {"": [1, 2]}, {"n" * 300: [1, 2]})),
+    *(HISTORY | {"columns": COLUMNS | change} for change in BAD_COLUMNS),
     HISTORY | {"now": "x"}, HISTORY | {"step_s": None}, HISTORY | {"next": []}, HISTORY | {"step_s": float("nan")},
 ]  # fmt: skip
 
@@ -145,7 +147,7 @@ def test_pages_that_never_end_have_an_end(
         number = len(liar.requests)
         respond({"events": [{"sequence": number}], "next": number, "acknowledged": 1 << 60})(link, head)
 
-    empty = {name: [] for name in HISTORY["columns"]}  # type: ignore[attr-defined]
+    empty: dict[str, Any] = {name: [] for name in COLUMNS}
     answers = {
         "no events": ("GET /events", respond(EVENTS | {"events": [], "next": 5})),
         "same events": ("GET /events", respond(EVENTS | {"next": 2})),

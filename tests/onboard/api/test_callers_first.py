@@ -54,7 +54,7 @@ def endpoints() -> list[tuple[str, str]]:
     found = set()
     for route in _routes(app.routes):
         path = route.path.replace("{asset}", "map.tif").replace("{map_id}", "x").replace("{scene_id}", "x")
-        found |= {(method, path) for method in route.methods}
+        found |= {(method, path) for method in route.methods or ()}
     return sorted(found)
 
 

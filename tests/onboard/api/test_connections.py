@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import resource
 import shutil
 import socket
 import sqlite3
@@ -18,7 +20,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from onboard.api import connections, problems
+from onboard.api import problems
 from onboard.api.connections import Connections, Listener, connections_within, descriptors_are_out
 from onboard.api.protocol import bounded_protocol
 from onboard.errors import StorageError
@@ -140,7 +142,7 @@ def test_missing_descriptors_are_known_however_they_are_wrapped(monkeypatch: pyt
     def refuse(*_: object) -> int:
         raise OSError(errno.EMFILE, "out")
 
-    monkeypatch.setattr(connections.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert descriptors_are_out(sqlite3.OperationalError("unable to open database file"))
 
 
@@ -172,8 +174,8 @@ def test_a_listener_without_descriptors_turns_connections_away_and_goes_on(monke
 
 def test_the_cap_keeps_within_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = [256, 256]
-    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: tuple(limit))
-    monkeypatch.setattr(connections.resource, "setrlimit", lambda _, new: limit.__setitem__(slice(None), new))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limit))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limit.__setitem__(slice(None), new))
     assert connections_within(500) == 64
     limit[:] = [1024, 1 << 20]
     assert connections_within(500) == 500
@@ -206,7 +208,7 @@ def test_uploads_of_few_bytes_a_second_do_not_keep_the_others_out(tmp_path: Path
             sending.start()
             try:
                 with served.client() as client:
-                    options = {"content": scene.read_bytes(), "headers": TIFF}
+                    options: dict[str, object] = {"content": scene.read_bytes(), "headers": TIFF}
                     busy = until(lambda: _post_status(client, options) == 429, "two uploads never ran", 10)
                     assert busy
                     told = problem_of(one)
