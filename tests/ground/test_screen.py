@@ -53,7 +53,8 @@ def test_the_bar_makes_way_for_lines(tmp_path: Path) -> None:
         url = liar.url
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "ground.cli", "pull", liar.url, "--dest", str(tmp_path)]
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # one of no size has no room for a bar
+        # A terminal of no size has no room for a bar.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs)
         os.close(theirs)
         raw = b""
