@@ -136,7 +136,7 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
     """Writes OUT.png and OUT.svg; gives their paths.
 
     Raises:
-        TableError: matplotlib is missing.
+        TableError: matplotlib is missing, or the pictures cannot be written.
     """
     try:
         import matplotlib as mpl
@@ -147,7 +147,8 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
         raise TableError(f"pictures need matplotlib: {sys.executable} -m pip install matplotlib") from None
     scale, unit = _time_unit(figures.seconds)
     at = table.seconds / scale
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}):
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
+    with plt.rc_context(style | {"text.parse_math": False}):  # a rail may be called anything
         figure, axes = plt.subplots(
             3, 1, figsize=(9, 6.4), sharex=True, height_ratios=(3, 1.2, 1.2), layout="constrained"
         )
@@ -159,10 +160,18 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
         right = at[-1] if len(at) > 1 and at[-1] > 0 else 1.0
         axes[2].set_xlim(0, right * 1.12)  # room for the names of lines
         paths = out.with_name(out.name + ".png"), out.with_name(out.name + ".svg")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
-        plt.close(figure)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                if path.exists() and not path.is_file():
+                    raise TableError(f"{path} is no file; choose another --out")
+            figure.savefig(paths[0], dpi=150)
+            figure.savefig(paths[1], metadata={"Date": None})
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise TableError(f"{out}: the pictures cannot be written: {reason}") from None
+        finally:
+            plt.close(figure)
     return paths
 
 

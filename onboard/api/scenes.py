@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from onboard.api.bodies import body_of
+from onboard.api.bodies import body_of, pace_of, read_json
 from onboard.api.digest import promised_sha256
 from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
+from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
@@ -24,12 +26,12 @@ from onboard.jobs.claim import accept_inbox_file
 from onboard.jobs.erase import erase_scene
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
 from onboard.jobs.ledger import SceneRow
+from onboard.jobs.pace import Pace, TooSlow
 from onboard.jobs.splice import SocketSource
 
 router = APIRouter(tags=["scenes"])
 WRITE_BYTES = 1 << 20
 """Bytes gathered before they are written: one hop to a thread each."""
-LONGEST_JSON = 1 << 16
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Priority = Literal["urgent", "high", "routine"]
@@ -184,7 +186,7 @@ def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
         bytes=row.bytes, sha256=row.sha256, acquired=row.acquired, received=dict(row.received),
         attempts=row.attempts, deaths=row.deaths, tiles_done=beat.tiles_done if runs else None,
         tiles=beat.tiles_all or None if runs else row.figures.get("tiles"), figures=dict(row.figures),
-        energy_j=row.figures.get("energy_j"), problem=row.problem,
+        energy_j=row.figures.get("energy_j"), problem=None if row.problem is None else without_paths(row.problem),
         map=f"/maps/{row.id}" if row.state == "mapped" and service.ledger.holds_map(row.id) else None,
     )  # fmt: skip
 
@@ -198,13 +200,14 @@ def _known(service: Service, scene_id: str) -> SceneRow:
 
 async def _from_body(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
     settings = service.settings
-    body = body_of(request, limit=settings.upload_limit, chunk_timeout_s=settings.body_timeout_s)
+    pace = pace_of(service)
+    body = body_of(request, limit=settings.upload_limit, pace=pace)
     promised = promised_sha256(request.headers.get("content-digest")) if not body.is_form else None
     length = request.headers.get("content-length", "")
     file = await run_in_threadpool(_incoming, service, int(length) if length.isdecimal() else None)
     try:
         straight = None if body.is_form else open_body_of(request)
-        if straight is None or not await _receive_all(file, straight, settings.body_timeout_s):
+        if straight is None or not await _receive_all(file, straight, pace):
             await _write_all(file, body.chunks)
         if body.is_form:
             promised = promised_sha256(body.fields.get("content-digest"))
@@ -247,17 +250,17 @@ async def _write_all(file: IncomingFile, chunks: Any) -> None:
     await run_in_threadpool(file.write, gathered)
 
 
-async def _receive_all(file: IncomingFile, body: OpenBody, timeout_s: float) -> bool:
+async def _receive_all(file: IncomingFile, body: OpenBody, pace: Pace) -> bool:
     """Has a thread take the body from the socket, if it is still to be had there."""
     taken = body.take()
     if taken is None:
         return False
     begun, connection = taken
-    source = SocketSource(connection, body.length - len(begun), timeout_s)
+    source = SocketSource(connection, body.length - len(begun), pace)
     try:
         await run_in_threadpool(_receive, file, begun, source)
-    except TimeoutError:
-        raise BadRequest(f"no byte came for {timeout_s:g} s; send the scene again") from None
+    except TooSlow as error:
+        raise BadRequest(f"{error}; send the scene again") from None
     except ConnectionError:
         raise BadRequest("the connection broke before the whole scene came; send it again") from None
     finally:
@@ -290,14 +293,9 @@ def _with_fields(query: DeliveryQuery, fields: Mapping[str, str]) -> DeliveryQue
 
 
 async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > LONGEST_JSON:
-            raise BadRequest(f"a JSON body has at most {LONGEST_JSON} bytes; scenes are sent as image/tiff")
     try:
-        named = TypeAdapter(FromInbox).validate_json(raw)
-    except ValidationError as error:
+        named = await read_json(request, FromInbox)
+    except RequestValidationError as error:
         raise BadRequest(f'the body is no {{"path": ...}}: {error.errors()[0]["msg"]}') from None
     path = Path(named.path)
     if not path.is_absolute() and service.settings.inbox is not None:

@@ -110,8 +110,17 @@ def caller_of(request: Request) -> Caller:
         NotAuthenticated: nobody we know.
         TooMany: too fast.
     """
+    return caller_with(request, request.headers.get("authorization"))
+
+
+def caller_with(request: Request, authorization: str | None) -> Caller:
+    """Whose Authorization field this is; counts the request.
+
+    Raises:
+        NotAuthenticated, TooMany: see :func:`caller_of`.
+    """
     service = service_of(request)
-    caller = service.tokens.caller_of(request.headers.get("authorization"))
+    caller = service.tokens.caller_of(authorization)
     service.rate.take(caller.name)
     return caller
 

@@ -96,7 +96,7 @@ class IncomingFile:
 
         Raises:
             NoRoom, StorageError: as :meth:`write`.
-            TimeoutError, ConnectionError: of the source.
+            TooSlow, ConnectionError: of the source.
         """
         hashes = hash_behind(self._file, self._digest, at=self.bytes, path=self.path)
         syncs = sync_behind(self._file, at=self.bytes, path=self.path)
