@@ -97,7 +97,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 def _tend(service: Service) -> None:
     while True:
         try:
-            tend(service.settings, service.ledger)
+            tend(service.settings, service.ledger, service.kind)
             take_inbox(service)
         except Exception:
             log.exception("housekeeping failed; it is tried again")

@@ -206,8 +206,7 @@ def _erase_leftovers(settings: Settings, ledger: Ledger) -> None:
         elif state == "mapped" and not settings.keep_scenes:
             erase_folder(folder, settings.scenes_dir / INCOMING)
     for folder in _folders(settings.maps_dir):
-        if ledger.state_of(folder.name) == "cancelled":
-            erase_scene(settings, ledger, folder.name)
+        erase_scene(settings, ledger, folder.name)
 
 
 def _retarget(ledger: Ledger, kind: MapKind) -> None:

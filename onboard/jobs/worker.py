@@ -23,11 +23,11 @@ from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
-from onboard.jobs.erase import erase_scene
+from onboard.jobs.erase import erase_scene, erase_scene_file
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
-from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
+from onboard.jobs.intake import SCENE_FILE, facts_of
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Hearing
@@ -36,6 +36,7 @@ from onboard.jobs.parent import end_with_parent
 from onboard.jobs.published import map_row_of
 from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
+from onboard.jobs.starter import Starter
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
 from onboard.scene.probe import Probes
@@ -80,6 +81,7 @@ class Worker:
             settings.recovery_command, settings.recovery_minutes, settings.data_dir / "recovery.json"
         )
         self.probes = Probes()
+        self.starter = Starter(settings, ledger, self.probes.judge)
         self.hearing = Hearing()
         self.governor = Governor(limits_of(settings), seconds_of_day=_seconds_of_day)
         self.ration = Ration(settings.telemetry_dir, self.governor)
@@ -142,7 +144,7 @@ class Worker:
             self.ledger.put_back(begun.id)
         while not self.stop.is_set():
             self.pulse.beat()
-            row = self.ledger.waiting()
+            row = self.starter.next(self.guard.engine.manifest)
             if row is None:
                 if self.guard.check_due():
                     self.guard.check()
@@ -178,13 +180,14 @@ class Worker:
             self.pulse.change(scene=None)
             raise
         except StorageError as error:
-            self.ledger.put_back(row.id)
-            self.ledger.tell("error", "no-storage", str(error), row.id)
-            self.pulse.change(scene=None)
-            self._rest(self.settings.engine_retry_s)
+            # A scene that was cancelled meanwhile may have lost its folders: that says nothing of the disk.
+            if self.ledger.put_back(row.id):
+                self.ledger.tell("error", "no-storage", str(error), row.id)
+                self.pulse.change(scene=None)
+                self._rest(self.settings.engine_retry_s)
         except InputError as error:
-            self.ledger.fail(row.id, error.advice)
-            self.ledger.tell("warning", "scene-failed", error.advice, row.id)
+            if self.ledger.fail(row.id, error.advice, before=("running",)):
+                self.ledger.tell("warning", "scene-failed", error.advice, row.id)
         finally:
             watch.account.note()
             self._clean(row.id)
@@ -254,15 +257,15 @@ class Worker:
             "pixels": summary.scene_pixels, "tiles_per_s": summary.tiles_per_s,
             **cost,
         }  # fmt: skip
-        self.ledger.publish(replace(found, priority=row.priority), figures)
+        if not self.ledger.finish(replace(found, priority=row.priority), figures):
+            return  # cancelled at the last moment; if it is queued again, the next attempt finds the map that stands
         self.pulse.change(scenes_total=self.pulse.state.scenes_total + 1)
         if not self.settings.keep_scenes:
-            erase_folder(self.settings.scenes_dir / row.id, self.settings.scenes_dir / INCOMING)
+            erase_scene_file(self.settings, self.ledger, row.id)
 
     def _clean(self, scene_id: str) -> None:
         """What is left of a scene that was cancelled while it was mapped."""
-        if self.ledger.state_of(scene_id) == "cancelled":
-            erase_scene(self.settings, self.ledger, scene_id)
+        erase_scene(self.settings, self.ledger, scene_id)
 
     def _rest(self, seconds: float) -> None:
         """Waits, with heartbeats, until then or until told to stop."""
@@ -309,6 +312,7 @@ class _WorkWatch(Watch):
             raise MappingStopped("the service stops")
         if worker.ledger.state_of(self.row.id) != "running":
             raise MappingStopped("it was cancelled")
+        worker.starter.review(worker.guard.engine.manifest)
         if worker.ledger.more_urgent_waits(self.row.priority):
             raise MappingStopped("something more urgent waits")
 
@@ -318,6 +322,9 @@ class _WorkWatch(Watch):
     def check(self) -> None:
         self.worker.guard.check()
         self.worker.pulse.checked()
+
+    def before_publishing(self) -> None:
+        # Not in check(), which is called in mid-scene too: an engine that hangs after it must fall silent at once.
         self.worker.pulse.grant(PUBLISHING_S)
 
 
