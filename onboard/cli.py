@@ -200,6 +200,7 @@ def _serve(_: argparse.Namespace) -> int:
     import logging
 
     from onboard.api.auth import check_binding, read_tokens
+    from onboard.api.listening import check_address
     from onboard.jobs.governor import limits_of
     from onboard.jobs.kind import MapKind
     from onboard.jobs.supervisor import serve
@@ -211,7 +212,7 @@ def _serve(_: argparse.Namespace) -> int:
     check_binding(settings.host, read_tokens(settings.tokens_path))
     limits_of(settings)
     MapKind.of(settings)
-    serve(settings)
+    serve(settings, lambda: check_address(settings))
     return 0
 
 

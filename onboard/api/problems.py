@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from onboard.api import errors
-from onboard.errors import OnboardError, OptionsRefused, SceneRefused, StorageError
+from onboard.errors import LedgerBusy, LedgerDamaged, OnboardError, OptionsRefused, SceneRefused, StorageError
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -48,6 +48,8 @@ KINDS: dict[type[Exception], Kind] = {
     SceneRefused: Kind(422, "scene-refused", "The scene cannot be mapped"),
     OptionsRefused: Kind(422, "options-refused", "The options cannot be met"),
     StorageError: Kind(507, "no-room", "There is no room"),
+    LedgerBusy: Kind(503, "busy", "The ledger is busy"),
+    LedgerDamaged: Kind(503, "ledger-damaged", "The ledger is being built again"),
 }
 OTHERS = {
     404: Kind(404, "not-found", "Nothing is kept under this name"),
@@ -98,11 +100,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _internal)
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> JSONResponse:
     kind = kind_of(error)
     headers = {}
     if isinstance(error, errors.TooMany):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, (LedgerBusy, LedgerDamaged)):
+        headers["Retry-After"] = "5"
+    if isinstance(error, LedgerDamaged):
+        service = request.app.state.service
+        service.is_damaged = True
+        service.wake.set()
     if isinstance(error, errors.RangeBeyond):
         headers["Content-Range"] = f"bytes */{error.size}"
     if kind.status == 401:

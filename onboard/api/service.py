@@ -56,6 +56,7 @@ class Service:
         tokens: read at the start; `onboard token` and a restart change them.
         beats: the worker's heartbeats.
         hearing: what the sampling process measures.
+        is_damaged: the ledger was found damaged: the process is to end, and the supervisor builds it again.
     """
 
     settings: Settings
@@ -63,6 +64,7 @@ class Service:
     tokens: Tokens = field(default_factory=Tokens)
     beats: Beats = field(default_factory=Beats)
     hearing: Hearing = field(default_factory=Hearing)
+    is_damaged: bool = False
 
     def __post_init__(self) -> None:
         self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
@@ -72,6 +74,7 @@ class Service:
         self.started = time.monotonic()
         self.inbox_seen: dict[Path, tuple[int, int]] = {}
         self.inbox_waits: dict[Path, float] = {}
+        self.wake = threading.Event()
         self._local = threading.local()
         self._ledgers: list[Ledger] = []
 

@@ -229,9 +229,9 @@ def read_facts(folder: Path) -> Mapping[str, Any]:
 
 def facts_of(row: SceneRow) -> dict[str, Any]:
     """What must be known to take a scene or its map up again without the ledger."""
-    names = ("id", "sequence", "sha256", "bytes", "name", "priority", "acquired", "model", "options", "received", "pixels")
+    names = ("id", "sequence", "sha256", "bytes", "name", "priority", "acquired", "model", "options", "received")
     whole = asdict(row)
-    return {name: whole[name] for name in names}
+    return {name: whole[name] for name in (*names, "pixels")}
 
 
 def erase_folder(folder: Path, temporary: Path) -> None:

@@ -4,8 +4,8 @@ A transaction that returned is on the disk. One sequence of numbers, which only 
 events; the wall clock orders nothing. Heartbeats and progress do not come here: storage wears.
 
 A change of state names the states that it may begin from, and files that belong to a state change inside the
-transaction that changes it: an ``act`` is called while the write lock is held, so no process sees one without the other.
-It must be short: a rename, never a copy.
+transaction that changes it: an ``act`` is called while the write lock is held, so no process comes between the two. It
+must be short: a rename, never a copy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from onboard.jobs.database import TIMEOUT_S, Database
-from onboard.jobs.highwater import HighWaterMark, Note
+from onboard.jobs.highwater import HighWaterMark, Mark, Note, rewrite_mark
 from onboard.jobs.moment import moment
+from onboard.mapping.files import storage_error
 
 PRIORITIES: Final = ("urgent", "high", "routine")
 STATES: Final = ("queued", "running", "mapped", "failed", "quarantined", "cancelled")
@@ -169,6 +170,18 @@ class Ledger:
         """Empties the write-ahead log; see :meth:`Database.checkpoint`."""
         return self._base.checkpoint(wait_s)
 
+    def renew_mark(self, mark: Mark) -> None:
+        """Writes the high-water mark anew; only while no other process has the ledger open.
+
+        Raises:
+            StorageError: the disk is full or failed; the mark stays as it was.
+        """
+        try:
+            rewrite_mark(self.path, mark)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        self._mark.close()  # it is opened anew with the next note
+
     # Scenes
 
     def next_sequence(self) -> int:
@@ -288,12 +301,11 @@ class Ledger:
         if row is None or row[0] == reason:
             return False
         with self._writing():
-            return bool(
-                self._base.change(
-                    "UPDATE scenes SET waiting_reason = ?, changed = ? WHERE id = ? AND state = 'queued'",
-                    reason, self._next(), scene_id,
-                )  # fmt: skip
-            )
+            changed = self._base.change(
+                "UPDATE scenes SET waiting_reason = ?, changed = ? WHERE id = ? AND state = 'queued'",
+                reason, self._next(), scene_id,
+            )  # fmt: skip
+        return changed > 0
 
     def set_pixels(self, scene_id: str, pixels: int) -> None:
         """Notes a scene's size, where an earlier version of the service had not."""

@@ -6,15 +6,17 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from onboard.errors import LedgerDamaged
 from onboard.jobs.erase import erase_scene
+from onboard.jobs.highwater import Mark, read_mark
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts, readable
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger, SceneRow
-from onboard.jobs.published import DELIVERY, ERASING, map_row_of
+from onboard.jobs.published import DELIVERY, ERASING, MAP_FILE, map_row_of
 from onboard.mapping.files import sha256_file, synced_folder
 from onboard.settings import Settings
 
@@ -32,6 +34,7 @@ def open_ledger(settings: Settings) -> Ledger:
         StorageError: the disk is full or failed; the ledger stays as it is.
     """
     path = settings.ledger_path
+    mark = read_mark(path)
     problem = "the power went before there was a new one"
     _remove_temporaries(settings)  # they may be what fills the disk
     try:
@@ -45,11 +48,29 @@ def open_ledger(settings: Settings) -> Ledger:
         problem = error.problem
         _set_aside(path)
         ledger = Ledger(path)
+    reached = ledger.reached()
     aside = max(_asides(path), key=_number_of, default=None)
-    if aside is not None and ledger.reached() == 0:
-        ledger.skip_to(_beyond(aside))
+    if aside is not None and reached == 0:
+        ledger.skip_to(max(_beyond(aside), mark.number))
         ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({problem}); it is kept as {aside.name}")
+    elif reached < mark.number:
+        ledger.skip_to(mark.number)
+        ledger.tell(
+            "error", "ledger-rolled-back",
+            f"the ledger fell back from number {mark.number} to {reached}: its file or its write-ahead log was lost or "
+            "damaged; numbers go on above, receipts and cancellations come back from the high-water mark",
+        )  # fmt: skip
+    _renew_mark(ledger, mark)
+    ledger.checkpoint(wait_s=5.0)
     return ledger
+
+
+def _renew_mark(ledger: Ledger, mark: Mark) -> None:
+    """Both copies whole and short again, before anybody adds to them."""
+    if mark.damaged:
+        names = " and ".join(mark.damaged)
+        ledger.tell("warning", "ledger-mark-damaged", f"{names} beside the ledger was damaged or gone; made anew")
+    ledger.renew_mark(replace(mark, number=max(mark.number, ledger.reached())))
 
 
 def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -> None:
@@ -68,18 +89,48 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     synced_folder(settings.data_dir)
     synced_folder(settings.data_dir.parent)
     _remove_temporaries(settings)
+    mark = read_mark(settings.ledger_path)
+    unknown = _cancel_again(ledger, mark)
     for row in ledger.running():
         ledger.put_back(row.id)
     for folder in _folders(settings.scenes_dir):
         _adopt_scene(ledger, folder)
     for folder in _folders(settings.maps_dir):
         _adopt_map(ledger, folder)
+    for name in unknown:
+        _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+    _receive_again(ledger, mark)
     _report_missing_scenes(settings, ledger)
     _report_missing_maps(settings, ledger)
     _erase_leftovers(settings, ledger)
     if kind is not None:
         _retarget(ledger, kind)
     _remove_old_canvases(settings, ledger)
+
+
+def _cancel_again(ledger: Ledger, mark: Mark) -> list[str]:
+    """Cancellations that the ledger does not know; gives those of scenes that it does not know either."""
+    unknown = []
+    for name, number in mark.cancelled.items():
+        row = ledger.scene(name)
+        if row is None:
+            unknown.append(name)
+        elif row.changed < number:
+            _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+    return unknown
+
+
+def _receive_again(ledger: Ledger, mark: Mark) -> None:
+    """Receipts that the ledger does not know, of maps whose bytes are those that the ground holds."""
+    for name, (_, sha256) in mark.receipts.items():
+        row = ledger.map(name)
+        if row is not None and row.delivered is None and row.assets.get(MAP_FILE, {}).get("sha256") == sha256:
+            _restored(ledger, "receipt", name, ledger.receipt(name))
+
+
+def _restored(ledger: Ledger, what: str, name: str, is_done: bool) -> None:
+    if is_done:
+        ledger.tell("warning", "ledger-restored", f"its {what} was known to the high-water mark alone", name)
 
 
 def _remove_temporaries(settings: Settings) -> None:

@@ -6,7 +6,6 @@ another. An engine that computes wrong is opened afresh; while there is none tha
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import logging
 import os
@@ -23,6 +22,7 @@ from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
+from onboard.jobs.child import run_child
 from onboard.jobs.erase import erase_scene, erase_scene_file
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import EngineGuard
@@ -32,7 +32,6 @@ from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Hearing
 from onboard.jobs.moment import is_synchronised
-from onboard.jobs.parent import end_with_parent
 from onboard.jobs.published import map_row_of
 from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
@@ -392,15 +391,12 @@ def shipped_engine(settings: Settings) -> Engine:
 
 def main(open_engine: Callable[[Settings], Engine] = shipped_engine) -> None:
     """Started by the supervisor: `python -m onboard.jobs.worker --parent PID --heartbeat FD`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--parent", type=int)
-    parser.add_argument("--heartbeat", type=int)
-    arguments = parser.parse_args()
-    if arguments.parent is not None:
-        end_with_parent(arguments.parent)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    settings = read_settings()
-    work(settings, lambda: open_engine(settings), arguments.heartbeat, lines_of(STDIN))
+
+    def live(heartbeat: int | None) -> None:
+        settings = read_settings()
+        work(settings, lambda: open_engine(settings), heartbeat, lines_of(STDIN))
+
+    run_child("worker", "--heartbeat", live)
 
 
 if __name__ == "__main__":

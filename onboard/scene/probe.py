@@ -279,7 +279,7 @@ def _examine(path: Path, options: SceneOptions, limits: Limits) -> int:
         width, height = min(_SIDE, scene.width), min(_SIDE, scene.height)
         for col, row in {(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)}:
             scene.read(Window(col, row, width, height))
-        return scene.width * scene.height
+        return int(scene.width * scene.height)
 
 
 def _check_declared(path: Path, limits: Limits) -> None:
