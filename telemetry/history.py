@@ -14,6 +14,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,9 @@ class History:
         if not note.exists():
             return ""
         found = note.read_text(encoding="utf-8", errors="replace")[:200]
-        is_whole = not _check(self._db)
+        # By a connection of its own: ours may have the pages in memory as they were.
+        with closing(sqlite3.connect(self.path, timeout=5)) as fresh:
+            is_whole = not _check(fresh)
         note.unlink(missing_ok=True)
         # What SQLite finds no fault with may still hold rows that are none.
         return "" if is_whole and not found.startswith(_ODD_ROW) else found or "quick_check failed"
@@ -277,10 +280,8 @@ class Reader:
     def _damaged(self, error: Exception, step_s: float) -> Page:
         """Notes it for the writer, who alone may put the file aside."""
         kind = "" if isinstance(error, sqlite3.DatabaseError) else _ODD_ROW
-        try:
+        with suppress(OSError):  # the writer stumbles over it as well, or at its next start
             _note_of(self.path).write_text(f"{kind}{error}", encoding="utf-8")
-        except OSError:
-            pass  # the writer stumbles over it himself, or at his next start
         return Page(step_s, _empty(), None, 0, f"the history is damaged and will be begun anew ({error})")
 
     def _page(

@@ -6,7 +6,8 @@ cancellations; everything else comes back from the folders. It is written after 
 answer, so it is never ahead of what the ledger held.
 
 A copy is a head of 64 bytes that is overwritten (checksum and number), and a line for each receipt and cancellation
-(checksum and JSON). The second copy is written after the first is on the disk: a cut tears one of them at most.
+(checksum and JSON). A line is written to the second copy when it is on the disk in the first: a cut tears one of them
+at most. A head lies in one sector.
 """
 
 from __future__ import annotations
@@ -112,7 +113,11 @@ class HighWaterMark:
         self._unwritten: list[Note] = []
 
     def note(self, note: Note) -> None:
-        """Adds a transaction to both copies, durably. A full disk costs no caller: it is tried with the next."""
+        """Adds a transaction to both copies. A full disk costs no caller: it is tried with the next.
+
+        Receipts and cancellations are on the disk when this returns. A number alone is not waited for (each wait takes
+        as long as the ledger's own): only a power cut that also loses the log, which is synced, would miss it.
+        """
         self._unwritten.append(note)
         lines = b"".join(each.line for each in self._unwritten)
         number = max(self._number, note.number)
@@ -121,7 +126,7 @@ class HighWaterMark:
                 os.pwrite(head, _head_of(number), 0)
                 if lines:
                     os.write(tail, lines)
-                os.fdatasync(head)
+                    os.fdatasync(head)
         except OSError as error:
             log.warning("%s: the high-water mark waits: %s", self.paths[0], error)
             self._unwritten = self._unwritten[-1000:]
@@ -130,14 +135,14 @@ class HighWaterMark:
 
     def _opened(self) -> list[tuple[int, int]]:
         """Both copies, each for its head and, as pwrite would append there, for its lines."""
-        if not self._files:
-            for path in self.paths:
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                head = os.open(path, flags, 0o644)
-                self._files.append((head, os.open(path, flags | os.O_APPEND, 0o644)))
-                if os.fstat(head).st_size < _HEAD:
-                    os.pwrite(head, _head_of(0), 0)
-            synced_folder(self.paths[0].parent)
+        while len(self._files) < len(self.paths):
+            path = self.paths[len(self._files)]
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._files.append((os.open(path, flags, 0o644), os.open(path, flags | os.O_APPEND, 0o644)))
+            synced_folder(path.parent)
+        for head, _ in self._files:
+            if os.fstat(head).st_size < _HEAD:
+                os.pwrite(head, _head_of(0), 0)
         return self._files
 
     def close(self) -> None:
