@@ -101,7 +101,8 @@ def test_a_rollback_is_an_event_and_costs_no_number_no_receipt_and_no_cancellati
         assert [row.state for row in rows] == ["mapped", "cancelled", "queued"]
         (map_row,) = ledger.maps()
         assert map_row.delivered is not None
-        restored = [(event.about, event.text.split()[1]) for event in ledger.events() if event.kind == "ledger-restored"]
+        events = [event for event in ledger.events() if event.kind == "ledger-restored"]
+        restored = [(event.about, event.text.split()[1]) for event in events]
         assert restored == [(rows[1].id, "cancellation"), (rows[0].id, "receipt")]
         assert not (settings.scenes_dir / rows[1].id).exists()
         assert (settings.scenes_dir / rows[2].id / "scene.tif").exists()
@@ -147,9 +148,9 @@ def test_one_copy_is_enough_and_the_other_is_made_anew(settings: Settings, which
     if seed == 0:
         path.unlink()
     else:
-        content = bytearray(path.read_bytes())
-        for _ in range(20):
-            content[random.Random(seed).randrange(len(content))] ^= 1 << seed
+        content, chance = bytearray(path.read_bytes()), random.Random(seed)
+        for offset in chance.sample(range(len(content)), 20):
+            content[offset] ^= 1 << seed
         path.write_bytes(content)
     found = read_mark(settings.ledger_path)
     assert (found.number, found.receipts, found.states) == (whole.number, whole.receipts, whole.states)
