@@ -17,6 +17,9 @@ from onboard.jobs.ledger import MapRow, SceneRow
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.jobs.room import demand_of, missing_bytes
 from onboard.jobs.starter import Starter
+from onboard.mapping.canvas import Layer
+from onboard.mapping.product import write_confidence, write_map, write_quicklook
+from onboard.scene.georeference import georeference_of
 from onboard.settings import Settings, read_settings
 from tests.onboard.service import running, until, write_scene
 from tests.tiny_model import write_model
@@ -81,7 +84,8 @@ def test_no_map_takes_more_than_was_asked_for(
     layers = {"map": chance.choice(codes, (side, side)).astype(np.uint8)}
     if settings.confidence:
         layers["confidence"] = chance.integers(1, 256, (side, side), dtype=np.uint8)
-    place = Georeference.of(write_scene(tmp_path / "scene.tif", 32))
+    with rasterio.open(write_scene(tmp_path / "scene.tif", 32)) as source:
+        place = georeference_of(source)
     for name, pixels in layers.items():
         layer = Layer(canvas / f"{name}.raw", width=side, height=side)
         layer.write_rows(0, pixels)
