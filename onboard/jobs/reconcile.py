@@ -90,7 +90,7 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     synced_folder(settings.data_dir.parent)
     _remove_temporaries(settings)
     mark = read_mark(settings.ledger_path)
-    unknown = _cancel_again(ledger, mark)
+    unknown = _decide_again(settings, ledger, mark)
     for row in ledger.running():
         ledger.put_back(row.id)
     for folder in _folders(settings.scenes_dir):
@@ -108,15 +108,19 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     _remove_old_canvases(settings, ledger)
 
 
-def _cancel_again(ledger: Ledger, mark: Mark) -> list[str]:
-    """Cancellations that the ledger does not know; gives those of scenes that it does not know either."""
+def _decide_again(settings: Settings, ledger: Ledger, mark: Mark) -> list[str]:
+    """Cancellations and new attempts that the ledger does not know; gives cancelled scenes that it does not know."""
     unknown = []
-    for name, number in mark.cancelled.items():
+    for name, (number, is_cancelled) in mark.states.items():
         row = ledger.scene(name)
         if row is None:
-            unknown.append(name)
-        elif row.changed < number:
+            unknown += [name] if is_cancelled else []
+        elif row.changed >= number:
+            continue
+        elif is_cancelled:
             _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+        elif (settings.scenes_dir / name / SCENE_FILE).is_file():
+            _restored(ledger, "new attempt", name, ledger.queue_again(name, row.priority) is not None)
     return unknown
 
 

@@ -216,3 +216,24 @@ def test_what_stands_in_the_log_is_moved_into_the_file(settings: Settings) -> No
         other._base.connection.execute("ROLLBACK")
         assert ledger.checkpoint()
     assert not wal.exists()
+
+
+def test_a_new_attempt_that_only_the_log_knew_is_not_lost(settings: Settings) -> None:
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        row = scene(ledger, "0")
+        ledger.cancel(row.id)
+
+    def work() -> None:
+        ledger = Ledger(settings.ledger_path)
+        (settings.scenes_dir / row.id).mkdir()
+        (settings.scenes_dir / row.id / "scene.tif").write_bytes(b"pixels")
+        ledger.queue_again(row.id, "high")
+
+    in_a_child(work)
+    harm_by_loss(settings.ledger_path.with_name("ledger.sqlite-wal"))
+    with open_ledger(settings) as ledger:
+        assert ledger.state_of(row.id) == "cancelled"
+        reconcile(settings, ledger)
+        assert ledger.state_of(row.id) == "queued"
+        assert (settings.scenes_dir / row.id / "scene.tif").is_file()
