@@ -33,30 +33,35 @@ class Systemd:
         # Half of what is allowed, as sd_watchdog_enabled(3) recommends.
         self._every_s = int(period_us) / 2e6 if is_ours and period_us.isdecimal() and int(period_us) else None
         self._last = float("-inf")
-        self._is_ready = False
+        self._is_ready = self._has_failed = False
 
     def ready(self) -> None:
-        """The service answers; said once."""
+        """The service answers; said once, and again only where it was not taken."""
         if not self._is_ready:
-            self._is_ready = True
-            self._send("READY=1")
+            self._is_ready = self._send("READY=1")
 
     def alive(self) -> None:
         """The supervisor has just looked at everything; said as often as the watchdog wants to hear it."""
-        if self._every_s is not None and self._clock() - self._last >= self._every_s:
+        is_due = self._every_s is not None and self._clock() - self._last >= self._every_s
+        if is_due and self._send("WATCHDOG=1"):
             self._last = self._clock()
-            self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
         """It ends because it was told to."""
         self._send("STOPPING=1")
 
-    def _send(self, state: str) -> None:
+    def _send(self, state: str) -> bool:
+        """True where it was taken, or there is nobody to take it; a full queue is not waited for."""
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
                 link.setblocking(False)
                 link.sendto(state.encode(), self._address)
         except OSError as error:
-            log.warning("systemd was not told %s: %s", state, error)
+            if not self._has_failed:
+                log.warning("systemd was not told %s: %s", state, error)
+            self._has_failed = True
+            return False
+        self._has_failed = False
+        return True

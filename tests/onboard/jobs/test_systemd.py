@@ -74,3 +74,14 @@ def test_without_systemd_nothing_happens(environment: dict[str, str]) -> None:
     systemd.ready()
     systemd.alive()
     systemd.stopping()
+
+
+def test_what_was_not_taken_is_said_again(heard: tuple[str, socket.socket]) -> None:
+    name, end = heard
+    systemd = Systemd({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2"})
+    for _ in range(1000):  # until its queue is full
+        systemd.alive()
+    systemd.ready()
+    assert b"READY=1" not in words(end)
+    systemd.ready()
+    assert words(end) == [b"READY=1"]
