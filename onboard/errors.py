@@ -73,7 +73,8 @@ class LedgerDamaged(OnboardError):
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path, self.problem = path, problem
-        super().__init__(f"{path}: the ledger cannot be used ({problem}); a restart sets it aside and builds it again")
+        self.remedy = "a restart sets it aside and builds it again"
+        super().__init__(f"{path}: the ledger cannot be used ({problem}); {self.remedy}")
 
 
 class AlreadyRunning(OnboardError):
