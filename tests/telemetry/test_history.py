@@ -180,10 +180,14 @@ def test_rows_wait_for_the_flush(path: Path) -> None:
     history.close()
 
 
-def damaged(path: Path) -> None:
-    """Its pages behind the first, with what it still has in its log."""
+def out_of_its_log(path: Path) -> None:
+    """What the log holds is read from there, and heals the file at the next checkpoint."""
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+
+
+def damaged(path: Path) -> None:
+    out_of_its_log(path)
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
@@ -191,6 +195,7 @@ def damaged(path: Path) -> None:
 
 
 def overwritten(path: Path) -> None:
+    out_of_its_log(path)
     path.write_bytes(b"no database at all" * 2000)
 
 
