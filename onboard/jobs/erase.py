@@ -13,16 +13,16 @@ from onboard.settings import Settings
 
 
 def erase_scene(settings: Settings, ledger: Ledger, scene_id: str) -> bool:
-    """Removes scene, canvas and map of a cancelled scene from the disk, the map's row first.
+    """Removes file and map of a cancelled scene from the disk, the map's row first.
 
-    False, and nothing is removed, if it is not cancelled: the same bytes may have been delivered again meanwhile.
+    False, and nothing is removed, if it is not cancelled: the same bytes may have been delivered again meanwhile. Its
+    canvas is the worker's, which may still be at it: see :func:`erase_canvases`.
     """
     doomed: list[Path | None] = []
 
     def move() -> None:
         doomed.append(doom_folder(settings.maps_dir / scene_id, settings.maps_dir / ERASING))
         doomed.append(doom_folder(settings.scenes_dir / scene_id, settings.scenes_dir / INCOMING))
-        doomed.append(doom_folder(settings.canvases_dir / scene_id, settings.scenes_dir / INCOMING))
 
     if not (ledger.forget_cancelled(scene_id) and ledger.while_in(scene_id, ("cancelled",), move)):
         return False
@@ -39,6 +39,13 @@ def erase_scene_file(settings: Settings, ledger: Ledger, scene_id: str) -> None:
 
     ledger.while_in(scene_id, ("mapped",), move)
     _remove(doomed)
+
+
+def erase_canvases(settings: Settings, ledger: Ledger) -> None:
+    """Removes the canvases of scenes that are over; only while nothing is mapped."""
+    for folder in settings.canvases_dir.iterdir():
+        if ledger.state_of(folder.name) not in ("queued", "running"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def erase_map(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from onboard.errors import LedgerDamaged
-from onboard.jobs.erase import erase_scene
+from onboard.jobs.erase import erase_canvases, erase_scene
 from onboard.jobs.highwater import Mark, read_mark
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts, readable
 from onboard.jobs.kind import MapKind
@@ -105,7 +105,7 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     _erase_leftovers(settings, ledger)
     if kind is not None:
         _retarget(ledger, kind)
-    _remove_old_canvases(settings, ledger)
+    erase_canvases(settings, ledger)
 
 
 def _decide_again(settings: Settings, ledger: Ledger, mark: Mark) -> list[str]:
@@ -283,9 +283,3 @@ def _is_whole(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def _remove_old_canvases(settings: Settings, ledger: Ledger) -> None:
-    for folder in _folders(settings.canvases_dir):
-        if ledger.state_of(folder.name) not in ("queued", "running"):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from engines.errors import EngineError, InferenceFailed, OpeningRefused
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
 from onboard.jobs.child import run_child
-from onboard.jobs.erase import erase_scene, erase_scene_file
+from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 LOCK_FILE = "worker.lock"
 IDLE_S = 0.2
 """Between two looks for work. A look is one read of the ledger's index, from memory."""
+SWEEP_S = 5.0
+"""Between two looks for canvases that nobody wants."""
 GOVERN_S = 0.5
 """Between two questions to the governor while work waits."""
 _TOLD = ("orbit", "hot", "peak", "quiet", "blind")
@@ -87,6 +89,7 @@ class Worker:
         self.ladder = ModeLadder([name.strip() for name in settings.power_modes.split(",") if name.strip()])
         self._suspect: str | None = None
         self._governed = ""
+        self._swept = float("-inf")
 
     def run(self) -> None:
         """Maps scene after scene; returns when told to stop."""
@@ -143,6 +146,7 @@ class Worker:
             self.ledger.put_back(begun.id)
         while not self.stop.is_set():
             self.pulse.beat()
+            self._sweep()
             row = self.starter.next(self.guard.engine.manifest)
             if row is None:
                 if self.guard.check_due():
@@ -187,6 +191,10 @@ class Worker:
         except InputError as error:
             if self.ledger.fail(row.id, error.advice, before=("running",)):
                 self.ledger.tell("warning", "scene-failed", error.advice, row.id)
+        except OSError:
+            if self.ledger.state_of(row.id) == "running":
+                raise
+            # It was cancelled, and its files went from under us.
         finally:
             watch.account.note()
             self._clean(row.id)
@@ -265,6 +273,13 @@ class Worker:
     def _clean(self, scene_id: str) -> None:
         """What is left of a scene that was cancelled while it was mapped."""
         erase_scene(self.settings, self.ledger, scene_id)
+        erase_canvases(self.settings, self.ledger)
+
+    def _sweep(self) -> None:
+        """Canvases of scenes that were cancelled while they waited."""
+        if time.monotonic() - self._swept >= SWEEP_S:
+            self._swept = time.monotonic()
+            erase_canvases(self.settings, self.ledger)
 
     def _rest(self, seconds: float) -> None:
         """Waits, with heartbeats, until then or until told to stop."""
