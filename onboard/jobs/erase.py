@@ -43,6 +43,8 @@ def erase_scene_file(settings: Settings, ledger: Ledger, scene_id: str) -> None:
 
 def erase_canvases(settings: Settings, ledger: Ledger) -> None:
     """Removes the canvases of scenes that are over; only while nothing is mapped."""
+    if not settings.canvases_dir.is_dir():  # who maps takes it away when it is empty
+        return
     for folder in settings.canvases_dir.iterdir():
         if ledger.state_of(folder.name) not in ("queued", "running"):
             shutil.rmtree(folder, ignore_errors=True)

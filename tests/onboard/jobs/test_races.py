@@ -136,7 +136,7 @@ def test_whoever_delivers_while_another_cancels_has_a_scene_with_its_file(
         return True
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(40):
+        for _ in range(15):
             done = [pool.submit(work) for work in (post, cancel, post, cancel)]
             assert all(each.result(120) for each in done)
             (row,) = ledger.scenes()
@@ -146,7 +146,7 @@ def test_whoever_delivers_while_another_cancels_has_a_scene_with_its_file(
 
 def test_no_accepted_scene_is_lost_over_http(tmp_path: Path) -> None:
     """The whole service: deliveries and cancellations in the same instant, while the worker is at it."""
-    rounds = 20
+    rounds = 10
     paths = [write_scene(tmp_path / f"{n}.tif", 60 + n, seed=n) for n in range(rounds)]
     with running(tmp_path / "data") as served, ThreadPoolExecutor(4) as pool:
         start = threading.Barrier(4)
@@ -173,7 +173,7 @@ def test_no_accepted_scene_is_lost_over_http(tmp_path: Path) -> None:
             scenes.append((scene, path))
             assert {each.result(120) for each in done} == {scene, None}
         with served.client() as client:
-            until(lambda: not _at_work(client), "not at rest")
+            until(lambda: not _at_work(client), "not at rest", 180)
         with served.ledger() as ledger:
             told = {event.kind for event in ledger.events(limit=1000)}
             assert not told & {"scene-failed", "no-storage", "engine-failed", "worker-died", "scene-missing"}
