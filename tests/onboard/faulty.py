@@ -87,8 +87,8 @@ def main() -> None:
         worker.main(open_engine)
         return
     own = [sys.executable, "-m", "tests.onboard.faulty", "work"]
-    others = [[sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.jobs.sampling")]
-    Supervisor(read_settings(), own, *others).run()
+    api, sampling = ([sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.jobs.sampling"))
+    Supervisor(read_settings(), own, api, sampling).run()
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def test_a_ledger_damaged_while_running_is_built_again_without_an_operator(tmp_p
 
         def mapped() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                return client.get(f"/scenes/{posted['id']}").json().get("state") == "mapped"
+                return bool(client.get(f"/scenes/{posted['id']}").json().get("state") == "mapped")
             return False
 
         until(mapped, "the map did not come back")
