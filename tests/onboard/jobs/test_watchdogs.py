@@ -49,7 +49,7 @@ while True:
 
 def environment(data: Path, **settings: str) -> dict[str, str]:
     model = data.parent / "model"
-    if not model.exists():
+    if "ONBOARD_MODEL" not in settings and not model.exists():
         write_model(model)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOARD_")}
     return kept | {"ONBOARD_DATA_DIR": str(data), "ONBOARD_MODEL": str(model), "ONBOARD_PORT": "0"} | settings
@@ -242,7 +242,6 @@ def test_a_data_folder_that_cannot_be_used_is_said_in_one_line(
 
 def test_a_data_folder_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    (tmp_path / "model").parent.mkdir(exist_ok=True)
     write_model(tmp_path / "model")
     line = refusal(tmp_path / "file" / "data", ONBOARD_MODEL=str(tmp_path / "model"))
     assert "a file stands in its way" in line
