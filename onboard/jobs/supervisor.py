@@ -178,6 +178,8 @@ class Supervisor:
 
     def _empty_log(self) -> None:
         """Nothing of the ledger is left in the write-ahead log, where a flipped bit would lose it."""
+        if not self.settings.ledger_path.exists():
+            return
         try:
             with Ledger(self.settings.ledger_path) as ledger:
                 ledger.checkpoint(wait_s=5.0)
