@@ -46,7 +46,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Hundreds of SIGKILLs and 500 damaged TIFFs: half an hour.
+# Hundreds of SIGKILLs and other faults, and 500 damaged TIFFs: half an hour.
 campaign: $(VENV)/.dev
 	$(BIN)/python -m tests.onboard.campaign --kills 200
 	ODD_SCENES=500 $(BIN)/python -m pytest tests/onboard/api/test_odd_scenes.py

@@ -100,6 +100,7 @@ class Station:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in self._unacknowledged():
                 self._acknowledge(name, report)
+            self._acknowledge_again(report)
             self._fetch_planned(report)
         except WindowClosed:
             report.window_closed = True
@@ -231,6 +232,28 @@ class Station:
             answer = {"map": name, "received": False, "detail": "erased aboard"}
         write_whole(self.folder / name / RECEIPT, json.dumps({"sha256": digest, "answer": answer}).encode())
         report.receipts.append(name)
+
+    def _acknowledge_again(self, report: PassReport) -> None:
+        """Gives receipts again that the satellite has lost: its ledger may have been built anew, or fallen back.
+
+        Without them it would keep for ever, and plan in each pass, what is here.
+        """
+        held = {path.parent.name for path in self.folder.glob(f"*/{RECEIPT}")} - set(report.receipts)
+        since: int | None = 0
+        while held and since is not None:
+            try:
+                answer = self.link.json("GET", "/downlink/undelivered", params={"since": since})
+                rows = [(str(row["map"]), str(row["sha256"])) for row in answer["maps"]]
+                following = answer["next"]
+            except (AskedWrong, KeyError, TypeError):
+                return  # a service that does not know the question
+            for name, sha256 in rows:
+                target = self.folder / name / MAP
+                if name in held and target.is_file() and sha256_of(target) == sha256:
+                    self._acknowledge(name, report)
+                    self.told(f"{name}: its receipt was lost aboard and is given again")
+            # A page that does not lead on is the last one.
+            since = following if isinstance(following, int) and following > since else None
 
     def _unacknowledged(self) -> Iterator[str]:
         """Maps here that the satellite may not know to be here: the link broke before the receipt."""

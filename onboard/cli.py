@@ -206,6 +206,8 @@ def _serve(_: argparse.Namespace) -> int:
     import logging
 
     from onboard.api.auth import check_binding, read_tokens
+    from onboard.api.listening import check_address
+    from onboard.jobs.folders import check_data_folder
     from onboard.jobs.governor import limits_of
     from onboard.jobs.kind import MapKind
     from onboard.jobs.supervisor import serve
@@ -214,10 +216,11 @@ def _serve(_: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     settings = read_settings()
     # What would stop a child at once is said here, in one line.
+    check_data_folder(settings)
     check_binding(settings.host, read_tokens(settings.tokens_path))
     limits_of(settings)
     MapKind.of(settings)
-    serve(settings)
+    serve(settings, lambda: check_address(settings))
     return 0
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from onboard.api import errors
 from onboard.api.connections import descriptors_are_out
 from onboard.api.paths import without_paths
-from onboard.errors import OnboardError, OptionsRefused, SceneRefused, StorageError
+from onboard.errors import LedgerBusy, LedgerDamaged, OnboardError, OptionsRefused, SceneRefused, StorageError
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -52,6 +52,8 @@ KINDS: dict[type[Exception], Kind] = {
     SceneRefused: Kind(422, "scene-refused", "The scene cannot be mapped"),
     OptionsRefused: Kind(422, "options-refused", "The options cannot be met"),
     StorageError: Kind(507, "no-room", "There is no room"),
+    LedgerBusy: Kind(503, "busy", "The ledger is busy"),
+    LedgerDamaged: Kind(503, "ledger-damaged", "The ledger is being built again"),
 }
 OTHERS = {
     404: Kind(404, "not-found", "Nothing is kept under this name"),
@@ -127,6 +129,12 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.TooMany):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, (LedgerBusy, LedgerDamaged)):
+        headers["Retry-After"] = "5"
+    if isinstance(error, LedgerDamaged):
+        service = request.app.state.service
+        service.is_damaged = True
+        service.wake.set()
     if isinstance(error, errors.RangeBeyond):
         headers["Content-Range"] = f"bytes */{error.size}"
     if isinstance(error, errors.NotAuthenticated):

@@ -21,7 +21,6 @@ from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
-from onboard.downlink.retention import make_room
 from onboard.jobs.claim import accept_inbox_file
 from onboard.jobs.erase import erase_scene
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
@@ -57,6 +56,7 @@ class SceneAnswer(BaseModel):
     figures: dict[str, Any] = Field(description="timings of the finished mapping")
     energy_j: float | None = Field(description="null: nothing measured it")
     problem: str | None = Field(description="why it failed and what to do")
+    waiting_reason: str | None = Field(description="why it is passed over in the queue and what to do; null otherwise")
     map: str | None = Field(description="where its map is; null before, and once it is erased")
 
 
@@ -170,8 +170,7 @@ def delete_scene(scene_id: str, service: TheService, caller: TheCaller) -> Respo
     """Cancels a scene and erases its file, its canvas and its map."""
     caller.must_be("ingest")
     row = _known(service, scene_id)
-    service.ledger.cancel(row.id)
-    if row.state == "running":
+    if service.ledger.cancel(row.id) == "running":
         return Response(status_code=202)  # the worker has the files: it erases them before its next scene
     erase_scene(service.settings, service.ledger, row.id)
     return Response(status_code=204)
@@ -187,6 +186,7 @@ def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
         attempts=row.attempts, deaths=row.deaths, tiles_done=beat.tiles_done if runs else None,
         tiles=beat.tiles_all or None if runs else row.figures.get("tiles"), figures=dict(row.figures),
         energy_j=row.figures.get("energy_j"), problem=None if row.problem is None else without_paths(row.problem),
+        waiting_reason=row.waiting_reason,
         map=f"/maps/{row.id}" if row.state == "mapped" and service.ledger.holds_map(row.id) else None,
     )  # fmt: skip
 
@@ -221,7 +221,7 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
 
 def _incoming(service: Service, declared: int | None) -> IncomingFile:
     """Opens a file for it; maps that the ground holds make room."""
-    make_room(service.settings, service.ledger, declared or 0)
+    service.make_room(declared or 0)
     return IncomingFile(service.settings, declared)
 
 
@@ -279,7 +279,9 @@ def _receive(file: IncomingFile, begun: bytes, source: SocketSource) -> None:
 
 def _finish(service: Service, file: IncomingFile, delivery: Delivery) -> Accepted:
     file.finish()
-    return accept(service.settings, service.ledger, service.kind, service.probes, file, delivery)
+    return accept(
+        service.settings, service.ledger, service.kind, service.probes, file, delivery, service.make_room
+    )
 
 
 def _with_fields(query: DeliveryQuery, fields: Mapping[str, str]) -> DeliveryQuery:
@@ -303,8 +305,10 @@ async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) 
 
     def taken() -> Accepted:
         with suppress(OSError, ValueError):  # what is wrong with the path is told below
-            make_room(service.settings, service.ledger, path.stat().st_size)
+            service.make_room(path.stat().st_size)
         delivery = query.delivery(path.name[:200])
-        return accept_inbox_file(service.settings, service.ledger, service.kind, service.probes, path, delivery)
+        return accept_inbox_file(
+            service.settings, service.ledger, service.kind, service.probes, path, delivery, service.make_room
+        )
 
     return await run_in_threadpool(taken)

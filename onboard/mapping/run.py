@@ -44,7 +44,7 @@ WORK = ".onboard"
 PIPELINE_VERSION = 4
 
 Progress = Callable[[int, int], None]
-Judge = Callable[[Path, SceneOptions], None]
+Judge = Callable[[Path, SceneOptions], object]
 
 
 @dataclass(frozen=True)
@@ -312,6 +312,7 @@ class Job:
         _remove_if_empty(self.request.out)
 
     def _publish(self, canvas: Canvas, stats: PipelineStats, watch: Watch) -> dict[str, Any]:
+        watch.before_publishing()
         staged = self.work / "product"
         shutil.rmtree(staged, ignore_errors=True)
         try:

@@ -35,6 +35,9 @@ class Watch:
             EngineError: it no longer computes what the reference does.
         """
 
+    def before_publishing(self) -> None:
+        """Called once, when every tile is on the canvas and the engine was checked: no batch comes any more."""
+
     def took(self, stage: str, seconds: float) -> None:
         """A stage ("read", "infer", "write") took so long for one batch; called on that stage's thread."""
 

@@ -66,8 +66,8 @@ class Probe:
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
-        """Returns if the scene can be mapped, as far as its header and samples of its pixels tell.
+    def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> int:
+        """Returns, with its pixels, if the scene can be mapped, as far as its header and samples of its pixels tell.
 
         Raises:
             SceneRefused: it cannot; says why and what to do.
@@ -84,7 +84,9 @@ class Probe:
         except BrokenPipeError:
             told = b""
         self._ended = not told  # seen here before the system lets us see it
-        _judge(path, json.loads(told) if told else {"died": "the probe ended"}, limits)
+        verdict = json.loads(told) if told else {"died": "the probe ended"}
+        _judge(path, verdict, limits)
+        return int(verdict["pixels"])
 
     @property
     def is_alive(self) -> bool:
@@ -119,11 +121,11 @@ class Probes:
         """Has one ready, so that the first scene need not wait for it."""
         self._give(self._take())
 
-    def judge(self, path: Path, options: SceneOptions | None = None) -> None:
+    def judge(self, path: Path, options: SceneOptions | None = None) -> int:
         """As :meth:`Probe.judge`."""
         probe = self._take()
         try:
-            probe.judge(path, options)
+            return probe.judge(path, options)
         finally:
             self._give(probe)
 
@@ -262,21 +264,22 @@ def _verdict(request: dict[str, Any]) -> dict[str, str]:
     told: dict[str, Any] = request["options"]
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     try:
-        _examine(Path(request["path"]), SceneOptions(**options), limits)
+        pixels = _examine(Path(request["path"]), SceneOptions(**options), limits)
     except SceneRefused as error:
         return {"refused": "scene", "problem": error.problem, "remedy": error.remedy}
     except OptionsRefused as error:
         return {"refused": "options", "problem": error.problem, "remedy": error.remedy}
-    return {"refused": ""}
+    return {"refused": "", "pixels": str(pixels)}
 
 
-def _examine(path: Path, options: SceneOptions, limits: Limits) -> None:
+def _examine(path: Path, options: SceneOptions, limits: Limits) -> int:
     _check_declared(path, limits)
     with Scene.open(path, options) as scene:
         right, bottom = max(0, scene.width - _SIDE), max(0, scene.height - _SIDE)
         width, height = min(_SIDE, scene.width), min(_SIDE, scene.height)
         for col, row in {(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)}:
             scene.read(Window(col, row, width, height))
+        return int(scene.width * scene.height)
 
 
 def _check_declared(path: Path, limits: Limits) -> None:

@@ -196,9 +196,11 @@ def test_a_scene_that_the_engine_fails_on_is_quarantined_and_others_go_on(data: 
         assert not events(served, "worker-died")
 
 
-def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("check_minutes", ["10", "0.00001"])
+def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path, check_minutes: str) -> None:
+    """Also right after a check of the engine, which is before each tile here."""
     scene = white_scene(tmp_path / "white.tif")
-    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5", "ONBOARD_DEATHS": "1"}
+    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5", "ONBOARD_DEATHS": "1", "ONBOARD_CHECK_MINUTES": check_minutes}
     with running(data, FAULTY, FAULT="hangs", FAULT_STATE=str(tmp_path / "state"), **settings) as served:
         posted = served.post(scene)
         served.wait_for(posted["id"], "quarantined")

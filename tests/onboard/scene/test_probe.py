@@ -146,7 +146,7 @@ whole = probe._examine
 def examine(path, *rest):
     if path.name == "deadly.tif":
         os.kill(os.getpid(), signal.SIGSEGV)
-    whole(path, *rest)
+    return whole(path, *rest)
 probe._examine = examine
 probe._serve()
 """
