@@ -271,7 +271,7 @@ def _verdict(request: dict[str, Any]) -> dict[str, str]:
 
 
 def _examine(path: Path, options: SceneOptions, limits: Limits) -> None:
-    _check_declared(path, limits)
+    _check_declared(path, options, limits)
     with Scene.open(path, options) as scene:
         right, bottom = max(0, scene.width - _SIDE), max(0, scene.height - _SIDE)
         width, height = min(_SIDE, scene.width), min(_SIDE, scene.height)
@@ -279,9 +279,9 @@ def _examine(path: Path, options: SceneOptions, limits: Limits) -> None:
             scene.read(Window(col, row, width, height))
 
 
-def _check_declared(path: Path, limits: Limits) -> None:
+def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
     """Holds what the header declares against the limits and the file's size, before any pixel is asked for."""
-    with open_source(path) as source:
+    with open_source(path, page=options.page) as source:
         width, height, count = source.width, source.height, source.count
         block_height, block_width = source.block_shapes[0]
         item = max(_bytes_of(kind) for kind in source.dtypes)

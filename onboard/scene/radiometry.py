@@ -19,21 +19,21 @@ class Stretch:
         percentiles: at which low and high were taken.
         low: of each band, in the scene's values.
         high: of each band; above `low`.
-        sampled_shape: (height, width) of the decimated read they were taken from.
+        sampled_pixels: how many they were taken from.
     """
 
     percentiles: tuple[float, float]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    sampled_shape: tuple[int, int]
+    sampled_pixels: int
 
     @classmethod
     def measured(cls, sample: NDArray[Any], valid: NDArray[np.bool_], percentiles: tuple[float, float]) -> Stretch:
-        """Takes low and high from a decimated read.
+        """Takes low and high from a sample.
 
         Args:
-            sample: (bands, h, w).
-            valid: (h, w), True where the sample counts; if none does, the stretch is 0..1.
+            sample: (bands, n), or (bands, h, w).
+            valid: (n,) or (h, w), True where the sample counts; if none does, the stretch is 0..1.
             percentiles: low and high, 0..100.
         """
         lows, highs = [], []
@@ -43,7 +43,7 @@ class Stretch:
             lows.append(low)
             # A band of one value must not divide by zero.
             highs.append(high if high > low else low + 1)
-        return cls(percentiles, tuple(lows), tuple(highs), (sample.shape[1], sample.shape[2]))
+        return cls(percentiles, tuple(lows), tuple(highs), int(valid.sum()))
 
     def applied(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Bytes (bands, h, w) of values (bands, h, w); not-a-number becomes 0."""
