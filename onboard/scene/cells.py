@@ -30,18 +30,18 @@ class Cells:
 
     Attributes:
         step: scene pixels a cell, down and across.
-        exact: (rows, cols), True where the cell's pixel has the border's value in all bands.
-        near: True where it is within the tolerance in all bands; holds `exact`.
+        within: for each tolerance (rows, cols), True where the cell's pixel is so close to the border's value in all
+            bands.
     """
 
     def __init__(
-        self, source: DatasetReader, bands: tuple[int, ...], value: tuple[float, ...], tolerance: float
+        self, source: DatasetReader, bands: tuple[int, ...], value: tuple[float, ...], tolerances: tuple[float, ...]
     ) -> None:
-        self._source, self._bands, self._value, self._tolerance = source, bands, value, tolerance
+        self._source, self._bands, self._value = source, bands, value
         self.step = max(1, -(-max(source.width, source.height) // LARGEST))
         shape = (-(-source.height // self.step), -(-source.width // self.step))
-        self.exact: Mask = np.zeros(shape, dtype=bool)
-        self.near: Mask = np.zeros(shape, dtype=bool)
+        self.within: dict[float, Mask] = {tolerance: np.zeros(shape, dtype=bool) for tolerance in tolerances}
+        self._widest = self.within[max(tolerances)]
         block_height, block_width = source.block_shapes[0]
         # Of full-width strips only the sampled rows are read, as long as GDAL's cache holds a strip meanwhile.
         self._by_rows = block_width >= source.width and block_height * block_width <= _CACHED_PIXELS
@@ -52,7 +52,7 @@ class Cells:
 
     def follow(self) -> None:
         """Reads the patches at the corners and all that a border goes on to from there."""
-        rows, cols = (-(-cells // size) for cells, size in zip(self.near.shape, self._size, strict=True))
+        rows, cols = (-(-cells // size) for cells, size in zip(self._widest.shape, self._size, strict=True))
         todo = deque({(0, 0), (0, cols - 1), (rows - 1, 0), (rows - 1, cols - 1)})
         known = set(todo)
         while todo:
@@ -73,7 +73,7 @@ class Cells:
         return slice(patch[0] * height, (patch[0] + 1) * height), slice(patch[1] * width, (patch[1] + 1) * width)
 
     def _edges(self, patch: tuple[int, int]) -> Iterator[tuple[tuple[int, int], Mask]]:
-        near = self.near[self._slices(patch)]
+        near = self._widest[self._slices(patch)]
         row, col = patch
         yield (row - 1, col), near[0]
         yield (row + 1, col), near[-1]
@@ -82,14 +82,14 @@ class Cells:
 
     def _read(self, patch: tuple[int, int]) -> None:
         rows, cols = self._slices(patch)
-        rows, cols = slice(*rows.indices(self.near.shape[0])), slice(*cols.indices(self.near.shape[1]))
+        rows, cols = slice(*rows.indices(self._widest.shape[0])), slice(*cols.indices(self._widest.shape[1]))
         # A few cell rows at once: a patch of large blocks stays small in memory. Of strips, the sampled rows alone.
         most = 1 if self._by_rows and self.step > 1 else max(1, (1 << 22) // ((cols.stop - cols.start) * self.step**2))
         for first in range(rows.start, rows.stop, most):
             part = slice(first, min(first + most, rows.stop)), cols
             pixels = self._pixels(*part)
-            self.near[part] = within(pixels, self._value, self._tolerance)
-            self.exact[part] = within(pixels, self._value, 0)
+            for tolerance, mask in self.within.items():
+                mask[part] = within(pixels, self._value, tolerance)
 
     def _pixels(self, rows: slice, cols: slice) -> NDArray[Any]:
         """The pixels (bands, h, w) in the middle of these cells; at the scene's far borders, the last ones."""

@@ -2,8 +2,10 @@
 
 Only a scene with a corner of one colour is looked at further, and only where that colour goes on from there: what is
 read twice is the collar and the blocks beside it. Whether what was found is a collar or dark water, snow or a white
-roof, its edge says: that of a collar is sharp, or straight, or blurred no wider than lossy compression blurs.
-Connection to the border is decided on at most 2,048 cells a side (memory stays bounded), colour at full resolution.
+roof, its edge says: that of a collar is straight (the image inside is convex), or sharp, or blurred no wider than lossy
+compression blurs. Of a straight-edged one, what reaches into the image is not taken: water that is as black, sand that
+is as white. Connection to the border is decided on at most 2,048 cells a side (memory stays bounded), colour at full
+resolution.
 """
 
 from __future__ import annotations
@@ -27,16 +29,17 @@ if TYPE_CHECKING:
 _MIN_SIDE = 16
 _CORNER = 64
 _BEGIN, _BEGIN_SHARE = 16, 0.9
-# GDAL's nearblack takes as much for black by default.
-TOLERANCE = 15
-# Lossy codecs blur within a block: 16 pixels where colour is halved (JPEG 4:2:0).
-_BLUR_PIXELS = 16
+# GDAL's nearblack takes as much for black by default; the smaller one is for collars beside dark water.
+TOLERANCE, _CLOSE = 15, 4
+# Lossy codecs blur within a block: 16 pixels where colour is halved (JPEG 4:2:0), 8 else.
+_BLUR_PIXELS, _BLOCK_PIXELS = 16, 8
 _MIN_SHARE = 1e-3
 _SOLID_RUN, _SOLID_SHARE = 12, 0.9
 # Share of the cells beside an exact collar that are nearly of its colour: the edge is blurred from here on.
 _BLURRED, _BLURRED_IF_LOSSY = 0.3, 0.05
 _MOSTLY_EXACT = 0.9
-_MOST_IN_HULL = 0.05
+# Share of the cells along a straight edge that are not of the border's colour: of one at all, of an exact one.
+_EDGE_SHARE, _EXACT_EDGE_SHARE = 0.6, 0.9
 # Longest run along a side, as a share of it. White is also what roofs, clouds and snow are.
 _MIN_CONTACT = {"black": 0.1, "white": 0.2}
 _MIN_STRAIGHT_CONTACT = 0.25
@@ -100,86 +103,121 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
     lossy = compression is not None and compression.name.lower() in LOSSY
     dtype = np.dtype(source.dtypes[bands[0] - 1])
     # 15 of 255 is little; of other types' ranges nobody knows.
-    tolerance = TOLERANCE if np.issubdtype(dtype, np.integer) else 0
+    # 15 of 255 is little; of floats' ranges nobody knows.
+    tolerances = (0, _CLOSE, TOLERANCE) if np.issubdtype(dtype, np.integer) else (0,)
     for border in _borders(_corners(source, bands, rule), dtype):
-        cells = Cells(source, bands, border.value, tolerance)
+        cells = Cells(source, bands, border.value, tolerances)
         cells.follow()
-        exact, near = flooded(cells.exact), flooded(cells.near)
-        collar = _exact_collar(border, exact, near, lossy, cells.step) if exact.any() else None
-        is_sharp = collar is not None and collar.tolerance == 0
-        if dtype == np.uint8 and border.colour in _MIN_CONTACT and not is_sharp:
-            collar = _with_straight(border, collar, near, cells.step)
+        collar = _exact_collar(border, cells, lossy)
+        if dtype == np.uint8 and border.colour in _MIN_CONTACT and (collar is None or collar.tolerance):
+            collar = _with_straight(border, collar, cells)
         if collar is not None:
             return collar
     return None
 
 
-def _exact_collar(border: Border, exact: Mask, near: Mask, lossy: bool, step: int) -> Collar | None:
+def _exact_collar(border: Border, cells: Cells, lossy: bool) -> Collar | None:
     """What has exactly the border's value, if that is a collar, and the blur around it."""
-    share = float(exact.mean())
-    solid = in_long_runs(exact, _SOLID_RUN)[exact].mean()
-    contact = _MIN_CONTACT.get(border.colour, _MIN_CONTACT["black"])
-    if share < _MIN_SHARE or solid < _SOLID_SHARE or _contact(exact) < contact:
+    step, near = cells.step, cells.within[max(cells.within)]
+    exact = flooded(cells.within[0])
+    outside, hull = _outside_image(exact)
+    is_straight = _is_collar(border, outside) and _edge_share(exact, outside, hull, step) >= _EDGE_SHARE
+    found = outside if is_straight else exact
+    if not _is_collar(border, found):
         return None
-    beside = grown(exact) & ~exact
-    blurred = bool(beside.any()) and near[beside].mean() > (_BLURRED_IF_LOSSY if lossy else _BLURRED)
-    if not blurred:
+    beside = grown(found) & ~found & ~exact
+    is_exact = is_straight and _edge_share(exact, outside, hull, _BLOCK_PIXELS) >= _EXACT_EDGE_SHARE
+    blurred = beside.any() and near[beside].mean() > (_BLURRED_IF_LOSSY if lossy else _BLURRED)
+    if is_exact or not blurred:
         # A cell's sample may lie on the other side of the collar's edge.
-        return Collar(border.colour, border.value, 0, share, grown(exact) if step > 1 else exact, step)
-    if exact.sum() < _MOSTLY_EXACT * near.sum() and not _is_straight(exact) and not _is_straight(near):
+        return Collar(border.colour, border.value, 0, float(found.mean()), grown(found) if step > 1 else found, step)
+    if not is_straight and exact.sum() < _MOSTLY_EXACT * flooded(near).sum():
         return None
-    cells = grown(exact, -(-_BLUR_PIXELS // step) + (step > 1))
-    return Collar(border.colour, border.value, TOLERANCE, float((cells & near).mean()), cells, step)
+    wide = grown(found, -(-_BLUR_PIXELS // step) + (step > 1))
+    return Collar(border.colour, border.value, TOLERANCE, float((wide & near).mean()), wide, step)
 
 
-def _with_straight(border: Border, collar: Collar | None, near: Mask, step: int) -> Collar | None:
+def _is_collar(border: Border, mask: Mask) -> bool:
+    """Whether it is large enough, solid, and long enough beside the scene's border."""
+    if mask.mean() < _MIN_SHARE or _contact(mask) < _MIN_CONTACT.get(border.colour, _MIN_CONTACT["black"]):
+        return False
+    return float(in_long_runs(mask, _SOLID_RUN)[mask].mean()) >= _SOLID_SHARE
+
+
+def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Collar | None:
     """The collar, and what is nearly of its colour outside of a straight-edged image, at two corners at least.
 
     A collar of a lossy or resampled scene may have no exact value anywhere, and in thin wedges of a scene turned by a
     degree all of it is blur.
     """
-    shape = near.shape
-    seeds = np.zeros(shape, dtype=bool)
-    tall, wide = max(1, shape[0] // 20), max(1, shape[1] // 20)
-    corners = 0
-    for row in (slice(tall), slice(shape[0] - tall, None)):
-        for col in (slice(wide), slice(shape[1] - wide, None)):
-            seeds[row, col] = True
-            corners += bool(near[row, col].any() and near[row, col][[0, -1]].any())
-    wedges = flooded(near, seeds & _border_of(shape))
-    if corners < 2 or wedges.mean() < _MIN_SHARE or _contact(wedges) < _MIN_STRAIGHT_CONTACT:
-        return collar
-    if not _is_straight(wedges):
-        return collar
-    cells = wedges & ~shrunk(_image_hull(wedges), 1)
-    cells = grown(cells) if step > 1 else cells
-    if collar is not None:
-        cells |= collar.cells
-    value = border.value
-    return Collar(border.colour, value, TOLERANCE, float((cells & near).mean()), cells, step)
+    step = cells.step
+    for tolerance in (TOLERANCE, _CLOSE):
+        near = cells.within[tolerance]
+        seeds = _corner_seeds(near.shape)
+        wedges = flooded(near, seeds)
+        outside, hull = _outside_image(wedges)
+        if _corners_of(outside) < 2 or outside.mean() < _MIN_SHARE or _contact(outside) < _MIN_STRAIGHT_CONTACT:
+            continue
+        # Beyond the blur a collar is nearly one value; water is not.
+        deep = outside & ~grown(~outside, -(-_BLUR_PIXELS // step))
+        is_one_value = not deep.any() or cells.within[_CLOSE][deep].mean() >= _SOLID_SHARE
+        if not is_one_value or _edge_share(wedges, outside, hull, step) < _EDGE_SHARE:
+            continue
+        found = grown(outside) if step > 1 else outside
+        if collar is not None:
+            found, tolerance = found | collar.cells, collar.tolerance
+        return Collar(border.colour, border.value, tolerance, float((found & near).mean()), found, step)
+    return collar
 
 
-def _is_straight(border: Mask) -> bool:
-    """Whether the image beside the border is convex, as a rotated or clipped one is and a coast is not."""
-    hull = shrunk(_image_hull(border), 1)
-    return bool(hull.any()) and float((border & hull).sum()) <= _MOST_IN_HULL * float(border.sum())
-
-
-def _image_hull(border: Mask) -> Mask:
+def _outside_image(border: Mask) -> tuple[Mask, Mask]:
+    """Of cells of the border's colour, those outside of the image (as if it were convex); and its hull."""
     # Single cells inside the border that are not of its colour (ringing) must not stretch the hull.
-    return inside_hull(grown(shrunk(~border)))
+    hull = inside_hull(grown(shrunk(~border)))
+    return border & ~shrunk(hull), hull
+
+
+def _edge_share(border: Mask, outside: Mask, hull: Mask, step: int) -> float:
+    """Share of the cells along the straight edge, a block deep, that are not of the border's colour.
+
+    Near 1 where the image really ends there; near 0 where a straight line merely cuts through water or snow.
+    """
+    edge = grown(outside, max(1, _BLOCK_PIXELS // step)) & shrunk(hull)
+    return float((~border)[edge].mean()) if edge.any() else 0.0
+
+
+def _corners_of(outside: Mask) -> int:
+    """At how many corners of the array the mask begins and goes on along one side for a while."""
+    count = 0
+    for rows, cols in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        turned = outside[::rows, ::cols]
+        lines = (line[: max(1, round(_MIN_CONTACT["black"] * line.size))] for line in (turned[0], turned[:, 0]))
+        count += any(line.mean() >= _BEGIN_SHARE for line in lines)
+    return count
+
+
+def _corner_slices(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    tall, wide = max(1, shape[0] // 20), max(1, shape[1] // 20)
+    return [
+        (rows, cols)
+        for rows in (slice(tall), slice(shape[0] - tall, None))
+        for cols in (slice(wide), slice(shape[1] - wide, None))
+    ]
+
+
+def _corner_seeds(shape: tuple[int, ...]) -> Mask:
+    """Cells of the border near its corners."""
+    border, corners = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    border[[0, -1]] = True
+    border[:, [0, -1]] = True
+    for rows, cols in _corner_slices(shape):
+        corners[rows, cols] = True
+    return border & corners
 
 
 def _contact(mask: Mask) -> float:
     """Longest run along one side of the array, as a share of that side."""
     return max(longest_run(line) / line.size for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-
-
-def _border_of(shape: tuple[int, ...]) -> Mask:
-    border = np.zeros(shape, dtype=bool)
-    border[[0, -1]] = True
-    border[:, [0, -1]] = True
-    return border
 
 
 def _corners(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) -> list[NDArray[Any]]:

@@ -11,41 +11,57 @@ Mask = NDArray[np.bool_]
 def flooded(candidates: Mask, seeds: Mask | None = None) -> Mask:
     """The candidates that are 4-connected to the border of their array (h, w), or to `seeds` (h, w).
 
-    Source: flood fill by sweeps of whole rows (runs of a row are joined to what was reached above or below).
+    Source: connected components of row runs (runs of neighbouring rows that overlap are joined), by label propagation
+    with pointer jumping (Shiloach and Vishkin 1982).
     """
-    reached = np.zeros_like(candidates)
+    height, width = candidates.shape
     if seeds is None:
-        reached[[0, -1]] = candidates[[0, -1]]
-        reached[:, [0, -1]] |= candidates[:, [0, -1]]
-    else:
-        reached |= candidates & seeds
-    # Runs of each row: a number for each run, 0 outside of runs.
-    starts = candidates & ~np.pad(candidates, ((0, 0), (1, 0)))[:, :-1]
-    runs = np.cumsum(starts, axis=1) * candidates
-    before = -1
-    while (count := int(reached.sum())) != before:
-        before = count
-        for order in (range(len(candidates)), range(len(candidates) - 1, -1, -1)):
-            above: Mask | None = None
-            for row in order:
-                row_seeds = reached[row] if above is None else reached[row] | (above & candidates[row])
-                if row_seeds.any():
-                    hit = np.zeros(int(runs[row].max()) + 1, dtype=bool)
-                    hit[runs[row][row_seeds]] = True
-                    hit[0] = False
-                    reached[row] = hit[runs[row]]
-                above = reached[row]
-    return reached
+        seeds = np.zeros_like(candidates)
+        seeds[[0, -1]] = True
+        seeds[:, [0, -1]] = True
+    # Rows lie one after another with a gap of one between them: a run is a span [start, end) of that line.
+    line = np.zeros((height, width + 1), dtype=np.int8)
+    line[:, :width] = candidates
+    edges = np.diff(line.ravel(), prepend=np.int8(0))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    if starts.size == 0:
+        return np.zeros_like(candidates)
+    labels = _joined(starts, ends, width + 1)
+    seeded = np.zeros((height, width + 1), dtype=np.int64)
+    seeded[:, :width] = candidates & seeds
+    total = np.concatenate(([0], np.cumsum(seeded)))
+    reached = np.zeros(starts.size, dtype=bool)
+    reached[labels[total[ends] > total[starts]]] = True
+    marks = np.zeros(line.size + 1, dtype=np.int8)
+    marks[starts[reached[labels]]] += 1
+    marks[ends[reached[labels]]] -= 1
+    return np.cumsum(marks[:-1], dtype=np.int8).reshape(line.shape)[:, :width] > 0
+
+
+def _joined(starts: NDArray[np.int64], ends: NDArray[np.int64], pitch: int) -> NDArray[np.int64]:
+    """A label for each run, the same for all runs that are connected."""
+    # Runs of the next row that overlap with this one are neighbours in the list.
+    first = np.searchsorted(ends, starts + pitch, side="right")
+    count = np.maximum(np.searchsorted(starts, ends + pitch, side="left") - first, 0)
+    above = np.repeat(np.arange(starts.size), count)
+    below = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    labels = np.arange(starts.size)
+    while True:
+        smaller = np.minimum(labels[above], labels[below])
+        before = labels.copy()
+        np.minimum.at(labels, labels[above], smaller)
+        np.minimum.at(labels, labels[below], smaller)
+        while not np.array_equal(labels, labels[labels]):
+            labels = labels[labels]
+        if np.array_equal(labels, before):
+            return labels
 
 
 def grown(mask: Mask, steps: int = 1) -> Mask:
     """The mask and all within `steps` cells of it, diagonals included."""
-    for axis in (0, 1):
-        total = np.cumsum(np.pad(mask, [(steps + 1, steps) if a == axis else (0, 0) for a in (0, 1)]), axis=axis)
-        count = np.take(total, range(2 * steps + 1, total.shape[axis]), axis) - np.take(
-            total, range(total.shape[axis] - 2 * steps - 1), axis
-        )
-        mask = count > 0
+    for _ in range(2):
+        padded = np.pad(mask, ((0, 0), (steps, steps)))
+        mask = ~_all_across(~padded, 2 * steps + 1).T
     return mask
 
 
@@ -102,8 +118,19 @@ def _turns_up(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> boo
 def _runs_across(mask: Mask, length: int) -> Mask:
     if mask.shape[1] < length:
         return np.zeros_like(mask)
-    total = np.cumsum(np.pad(mask, ((0, 0), (1, 0))), axis=1)
-    begins = (total[:, length:] - total[:, :-length]) == length
+    begins = _all_across(mask, length)
     # A run that begins at column c covers c .. c + length - 1.
-    covered = np.cumsum(np.pad(begins, ((0, 0), (length, length - 1))), axis=1)
-    return np.asarray(covered[:, length:] - covered[:, :-length] > 0)
+    return ~_all_across(~np.pad(begins, ((0, 0), (length - 1, length - 1))), length)
+
+
+def _all_across(mask: Mask, length: int) -> Mask:
+    """Whether cells c .. c + length - 1 of a row are all set; `length - 1` columns fewer than the mask.
+
+    Source: van Herk's idea by doubling: a span of 2 n cells is two of n.
+    """
+    span = 1
+    while span < length:
+        more = min(span, length - span)
+        mask = mask[:, : mask.shape[1] - more] & mask[:, more:]
+        span += more
+    return mask
