@@ -41,7 +41,7 @@ class Cells:
         self.step = max(1, -(-max(source.width, source.height) // LARGEST))
         shape = (-(-source.height // self.step), -(-source.width // self.step))
         self.within: dict[float, Mask] = {tolerance: np.zeros(shape, dtype=bool) for tolerance in tolerances}
-        self._widest = self.within[max(tolerances)]
+        self._widest = self.within[max(tolerances)]  # what is followed
         block_height, block_width = source.block_shapes[0]
         # Of full-width strips only the sampled rows are read, as long as GDAL's cache holds a strip meanwhile.
         self._by_rows = block_width >= source.width and block_height * block_width <= _CACHED_PIXELS

@@ -30,7 +30,8 @@ _MIN_SIDE = 16
 _CORNER = 64
 _BEGIN, _BEGIN_SHARE = 16, 0.9
 # GDAL's nearblack takes as much for black by default; the smaller one is for collars beside dark water.
-TOLERANCE, _CLOSE = 15, 4
+# The larger one is for thin wedges that are all ringing, of which only a straight edge says what they are.
+TOLERANCE, _CLOSE, _LOOSE = 15, 4, 30
 # Lossy codecs blur within a block: 16 pixels where colour is halved (JPEG 4:2:0), 8 else.
 _BLUR_PIXELS, _BLOCK_PIXELS = 16, 8
 _MIN_SHARE = 1e-3
@@ -38,6 +39,7 @@ _SOLID_RUN, _SOLID_SHARE = 12, 0.9
 # Share of the cells beside an exact collar that are nearly of its colour: the edge is blurred from here on.
 _BLURRED, _BLURRED_IF_LOSSY = 0.3, 0.05
 _MOSTLY_EXACT = 0.9
+_MUCH_MORE = 1.05
 # Share of the cells along a straight edge that are not of the border's colour: of one at all, of an exact one.
 _EDGE_SHARE, _EXACT_EDGE_SHARE = 0.6, 0.9
 # Longest run along a side, as a share of it. White is also what roofs, clouds and snow are.
@@ -104,12 +106,12 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
     dtype = np.dtype(source.dtypes[bands[0] - 1])
     # 15 of 255 is little; of other types' ranges nobody knows.
     # 15 of 255 is little; of floats' ranges nobody knows.
-    tolerances = (0, _CLOSE, TOLERANCE) if np.issubdtype(dtype, np.integer) else (0,)
+    tolerances = (0, _CLOSE, TOLERANCE, _LOOSE) if np.issubdtype(dtype, np.integer) else (0,)
     for border in _borders(_corners(source, bands, rule), dtype):
         cells = Cells(source, bands, border.value, tolerances)
         cells.follow()
         collar = _exact_collar(border, cells, lossy)
-        if dtype == np.uint8 and border.colour in _MIN_CONTACT and (collar is None or collar.tolerance):
+        if dtype == np.uint8 and border.colour in _MIN_CONTACT:
             collar = _with_straight(border, collar, cells)
         if collar is not None:
             return collar
@@ -118,23 +120,38 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
 
 def _exact_collar(border: Border, cells: Cells, lossy: bool) -> Collar | None:
     """What has exactly the border's value, if that is a collar, and the blur around it."""
-    step, near = cells.step, cells.within[max(cells.within)]
+    step, near = cells.step, cells.within.get(TOLERANCE, cells.within[0])
     exact = flooded(cells.within[0])
     outside, hull = _outside_image(exact)
     is_straight = _is_collar(border, outside) and _edge_share(exact, outside, hull, step) >= _EDGE_SHARE
     found = outside if is_straight else exact
     if not _is_collar(border, found):
         return None
-    beside = grown(found) & ~found & ~exact
     is_exact = is_straight and _edge_share(exact, outside, hull, _BLOCK_PIXELS) >= _EXACT_EDGE_SHARE
-    blurred = beside.any() and near[beside].mean() > (_BLURRED_IF_LOSSY if lossy else _BLURRED)
-    if is_exact or not blurred:
+    if is_exact or not _is_blurred(exact, found, near, step, lossy):
         # A cell's sample may lie on the other side of the collar's edge.
         return Collar(border.colour, border.value, 0, float(found.mean()), grown(found) if step > 1 else found, step)
-    if not is_straight and exact.sum() < _MOSTLY_EXACT * flooded(near).sum():
+    blurred = flooded(near)
+    edge, hull = _outside_image(blurred)
+    if found.sum() >= edge.sum() / 4 and _edge_share(blurred, edge, hull, step) >= _EDGE_SHARE:
+        wide = (grown(edge) if step > 1 else edge) | found
+    elif is_straight or exact.sum() >= _MOSTLY_EXACT * blurred.sum():
+        wide = grown(found, -(-_BLUR_PIXELS // step) + (step > 1))
+    else:
         return None
-    wide = grown(found, -(-_BLUR_PIXELS // step) + (step > 1))
     return Collar(border.colour, border.value, TOLERANCE, float((wide & near).mean()), wide, step)
+
+
+def _is_blurred(exact: Mask, found: Mask, near: Mask, step: int, lossy: bool) -> bool:
+    """Whether what lies beside a collar of exact values is often nearly of its colour, as lossy compression makes it.
+
+    Asked only where an image of another colour follows within the blur's width: dark water is nearly black anyhow.
+    """
+    contrast = grown(shrunk(~near, max(1, 3 // step)), -(-_BLUR_PIXELS // step))
+    beside = grown(found) & ~found & ~exact & contrast
+    if not beside.any():
+        return lossy
+    return bool(near[beside].mean() > (_BLURRED_IF_LOSSY if lossy else _BLURRED))
 
 
 def _is_collar(border: Border, mask: Mask) -> bool:
@@ -151,7 +168,7 @@ def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Colla
     degree all of it is blur.
     """
     step = cells.step
-    for tolerance in (TOLERANCE, _CLOSE):
+    for tolerance in (TOLERANCE, _CLOSE, _LOOSE):
         near = cells.within[tolerance]
         seeds = _corner_seeds(near.shape)
         wedges = flooded(near, seeds)
@@ -161,11 +178,13 @@ def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Colla
         # Beyond the blur a collar is nearly one value; water is not.
         deep = outside & ~grown(~outside, -(-_BLUR_PIXELS // step))
         is_one_value = not deep.any() or cells.within[_CLOSE][deep].mean() >= _SOLID_SHARE
-        if not is_one_value or _edge_share(wedges, outside, hull, step) < _EDGE_SHARE:
+        if not is_one_value or not _reaches_all_sides(hull) or _edge_share(wedges, outside, hull, step) < _EDGE_SHARE:
             continue
         found = grown(outside) if step > 1 else outside
         if collar is not None:
-            found, tolerance = found | collar.cells, collar.tolerance
+            if outside.sum() <= _MUCH_MORE * (collar.cells & near).sum():
+                return collar
+            found, tolerance = found | collar.cells, max(tolerance, collar.tolerance)
         return Collar(border.colour, border.value, tolerance, float((found & near).mean()), found, step)
     return collar
 
@@ -175,6 +194,12 @@ def _outside_image(border: Mask) -> tuple[Mask, Mask]:
     # Single cells inside the border that are not of its colour (ringing) must not stretch the hull.
     hull = inside_hull(grown(shrunk(~border)))
     return border & ~shrunk(hull), hull
+
+
+def _reaches_all_sides(hull: Mask) -> bool:
+    """Whether the image reaches all four sides, as one that was turned does in the box around it."""
+    tall, wide = (max(2, cells // 50) for cells in hull.shape)
+    return all(bool(part.any()) for part in (hull[:tall], hull[-tall:], hull[:, :wide], hull[:, -wide:]))
 
 
 def _edge_share(border: Mask, outside: Mask, hull: Mask, step: int) -> float:
