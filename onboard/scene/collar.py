@@ -40,8 +40,9 @@ _SOLID_RUN, _SOLID_SHARE = 12, 0.9
 _BLURRED, _BLURRED_IF_LOSSY = 0.3, 0.05
 _MOSTLY_EXACT = 0.9
 _MUCH_MORE = 1.05
-# Share of the cells along a straight edge that are not of the border's colour: of one at all, of an exact one.
-_EDGE_SHARE, _EXACT_EDGE_SHARE = 0.6, 0.9
+# Share of the cells along a straight edge that are not of the border's colour: of one at all,
+# of one that is not of an image turned in its box, of an exact one.
+_EDGE_SHARE, _SHARP_EDGE_SHARE, _EXACT_EDGE_SHARE = 0.6, 0.85, 0.9
 # Longest run along a side, as a share of it. White is also what roofs, clouds and snow are.
 _MIN_CONTACT = {"black": 0.1, "white": 0.2}
 _MIN_STRAIGHT_CONTACT = 0.25
@@ -178,7 +179,8 @@ def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Colla
         # Beyond the blur a collar is nearly one value; water is not.
         deep = outside & ~grown(~outside, -(-_BLUR_PIXELS // step))
         is_one_value = not deep.any() or cells.within[_CLOSE][deep].mean() >= _SOLID_SHARE
-        if not is_one_value or not _reaches_all_sides(hull) or _edge_share(wedges, outside, hull, step) < _EDGE_SHARE:
+        edge_share = _edge_share(wedges, outside, hull, step)
+        if not is_one_value or edge_share < (_EDGE_SHARE if _reaches_all_sides(hull) else _SHARP_EDGE_SHARE):
             continue
         found = grown(outside) if step > 1 else outside
         if collar is not None:
