@@ -197,9 +197,13 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         out=arguments.out,
         name=arguments.name,
         scene_options=SceneOptions(
-            bands=arguments.bands, stretch_percentiles=arguments.stretch, collar=not arguments.no_collar,
-            nodata=arguments.nodata, alpha=arguments.alpha, page=arguments.page,
-        ),  # fmt: skip
+            bands=arguments.bands,
+            stretch_percentiles=arguments.stretch,
+            collar=not arguments.no_collar,
+            nodata=arguments.nodata,
+            alpha=arguments.alpha,
+            page=arguments.page,
+        ),
         confidence=arguments.confidence,
         sieve_px=arguments.sieve,
         batch=arguments.batch,

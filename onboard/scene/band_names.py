@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 # The first that fits counts: a red edge is not red, a coastal blue not blue.
 _WORDS: tuple[tuple[str, str], ...] = (
@@ -29,6 +30,37 @@ _LETTERS = {
     "r": "red", "g": "green", "b": "blue", "n": "nir", "c": "coastal", "y": "yellow", "re": "rededge", "n2": "nir",
     "p": "pan",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Codes by which a product is known: all of `needs`, one of `has_one_of` where there are any, none of `lacks`."""
+
+    needs: set[str]
+    meaning: dict[str, str]
+    has_one_of: set[str] = field(default_factory=set)
+    lacks: set[str] = field(default_factory=set)
+
+
+_SENTINEL_2 = {"b02": "blue", "b03": "green", "b04": "red", "b08": "nir", "b8a": "nir"}
+_LANDSAT_8 = {"sr b2": "blue", "sr b3": "green", "sr b4": "red", "sr b5": "nir"}
+_MODIS = {"sur refl b01": "red", "sur refl b04": "green", "sur refl b03": "blue", "sur refl b02": "nir"}
+_UNPADDED = {"b2": "blue", "b3": "green", "b4": "red"}
+_PRODUCTS = (
+    _Product({"sur refl b01", "sur refl b03", "sur refl b04"}, _MODIS),
+    _Product({"b0", "b1", "b2"}, {"b0": "blue", "b1": "green", "b2": "red", "b3": "nir"}),  # Airbus
+    _Product({"b02", "b03", "b04"}, _SENTINEL_2),  # HLS too
+    _Product(  # Landsat 4 to 7 have no SR_B6
+        {"sr b1", "sr b2", "sr b3", "sr b7"},
+        {"sr b1": "blue", "sr b2": "green", "sr b3": "red", "sr b4": "nir"},
+        lacks={"sr b6"},
+    ),
+    _Product({"sr b2", "sr b3", "sr b4"}, _LANDSAT_8, has_one_of={"sr b6"}),
+    _Product({"sr b2", "sr b3", "sr b4"}, _LANDSAT_8, lacks={"sr b1"}),
+    # Sentinel-2 and Landsat 8 agree on these; B1 to B7 alone may be Landsat 5 as well.
+    _Product({"b2", "b3", "b4"}, _UNPADDED, has_one_of={"b8a", "b9", "b10", "b11", "b12"}),
+    _Product({"b2", "b3", "b4"}, _UNPADDED, lacks={"b1"}),
+)
 # Edges of what counts as a colour, and the middle: coastal bands (443) and red edges (705) lie outside.
 _RANGES_NM = {"blue": (450, 490, 520), "green": (520, 560, 595), "red": (625, 660, 695), "nir": (760, 850, 900)}
 
@@ -101,16 +133,7 @@ def _code(label: str) -> str:
 
 
 def _meaning(codes: set[str]) -> dict[str, str]:
-    if {"sur refl b01", "sur refl b03", "sur refl b04"} <= codes:  # MODIS
-        return {"sur refl b01": "red", "sur refl b04": "green", "sur refl b03": "blue", "sur refl b02": "nir"}
-    if {"b0", "b1", "b2"} <= codes:  # Airbus
-        return {"b0": "blue", "b1": "green", "b2": "red", "b3": "nir"}
-    if {"b02", "b03", "b04"} <= codes:  # Sentinel-2, HLS
-        return {"b02": "blue", "b03": "green", "b04": "red", "b08": "nir", "b8a": "nir"}
-    if codes & {"sr b1", "sr b5", "sr b7"} and "sr b6" not in codes and {"sr b1", "sr b2", "sr b3", "sr b7"} <= codes:
-        return {"sr b1": "blue", "sr b2": "green", "sr b3": "red", "sr b4": "nir"}  # Landsat 4 to 7
-    if {"sr b2", "sr b3", "sr b4"} <= codes and ("sr b1" not in codes or "sr b6" in codes):  # Landsat 8, 9
-        return {"sr b2": "blue", "sr b3": "green", "sr b4": "red", "sr b5": "nir"}
-    if {"b2", "b3", "b4"} <= codes and ("b1" not in codes or codes & {"b8a", "b9", "b10", "b11", "b12"}):
-        return {"b2": "blue", "b3": "green", "b4": "red"}  # Sentinel-2 and Landsat 8, 9 agree on these
+    for product in _PRODUCTS:
+        if product.needs <= codes and not product.lacks & codes and (not product.has_one_of or product.has_one_of & codes):
+            return product.meaning
     return {}

@@ -100,7 +100,7 @@ def _by_name(names: Sequence[str], labels: Sequence[str | None]) -> tuple[int, .
 def _conflict(found: tuple[int, ...], by_colour: tuple[int, ...]) -> Assumption | None:
     if not by_colour or by_colour == found:
         return None
-    text = f"bands {_listed(found)} are taken by their names, though their colour interpretation says {_listed(by_colour)}"
+    text = f"bands {_listed(found)} are taken by name, though their colour interpretation says {_listed(by_colour)}"
     return Assumption("bands", text, f"--bands {','.join(map(str, by_colour))}")
 
 

@@ -10,7 +10,6 @@ resolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onboard.scene.cells import Cells, within
+from onboard.scene.corners import BEGIN_SHARE, NEAR, Border, borders, corners_of
 from onboard.scene.flood import Mask, flooded, grown, in_long_runs, inside_hull, longest_run, shrunk
 from onboard.scene.grid import Window
-from onboard.scene.sample import raster_window, read_bands
 from onboard.scene.valid import LOSSY, ValidRule
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 _MIN_SIDE = 16
-_CORNER = 64
-_BEGIN, _BEGIN_SHARE = 16, 0.9
-# GDAL's nearblack takes as much for black by default; the smaller one is for collars beside dark water.
+# The smaller one is for collars beside dark water.
 # The larger one is for thin wedges that are all ringing, of which only a straight edge says what they are.
-TOLERANCE, _CLOSE, _LOOSE = 15, 4, 30
+TOLERANCE, _CLOSE, _LOOSE = NEAR, 4, 30
 # Lossy codecs blur within a block: 16 pixels where colour is halved (JPEG 4:2:0), 8 else.
 _BLUR_PIXELS, _BLOCK_PIXELS = 16, 8
 _MIN_SHARE = 1e-3
@@ -46,15 +43,6 @@ _EDGE_SHARE, _SHARP_EDGE_SHARE, _EXACT_EDGE_SHARE = 0.6, 0.85, 0.9
 # Longest run along a side, as a share of it. White is also what roofs, clouds and snow are.
 _MIN_CONTACT = {"black": 0.1, "white": 0.2}
 _MIN_STRAIGHT_CONTACT = 0.25
-
-
-@dataclass(frozen=True)
-class Border:
-    """A colour that a collar may have: its name, its value in each chosen band, and corners that begin with it."""
-
-    colour: str
-    value: tuple[float, ...]
-    corners: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
     # 15 of 255 is little; of other types' ranges nobody knows.
     # 15 of 255 is little; of floats' ranges nobody knows.
     tolerances = (0, _CLOSE, TOLERANCE, _LOOSE) if np.issubdtype(dtype, np.integer) else (0,)
-    for border in _borders(_corners(source, bands, rule), dtype):
+    for border in borders(corners_of(source, bands, rule), dtype):
         cells = Cells(source, bands, border.value, tolerances)
         cells.follow()
         collar = _exact_collar(border, cells, lossy)
@@ -186,8 +174,9 @@ def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Colla
         if collar is not None:
             if outside.sum() <= _MUCH_MORE * (collar.cells & near).sum():
                 return collar
-            found, tolerance = found | collar.cells, max(tolerance, collar.tolerance)
-        return Collar(border.colour, border.value, tolerance, float((found & near).mean()), found, step)
+            found = found | collar.cells
+        widest = tolerance if collar is None else max(tolerance, collar.tolerance)
+        return Collar(border.colour, border.value, widest, float((found & near).mean()), found, step)
     return collar
 
 
@@ -219,7 +208,7 @@ def _corners_of(outside: Mask) -> int:
     for rows, cols in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
         turned = outside[::rows, ::cols]
         lines = (line[: max(1, round(_MIN_CONTACT["black"] * line.size))] for line in (turned[0], turned[:, 0]))
-        count += any(line.mean() >= _BEGIN_SHARE for line in lines)
+        count += any(line.mean() >= BEGIN_SHARE for line in lines)
     return count
 
 
@@ -245,66 +234,3 @@ def _corner_seeds(shape: tuple[int, ...]) -> Mask:
 def _contact(mask: Mask) -> float:
     """Longest run along one side of the array, as a share of that side."""
     return max(longest_run(line) / line.size for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-
-
-def _corners(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) -> list[NDArray[Any]]:
-    """Pixels (bands, h, w) at each corner, turned so that the corner comes first; without those a mask leaves out."""
-    height, width = min(_CORNER, source.height), min(_CORNER, source.width)
-    corners = []
-    for row, down in ((0, 1), (source.height - height, -1)):
-        for col, across in ((0, 1), (source.width - width, -1)):
-            window = Window(col, row, width, height)
-            pixels = read_bands(source, bands, window)
-            # Of bytes, a tag may name the collar's value and yet not what lossy compression made of it.
-            asked = rule.has_mask or pixels.dtype != np.uint8
-            valid = rule.valid(source, pixels, window=raster_window(window)) if asked else None
-            if valid is None or valid[::down, ::across][0].mean() > 0.5 or valid[::down, ::across][:, 0].mean() > 0.5:
-                corners.append(pixels[:, ::down, ::across])
-    return corners
-
-
-def _borders(corners: list[NDArray[Any]], dtype: np.dtype[Any]) -> Iterator[Border]:
-    """Colours that a corner begins with along one of its sides, black and white before others."""
-    if not corners:
-        return
-    bands = len(corners[0])
-    tolerance = TOLERANCE if dtype == np.uint8 else 0
-    ends = [("black", 0.0)]
-    if np.issubdtype(dtype, np.integer):
-        ends.append(("white", float(np.iinfo(dtype).max)))
-    known = []
-    for colour, end in ends:
-        begin = [corner for corner in corners if _begins_with(within(corner, (end,) * bands, tolerance))]
-        if begin:
-            value = _usual(begin, end, tolerance)
-            known.append(value)
-            yield Border(colour, value, len(begin))
-    uniform = {_uniform(corner) for corner in corners}
-    if len(corners) == 4 and len(uniform) == 1:
-        only = uniform.pop()
-        if only is not None and only not in known:
-            yield Border("/".join(f"{value:g}" for value in dict.fromkeys(only)), only, 4)
-
-
-def _begins_with(mask: Mask) -> bool:
-    """Whether nearly all that a corner's outermost row or column begins with is of the colour."""
-    return bool(max(mask[0, :_BEGIN].mean(), mask[:_BEGIN, 0].mean()) >= _BEGIN_SHARE)
-
-
-def _usual(corners: list[NDArray[Any]], end: float, tolerance: float) -> tuple[float, ...]:
-    """The value most pixels near the end of the range have at these corners (JPEG's black may be 1)."""
-    if tolerance == 0:
-        return (end,) * len(corners[0])
-    pixels = np.concatenate([corner.reshape(len(corner), -1) for corner in corners], axis=1)
-    near = pixels[:, (np.abs(pixels - end) <= tolerance).all(axis=0)]
-    unique, counts = np.unique(near, axis=1, return_counts=True)
-    return tuple(float(value) for value in unique[:, counts.argmax()])
-
-
-def _uniform(corner: NDArray[Any]) -> tuple[float, ...] | None:
-    """The value of a corner's first 4 x 4 pixels, if it is one."""
-    part = corner[:, :4, :4]
-    first = part[:, :1, :1]
-    if not bool((part == first).all()) or not bool(np.isfinite(first).all()):
-        return None
-    return tuple(float(value) for value in first[:, 0, 0])

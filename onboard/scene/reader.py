@@ -19,8 +19,8 @@ from onboard.errors import SceneRefused
 from onboard.scene.acquired import acquisition_text, rfc3339_utc
 from onboard.scene.assumption import Assumption
 from onboard.scene.bands import BandChoice
-from onboard.scene.decide import Decisions, SceneOptions, decided
 from onboard.scene.codecs import OTHER_CODECS, missing_codec
+from onboard.scene.decide import Decisions, SceneOptions, decided
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.grid import Window
@@ -31,10 +31,10 @@ from onboard.scene.sample import raster_window, read_bands
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-__all__ = ["Decisions", "Scene", "SceneOptions", "ScenePixels", "open_page", "open_source"]
+__all__ = ["LESS_MEMORY", "Decisions", "Scene", "SceneOptions", "ScenePixels", "open_page", "open_source"]
 
 _DELIVER_AGAIN = "the file is damaged; deliver it again"
-_LESS_MEMORY = "reading it takes more memory than there is; deliver it tiled: gdal_translate -co TILED=YES"
+LESS_MEMORY = "reading it takes more memory than there is; deliver it tiled: gdal_translate -co TILED=YES"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Scene:
         rule, collar = self.decisions.valid_rule.text, self.decisions.collar
         if collar is None:
             return rule
-        found = f"{collar.colour} collar ({collar.share:.1%}{f', up to {collar.tolerance:g} off' * bool(collar.tolerance)})"
+        about = f", up to {collar.tolerance:g} off" if collar.tolerance else ""
+        found = f"{collar.colour} collar ({collar.share:.1%}{about})"
         return found if rule == "all valid" else f"{rule}, {found}"
 
     @property
@@ -214,7 +215,7 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
         place = f"cannot be read {where}: " if where else "cannot be read: "
         # GDAL has no type for it: CPLE_OutOfMemory comes as any other error.
         if isinstance(cause, MemoryError) or "allocate" in text:
-            raise SceneRefused(path, place + text[:200], _LESS_MEMORY) from error
+            raise SceneRefused(path, place + text[:200], LESS_MEMORY) from error
         if (codec := missing_codec(text)) is not None:
             raise SceneRefused(path, f"its compression ({codec}) has no codec here", OTHER_CODECS) from error
         raise SceneRefused(path, place + text[:200], _DELIVER_AGAIN) from error

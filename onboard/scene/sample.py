@@ -67,7 +67,8 @@ def sample_windows(width: int, height: int, block: tuple[int, int]) -> Iterator[
     """Windows on whole blocks, spread evenly; every second row of them is shifted by half a step.
 
     Args:
-        width: of the scene; height: of it.
+        width: of the scene.
+        height: of the scene.
         block: (height, width) of its blocks.
     """
     block_height, block_width = min(block[0], height), min(block[1], width)

@@ -98,7 +98,7 @@ class ValidRule:
 
     @property
     def tags(self) -> dict[int, float]:
-        """Places (0-based, among the chosen bands) that have a tag, with its value; not-a-number is left to `floats`."""
+        """Places (0-based) of the chosen bands that have a tag, with its value; `floats` has not-a-number."""
         return {
             place: value for place, value in enumerate(self.nodata) if value is not None and not math.isnan(value)
         }
