@@ -41,6 +41,11 @@ class _Product:
     has_one_of: set[str] = field(default_factory=set)
     lacks: set[str] = field(default_factory=set)
 
+    def fits(self, codes: set[str]) -> bool:
+        """Whether these are its bands."""
+        has_one = not self.has_one_of or bool(self.has_one_of & codes)
+        return self.needs <= codes and has_one and not self.lacks & codes
+
 
 _SENTINEL_2 = {"b02": "blue", "b03": "green", "b04": "red", "b08": "nir", "b8a": "nir"}
 _LANDSAT_8 = {"sr b2": "blue", "sr b3": "green", "sr b4": "red", "sr b5": "nir"}
@@ -134,6 +139,6 @@ def _code(label: str) -> str:
 
 def _meaning(codes: set[str]) -> dict[str, str]:
     for product in _PRODUCTS:
-        if product.needs <= codes and not product.lacks & codes and (not product.has_one_of or product.has_one_of & codes):
+        if product.fits(codes):
             return product.meaning
     return {}

@@ -65,7 +65,7 @@ class Cells:
                     todo.append(neighbour)
 
     def _patch_cells(self, cells: int, block: int) -> int:
-        pixels = max(_PATCH_PIXELS, min(block, 4 * _PATCH_PIXELS))
+        pixels: int = max(_PATCH_PIXELS, min(block, 4 * _PATCH_PIXELS))
         return max(-(-pixels // self.step), -(-cells // _PATCHES))
 
     def _slices(self, patch: tuple[int, int]) -> tuple[slice, slice]:

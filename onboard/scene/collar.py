@@ -31,7 +31,7 @@ _MIN_SIDE = 16
 TOLERANCE, _CLOSE, _LOOSE = NEAR, 4, 30
 # Lossy codecs blur within a block: 16 pixels where colour is halved (JPEG 4:2:0), 8 else.
 _BLUR_PIXELS, _BLOCK_PIXELS = 16, 8
-_MIN_SHARE = 1e-3
+_MIN_SHARE, _MAX_BLURRED_SHARE = 1e-3, 0.99
 _SOLID_RUN, _SOLID_SHARE = 12, 0.9
 # Share of the cells beside an exact collar that are nearly of its colour: the edge is blurred from here on.
 _BLURRED, _BLURRED_IF_LOSSY = 0.3, 0.05
@@ -102,7 +102,8 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
         collar = _exact_collar(border, cells, lossy)
         if dtype == np.uint8 and border.colour in _MIN_CONTACT:
             collar = _with_straight(border, collar, cells)
-        if collar is not None:
+        # Of a scene that is nearly black all over, nothing says that it is no image.
+        if collar is not None and (collar.tolerance == 0 or collar.share < _MAX_BLURRED_SHARE):
             return collar
     return None
 
@@ -175,7 +176,7 @@ def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Colla
             if outside.sum() <= _MUCH_MORE * (collar.cells & near).sum():
                 return collar
             found = found | collar.cells
-        widest = tolerance if collar is None else max(tolerance, collar.tolerance)
+        widest = max(tolerance, 0 if collar is None else collar.tolerance)
         return Collar(border.colour, border.value, widest, float((found & near).mean()), found, step)
     return collar
 

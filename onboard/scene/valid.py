@@ -133,7 +133,8 @@ class ValidRule:
 
     def _not_tagged(self, pixels: NDArray[Any]) -> Valid:
         differs = [pixels[place] != value for place, value in self.tags.items()]
-        return np.logical_and.reduce(differs) if self.tag_is_no_value else np.logical_or.reduce(differs)
+        every = np.logical_and if self.tag_is_no_value else np.logical_or
+        return np.asarray(every.reduce(differs), dtype=np.bool_)
 
 
 def _tags(source: DatasetReader, bands: tuple[int, ...], nodata: NodataOption) -> tuple[float | None, ...]:
