@@ -31,7 +31,7 @@ _MIN_SIDE = 16
 TOLERANCE, _CLOSE, _LOOSE = NEAR, 4, 30
 # Lossy codecs blur within a block: 16 pixels where colour is halved (JPEG 4:2:0), 8 else.
 _BLUR_PIXELS, _BLOCK_PIXELS = 16, 8
-_MIN_SHARE, _MAX_BLURRED_SHARE = 1e-3, 0.99
+_MIN_SHARE, _MAX_SHARE = 1e-3, 0.99
 _SOLID_RUN, _SOLID_SHARE = 12, 0.9
 # Share of the cells beside an exact collar that are nearly of its colour: the edge is blurred from here on.
 _BLURRED, _BLURRED_IF_LOSSY = 0.3, 0.05
@@ -102,8 +102,9 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
         collar = _exact_collar(border, cells, lossy)
         if dtype == np.uint8 and border.colour in _MIN_CONTACT:
             collar = _with_straight(border, collar, cells)
-        # Of a scene that is nearly black all over, nothing says that it is no image.
-        if collar is not None and (collar.tolerance == 0 or collar.share < _MAX_BLURRED_SHARE):
+        # Of a scene that is nearly black all over, or of one grey, nothing says that it is no image.
+        is_certain = collar is not None and collar.tolerance == 0 and border.colour in _MIN_CONTACT
+        if collar is not None and (is_certain or collar.share < _MAX_SHARE):
             return collar
     return None
 

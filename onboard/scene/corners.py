@@ -22,6 +22,8 @@ NEAR = 15
 """How far a byte may be from black or white; GDAL's nearblack takes as much by default."""
 BEGIN_SHARE = 0.9
 _BEGIN = 16
+# A flat block's mean is rounded by half of JPEG's coarsest step for it, 8 values a unit: black may come out as 1.
+_MOST_OFF = 2
 _CORNER = 64
 
 
@@ -79,11 +81,13 @@ def _begins_with(mask: Mask) -> bool:
 
 
 def _usual(corners: list[NDArray[Any]], end: float, tolerance: float) -> tuple[float, ...]:
-    """The value most pixels near the end of the range have at these corners (JPEG's black may be 1)."""
+    """The value most pixels at the end of the range have at these corners."""
     if tolerance == 0:
         return (end,) * len(corners[0])
     pixels = np.concatenate([corner.reshape(len(corner), -1) for corner in corners], axis=1)
-    near = pixels[:, (np.abs(pixels - end) <= tolerance).all(axis=0)]
+    near = pixels[:, (np.abs(pixels - end) <= _MOST_OFF).all(axis=0)]
+    if near.size == 0:
+        return (end,) * len(pixels)
     unique, counts = np.unique(near, axis=1, return_counts=True)
     return tuple(float(value) for value in unique[:, counts.argmax()])
 

@@ -52,7 +52,8 @@ class Stretch:
         kind = np.dtype(np.float64 if wide else np.float32)
         low = np.array(self.low, kind)[:, None, None]
         scale = 255 / (np.array(self.high, kind)[:, None, None] - low)
-        scaled = (pixels.astype(kind) - low) * scale + kind.type(0.5)
+        with np.errstate(over="ignore", invalid="ignore"):  # fill values at the end of the type's range
+            scaled = (pixels.astype(kind) - low) * scale + kind.type(0.5)
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         bytes_: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
         return bytes_
