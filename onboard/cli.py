@@ -144,13 +144,14 @@ def _process(arguments: argparse.Namespace) -> int:
     from onboard.scene.probe import Probes
 
     request = _request(arguments)
+    _hush(arguments)
     with (
         Probes() as probes,  # gets ready while the engine is opened
         _opened(arguments) as (engine, crew),
         progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
     ):
         summary = map_scene(request, engine, progress, crew=crew, judge=probes.judge)
-    if not arguments.quiet:
+    if not arguments.quiet and not arguments.json:
         for text in summary.assumptions:
             print(f"onboard: assumed: {text}", file=sys.stderr)
     if arguments.json:
@@ -160,10 +161,19 @@ def _process(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _hush(arguments: argparse.Namespace) -> None:
+    """Quiet is quiet: Python prints warnings of libraries (GDAL's on odd tags, say) that nobody handles."""
+    if arguments.quiet:
+        import logging
+
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
 def _batch(arguments: argparse.Namespace) -> int:
     from onboard.batch_cli import batch
     from onboard.scene.probe import Probes
 
+    _hush(arguments)
     with Probes() as probes, _opened(arguments) as (engine, crew):
         return batch(arguments, _request(arguments), engine, crew, probes.judge)
 

@@ -29,7 +29,7 @@ def chosen(*labels: str, colours: tuple[str, ...] = ()) -> tuple[tuple[int, ...]
         (("near infra-red", "red", "green", "blue"), (2, 3, 4)),
         (("B02", "B03", "B04", "B08"), (3, 2, 1)),
         (("B2", "B3", "B4"), (3, 2, 1)),
-        (("B4, central wavelength 665 nm", "B3, central wavelength 560 nm", "B2, central wavelength 490 nm"), (1, 2, 3)),
+        (("B4, central wavelength 665 nm", "B3, central wavelength 560 nm", "B2, at 490 nm"), (1, 2, 3)),
         (tuple(f"SR_B{n}" for n in range(1, 8)), (4, 3, 2)),
         (("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B7"), (3, 2, 1)),
         (("SR_B4", "SR_B3", "SR_B2"), (1, 2, 3)),

@@ -86,9 +86,8 @@ def test_a_tag_of_another_value_ends_no_search(tmp_path: Path) -> None:
     inside = made(tmp_path / "t.tif", value=0, nodata=255)
     with Scene.open(tmp_path / "t.tif") as scene:
         assert np.array_equal(scene.read(Window(0, 0, 300, 300)).valid, inside)
-        assert [str(row) for row in scene.assumptions] == [
-            f"a black border ({1 - inside.mean():.1%} of the scene) is taken for no data; say otherwise with --no-collar"
-        ]
+        text = f"a black border ({1 - inside.mean():.1%} of the scene) is taken for no data"
+        assert [str(row) for row in scene.assumptions] == [f"{text}; say otherwise with --no-collar"]
 
 
 def turned(degrees: float, side: int, fill: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -9,8 +9,8 @@ import rasterio
 from numpy.typing import NDArray
 
 from onboard.errors import OptionsRefused, SceneRefused
-from onboard.scene.codecs import missing_codec
 from onboard.scene.acquired import rfc3339_utc
+from onboard.scene.codecs import missing_codec
 from onboard.scene.grid import Window
 from onboard.scene.reader import Scene, SceneOptions
 
