@@ -38,7 +38,7 @@ class Cells:
         self, source: DatasetReader, bands: tuple[int, ...], value: tuple[float, ...], tolerances: tuple[float, ...]
     ) -> None:
         self._source, self._bands, self._value = source, bands, value
-        self.step = max(1, -(-max(source.width, source.height) // LARGEST))
+        self.step: int = max(1, -(-max(source.width, source.height) // LARGEST))
         shape = (-(-source.height // self.step), -(-source.width // self.step))
         self.within: dict[float, Mask] = {tolerance: np.zeros(shape, dtype=bool) for tolerance in tolerances}
         self._widest = self.within[max(tolerances)]  # what is followed
