@@ -28,7 +28,7 @@ ODD = {
     "byte_truncated.tif": "cannot be read",
     "byte_zstd_corrupted.tif": "cannot be read",
     "complex_float32.tif": "complex64",
-    "corrupt.tif": "cannot be read at column",
+    "corrupt.tif": "cannot be read",
     "corrupted_deflate_singlestrip.tif": "palette",
     "corrupted_gtiff_tags.tif": "cannot be read",
     "excessive-memory-TIFFFillTile.tif": "cannot be read",
