@@ -127,7 +127,15 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
         "--stretch", type=_percentiles, default=(2.0, 98.0), metavar="LOW,HIGH",
         help="percentiles for scenes that are not uint8 (default: 2,98)",
     )  # fmt: skip
-    scene.add_argument("--no-collar", action="store_true", help="do not take black or white borders for no data")
+    scene.add_argument(
+        "--nodata", type=_nodata, default="file", metavar="VALUE",
+        help="value that means no data, instead of the file's tag; none for no value at all",
+    )  # fmt: skip
+    scene.add_argument("--no-collar", action="store_true", help="do not take a border of one colour for no data")
+    alpha = scene.add_mutually_exclusive_group()
+    alpha.add_argument("--no-alpha", action="store_const", const=0, dest="alpha", help="take no band for a mask")
+    alpha.add_argument("--alpha", type=int, metavar="BAND", help="take this band for a mask: 0 is no data")
+    scene.add_argument("--page", type=int, metavar="N", help="of a TIFF of several pages (default: the largest)")
     product = parser.add_argument_group("product")
     product.add_argument("--confidence", action="store_true", help="also write the model's confidence")
     product.add_argument("--sieve", type=int, default=0, metavar="PIXELS", help="merge patches smaller than this")
@@ -142,12 +150,16 @@ def _process(arguments: argparse.Namespace) -> int:
     from onboard.scene.probe import Probes
 
     request = _request(arguments)
+    _hush(arguments)
     with (
         Probes() as probes,  # gets ready while the engine is opened
         _opened(arguments) as (engine, crew),
         progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
     ):
         summary = map_scene(request, engine, progress, crew=crew, judge=probes.judge)
+    if not arguments.quiet and not arguments.json:
+        for text in summary.assumptions:
+            print(f"onboard: assumed: {text}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
@@ -155,10 +167,19 @@ def _process(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _hush(arguments: argparse.Namespace) -> None:
+    """Quiet is quiet: Python prints warnings of libraries (GDAL's on odd tags, say) that nobody handles."""
+    if arguments.quiet:
+        import logging
+
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
 def _batch(arguments: argparse.Namespace) -> int:
     from onboard.batch_cli import batch
     from onboard.scene.probe import Probes
 
+    _hush(arguments)
     with Probes() as probes, _opened(arguments) as (engine, crew):
         return batch(arguments, _request(arguments), engine, crew, probes.judge)
 
@@ -192,7 +213,12 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         out=arguments.out,
         name=arguments.name,
         scene_options=SceneOptions(
-            bands=arguments.bands, stretch_percentiles=arguments.stretch, collar=not arguments.no_collar
+            bands=arguments.bands,
+            stretch_percentiles=arguments.stretch,
+            collar=not arguments.no_collar,
+            nodata=arguments.nodata,
+            alpha=arguments.alpha,
+            page=arguments.page,
         ),
         confidence=arguments.confidence,
         sieve_px=arguments.sieve,
@@ -289,6 +315,15 @@ def _bands(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is no list of band numbers; give them like 3,2,1") from None
+
+
+def _nodata(text: str) -> float | str:
+    if text.lower() in ("none", "file"):
+        return text.lower()
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number; give the value itself, or none") from None
 
 
 def _percentiles(text: str) -> tuple[float, float]:

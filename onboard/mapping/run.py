@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 WORK = ".onboard"
 # Part of every canvas's identity: raised when the same inputs would give other bytes.
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 5
 
 Progress = Callable[[int, int], None]
 Judge = Callable[[Path, SceneOptions], object]
@@ -55,7 +55,7 @@ class MapRequest:
         scene: the GeoTIFF.
         out: folder in which the map's folder appears.
         name: of the map's folder; the scene's stem by default.
-        scene_options: bands, stretch and collar.
+        scene_options: bands, stretch, no data, page.
         confidence: also write the model's confidence.
         sieve_px: smallest patch kept, in pixels; 0 keeps all.
         batch: tiles in one engine call.
@@ -121,6 +121,7 @@ class MapSummary:
     no_data_share: float
     already_mapped: bool
     stages_s: dict[str, float]
+    assumptions: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form: paths as text."""
@@ -366,6 +367,7 @@ class Job:
             scene_name=self.request.title or self.request.scene.name,
             scene_sha256=self.scene_sha256,
             acquired=self.scene.acquired or self.request.acquired,
+            unread_time=self.scene.time_text,
             received=datetime.fromtimestamp(self.request.scene.stat().st_mtime, timezone.utc),
             georeference=georeference,
             width=self.scene.width,
@@ -392,6 +394,7 @@ class Job:
                     "backend": self.engine.backend, "precision": self.engine.precision,
                     **choice_of(self.engine).as_json(),
                 },
+                "assumptions": [asdict(assumption) for assumption in self.scene.assumptions],
                 **self.request.own,
                 **watch.facts(tiles=len(self.grid), area_m2=area_m2),
             },
@@ -429,6 +432,7 @@ class Job:
             no_data_share=properties["onboard:no_data_pixels"] / pixels,
             already_mapped=already,
             stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
+            assumptions=tuple(map(str, self.scene.assumptions)),
         )
 
 

@@ -38,6 +38,7 @@ class ItemFacts:
         name: the item's id and the folder's name.
         scene_name: file name of the scene; scene_sha256: digest of its bytes.
         acquired: RFC 3339 time of acquisition, None where the scene does not say.
+        unread_time: what the scene says of that time, if it cannot be read as one.
         received: when the scene was received here.
         georeference: of the scene and so of the map.
         width: pixels; height: pixels.
@@ -69,6 +70,7 @@ class ItemFacts:
     scene_path: Path | None = None
     model_path: Path | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
+    unread_time: str = ""
 
 
 def write_item(facts: ItemFacts, folder: Path) -> Path:
@@ -105,7 +107,7 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "title": f"Land cover of {facts.scene_name}",
         "datetime": facts.acquired or rfc3339(facts.received),
-        "onboard:datetime_is": "acquisition" if facts.acquired else "reception: the scene names no acquisition time",
+        "onboard:datetime_is": _datetime_is(facts),
         "created": rfc3339(facts.processed),
         "processing:level": "L3",
         "processing:datetime": rfc3339(facts.processed),
@@ -127,6 +129,14 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
         },
         **{f"onboard:{key}": value for key, value in facts.own.items()},
     }
+
+
+def _datetime_is(facts: ItemFacts) -> str:
+    if facts.acquired:
+        return "acquisition"
+    if facts.unread_time:
+        return f"reception: the scene's time cannot be read: {facts.unread_time[:60]!r}"
+    return "reception: the scene names no acquisition time"
 
 
 def _projection(georeference: Georeference) -> dict[str, Any]:
