@@ -15,6 +15,7 @@ import numpy as np
 from engines.cores import processor
 from engines.engine import Engine, Tiles
 from engines.errors import BackendUnavailable, SettingRefused
+from engines.layer_report import LayerReport, layers_or_problem
 from engines.manifest import Manifest
 from engines.open import backend_states, manifest_path, open_engine
 from engines.power import Wattmeter, power_meter
@@ -68,11 +69,25 @@ class Row:
 
 @dataclass
 class Bench:
-    """Everything of one run, by one machine's own peak; `roofs` are counted, not timed."""
+    """Everything of one run, by one machine's own peak; `roofs` and `layers` are counted, not timed."""
 
     peak: Rates
     rows: list[Row] = field(default_factory=list)
     roofs: list[tuple[str, int, Roof]] = field(default_factory=list)
+    layers: list[LayerReport] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def count(self, model: str | Path | None, manifest: Manifest, devices: Sequence[Rates]) -> None:
+        """Adds a model's bounds, and what its layers are expected to take."""
+        name = f"{manifest.name} {manifest.version}"
+        layers, problem = layers_or_problem(model)
+        if manifest.cost is not None:
+            pixels = useful_pixels(manifest)
+            self.roofs += [(name, pixels, roof(manifest.cost, rates, layers)) for rates in devices]
+        if layers:
+            self.layers.append(LayerReport(name, layers))
+        else:
+            self.problems.append(f"{name}: layers are not counted: {problem}")
 
     def facts(self) -> dict[str, Any]:
         """For machines."""
@@ -95,14 +110,16 @@ class Bench:
                     f"{one.latency_p50_ms:7.0f} {one.latency_p95_ms:7.0f} {share:>13} {joules:>7}"
                 )
         if self.roofs:
-            lines += ["", "counted, not timed: bound by the device's peak; expected at the rate the paper's model ran"]
+            lines += ["", "counted, not timed: bound by the device's peak; expected layer by layer (see --layers)"]
             for model, pixels, roof in self.roofs:
                 expected = "nothing to expect by"
                 if roof.expected_tiles_per_s is not None:
-                    rate = roof.expected_tiles_per_s
-                    expected = f"expected {rate:.1f} tiles/s, {rate * pixels / 1e6:.1f} useful Mpx/s"
+                    rate, least = roof.expected_tiles_per_s, roof.cautious_tiles_per_s
+                    useful = f"{rate * pixels / 1e6:.1f} useful Mpx/s"
+                    expected = f"expected {rate:.1f} tiles/s, {useful} (cautious {least:.1f} tiles/s)"
                 bound = f"bound {roof.bound_tiles_per_s:.1f} tiles/s ({roof.limit})"
                 lines.append(f"  {model} on {roof.device}: {bound}; {expected}")
+        lines += [f"\n{report.short_table()}" for report in self.layers] + self.problems
         return "\n".join(lines)
 
 
@@ -143,8 +160,8 @@ def bench(
                     if backends is not None:
                         raise
                     found.rows.append(Row(name, backend, pixels, flops, [], error.problem))
-            if manifest.cost is not None:
-                found.roofs += [(name, pixels, roof(manifest.cost, rates)) for rates in (*devices, cpu) if devices]
+            if devices:
+                found.count(model, manifest, (*devices, cpu))
     return found
 
 

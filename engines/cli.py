@@ -68,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--no-spinning", action="store_true", help="idle threads sleep")
     bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")
     bench.add_argument("--seconds", type=float, default=10.0, help="for each batch size (default: 10)")
-    bench.add_argument("--roofline", action="store_true", help="also bounds on named devices, by counting; no timing")
+    bench.add_argument("--roofline", action="store_true", help="also bounds and expectations on named devices, counted")
+    bench.add_argument(
+        "--layers", type=_whole_number, nargs="?", const=20, metavar="N",
+        help="with --roofline: no timing, but where operations, bytes and expected time go, with the N dearest layers "
+        "(default: 20); takes .onnx files too",
+    )  # fmt: skip
     bench.add_argument("--json", action="store_true", help="machine-readable")
     build = commands.add_parser("build", help="make a TensorRT engine of a model, for this device or another")
     build.set_defaults(command=_build)
@@ -234,7 +239,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from engines.bench import bench, machine
+    from engines.errors import SettingRefused
     from engines.roofline import DEVICES, this_cpu
+
+    if arguments.layers is not None:
+        if not arguments.roofline:
+            raise SettingRefused("--layers", arguments.layers, "--roofline with it: layers are counted, not timed")
+        return _count_layers(arguments)
 
     cpu = this_cpu()
     found = bench(
@@ -248,6 +259,17 @@ def _bench(arguments: argparse.Namespace) -> int:
     print(f"machine  {machine()}")
     print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
     print(found.table())
+    return 0
+
+
+def _count_layers(arguments: argparse.Namespace) -> int:
+    from engines.layer_report import LayerReport, named_layers
+
+    reports = [LayerReport(*named_layers(model)) for model in arguments.models or [None]]
+    if arguments.json:
+        print(json.dumps([report.facts() for report in reports]))
+        return 0
+    print("\n\n".join(report.table(arguments.layers) for report in reports))
     return 0
 
 

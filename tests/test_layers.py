@@ -29,7 +29,7 @@ OWN_ADAPTER = {
     "jtop": {"telemetry/sources/jtop_process.py"},
     "pynvml": {"telemetry/sources/nvml.py"},
     "onnxruntime": {"engines/onnxrt.py", "trainer", "onboard/doctor.py"},
-    "onnx": {"engines/edges.py", "trainer"},
+    "onnx": {"engines/edges.py", "engines/layers.py", "trainer"},
     "pyarrow": {"telemetry/table.py", "ground/telemetry.py", "trainer"},
     "matplotlib": {"telemetry/report.py", "trainer"},
 }

@@ -82,10 +82,49 @@ def test_bench_says_what_bounds_a_model(make_model: Callable[..., Path], capsys:
     assert slow["limit"] == "arithmetic"
     assert fast["bound_tiles_per_s"] == pytest.approx(102.0)  # memory: 102 GB/s
     assert fast["limit"] == "memory"
-    assert slow["expected_tiles_per_s"] == fast["expected_tiles_per_s"] == pytest.approx(10.0)
+    assert 0 < slow["cautious_tiles_per_s"] <= slow["expected_tiles_per_s"] < fast["expected_tiles_per_s"]
     assert roofs["H200"]["expected_tiles_per_s"] is None
     assert main(command) == 0
-    assert "expected 10.0 tiles/s" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert f"expected {slow['expected_tiles_per_s']:.1f} tiles/s" in table
+    assert "dearest layers, expected, not measured" in table
+
+
+def test_bench_counts_layers_of_a_model_and_of_a_bare_onnx_file(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model("counted")
+    command = ["bench", str(folder), str(folder / "model.onnx"), "--roofline", "--layers"]
+    assert main([*command, "--json"]) == 0
+    of_model, of_file = json.loads(capsys.readouterr().out)
+    assert of_model["layers"] == of_file["layers"]
+    assert of_model["flops"] == sum(layer["flops"] for layer in of_model["layers"]) == 2 * 4 * 3 * 32 * 32
+    assert main([*command, "1"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("expected, not measured") == 2
+    assert "pointwise" in table
+
+
+def test_bench_without_onnx_still_says_the_bound(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    folder = make_model("counted", manifest={"cost": Cost(flops=137 * 10**9, bytes_moved=10**9)})
+    assert main(["bench", str(folder), "--backend", "onnxruntime", "--seconds", "0.01", "--roofline"]) == 0
+    table = capsys.readouterr().out
+    assert "bound 48.7 tiles/s (arithmetic); nothing to expect by" in table
+    assert "layers are not counted: roofline: the onnx package is not installed; pip install" in table
+
+
+def test_bench_counts_layers_only_where_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no graph at all")
+    for arguments, line in (
+        ([str(tmp_path / "broken.onnx"), "--roofline", "--layers"], "is no ONNX file; name an .onnx file"),
+        ([str(tmp_path / "none.onnx"), "--roofline", "--layers"], "no such file or directory; name an .onnx file"),
+        (["--layers"], "give --roofline with it"),
+    ):
+        assert main(["bench", *arguments]) == 2
+        assert line in capsys.readouterr().err
 
 
 def test_bench_tells_joules_where_power_is_measured() -> None:
