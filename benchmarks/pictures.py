@@ -1,18 +1,23 @@
-"""Makes the README's pictures: `make pictures`.
+"""Makes the pictures of README and docs: `make pictures`.
 
-Class pictures of two real scenes (without the imagery, which is not ours to copy) and a made landscape beside its map.
+A scene of Dubai (CC0) beside its map, a place where the map is wrong beside what the labels say, and a made landscape
+beside its map.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window as RasterWindow
 
 from benchmarks.telemetry import draw_governor
 from engines.manifest import ClassInfo
@@ -22,6 +27,9 @@ from trainer.data.landscape import write_landscape
 
 _HEIGHT = 420
 _GAP = 12
+SHOWN = RasterWindow(900, 300, 1000, 1000)
+FAILURE = RasterWindow(0, 1100, 700, 700)
+"""Parts of Dubai's scene 1, which no training saw: pixels (left, top, width, height)."""
 
 
 def main() -> None:
@@ -32,22 +40,48 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     draw_governor(arguments.out / "governor.png")
+    dubai = arguments.data / "dubai"
     with tempfile.TemporaryDirectory() as folder, open_engine(None) as engine:
         work, classes = Path(folder), tuple(engine.manifest.classes)
-        real = [arguments.data / "dubai" / "scenes" / f"scene_{number}.tif" for number in (1, 4)]
-        maps = [Image.open(map_scene(MapRequest(scene, work / "maps"), engine).quicklook_path) for scene in real]
-        _beside(maps, classes).save(arguments.out / "maps.png", optimize=True)
+        scene = dubai / "scenes" / "scene_1.tif"
+        codes, colours = map_scene(MapRequest(scene, work / "maps"), engine).map_path, colours_of(classes)
+        whole = [_imagery(scene, SHOWN), _classes(codes, SHOWN, colours)]
+        _beside(whole, classes).save(arguments.out / "scene-and-map.jpg", quality=88)
+        wrong = [
+            _imagery(scene, FAILURE), _classes(codes, FAILURE, colours),
+            _classes(dubai / "labels" / "scene_1.tif", FAILURE, colours),
+        ]  # fmt: skip
+        _beside(wrong, classes).save(arguments.out / "failure.jpg", quality=88)
         scene = work / "landscape.tif"
         write_landscape(scene, seed=7, width=2048, height=2048)
         mapped = Image.open(map_scene(MapRequest(scene, work / "maps"), engine).quicklook_path)
         # JPEG: the landscape's noise is a megabyte as PNG.
         _beside([_imagery(scene), mapped], classes).save(arguments.out / "landscape.jpg", quality=88)
-    print(f"written: {arguments.out}/maps.png, {arguments.out}/landscape.jpg")
+    print(f"written: {arguments.out}/scene-and-map.jpg, failure.jpg, landscape.jpg")
 
 
-def _imagery(scene: Path) -> Image.Image:
-    with rasterio.open(scene) as source:
-        return Image.fromarray(np.moveaxis(source.read((1, 2, 3), out_shape=(3, 2 * _HEIGHT, 2 * _HEIGHT)), 0, -1))
+def colours_of(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    """RGB by code, uint8 (256, 3); code 0, no data or no label, is white."""
+    table = np.full((256, 3), 255, dtype=np.uint8)
+    for item in classes:
+        table[item.code] = [int(item.color[place : place + 2], 16) for place in (1, 3, 5)]
+    return table
+
+
+def _classes(path: Path, place: RasterWindow | None, colours: NDArray[np.uint8]) -> Image.Image:
+    """A part of a class raster in the classes' colours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as source:
+            return Image.fromarray(colours[source.read(1, window=place)])
+
+
+def _imagery(scene: Path, place: RasterWindow | None = None) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(scene) as source:
+            shape = (3, 2 * _HEIGHT, 2 * _HEIGHT) if place is None else (3, int(place.height), int(place.width))
+            return Image.fromarray(np.moveaxis(source.read((1, 2, 3), window=place, out_shape=shape), 0, -1))
 
 
 def _beside(pictures: Sequence[Image.Image], classes: tuple[ClassInfo, ...]) -> Image.Image:
