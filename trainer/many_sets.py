@@ -16,7 +16,7 @@ from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
 from trainer.loop import Batch, Slice
 from trainer.loss import allowed_loss, class_weights, soft_loss
-from trainer.models.lite_stem import LiteStem
+from trainer.models.lite_stem import LiteStem, LiteTrunk
 from trainer.models.segmenter import SeveralHeads
 
 
@@ -115,7 +115,7 @@ class ManySetsTask:
 
     def _take_weights(self) -> None:
         settings, stem = self.settings, getattr(self.segmenter.student, "stem", None)
-        if isinstance(stem, LiteStem):
+        if isinstance(stem, LiteStem | LiteTrunk):
             stem.trunk.learning_rate_share = settings.stem_learning_rate
             if settings.stem_weights is not None:
                 stem.load(settings.stem_weights)

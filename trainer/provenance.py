@@ -16,7 +16,7 @@ from trainer.data.labelled import Scenes, SceneStore, stored
 from trainer.data.sets import open_set
 from trainer.errors import CheckpointRefused
 from trainer.models.flight import FlightSettings
-from trainer.models.plain import FpnSettings, PlainSettings
+from trainer.models.plain import FpnSettings, LiteSettings, PlainSettings
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.student import StudentSettings
 
@@ -161,6 +161,8 @@ def described(model: SegmenterSettings, flight: FlightSettings) -> str:
         f" Classes are chosen for cells of {flight.cell} pixels, after {flight.rounds} rounds of mean field with a "
         f"Potts prior of {flight.prior:g} over {flight.reach} x {flight.reach} cells."
     )
+    if isinstance(student, LiteSettings):
+        return f"EfficientNet-Lite{student.stem[-1]} as the encoder; {_decoder(model)}.{chosen}"
     if isinstance(student, PlainSettings):
         return (
             f"Plain convolutional student: widths {student.widths} at strides 2 to 32, residual blocks "

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoint import load_part, read_average
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.models.tokens import static_sizes
 
@@ -61,6 +62,53 @@ def lite_detail(name: LiteName) -> tuple[int, int]:
     """Channels at the strides 8 and 4."""
     stages = lite_stages(name)
     return stages[_AFTER[8]].channels, stages[_AFTER[4]].channels
+
+
+def lite_channels(name: LiteName) -> dict[int, int]:
+    """Channels of the map at each of the strides 4, 8, 16 and 32."""
+    stages = lite_stages(name)
+    return {stride: stages[after].channels for stride, after in _AFTER.items()}
+
+
+class LiteTrunk(nn.Module):
+    """EfficientNet-Lite up to stride 32, its maps by stride; see :class:`LiteStem` for its norms and its rate."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, name: LiteName, mean: tuple[float, ...], deviation: tuple[float, ...], *, fused: bool = False
+    ) -> None:
+        """``mean`` and ``deviation`` are those that the images were normalised with; see :func:`fused_early_blocks`."""
+        super().__init__()
+        self.name: LiteName = name
+        self.trunk = _Trunk(lite_stages(name))
+        self.fused = fused
+        if fused:
+            fused_early_blocks(self.trunk)
+        by, to = torch.tensor(deviation) / _INPUT_MEAN, (torch.tensor(mean) - _INPUT_MEAN) / _INPUT_MEAN
+        self.register_buffer("scale", by.reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", to.reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W), sides multiples of 32, to maps at the strides 4, 8, 16 and 32."""
+        maps: dict[int, Tensor] = self.trunk(image * self.scale + self.shift)
+        return maps
+
+    def load(self, source: str | Path) -> None:
+        """Takes published weights, as :meth:`LiteStem.load`.
+
+        Raises:
+            SettingsRefused: the package with the weights is not installed.
+            CheckpointRefused: not readable, or of another size.
+        """
+        if not self.fused:
+            load_published(self.trunk, self.name, source)
+            return
+        whole = _Trunk(lite_stages(self.name))
+        load_published(whole, self.name, source)
+        fused_early_blocks(whole)
+        self.trunk.load_state_dict(whole.state_dict())
 
 
 class LiteStem(nn.Module):
@@ -108,14 +156,7 @@ class LiteStem(nn.Module):
             SettingsRefused: the package with the weights is not installed.
             CheckpointRefused: not readable, or of another size.
         """
-        path = _packaged(self.name) if str(source) == IMAGENET else Path(source)
-        try:
-            told = torch.load(path, map_location="cpu", weights_only=True)
-            renamed = {_own_key(key): value for key, value in told.items() if not key.startswith(_HEAD)}
-            self.trunk.load_state_dict(renamed)
-        except (OSError, RuntimeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
-            remedy = "give the .pth of efficientnet_lite_pytorch for this size"
-            raise CheckpointRefused(path, " ".join(str(error).split())[:200], remedy) from error
+        load_published(self.trunk, self.name, source)
 
 
 class _Trunk(nn.Module):
@@ -185,6 +226,87 @@ def _conv_norm(
 def _eights(channels: float) -> int:
     near = max(8, int(channels + 4) // 8 * 8)
     return near + 8 if near < 0.9 * channels else near
+
+
+def fused_early_blocks(trunk: nn.Module) -> None:
+    """Put one dense 3x3 convolution in the place of the depthwise one and of the 1x1 before or after it, twice.
+
+    These blocks work at half the image's resolution, where six-fold widened maps are most of all bytes that the
+    network moves. Weights start as the product of the two convolutions and their norms; only the activation between
+    them is lost, and what it did has to be learnt again. Source of the shape: Tan and Le, "EfficientNetV2", ICML 2021
+    (Fused-MBConv).
+    """
+    first, second = trunk.blocks[0], trunk.blocks[1]  # type: ignore[index]
+    trunk.blocks[0] = _Fused(_narrowed(first.depthwise, first.project), None, adds=first.adds)  # type: ignore[index]
+    trunk.blocks[1] = _Fused(  # type: ignore[index]
+        nn.Sequential(_widened(second.expand, second.depthwise), nn.ReLU6()), second.project, adds=second.adds
+    )
+
+
+class _Fused(nn.Module):
+    """A dense convolution, and a 1x1 after it where there is one; the input added where shapes allow."""
+
+    def __init__(self, conv: nn.Module, project: nn.Module | None, *, adds: bool) -> None:
+        super().__init__()
+        self.conv, self.project, self.adds = conv, project or nn.Identity(), adds
+
+    def forward(self, grid: Tensor) -> Tensor:
+        out = self.project(self.conv(grid))
+        return grid + out if self.adds else out  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _widened(expand: nn.Sequential, depthwise: nn.Sequential) -> nn.Conv2d:
+    """1x1 to more channels, then one filter a channel, as one convolution."""
+    (wide, by), (filters, after) = _scaled(expand), _scaled(depthwise)
+    conv = _dense_like(depthwise[0], wide.shape[1], len(filters))
+    conv.weight.copy_(filters * wide[:, :, 0, 0][:, :, None, None])
+    conv.bias.copy_(filters.sum(dim=(1, 2, 3)) * by + after)  # type: ignore[union-attr]
+    return conv
+
+
+@torch.no_grad()
+def _narrowed(depthwise: nn.Sequential, project: nn.Sequential) -> nn.Conv2d:
+    """One filter a channel, then 1x1 to fewer channels, as one convolution."""
+    (filters, by), (narrow, after) = _scaled(depthwise), _scaled(project)
+    conv = _dense_like(depthwise[0], len(filters), len(narrow))
+    conv.weight.copy_(narrow * filters[:, 0][None])
+    conv.bias.copy_(narrow[:, :, 0, 0] @ by + after)  # type: ignore[union-attr]
+    return conv
+
+
+def _scaled(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Weights and bias of a convolution with its norm, by the norm's own statistics."""
+    conv, norm = layers[0], layers[1]
+    by = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return conv.weight * by[:, None, None, None], norm.bias - norm.running_mean * by
+
+
+def _dense_like(conv: nn.Module, inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, conv.kernel_size, stride=conv.stride, padding=conv.padding)  # type: ignore[arg-type]
+
+
+def load_published(trunk: nn.Module, name: LiteName, source: str | Path) -> None:
+    """Put weights into a trunk.
+
+    ``source`` is :data:`IMAGENET`, a file with the keys of efficientnet_lite_pytorch, or the run folder of a finetuning
+    whose encoder has a trunk of this size.
+
+    Raises:
+        SettingsRefused: the package with the weights is not installed.
+        CheckpointRefused: not readable, or of another size.
+    """
+    path = _packaged(name) if str(source) == IMAGENET else Path(source)
+    if path.is_dir():
+        load_part(trunk, read_average(path), "student.stem.trunk.", path)
+        return
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        renamed = {_own_key(key): value for key, value in weights.items() if not key.startswith(_HEAD)}
+        trunk.load_state_dict(renamed)
+    except (OSError, RuntimeError, AttributeError, ValueError, pickle.UnpicklingError) as error:
+        remedy = "give the .pth of efficientnet_lite_pytorch for this size"
+        raise CheckpointRefused(path, " ".join(str(error).split())[:200], remedy) from error
 
 
 _HEAD = ("_conv_head", "_bn1", "_fc")

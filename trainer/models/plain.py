@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.models.features import StudentFeatures
+from trainer.models.lite_stem import LiteName, LiteTrunk, lite_channels
+from trainer.models.pixels import DEVIATION, MEAN
 
 STRIDES = (4, 8, 16, 32)
 """At which the encoder gives a map each."""
@@ -48,6 +50,47 @@ class PlainSettings(BaseModel):
     def channels(self) -> dict[int, int]:
         """Channels of the map at each stride."""
         return dict(zip(STRIDES, self.widths[1:], strict=True))
+
+
+class LiteSettings(BaseModel):
+    """EfficientNet-Lite as the whole encoder, from ImageNet's weights where they are loaded.
+
+    Attributes:
+        stem: its size.
+        fused: the first two blocks, which alone work at half the image's resolution, as dense convolutions: a third
+            fewer bytes moved.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lite"]
+    stem: LiteName = "lite0"
+    fused: bool = False
+
+    @property
+    def grain(self) -> int:
+        """Pixels that an image's sides must be multiples of."""
+        return STRIDES[-1]
+
+    @property
+    def channels(self) -> dict[int, int]:
+        """Channels of the map at each stride."""
+        return lite_channels(self.stem)
+
+
+class LiteEncoder(nn.Module):
+    """Normalised images (B, 3, H, W), sides multiples of 32, to EfficientNet-Lite's maps at strides 4 to 32."""
+
+    def __init__(self, settings: LiteSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stem = LiteTrunk(settings.stem, MEAN, DEVIATION, fused=settings.fused)
+
+    def forward(self, image: Tensor) -> StudentFeatures:
+        """The deepest map as the only level, the others as detail by stride."""
+        maps = dict(self.stem(image))
+        deepest = maps.pop(STRIDES[-1])
+        return StudentFeatures(levels=[deepest], detail=maps)
 
 
 class PlainEncoder(nn.Module):
@@ -117,10 +160,10 @@ class Fpn(nn.Module):
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; widths fall with the stride.
     """
 
-    def __init__(self, settings: FpnSettings, encoder: PlainSettings, classes: int) -> None:
+    def __init__(self, settings: FpnSettings, encoder: PlainSettings | LiteSettings, classes: int) -> None:
         super().__init__()
         self.top = nn.Sequential(
-            nn.Conv2d(encoder.widths[-1], settings.widths[0], 1, bias=False),
+            nn.Conv2d(encoder.channels[STRIDES[-1]], settings.widths[0], 1, bias=False),
             nn.BatchNorm2d(settings.widths[0]),
             nn.ReLU(),
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trainer.models.features import StudentFeatures
 from trainer.models.linear_probe import LinearProbe
 from trainer.models.pixels import DEVIATION, MEAN
-from trainer.models.plain import Fpn, FpnSettings, PlainEncoder, PlainSettings
+from trainer.models.plain import Fpn, FpnSettings, LiteEncoder, LiteSettings, PlainEncoder, PlainSettings
 from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
 
@@ -31,7 +31,7 @@ class SegmenterSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    student: StudentSettings | PlainSettings = StudentSettings()
+    student: StudentSettings | PlainSettings | LiteSettings = StudentSettings()
     decoder: DecoderSettings | FpnSettings = DecoderSettings()
     classes: int = Field(default=5, ge=1)
     heads: dict[str, HeadShape] = Field(default_factory=dict)
@@ -39,8 +39,8 @@ class SegmenterSettings(BaseModel):
     @model_validator(mode="after")
     def _decoders_fit(self) -> SegmenterSettings:
         for decoder in (self.decoder, *(head.decoder for head in self.heads.values())):
-            if isinstance(self.student, PlainSettings) != isinstance(decoder, FpnSettings):
-                raise ValueError("a plain encoder has a decoder of kind fpn, and no other encoder has one")
+            if isinstance(self.student, PlainSettings | LiteSettings) != isinstance(decoder, FpnSettings):
+                raise ValueError("an encoder of kind plain or lite has a decoder of kind fpn, and no other has one")
             if (
                 isinstance(decoder, DecoderSettings) and isinstance(self.student, StudentSettings)
                 and decoder.kind == "upernet" and decoder.detail_widths is not None
@@ -119,12 +119,14 @@ class SeveralHeads(Segmenter):
 
 def _encoder(settings: SegmenterSettings) -> nn.Module:
     student = settings.student
+    if isinstance(student, LiteSettings):
+        return LiteEncoder(student)
     return PlainEncoder(student) if isinstance(student, PlainSettings) else Student(student)
 
 
 def _decoder(settings: SegmenterSettings, decoder: DecoderSettings | FpnSettings, classes: int) -> Decoder:
     student = settings.student
-    if isinstance(student, PlainSettings):
+    if isinstance(student, PlainSettings | LiteSettings):
         assert isinstance(decoder, FpnSettings)  # noqa: S101 -- checked with the settings
         return Fpn(decoder, student, classes)
     assert isinstance(decoder, DecoderSettings)  # noqa: S101 -- likewise
