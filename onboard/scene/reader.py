@@ -21,9 +21,10 @@ from rasterio.windows import Window as RasterWindow
 from onboard.errors import SceneRefused
 from onboard.scene.bands import BandChoice, asked_bands, chosen_bands
 from onboard.scene.collar import Collar, find_collar
-from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.gdal_env import SCENE_ENV
 from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.grid import Window
+from onboard.scene.mosaic import is_description, read_mosaic, virtual_raster
 from onboard.scene.radiometry import Stretch, checked_percentiles
 from onboard.scene.valid import ValidRule
 
@@ -189,7 +190,7 @@ class Scene:
 
 
 def open_source(path: Path, decoders: str = "1") -> DatasetReader:
-    """Opens a file as a GeoTIFF and as nothing else.
+    """Opens a file as a GeoTIFF and as nothing else, or the scene whose tiles a description names.
 
     Args:
         path: the file.
@@ -197,12 +198,21 @@ def open_source(path: Path, decoders: str = "1") -> DatasetReader:
             a fork of a process that has them waits for ever: the probe must have none.
 
     Raises:
-        SceneRefused: GDAL cannot open it.
+        SceneRefused: GDAL cannot open it; its .aux.xml names another file.
     """
-    with _translated(path, "when opened"), rasterio.Env(**GDAL_ENV), warnings.catch_warnings():
+    mosaic = virtual_raster(read_mosaic(path)) if is_description(path) else None
+    with _translated(path, "when opened"), rasterio.Env(**SCENE_ENV), warnings.catch_warnings():
         # A scene without georeferencing is mapped like any other.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, driver="GTiff", NUM_THREADS=decoders)
+        if mosaic is not None:
+            return rasterio.open(mosaic, driver="VRT")
+        source = rasterio.open(path, driver="GTiff", NUM_THREADS=decoders)
+        if "OVERVIEW_FILE" in source.tags(ns="OVERVIEWS"):
+            source.close()
+            raise SceneRefused(
+                path, "its .aux.xml names another file for its overviews", "remove that line, or the .aux.xml"
+            )
+        return source
 
 
 def _decided(source: DatasetReader, path: Path, options: SceneOptions) -> Decisions:

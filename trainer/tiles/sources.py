@@ -119,7 +119,7 @@ class _SceneImagery:
     def __init__(self, path: Path) -> None:
         self._scene = Scene.open(path)
         self.width, self.height = self._scene.width, self._scene.height
-        self.gsd_m = self._scene.georeference.gsd_m
+        self.gsd_m = self._scene.georeference.gsd_m(self.width, self.height)
 
     def read(self, window: Window) -> ScenePixels:
         return self._scene.read(window)
