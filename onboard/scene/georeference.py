@@ -183,13 +183,21 @@ def _rpc_transformer(rpcs: RPC) -> RPCTransformer:
 
 
 def georeference_of(source: DatasetReader) -> Georeference:
-    """Everything an open dataset says about where it lies."""
+    """Everything an open dataset says about where it lies.
+
+    Raises:
+        ValueError: its rational polynomials are damaged.
+        CPLE_BaseError: a file beside it is.
+    """
     from affine import Affine
 
     gcps, gcp_crs = source.gcps
     transform = None if source.transform == Affine.identity() else source.transform
     epoch = None if source.crs is None and gcp_crs is None else _epoch_of(source)
-    rpcs, problem = source.rpcs, ""
+    try:
+        rpcs, problem = source.rpcs, ""
+    except (KeyError, TypeError, IndexError) as error:  # of rasterio, where items are missing or no numbers
+        raise ValueError("its rational polynomials are damaged") from error
     if rpcs is not None and lacks_offset(Path(source.name)):
         rpcs, problem = None, "its polynomials are those of a product it is a tile of: deliver the DIM_*.XML with it"
     return Georeference(source.crs, transform, tuple(gcps), gcp_crs, rpcs, epoch, problem)

@@ -15,6 +15,9 @@ from typing import Any
 
 import rasterio
 from affine import Affine
+
+# Private, but GDAL's errors come raw through it where a file beside a tile is damaged.
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from onboard.errors import SceneRefused
@@ -184,7 +187,7 @@ def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
                     "nodata": source.nodata, "colours": [colour.name for colour in source.colorinterp],
                     "georeference": georeference_of(source),
                 }  # fmt: skip
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
         name = tile.path.name
         raise SceneRefused(mosaic.path, f"its tile {name} cannot be opened: {error}", "deliver it again") from error
 

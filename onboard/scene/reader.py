@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+
+# Private, but GDAL's errors come raw through it where a file beside the scene is damaged.
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -101,9 +104,9 @@ class Scene:
         try:
             self.width, self.height = self._source.width, self._source.height
             self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
-            self.georeference: Georeference = georeference_of(self._source)
-            self.acquired = _acquired(self._source)
             with _translated(path):
+                self.georeference: Georeference = georeference_of(self._source)
+                self.acquired = _acquired(self._source)
                 self.decisions = decisions or _decided(self._source, path, options)
         except BaseException:
             self.close()
@@ -253,7 +256,7 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
     """GDAL's errors as refusals of the scene, in one line."""
     try:
         yield
-    except (RasterioError, ValueError, MemoryError) as error:
+    except (RasterioError, CPLE_BaseError, ValueError, MemoryError) as error:
         told = error.__cause__ or error
         text = " ".join(str(told).replace(str(path), "the file").split()) or type(told).__name__
         place = f"cannot be read {where}: " if where else "cannot be read: "
