@@ -69,7 +69,7 @@ class Service:
         self.probes = Probes()
         self.streams = Slots(self.settings.streams_at_once, "live streams")
         self.started = time.monotonic()
-        self.inbox_seen: dict[Path, tuple[int, int]] = {}
+        self.inbox_seen: dict[Path, tuple[int, ...]] = {}
         self._local = threading.local()
 
     @classmethod

@@ -15,12 +15,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from onboard.errors import NoRoom
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
+from onboard.jobs.scene_folder import SCENE_FILE
 from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
 from onboard.scene.probe import Probes
@@ -28,7 +29,7 @@ from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
 INCOMING = ".incoming"
-SCENE_FILE, FACTS_FILE = "scene.tif", "scene.json"
+FACTS_FILE = "scene.json"
 # How often a growing file is held against the free space: often enough for the reserve, seldom enough to cost nothing.
 _LOOK_EVERY = 16 << 20
 
@@ -132,6 +133,10 @@ class IncomingFile:
             os.close(self._file)
             self._file = -1
 
+    def move_into(self, folder: Path) -> None:
+        """Puts it into a scene's folder by one rename."""
+        self.path.rename(folder / SCENE_FILE)
+
     def remove(self) -> None:
         """Closes and removes it, if it is still there."""
         self.close()
@@ -149,10 +154,31 @@ def check_room(settings: Settings, wanted: int) -> None:
         raise NoRoom(settings.data_dir, wanted=wanted, free=free, reserve=settings.reserve)
 
 
+class IncomingScene(Protocol):
+    """A scene that is whole and durable and not yet accepted: one file, or several (see onboard.jobs.bundle)."""
+
+    path: Path
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of all files."""
+        ...
+
+    bytes: int
+
+    def move_into(self, folder: Path) -> None:
+        """Puts it into a scene's folder by one rename."""
+        ...
+
+    def remove(self) -> None:
+        """Removes what is still at its place."""
+        ...
+
+
 def accept(
-    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, file: IncomingFile, delivery: Delivery
+    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, file: IncomingScene, delivery: Delivery
 ) -> Accepted:
-    """Takes up a finished incoming file; it is gone from its place afterwards, whatever happens.
+    """Takes up a finished incoming scene; it is gone from its place afterwards, whatever happens.
 
     Raises:
         SceneRefused: it cannot be mapped.
@@ -166,12 +192,12 @@ def accept(
         probes.judge(file.path, SceneOptions(band_names=bands))
         if known is None:
             row = _new_row(ledger, kind, file, delivery)
-            _place(settings, file.path, row)
+            _place(settings, file, row)
             added = ledger.add_scene(row)
             if added.id != row.id:  # the same scene came twice at the same time
                 erase_folder(settings.scenes_dir / row.id, settings.scenes_dir / INCOMING)
             return Accepted(added, is_new=added.id == row.id)
-        _place(settings, file.path, known)
+        _place(settings, file, known)
         again = ledger.queue_again(known.id, delivery.priority)
         return Accepted(again or known, is_new=again is not None)
     finally:
@@ -211,7 +237,7 @@ def erase_folder(folder: Path, temporary: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> SceneRow:
+def _new_row(ledger: Ledger, kind: MapKind, file: IncomingScene, delivery: Delivery) -> SceneRow:
     sequence = ledger.next_sequence()
     return SceneRow(
         id=f"s{sequence:08d}-{file.sha256[:8]}",
@@ -227,7 +253,7 @@ def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delive
     )
 
 
-def _place(settings: Settings, path: Path, row: SceneRow) -> None:
+def _place(settings: Settings, file: IncomingScene, row: SceneRow) -> None:
     """Puts the file into the scene's folder, made elsewhere and renamed, all of it synced.
 
     A file that is there already may be why the scene failed: these bytes take its place.
@@ -236,14 +262,15 @@ def _place(settings: Settings, path: Path, row: SceneRow) -> None:
     staged = settings.scenes_dir / INCOMING / f"{row.id}.{uuid.uuid4().hex}"
     try:
         if (final / SCENE_FILE).is_file():
-            path.replace(final / SCENE_FILE)
+            file.move_into(final)
             synced_folder(final)
             return
         staged.mkdir()
-        path.rename(staged / SCENE_FILE)
+        file.move_into(staged)
         (staged / FACTS_FILE).write_text(json.dumps(facts_of(row), indent=1), encoding="utf-8")
         synced_file(staged / FACTS_FILE)
         synced_folder(staged)
+        erase_folder(final, settings.scenes_dir / INCOMING)
         staged.rename(final)
         synced_folder(settings.scenes_dir)
     except OSError as error:

@@ -380,7 +380,8 @@ class Job:
             own={
                 "identity": self.identity_digest,
                 "scene_sha256": self.scene_sha256,
-                "scene_files": dict(self.scene_files),
+                # What is no UTF-8 in a name becomes question marks: JSON takes nothing else.
+                "scene_files": {n.encode("utf-8", "replace").decode(): d for n, d in self.scene_files.items()},
                 "decoders": self.identity["decoders"],
                 "no_data_pixels": counts[0],
                 "sieve_px": self.request.sieve_px,

@@ -6,6 +6,7 @@ machine in it. The tiles are GeoTIFFs below the folder of their description.
 
 from __future__ import annotations
 
+import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,27 @@ def is_description(path: Path) -> bool:
             return b"Dimap_Document" in file.read(4096)
     except OSError:
         return False
+
+
+def names_tiles(path: Path) -> bool:
+    """Whether a file is a description of tiles, and no other file of such a product (RPC_*.XML, VOL_*.XML)."""
+    if not is_description(path):
+        return False
+    return path.suffix.lower() == ".til" or b"<Raster_Data" in _beginning(path)
+
+
+def tile_names(path: Path) -> set[str]:
+    """Names of tiles in a description, whether they are there and the description is right or not."""
+    found = re.findall(rb'<DATA_FILE_PATH[^>]*href="([^"]+)"|filename\s*=\s*"([^"]+)"', _beginning(path))
+    return {(href or name).decode("utf-8", "replace") for href, name in found}
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST_DESCRIPTION)
+    except OSError:
+        return b""
 
 
 def read_mosaic(path: Path) -> Mosaic:

@@ -6,6 +6,7 @@ scene's own bytes do.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ _AFTER_STEM = (
     ".aux", ".tfw", ".tifw", ".tiffw", ".wld", ".tab", ".prj", ".imd", ".rpb", ".rpc", ".xml", ".txt", ".pvl", ".pass",
     ".eph", "_rpc.txt", "_metadata.txt", "_metadata.xml", "_mtl.txt",
 )  # fmt: skip
+_LONGEST_NAME = 255  # bytes; asking for a longer one is an error (ext4, XFS, btrfs)
 _OF_FOLDER = ("metadata.dim", "summary.txt")
 _AIRBUS = re.compile(r"IMG_(.+?)(_R\d+C\d+)?", re.IGNORECASE)
 _ALOS = re.compile(r"IMG-\d\d-(.+)", re.IGNORECASE)
@@ -37,7 +39,8 @@ def sidecars_of(scene: Path) -> list[Path]:
     if (alos := _ALOS.fullmatch(scene.stem)) is not None:
         names |= {f"{kind}-{alos[1]}{ending}" for kind in ("HDR", "RPC") for ending in (".txt", ".TXT")}
     names.discard(scene.name)
-    return [path for name in sorted(names) if (path := scene.with_name(name)).is_file()]
+    possible = [name for name in sorted(names) if len(os.fsencode(name)) <= _LONGEST_NAME]
+    return [path for name in possible if (path := scene.with_name(name)).is_file()]
 
 
 def lacks_offset(scene: Path) -> bool:
