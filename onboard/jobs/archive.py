@@ -33,7 +33,8 @@ def is_archive(path: Path) -> bool:
     """Whether a file begins as a zip or a tar does."""
     with path.open("rb") as file:
         start = file.read(512)
-    return start[:4] == b"PK\3\4" or start[257:262] == b"ustar"
+    is_tiff = start[:2] in (b"II", b"MM")  # whose pixels may say anything anywhere
+    return not is_tiff and (start[:4] == b"PK\3\4" or start[257:262] == b"ustar")
 
 
 def unpack(archive: Path, folder: Path, *, limit: int, look: Look) -> None:
@@ -49,7 +50,8 @@ def unpack(archive: Path, folder: Path, *, limit: int, look: Look) -> None:
         SceneRefused: it is damaged, encrypted or too large, or holds links or names that lead outside.
         StorageError: the disk is full or failed.
     """
-    opened = _zipped if zipfile.is_zipfile(archive) else _tarred
+    with archive.open("rb") as file:
+        opened = _zipped if file.read(2) == b"PK" else _tarred
     left, taken = limit, set[str]()
     with _translated(archive):
         for name, source in opened(archive):

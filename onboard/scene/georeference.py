@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 # Private, but GDAL's errors come raw through it from what fits control points and what turns coordinates.
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from onboard.scene.ellipsoid import area_m2
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Kind = Literal["transform", "gcps", "rpcs", "none"]
 # Points along each side of a footprint: the straight sides of a rotated or projected scene are curves in degrees.
 _SIDE = 8
+_LONGEST_PRJ = 1 << 16
 # Cells along each side of the mesh that a scene's area is taken from: 4,225 places, a few milliseconds.
 _MESH = 64
 
@@ -106,7 +107,7 @@ class Georeference:
         """Where pixel corners lie, in the coordinates of a CRS: that CRS, x and y."""
         if self.transform is not None:
             if self.crs is None:
-                raise Unlocated("its transform names no CRS")
+                raise Unlocated(self.problem or "its transform names no CRS")
             x, y = _applied(self.transform, np.array(columns), np.array(rows))
             return self.crs, x.tolist(), y.tolist()
         if self.gcps and self.gcp_crs is not None:
@@ -193,14 +194,35 @@ def georeference_of(source: DatasetReader) -> Georeference:
 
     gcps, gcp_crs = source.gcps
     transform = None if source.transform == Affine.identity() else source.transform
-    epoch = None if source.crs is None and gcp_crs is None else _epoch_of(source)
+    crs = source.crs
+    epoch = None if crs is None and gcp_crs is None else _epoch_of(source)
     try:
         rpcs, problem = source.rpcs, ""
     except (KeyError, TypeError, IndexError) as error:  # of rasterio, where items are missing or no numbers
         raise ValueError("its rational polynomials are damaged") from error
     if rpcs is not None and lacks_offset(Path(source.name)):
         rpcs, problem = None, "its polynomials are those of a product it is a tile of: deliver the DIM_*.XML with it"
-    return Georeference(source.crs, transform, tuple(gcps), gcp_crs, rpcs, epoch, problem)
+    if crs is None and transform is not None:
+        crs, problem = _crs_beside(Path(source.name))
+    return Georeference(crs, transform, tuple(gcps), gcp_crs, rpcs, epoch, problem)
+
+
+def _crs_beside(scene: Path) -> tuple[CRS | None, str]:
+    """The CRS in a .prj beside a scene that has a transform alone, or None and what is wrong with it.
+
+    Who writes a world file writes its CRS there. GDAL reads the one and not the other beside a GeoTIFF.
+    """
+    from rasterio.crs import CRS
+
+    for path in (scene.with_suffix(".prj"), scene.with_suffix(".PRJ")):
+        try:
+            text = path.read_bytes()[:_LONGEST_PRJ].decode("utf-8-sig", "replace").strip()
+            return CRS.from_wkt(text, morph_from_esri_dialect=True), ""
+        except (CRSError, CPLE_BaseError):
+            return None, f"{path.name} beside it holds no CRS"
+        except OSError:
+            continue
+    return None, ""
 
 
 def _epoch_of(source: DatasetReader) -> float | None:

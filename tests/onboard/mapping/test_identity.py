@@ -203,6 +203,20 @@ def test_crs_place_no_data_and_polynomials_in_aux_xml_are_read(tmp_path: Path) -
     assert item_of(mapped(scene))["properties"]["onboard:georeferencing"] == "rpcs"
 
 
+@pytest.mark.parametrize("wkt", ["WKT1_GDAL", "WKT1_ESRI"])
+def test_a_prj_beside_a_world_file_is_its_crs(tmp_path: Path, wkt: str) -> None:
+    scene = write(tmp_path / "scene.tif")
+    (tmp_path / "scene.tfw").write_text(WORLD)
+    assert item_of(mapped(scene))["properties"]["onboard:geometry_missing"] == "its transform names no CRS"
+    projection = tmp_path / "scene.prj"
+    projection.write_text(CRS.from_epsg(32640).to_wkt(version=wkt))
+    item = item_of(mapped(scene))
+    assert item["properties"]["proj:code"] == "EPSG:32640"
+    assert item["geometry"] is not None
+    projection.write_text("no CRS")
+    assert "scene.prj" in item_of(mapped(scene))["properties"]["onboard:geometry_missing"]
+
+
 def test_aux_xml_that_names_another_file_for_overviews_is_refused(tmp_path: Path) -> None:
     scene = write(tmp_path / "scene.tif")
     other = '<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/etc/hostname</MDI></Metadata>'
