@@ -212,17 +212,28 @@ def _crs_beside(scene: Path) -> tuple[CRS | None, str]:
 
     Who writes a world file writes its CRS there. GDAL reads the one and not the other beside a GeoTIFF.
     """
-    from rasterio.crs import CRS
-
     for path in (scene.with_suffix(".prj"), scene.with_suffix(".PRJ")):
         try:
             text = path.read_bytes()[:_LONGEST_PRJ].decode("utf-8-sig", "replace").strip()
-            return CRS.from_wkt(text, morph_from_esri_dialect=True), ""
-        except (CRSError, CPLE_BaseError):
-            return None, f"{path.name} beside it holds no CRS"
         except OSError:
             continue
+        # What is no WKT at all is not shown to GDAL, which prints what it thinks of it.
+        crs = crs_of(text) if re.fullmatch(r"[A-Z_]+\s*\[.*\]", text, re.DOTALL) else None
+        return crs, "" if crs is not None else f"{path.name} beside it holds no CRS"
     return None, ""
+
+
+def crs_of(described: str | dict[str, Any]) -> CRS | None:
+    """A CRS from WKT, ESRI's or not, or PROJJSON; None where that is none."""
+    from rasterio.crs import CRS
+
+    try:
+        is_text = isinstance(described, str)
+        return CRS.from_wkt(described, morph_from_esri_dialect=True) if is_text else CRS.from_user_input(described)
+    except (CRSError, CPLE_BaseError):
+        # rasterio 1.4.4 leaves GDAL's error behind, and the next call of another kind raises it; this one clears it.
+        CRS.from_epsg(4326)
+        return None
 
 
 def _epoch_of(source: DatasetReader) -> float | None:

@@ -11,15 +11,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import rasterio
-from rasterio.crs import CRS
-from rasterio.errors import CRSError, NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from onboard.scene.gdal_env import GDAL_ENV
-from onboard.scene.georeference import Georeference
+from onboard.scene.georeference import Georeference, crs_of
 
 if TYPE_CHECKING:
     from affine import Affine
+    from rasterio.crs import CRS
 
 
 def storable(georeference: Georeference) -> Georeference:
@@ -50,7 +50,4 @@ def _horizontal(crs: CRS) -> CRS | None:
         if len(axes) == 3:
             del axes[2]
             part.pop("id", None)  # of the CRS with heights
-    try:
-        return CRS.from_user_input(described)
-    except CRSError:
-        return None
+    return crs_of(described)
