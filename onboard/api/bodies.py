@@ -1,4 +1,4 @@
-"""Request bodies as streams: raw, or the scene of a multipart form with its further files; nothing is held in memory."""
+"""Request bodies as streams: raw, or the scene of a multipart form and its further files; nothing stays in memory."""
 
 from __future__ import annotations
 

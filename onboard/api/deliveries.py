@@ -59,7 +59,7 @@ class FormFiles:
         except SceneRefused as error:
             raise BadRequest(f"form field {SIDECAR_FIELD!r}: {error.advice}") from error
         if name in self.files or len(self.files) >= MOST_FILES:
-            raise BadRequest(f"form field {SIDECAR_FIELD!r}: {name!r} comes twice, or there are over {MOST_FILES} files")
+            raise BadRequest(f"form field {SIDECAR_FIELD!r}: {name!r} comes twice, or over {MOST_FILES} files do")
         if self._folder is None:
             self._folder = new_folder(self._settings)
         path = self._folder / str(len(self.files))

@@ -41,14 +41,14 @@ def take_inbox(service: Service) -> int:
                 taken += _taken(service, path)
             elif not unchanged and not _is_whole(path):
                 log.warning("%s waits in the inbox: tiles that it names are not there yet", readable(path.name))
-        except OSError as error:  # of this scene alone: those behind it are not to wait for it
+        except OSError as error:  # noqa: PERF203 -- of this scene alone: those behind it are not to wait for it
             log.warning("%s stays in the inbox: %s", readable(path.name), error)
     service.inbox_seen = seen
     return taken
 
 
 def _scenes_in(inbox: Path) -> list[Path]:
-    """Files that a scene can be opened by: GeoTIFFs, archives, descriptions of tiles; no tile that one of these names."""
+    """Files that a scene can be opened by: GeoTIFFs, archives, descriptions of tiles, and no tile that one names."""
     files = [path for path in sorted(inbox.iterdir()) if not path.name.startswith(".") and path.is_file()]
     described = [path for path in files if names_tiles(path)]
     tiles = {name for path in described for name in tile_names(path)}

@@ -21,9 +21,10 @@ _LONGEST_HEADER = 1 << 20
 _CHUNK = 1 << 20
 _REMEDY = "send the scene's files in a plain zip or tar"
 # What a scene can be made of; pictures, shapes and papers of a product are left out.
-KEPT = frozenset(
-    ".tif .tiff .xml .til .imd .rpb .txt .dim .msk .ovr .aux .tfw .tifw .tiffw .wld .tab .prj .rpc .pvl .pass .eph".split()
-)
+KEPT = frozenset([
+    ".tif", ".tiff", ".xml", ".til", ".imd", ".rpb", ".txt", ".dim", ".msk", ".ovr", ".aux", ".tfw", ".tifw", ".tiffw",
+    ".wld", ".tab", ".prj", ".rpc", ".pvl", ".pass", ".eph",
+])  # fmt: skip
 
 Look = Callable[[int], None]
 _Entry = TypeVar("_Entry", zipfile.ZipInfo, tarfile.TarInfo)
@@ -82,7 +83,7 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, look: Lo
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if size > limit:
-                    raise SceneRefused(archive, "unpacks to more bytes than are taken", "cut the scene into smaller ones")
+                    raise SceneRefused(archive, "unpacks to more bytes than are taken", "send smaller scenes")
                 look(len(chunk))
                 file.write(chunk)
         synced_file(target)
@@ -141,7 +142,7 @@ def _tarred(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             source = opened.extractfile(info) if info.isreg() and not info.issparse() else None
             if source is None:
-                raise SceneRefused(archive, f"has a link or another thing that is no file: {info.name[:100]!r}", _REMEDY)
+                raise SceneRefused(archive, f"has a link or another thing, no file: {info.name[:100]!r}", _REMEDY)
             with source:
                 yield info.name, source
 

@@ -32,7 +32,7 @@ ARCHIVES = (".zip", ".tar")
 def accept_inbox_file(
     settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, path: Path, delivery: Delivery
 ) -> Accepted:
-    """Takes a scene of the inbox by its file: with the files beside it, a product's tiles, or all that an archive holds.
+    """Takes a scene of the inbox by its file: with the files beside it, a product's tiles, or what an archive holds.
 
     They are gone from there afterwards.
 

@@ -1,6 +1,4 @@
-"""Digests of a scene's files: its own, and those of every file beside it that decides where its map lies or what of it
-holds data.
-"""
+"""Digests of a scene's files: its own, and of every file beside it that decides its map's place or valid pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ def scene_digests(scene: Path) -> dict[str, str]:
 
 
 def digest_of_all(digests: Mapping[str, str]) -> str:
-    """One digest of several files: of the lines that `sha256sum` writes of them, sorted by name; of one file its own."""
+    """One digest of several files: of the lines that `sha256sum` writes, sorted by name; of one file its own."""
     if len(digests) == 1:
         return next(iter(digests.values()))
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))

@@ -96,8 +96,8 @@ def _names(document: ET.Element, group: ET.Element, groups: int) -> tuple[str, .
     rows = group.findall(".//Raster_Index")
     if not rows and groups == 1:
         rows = document.findall(".//Raster_Index")
-    numbers = {int(row.findtext("BAND_INDEX", "0")): _BANDS.get(row.findtext("BAND_ID", "").strip(), "") for row in rows}
-    names = tuple(numbers.get(number, "") for number in range(1, len(numbers) + 1))
+    ids = {int(row.findtext("BAND_INDEX", "0")): row.findtext("BAND_ID", "").strip() for row in rows}
+    names = tuple(_BANDS.get(ids.get(number, ""), "") for number in range(1, len(ids) + 1))
     return names if all(names) else ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -191,7 +190,7 @@ def test_the_inbox_takes_a_scene_with_all_its_files(served: Served, folder: Path
     archive = tmp_path / "packed.zip"
     archive.write_bytes(zipped({"a.tif": write_plain(tmp_path / "a.tif", 9)}))
     for path in [*moved, *sorted(product.parent.iterdir()), archive]:  # tiles come after their description
-        os.rename(path, inbox / path.name)
+        path.rename(inbox / path.name)
 
     def names() -> dict[str, str] | None:
         with served.client() as client:
@@ -210,30 +209,34 @@ def test_the_inbox_takes_a_scene_with_all_its_files(served: Served, folder: Path
     until(lambda: not [path for path in inbox.iterdir() if path.name != "rejected"], "files stay in the inbox")
 
 
-def test_what_the_inbox_refuses_it_sets_aside_with_its_sidecars(served: Served, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("served")
+def test_what_the_inbox_refuses_it_sets_aside_with_its_sidecars(folder: Path, tmp_path: Path) -> None:
     inbox = folder / "inbox"
     (inbox / "bad.tfw").write_text(WORLD)
     (tmp_path / "bad.tif").write_bytes(b"II*\0" + bytes(50))
-    os.rename(tmp_path / "bad.tif", inbox / "bad.tif")
-    until(lambda: (inbox / "rejected" / "bad.tif.txt").is_file(), "it was not rejected")
+    (tmp_path / "bad.tif").rename(inbox / "bad.tif")
+    until((inbox / "rejected" / "bad.tif.txt").is_file, "it was not rejected")
     assert sorted(path.name for path in (inbox / "rejected").iterdir()) == ["bad.tfw", "bad.tif", "bad.tif.txt"]
     assert not (inbox / "bad.tfw").exists()
 
 
 def test_a_product_whose_tiles_are_on_their_way_waits(served: Served, folder: Path, tmp_path: Path) -> None:
     inbox = folder / "inbox"
-    product = write_maxar(tmp_path / "late", np.random.default_rng(10).integers(1, 256, (3, 40, 60), dtype=np.uint8), 32)
+    pixels = np.random.default_rng(10).integers(1, 256, (3, 40, 60), dtype=np.uint8)
+    product = write_maxar(tmp_path / "late", pixels, 32)
     files = sorted(product.parent.iterdir(), key=lambda path: "R2C2" in path.name)
     for path in files[:-1]:
-        os.rename(path, inbox / path.name)
+        path.rename(inbox / path.name)
     until(lambda: "tiles that it names are not there yet" in served.log.read_text(), "it does not wait")
-    os.rename(files[-1], inbox / files[-1].name)
+    files[-1].rename(inbox / files[-1].name)
     with served.client() as client:
-        until(
-            lambda: any(row["name"] == product.name for row in client.get("/scenes").json()["scenes"]), "it was not taken"
-        )
-        names = [row["name"] for row in client.get("/scenes").json()["scenes"]]
-    assert not [name for name in names if "R1C1" in name]
+
+        def names() -> list[str]:
+            return [row["name"] for row in client.get("/scenes").json()["scenes"]]
+
+        until(lambda: product.name in names(), "it was not taken")
+        tiles = [name for name in names() if "R1C1" in name]
+    assert tiles == []
 
 
 def test_a_restart_knows_a_scene_of_several_files(tmp_path: Path) -> None:

@@ -230,7 +230,8 @@ def test_aux_xml_that_names_another_file_for_overviews_is_refused(tmp_path: Path
 @pytest.mark.parametrize("epoch", [None, 2021.5])
 def test_the_crs_and_the_epoch_of_a_scene_are_those_of_its_map(tmp_path: Path, crs: str, epoch: float | None) -> None:
     described = tmp_path / "scene.vrt"
-    place = rasterio.Affine(1e-3, 0, 50, 0, -1e-3, 28) if crs != "EPSG:32640" else rasterio.Affine(1, 0, 5e5, 0, -1, 3e6)
+    degrees, metres = rasterio.Affine(1e-3, 0, 50, 0, -1e-3, 28), rasterio.Affine(1, 0, 5e5, 0, -1, 3e6)
+    place = metres if crs == "EPSG:32640" else degrees
     write(tmp_path / "plain.tif", crs=crs, transform=place, GEOTIFF_VERSION="1.1")
     rasterio.shutil.copy(tmp_path / "plain.tif", described, driver="VRT")
     if epoch is not None:

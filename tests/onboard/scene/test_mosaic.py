@@ -107,7 +107,7 @@ def test_pleiades_neo_holds_its_bands_in_two_sets_of_tiles(tmp_path: Path) -> No
     assert sum(path.suffix == ".TIF" for path in files_of(description)) == 2 * 12
 
 
-@pytest.mark.parametrize("name", ["../IMG.TIF", "/etc/IMG.TIF", "a/../../IMG.TIF", "/vsicurl/http://h/x.tif", "C:x.tif"])
+@pytest.mark.parametrize("name", ["../IMG.TIF", "/etc/IMG.TIF", "a/../../IMG.TIF", "/vsicurl/http://h/x.tif", "C:x"])
 @VENDORS
 def test_a_tile_outside_the_products_folder_is_refused(tmp_path: Path, write: Write, name: str) -> None:
     folder = tmp_path / "product"
