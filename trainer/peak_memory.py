@@ -19,12 +19,13 @@ _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that are alive, each once."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive: int = 0
+        self.peak: int = 0
         self._seen: set[int] = set()
 
     def __torch_dispatch__(
@@ -56,7 +57,7 @@ def peak_bytes(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = 
     shadow = copy.deepcopy(network).to("meta")
     with torch.inference_mode(), _Watch() as watch:
         shadow(torch.empty(shape, dtype=dtype, device="meta"))
-    return watch.peak
+    return int(watch.peak)
 
 
 def available_bytes() -> int | None:

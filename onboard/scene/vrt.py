@@ -26,7 +26,7 @@ def add_georeference(root: ET.Element, georeference: Georeference) -> None:
 
 def add_metadata(root: ET.Element, domain: str, items: Mapping[str, object]) -> None:
     """Adds a metadata domain; the empty name is the default domain."""
-    metadata = ET.SubElement(root, "Metadata", **({"domain": domain} if domain else {}))
+    metadata = ET.SubElement(root, "Metadata", {"domain": domain} if domain else {})
     for key, value in items.items():
         ET.SubElement(metadata, "MDI", key=key).text = str(value)
 

@@ -163,7 +163,8 @@ def check_outline(rpcs: Any, width: int, height: int) -> None:
     """Each point of the footprint, taken back to the image at HEIGHT_OFF, lies on the image's border."""
     footprint = Georeference(rpcs=rpcs).footprint(width, height)
     assert footprint is not None
-    columns, rows = image_of(rpcs, *np.array(footprint["coordinates"][0]).T, rpcs.height_off)
+    longitudes, latitudes = np.array(footprint["coordinates"][0]).T
+    columns, rows = image_of(rpcs, longitudes, latitudes, rpcs.height_off)
     outside = [np.abs(columns), np.abs(columns - width), np.abs(rows), np.abs(rows - height)]
     assert np.min(outside, axis=0).max() < 0.2
     assert (columns.min(), columns.max()) == pytest.approx((0, width), abs=0.2)
