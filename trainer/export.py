@@ -27,6 +27,7 @@ from trainer.half import half_from_onnx, measured_ranges
 from trainer.models.flight import FlightSegmenter, FlightSettings, ProbabilitySegmenter
 from trainer.models.segmenter import Segmenter
 from trainer.models.student import Attention, Student
+from trainer.peak_memory import available_bytes, peak_bytes
 from trainer.provenance import finetuning_of, history
 from trainer.quantize import OPSET_OF_HALF_PAIRS, GroupCost, at_opset_of_half_pairs, quantized
 
@@ -100,12 +101,13 @@ def onnx_from_segmenter(
     its ranges from ``calibration``, tiles uint8 (1, 3, S, S).
 
     Raises:
-        ExportRefused: INT8 without tiles to calibrate on; or the file is newer than the engines read, or does not say
-            what PyTorch says. No file is left.
+        ExportRefused: INT8 without tiles to calibrate on; the network takes more memory on a tile than there is; or the
+            file is newer than the engines read, or does not say what PyTorch says. No file is left.
     """
     flight, widths = flight_form(segmenter, settings, twin=twin), ""
     if isinstance(student := flight.segmenter.student, Student):
         student.fit_positions(*(side // student.settings.patch for side in trial.tiles.shape[2:]))
+    _check_memory(flight, trial.tiles.shape[2])
     partial = path.with_name(path.name + ".part")
     try:
         _write(flight, partial, torch.from_numpy(trial.tiles[:1]))
@@ -148,6 +150,17 @@ def onnx_from_segmenter(
         widths=widths,
         costs=costs,
     )
+
+
+def _check_memory(flight: FlightSegmenter, side: int) -> None:
+    """Refuses a network that this machine cannot run on one tile: a process that is killed for it says nothing."""
+    needed, available = peak_bytes(flight, (1, 3, side, side)), available_bytes()
+    if available is not None and needed > available:
+        raise ExportRefused(
+            f"on a tile of {side} x {side} pixels the network takes {needed / 2**30:.1f} GiB of memory at least, and "
+            f"{available / 2**30:.1f} GiB are free: export it on a larger machine, or make it smaller (fewer "
+            "global_blocks, a larger patch)"
+        )
 
 
 def flight_form(segmenter: Segmenter, settings: FlightSettings | None = None, *, twin: bool = False) -> FlightSegmenter:

@@ -1,4 +1,4 @@
-"""Request bodies: scenes as streams, raw or the one file of a multipart form; small JSON, bounded in size and time.
+"""Request bodies: scenes as streams, raw or in a multipart form; small JSON, bounded in size and time.
 
 FastAPI reads a body that a handler declares before it looks at the caller, whole and for as long as it lasts. So no
 handler declares one: each body is read here, after the caller and its role are known.
@@ -20,6 +20,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from onboard.api.deliveries import ARCHIVE_TYPES, SIDECAR_FIELD, FormFiles
 from onboard.api.errors import BadRequest, NotATiff, TooLarge
 from onboard.api.service import Service, TheCaller, service_of
 from onboard.jobs.pace import Pace, TooSlow
@@ -43,16 +44,30 @@ class Body:
     Attributes:
         chunks: the scene's bytes, to be read once.
         is_form: it came as multipart/form-data.
+        media_type: of a raw body; empty for a form.
         fields: of a form, those that came before the file; all of them once ``chunks`` is read to its end.
     """
 
     chunks: AsyncIterator[bytes]
     is_form: bool = False
+    media_type: bytes = b""
     fields: dict[str, str] = field(default_factory=dict)
+    form: _Form | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Of the scene in a form, once its bytes come; empty for a raw body."""
+        return "" if self.form is None else self.form.file_name
 
 
-def body_of(request: Request, *, limit: int, pace: Pace) -> Body:
+def body_of(request: Request, *, limit: int, pace: Pace, beside: FormFiles | None = None) -> Body:
     """The scene in a request, raw or multipart, no longer than ``limit`` bytes, no slower than the pace.
+
+    Args:
+        request: whose body is meant.
+        limit: bytes of the whole body.
+        pace: how fast it must come.
+        beside: takes the further files of a form.
 
     Raises:
         TooLarge: it declares more; while reading, it has more.
@@ -63,11 +78,14 @@ def body_of(request: Request, *, limit: int, pace: Pace) -> Body:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     stream = _limited(request, limit, pace)
     if kind == b"multipart/form-data":
-        return _form(stream, options.get(b"boundary", b""))
-    if kind not in {b"image/tiff", b"application/octet-stream"}:
+        return _form(stream, options.get(b"boundary", b""), beside)
+    if kind not in {b"image/tiff", b"application/octet-stream"} | ARCHIVE_TYPES:
         said = kind.decode("latin-1") or "nothing"
-        raise NotATiff(f"Content-Type says {said}; send the GeoTIFF as image/tiff, or as form field {FILE_FIELD!r}")
-    return Body(stream)
+        raise NotATiff(
+            f"Content-Type says {said}; send the GeoTIFF as image/tiff, or as form field {FILE_FIELD!r}, or with its "
+            "files as application/zip or application/x-tar"
+        )
+    return Body(stream, media_type=kind)
 
 
 def pace_of(service: Service) -> Pace:
@@ -203,9 +221,12 @@ class _PaceAlarm:
 class _Form:
     """Callbacks of the parser: takes one form apart as its bytes come."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: FormFiles | None = None) -> None:
         self.fields: dict[str, str] = {}
+        self.file_name = ""
         self.files = self._parts = 0
+        self._beside = beside
+        self._is_beside = False
         self.ready: list[bytes] = []
         self._header = [bytearray(), bytearray()]
         self._name = ""
@@ -219,7 +240,7 @@ class _Form:
         }  # fmt: skip
 
     def begin(self) -> None:
-        self._name, self._is_file = "", False
+        self._name, self._is_file, self._is_beside = "", False, False
         self._value.clear()
         self._parts += 1
         if self._parts > _MOST_PARTS:
@@ -243,8 +264,15 @@ class _Form:
             _, options = parse_options_header(value)
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
             self._is_file = self._name == FILE_FIELD
-            if b"filename" in options and not self._is_file:
+            file_name = options.get(b"filename", b"").decode("utf-8", "replace")
+            if self._name == SIDECAR_FIELD and self._beside is not None and not self._is_beside:
+                self._is_beside = True
+                self._parts -= 1  # it has a bound of its own
+                self._beside.begin(file_name)
+            elif b"filename" in options and not self._is_file:
                 raise BadRequest(f"the form has its file in field {self._name!r}; it belongs in {FILE_FIELD!r}")
+            if self._is_file:
+                self.file_name = file_name
             self.files += self._is_file
             if self.files > 1:
                 raise BadRequest(f"the form has field {FILE_FIELD!r} twice; send one scene a request")
@@ -252,20 +280,24 @@ class _Form:
     def data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self.ready.append(data[start:end])
+        elif self._is_beside and self._beside is not None:
+            self._beside.write(data[start:end])
         elif len(self._value) + end - start > _FIELD_BYTES:
             raise BadRequest(f"form field {self._name!r} is longer than {_FIELD_BYTES} bytes")
         else:
             self._value += data[start:end]
 
     def end(self) -> None:
-        if not self._is_file and self._name:
+        if self._is_beside and self._beside is not None:
+            self._beside.end()
+        elif not self._is_file and self._name:
             self.fields[self._name] = self._value.decode("utf-8", "replace")
 
 
-def _form(stream: AsyncIterator[bytes], boundary: bytes) -> Body:
+def _form(stream: AsyncIterator[bytes], boundary: bytes, beside: FormFiles | None) -> Body:
     if not boundary:
         raise BadRequest("multipart/form-data without a boundary; let your HTTP client make the form")
-    form = _Form()
+    form = _Form(beside)
     parser = MultipartParser(boundary, form.callbacks())
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -281,4 +313,4 @@ def _form(stream: AsyncIterator[bytes], boundary: bytes) -> Body:
         if not form.files:
             raise BadRequest(f"the form has no field {FILE_FIELD!r}; put the GeoTIFF there")
 
-    return Body(chunks(), is_form=True, fields=form.fields)
+    return Body(chunks(), is_form=True, fields=form.fields, form=form)

@@ -1,53 +1,85 @@
-"""The watched inbox: GeoTIFFs that appear complete are taken as if they were posted."""
+"""The watched inbox: scenes that appear complete are taken as if they were posted, with the files beside them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+import uuid
 from pathlib import Path
 
 from onboard.api.service import Service
-from onboard.errors import OnboardError, StorageError
-from onboard.jobs.claim import accept_inbox_file, free_name
+from onboard.errors import OnboardError, SceneRefused, StorageError
+from onboard.jobs.claim import ARCHIVES, accept_inbox_file, free_name, scene_files
 from onboard.jobs.intake import Delivery, readable
+from onboard.scene.mosaic import names_tiles, tile_names
+from onboard.scene.sidecars import sidecars_of
 
 log = logging.getLogger(__name__)
 REJECTED = "rejected"
-ENDINGS = (".tif", ".tiff")
+ENDINGS = (".tif", ".tiff", *ARCHIVES)
 NO_ROOM_S = 60.0
-"""Before a file for which there was no room is tried again: each try reads and writes it whole."""
+"""Before a scene for which there was no room is tried again: each try reads and writes it whole."""
 
 
 def take_inbox(service: Service) -> int:
     """One look: takes files whose size and time are as at the look before; gives how many.
 
-    A file that cannot be mapped goes to INBOX/rejected, with the reason in a text file beside it. Whoever delivers by
-    rename is never looked at half way; for others two equal looks are waited for.
+    A scene that cannot be mapped goes to INBOX/rejected, with the reason in a text file beside it. Whoever delivers by
+    rename is never looked at half way; for others two equal looks at all files of a scene are waited for. What belongs
+    to a scene is best put there before it.
     """
     inbox = service.settings.inbox
     if inbox is None or not service.settings.watch_inbox or not inbox.is_dir():
         return 0
-    seen: dict[Path, tuple[int, int]] = {}
+    seen: dict[Path, tuple[int, ...]] = {}
     taken = 0
-    for path in sorted(inbox.iterdir()):
-        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
-            continue
+    for path in _scenes_in(inbox):
         try:
-            facts = path.stat()
-            seen[path] = (facts.st_size, facts.st_mtime_ns)
-            if service.inbox_seen.get(path) == seen[path] and time.monotonic() >= service.inbox_waits.get(path, 0.0):
+            files = _files_of(path)
+            seen[path] = tuple(number for file in files for number in _size_and_time(file))
+            unchanged = service.inbox_seen.get(path) == seen[path]
+            if unchanged and _is_whole(path) and time.monotonic() >= service.inbox_waits.get(path, 0.0):
                 taken += _taken(service, path)
-        except OSError as error:  # of this file alone: those behind it are not to wait for it
+            elif not unchanged and not _is_whole(path):
+                log.warning("%s waits in the inbox: tiles that it names are not there yet", readable(path.name))
+        except OSError as error:  # noqa: PERF203 -- of this scene alone: those behind it are not to wait for it
             log.warning("%s stays in the inbox: %s", readable(path.name), error)
     service.inbox_seen = seen
     service.inbox_waits = {path: until for path, until in service.inbox_waits.items() if path in seen}
     return taken
 
 
+def _scenes_in(inbox: Path) -> list[Path]:
+    """Files that a scene can be opened by: GeoTIFFs, archives, descriptions of tiles, and no tile that one names."""
+    files = [path for path in sorted(inbox.iterdir()) if not path.name.startswith(".") and path.is_file()]
+    described = [path for path in files if names_tiles(path)]
+    tiles = {name for path in described for name in tile_names(path)}
+    alone = [path for path in files if path.suffix.lower() in ENDINGS and path.name not in tiles]
+    return sorted([*described, *alone])
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Those of its files that are there."""
+    try:
+        return scene_files(path)
+    except SceneRefused:
+        return [path, *sidecars_of(path), *(one for name in tile_names(path) if (one := path.parent / name).is_file())]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether all tiles that a description names are there; what else may be wrong is found when it is taken."""
+    return all((path.parent / name).is_file() for name in tile_names(path)) if names_tiles(path) else True
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
 def _taken(service: Service, path: Path) -> bool:
     service.inbox_waits.pop(path, None)
-    service.make_room(path.stat().st_size)
+    service.make_room(sum(file.stat().st_size for file in _files_of(path)))
     try:
         accept_inbox_file(
             service.settings, service.ledger, service.kind, service.probes, path, Delivery(path.name[:200]),
@@ -68,8 +100,11 @@ def _taken(service: Service, path: Path) -> bool:
 def _reject(path: Path, error: OnboardError) -> None:
     folder = path.parent / REJECTED
     folder.mkdir(exist_ok=True)
-    rejected = free_name(folder, path.name)
-    path.rename(rejected)
+    files = [file for file in _files_of(path) if file.parent == path.parent]
+    before = uuid.uuid4().hex[:8] if any((folder / file.name).exists() for file in files) else ""
+    rejected = free_name(folder, path.name, before)
+    for file in files:
+        file.rename(free_name(folder, file.name, before))
     # A name of 255 bytes leaves none for an ending.
     reason = folder / (os.fsdecode(os.fsencode(rejected.name)[:250]) + ".txt")
     reason.write_text(f"{readable(path.name)}: {error.advice}\n", encoding="utf-8")

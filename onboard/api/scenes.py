@@ -14,13 +14,15 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from onboard.api.bodies import body_of, pace_of, read_json
+from onboard.api.bodies import Body, body_of, pace_of, read_json
+from onboard.api.deliveries import FormFiles, may_begin_a_scene
 from onboard.api.digest import promised_sha256
 from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
 from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
+from onboard.jobs.bundle import bundle_of
 from onboard.jobs.claim import accept_inbox_file
 from onboard.jobs.erase import erase_scene
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
@@ -31,7 +33,6 @@ from onboard.jobs.splice import SocketSource
 router = APIRouter(tags=["scenes"])
 WRITE_BYTES = 1 << 20
 """Bytes gathered before they are written: one hop to a thread each."""
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Priority = Literal["urgent", "high", "routine"]
 State = Literal["queued", "running", "mapped", "failed", "quarantined", "cancelled"]
@@ -109,9 +110,18 @@ class DeliveryQuery(BaseModel):
                         "required": ["scene"],
                         "properties": {
                             "scene": {"type": "string", "format": "binary"},
+                            "sidecar": {
+                                "type": "array",
+                                "items": {"type": "string", "format": "binary"},
+                                "description": "files that belong to the scene, by the names they have beside it",
+                            },
                             "content-digest": {"type": "string"},
                         },
                     }
+                },
+                **{
+                    name: {"schema": {"type": "string", "format": "binary", "description": "all files of one scene"}}
+                    for name in ("application/zip", "application/x-tar")
                 },
                 "application/json": {"schema": FromInbox.model_json_schema()},
             },
@@ -124,7 +134,10 @@ async def post_scene(
     caller: TheCaller,
     query: Annotated[DeliveryQuery, Query()],
 ) -> Response:
-    """Takes a GeoTIFF in: raw, as form field `scene`, or by the path of a file in the inbox.
+    """Takes a scene in: a GeoTIFF, raw, as form field `scene`, or by the path of a file in the inbox.
+
+    A scene of several files (sidecars, a DIMAP or TIL product with its tiles) comes as zip or tar, or as form field
+    `scene` with a form field `sidecar` for each of the others; in the inbox its files lie beside it.
 
     Answers 202 once file and ledger row are on the disk; 200 if the same bytes are known for the same model.
     """
@@ -200,23 +213,25 @@ def _known(service: Service, scene_id: str) -> SceneRow:
 
 async def _from_body(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
     settings = service.settings
-    pace = pace_of(service)
-    body = body_of(request, limit=settings.upload_limit, pace=pace)
+    pace, beside = pace_of(service), FormFiles(settings)
+    body = body_of(request, limit=settings.upload_limit, pace=pace, beside=beside)
     promised = promised_sha256(request.headers.get("content-digest")) if not body.is_form else None
     length = request.headers.get("content-length", "")
     file = await run_in_threadpool(_incoming, service, int(length) if length.isdecimal() else None)
     try:
         straight = None if body.is_form else open_body_of(request)
-        if straight is None or not await _receive_all(file, straight, pace):
-            await _write_all(file, body.chunks)
+        if straight is None or not await _receive_all(file, straight, pace, body.media_type):
+            await _write_all(file, body)
         if body.is_form:
             promised = promised_sha256(body.fields.get("content-digest"))
             query = _with_fields(query, body.fields)
         if promised is not None and promised != file.sha256:
             raise DigestMismatch(promised, file.sha256)
-        return await run_in_threadpool(_finish, service, file, query.delivery(f"scene {file.sha256[:8]}"))
+        delivery = query.delivery(f"scene {file.sha256[:8]}")
+        return await run_in_threadpool(_finish, service, file, delivery, body.file_name, beside)
     finally:
         await run_in_threadpool(file.remove)
+        await run_in_threadpool(beside.remove)
 
 
 def _incoming(service: Service, declared: int | None) -> IncomingFile:
@@ -225,17 +240,16 @@ def _incoming(service: Service, declared: int | None) -> IncomingFile:
     return IncomingFile(service.settings, declared)
 
 
-async def _write_all(file: IncomingFile, chunks: Any) -> None:
+async def _write_all(file: IncomingFile, body: Body) -> None:
     """Hashes and writes in a thread what has come, while more comes."""
     gathered, first = bytearray(), True
     writing: asyncio.Task[None] | None = None
     try:
-        async for chunk in chunks:
+        async for chunk in body.chunks:
             gathered += chunk
             if first and len(gathered) >= 4:
                 first = False
-                if bytes(gathered[:4]) not in TIFF_STARTS:
-                    raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
+                _check_start(bytes(gathered[:4]), body.media_type, body.file_name)
             if len(gathered) >= WRITE_BYTES:
                 if writing is not None:
                     await writing
@@ -250,7 +264,7 @@ async def _write_all(file: IncomingFile, chunks: Any) -> None:
     await run_in_threadpool(file.write, gathered)
 
 
-async def _receive_all(file: IncomingFile, body: OpenBody, pace: Pace) -> bool:
+async def _receive_all(file: IncomingFile, body: OpenBody, pace: Pace, media_type: bytes) -> bool:
     """Has a thread take the body from the socket, if it is still to be had there."""
     taken = body.take()
     if taken is None:
@@ -258,7 +272,7 @@ async def _receive_all(file: IncomingFile, body: OpenBody, pace: Pace) -> bool:
     begun, connection = taken
     source = SocketSource(connection, body.length - len(begun), pace)
     try:
-        await run_in_threadpool(_receive, file, begun, source)
+        await run_in_threadpool(_receive, file, begun, source, media_type)
     except TooSlow as error:
         raise BadRequest(f"{error}; send the scene again") from None
     except ConnectionError:
@@ -269,18 +283,24 @@ async def _receive_all(file: IncomingFile, body: OpenBody, pace: Pace) -> bool:
     return True
 
 
-def _receive(file: IncomingFile, begun: bytes, source: SocketSource) -> None:
+def _receive(file: IncomingFile, begun: bytes, source: SocketSource, media_type: bytes) -> None:
     begun += source.read(4 - len(begun))
-    if begun[:4] not in TIFF_STARTS:
-        raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
+    _check_start(begun[:4], media_type, "")
     file.write(begun)
     file.receive(source)
 
 
-def _finish(service: Service, file: IncomingFile, delivery: Delivery) -> Accepted:
+def _check_start(start: bytes, media_type: bytes, name: str) -> None:
+    if not may_begin_a_scene(start, media_type, name):
+        raise NotATiff("the body does not begin as a TIFF does; send a GeoTIFF")
+
+
+def _finish(service: Service, file: IncomingFile, delivery: Delivery, name: str, beside: FormFiles) -> Accepted:
     file.finish()
+    beside.finish()
+    scene = bundle_of(service.settings, file, name=name, beside=beside.files)
     return accept(
-        service.settings, service.ledger, service.kind, service.probes, file, delivery, service.make_room
+        service.settings, service.ledger, service.kind, service.probes, scene, delivery, service.make_room
     )
 
 

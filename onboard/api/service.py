@@ -72,7 +72,7 @@ class Service:
         self.probes = Probes()
         self.streams = Slots(self.settings.streams_at_once, "live streams")
         self.started = time.monotonic()
-        self.inbox_seen: dict[Path, tuple[int, int]] = {}
+        self.inbox_seen: dict[Path, tuple[int, ...]] = {}
         self.inbox_waits: dict[Path, float] = {}
         self.wake = threading.Event()
         self._local = threading.local()

@@ -1,27 +1,32 @@
-"""A file of the inbox is claimed by a rename, so that no two take it, and given back where it cannot be taken.
+"""A scene of the inbox is claimed by a rename, so that no two take it, and given back where it cannot be taken.
 
-A claim is a hidden folder beside the file, of a name nobody else has, with the file in it under its own name: after a
-kill it says whose it was.
+A claim is a hidden folder beside the scene's file, of a name nobody else has, with the file in it under its own name,
+and with the files beside it that belong to it: after a kill it says whose they were.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from onboard.errors import SceneRefused
-from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
+from onboard.jobs.bundle import IncomingBundle, bundle_of, new_folder
+from onboard.jobs.intake import Accepted, Delivery, IncomingFile, IncomingScene, accept
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
 from onboard.mapping.files import storage_error
+from onboard.scene.mosaic import files_of
 from onboard.scene.probe import Probes, check_file
 from onboard.settings import Settings
 
 log = logging.getLogger(__name__)
 ENDING = ".taken"
+ARCHIVES = (".zip", ".tar")
 
 
 def accept_inbox_file(
@@ -33,7 +38,9 @@ def accept_inbox_file(
     delivery: Delivery,
     free_up: Callable[[int], object] | None = None,
 ) -> Accepted:
-    """Takes a file of the inbox; it is gone from there afterwards. ``free_up``: see :func:`accept`.
+    """Takes a scene of the inbox by its file: with the files beside it, a product's tiles, or what an archive holds.
+
+    They are gone from there afterwards. ``free_up``: see :func:`accept`.
 
     Raises:
         SceneRefused: it is not there, not in the inbox, or cannot be mapped; it stays where it was.
@@ -41,20 +48,62 @@ def accept_inbox_file(
     """
     if not _lies_in(path, settings.inbox):
         raise _not_there(settings, path)
-    check_file(path)
-    with _claimed(settings, path) as claimed:
-        file = IncomingFile(settings, claimed.stat().st_size)
+    if path.suffix.lower() not in ARCHIVES:
+        check_file(path)
+    files = scene_files(path)
+    for file in files:
+        if not _lies_in(file, settings.inbox):
+            raise SceneRefused(path.name, f"its file {file.name} is no ordinary file", "put the files themselves there")
+    with _claimed(settings, files) as claimed:
+        incoming = _copied(settings, claimed)
+        accepted = accept(settings, ledger, kind, probes, incoming, delivery, free_up)
+        for file in claimed:
+            file.unlink(missing_ok=True)
+    return accepted
+
+
+def scene_files(path: Path) -> list[Path]:
+    """The file of a scene in the inbox, then the others that belong to it.
+
+    Raises:
+        SceneRefused: a product's description names files that are not there.
+    """
+    return [path] if path.suffix.lower() in ARCHIVES else files_of(path)
+
+
+def _copied(settings: Settings, claimed: Sequence[Path]) -> IncomingScene:
+    """The claimed files, the scene's first, as an incoming scene."""
+    main, *others = claimed
+    if not others:
+        file = _copy_of(settings, main)
         try:
-            with claimed.open("rb") as source:
-                while chunk := source.read(1 << 20):
-                    file.write(chunk)
-            file.finish()
+            return bundle_of(settings, file)
         except BaseException:
             file.remove()
             raise
-        accepted = accept(settings, ledger, kind, probes, file, delivery, free_up)
-        claimed.unlink()
-    return accepted
+    folder = new_folder(settings)
+    try:
+        for path in claimed:
+            target = folder / path.relative_to(main.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy_of(settings, path).path.rename(target)
+        return IncomingBundle(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _copy_of(settings: Settings, path: Path) -> IncomingFile:
+    file = IncomingFile(settings, path.stat().st_size)
+    try:
+        with path.open("rb") as source:
+            while chunk := source.read(1 << 20):
+                file.write(chunk)
+        file.finish()
+    except BaseException:
+        file.remove()
+        raise
+    return file
 
 
 def give_back_claims(inbox: Path | None) -> int:
@@ -64,48 +113,60 @@ def give_back_claims(inbox: Path | None) -> int:
     """
     if inbox is None or not inbox.is_dir():
         return 0
-    held = [path for path in sorted(inbox.rglob(f".*{ENDING}/*")) if path.is_file()]
-    for path in held:
+    given = 0
+    for hold in sorted(path for path in inbox.rglob(f".*{ENDING}") if path.is_dir()):
         try:
-            _give_back(path)
+            given += _give_back(hold)
         except OSError as error:  # noqa: PERF203 -- after a kill, at most as many as there were uploads
-            log.warning("%s stays claimed: %s", path, error)
-    return len(held)
+            log.warning("%s stays claimed: %s", hold, error)
+    return given
 
 
-def free_name(folder: Path, name: str) -> Path:
-    """A path in the folder where nothing is: of this name, or with something before it."""
+def free_name(folder: Path, name: str, before: str = "") -> Path:
+    """A path in the folder where nothing is: of this name, or with something before it, as given or made up."""
     path = folder / name
-    return path if not path.exists() else folder / f"{uuid.uuid4().hex[:8]}-{name[-50:]}"
+    if not before and not path.exists():
+        return path
+    named = f"{before or uuid.uuid4().hex[:8]}-{name}"
+    fits = len(os.fsencode(named)) <= 255
+    return folder / (named if fits else f"{named[:9]}{name[-50:]}")
 
 
 @contextmanager
-def _claimed(settings: Settings, path: Path) -> Iterator[Path]:
-    """Where the claimed file lies; whatever of it is left at the end goes back to where it was."""
+def _claimed(settings: Settings, files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Where the claimed files lie, the scene's first; whatever of them is left at the end goes back to where it was."""
+    path = files[0]
     hold = path.with_name(f".{uuid.uuid4().hex}{ENDING}")
+    claimed: list[Path] = []
     try:
-        hold.mkdir()
-        path.rename(hold / path.name)
-    except OSError as error:
-        with suppress(OSError):
-            hold.rmdir()
-        if isinstance(error, FileNotFoundError):
+        try:
+            hold.mkdir()
+            for file in files:
+                target = hold / file.relative_to(path.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError) if claimed else nullcontext():  # who has the scene's file has all
+                    file.rename(target)
+                    claimed.append(target)
+        except FileNotFoundError:
             raise _not_there(settings, path) from None  # another was quicker
-        raise storage_error(error, path) from error
-    try:
-        yield hold / path.name
+        except OSError as error:
+            raise storage_error(error, path) from error
+        yield claimed
     finally:
-        if (hold / path.name).exists():
-            _give_back(hold / path.name)
-        else:
-            hold.rmdir()
+        _give_back(hold)
 
 
-def _give_back(claimed: Path) -> None:
-    hold = claimed.parent
-    claimed.rename(free_name(hold.parent, claimed.name))  # another of that name may have come meanwhile
-    with suppress(OSError):
-        hold.rmdir()
+def _give_back(hold: Path) -> int:
+    """Puts what lies in a claim back beside it, under names that go together; gives the number of scenes, 0 or 1."""
+    held = sorted(path for path in hold.rglob("*") if path.is_file())
+    places = [hold.parent / path.relative_to(hold) for path in held]
+    # Others of these names may have come meanwhile: then all get one beginning, for they are found by their names.
+    taken = any(place.exists() for place in places)
+    for path, place in zip(held, places, strict=True):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(free_name(place.parent, place.name, hold.name[1:9] if taken else ""))
+    shutil.rmtree(hold, ignore_errors=True)
+    return int(bool(held))
 
 
 def _not_there(settings: Settings, path: Path) -> SceneRefused:

@@ -15,13 +15,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from onboard.errors import NoRoom
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
 from onboard.jobs.room import check_demand
+from onboard.jobs.scene_folder import SCENE_FILE
 from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
 from onboard.scene.probe import Probes
@@ -29,7 +30,7 @@ from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
 INCOMING = ".incoming"
-SCENE_FILE, FACTS_FILE = "scene.tif", "scene.json"
+FACTS_FILE = "scene.json"
 # How often a growing file is held against the free space: often enough for the reserve, seldom enough to cost nothing.
 _LOOK_EVERY = 16 << 20
 
@@ -133,6 +134,10 @@ class IncomingFile:
             os.close(self._file)
             self._file = -1
 
+    def move_into(self, folder: Path) -> None:
+        """Puts it into a scene's folder by one rename."""
+        self.path.rename(folder / SCENE_FILE)
+
     def remove(self) -> None:
         """Closes and removes it, if it is still there."""
         self.close()
@@ -150,16 +155,37 @@ def check_room(settings: Settings, wanted: int) -> None:
         raise NoRoom(settings.data_dir, wanted=wanted, free=free, reserve=settings.reserve)
 
 
+class IncomingScene(Protocol):
+    """A scene that is whole and durable and not yet accepted: one file, or several (see onboard.jobs.bundle)."""
+
+    path: Path
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of all files."""
+        ...
+
+    bytes: int
+
+    def move_into(self, folder: Path) -> None:
+        """Puts it into a scene's folder by one rename."""
+        ...
+
+    def remove(self) -> None:
+        """Removes what is still at its place."""
+        ...
+
+
 def accept(
     settings: Settings,
     ledger: Ledger,
     kind: MapKind,
     probes: Probes,
-    file: IncomingFile,
+    file: IncomingScene,
     delivery: Delivery,
     free_up: Callable[[int], object] | None = None,
 ) -> Accepted:
-    """Takes up a finished incoming file; it is gone from its place afterwards, whatever happens.
+    """Takes up a finished incoming scene; it is gone from its place afterwards, whatever happens.
 
     Whatever else is done to a scene of the same bytes meanwhile: what this gives back has its file, or its map.
 
@@ -178,7 +204,7 @@ def accept(
         StorageError: the disk is full or failed.
     """
     key = scene_key(file.sha256, kind.model, kind.options)
-    staged = _Staged(settings, file.path)
+    staged = _Staged(settings, file)
     try:
         pixels: int | None = None
         while True:
@@ -256,7 +282,7 @@ def doom_folder(folder: Path, temporary: Path) -> Path | None:
     return doomed
 
 
-def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery, pixels: int) -> SceneRow:
+def _new_row(ledger: Ledger, kind: MapKind, file: IncomingScene, delivery: Delivery, pixels: int) -> SceneRow:
     sequence = ledger.next_sequence()
     return SceneRow(
         id=f"s{sequence:08d}-{file.sha256[:8]}",
@@ -276,9 +302,10 @@ def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delive
 class _Staged:
     """A scene's folder before it stands at its place: all of it synced, so that a rename is what is left to do."""
 
-    def __init__(self, settings: Settings, path: Path) -> None:
-        self._settings, self._path = settings, path
+    def __init__(self, settings: Settings, file: IncomingScene) -> None:
+        self._settings, self._file = settings, file
         self.folder = settings.scenes_dir / INCOMING / uuid.uuid4().hex
+        self._replaced: Path | None = None
 
     def describe(self, row: SceneRow) -> None:
         """Writes what must be known of the scene, beside its file.
@@ -289,7 +316,7 @@ class _Staged:
         try:
             if not self.folder.exists():
                 self.folder.mkdir()
-                self._path.rename(self.folder / SCENE_FILE)
+                self._file.move_into(self.folder)
             (self.folder / FACTS_FILE).write_text(json.dumps(facts_of(row), indent=1), encoding="utf-8")
             synced_file(self.folder / FACTS_FILE)
             synced_folder(self.folder)
@@ -297,23 +324,25 @@ class _Staged:
             raise storage_error(error, self.folder) from error
 
     def put(self, scene_id: str) -> None:
-        """Renames it to the scene's place; a file that is there already may be why the scene failed: ours replaces it.
+        """Renames it to the scene's place; files that are there already may be why the scene failed: ours replace them.
 
         Raises:
             StorageError: the disk failed.
         """
         final = self._settings.scenes_dir / scene_id
         try:
-            if (final / SCENE_FILE).is_file():
+            if (final / SCENE_FILE).is_file() and (self.folder / SCENE_FILE).is_file():
                 (self.folder / SCENE_FILE).replace(final / SCENE_FILE)
                 synced_folder(final)
                 return
-            doom_folder(final, self._settings.scenes_dir / INCOMING)
+            self._replaced = doom_folder(final, self._settings.scenes_dir / INCOMING)
             self.folder.rename(final)
             synced_folder(final.parent)
         except OSError as error:
             raise storage_error(error, final) from error
 
     def remove(self) -> None:
-        """What is left of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """What is left of it, and of what it took the place of."""
+        for folder in (self.folder, self._replaced):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)

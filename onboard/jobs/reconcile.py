@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from onboard.errors import LedgerDamaged
+from onboard.errors import LedgerDamaged, SceneRefused
 from onboard.jobs.erase import erase_canvases, erase_scene
 from onboard.jobs.highwater import Mark, read_mark
-from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts, readable
+from onboard.jobs.intake import INCOMING, erase_folder, read_facts, readable
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.published import DELIVERY, ERASING, MAP_FILE, map_row_of
-from onboard.mapping.files import sha256_file, synced_folder
+from onboard.jobs.scene_folder import scene_file
+from onboard.mapping.files import synced_folder
+from onboard.mapping.scene_files import scene_sha256
 from onboard.settings import Settings
 
 _A_LEDGERS: Final = 10**10
@@ -119,7 +121,7 @@ def _decide_again(settings: Settings, ledger: Ledger, mark: Mark) -> list[str]:
             continue
         elif is_cancelled:
             _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
-        elif (settings.scenes_dir / name / SCENE_FILE).is_file():
+        elif scene_file(settings.scenes_dir / name).is_file():
             _restored(ledger, "new attempt", name, ledger.queue_again(name, row.priority) is not None)
     return unknown
 
@@ -187,8 +189,7 @@ def _adopt_scene(ledger: Ledger, folder: Path) -> None:
     if row is not None:
         return
     found = _row_of(read_facts(folder), folder.name)
-    file = folder / SCENE_FILE
-    if found is None or not file.is_file() or sha256_file(file) != found.sha256:
+    if found is None or _digest(folder) != found.sha256:
         ledger.tell("warning", "scene-unreadable", f"folder {folder} is no whole scene; look at it", folder.name)
         return
     if ledger.add_scene(found).id != found.id:
@@ -196,6 +197,15 @@ def _adopt_scene(ledger: Ledger, folder: Path) -> None:
         erase_folder(folder, folder.parent / INCOMING)
         return
     ledger.tell("info", "scene-adopted", f"{found.name} was on the disk and not in the ledger", folder.name)
+
+
+def _digest(folder: Path) -> str | None:
+    """Of the scene in a folder; None where it is not whole."""
+    file = scene_file(folder)
+    try:
+        return scene_sha256(file) if file.is_file() else None
+    except (SceneRefused, OSError):
+        return None
 
 
 def _adopt_map(ledger: Ledger, folder: Path) -> None:
@@ -228,7 +238,7 @@ def _report_missing_scenes(settings: Settings, ledger: Ledger) -> None:
     while rows := ledger.scenes(state="queued", after=after):
         after = rows[-1].sequence
         for row in rows:
-            if not (settings.scenes_dir / row.id / SCENE_FILE).is_file():
+            if not scene_file(settings.scenes_dir / row.id).is_file():
                 ledger.fail(row.id, "its file is gone from the disk; deliver it again")
                 ledger.tell("error", "scene-missing", f"the file of {row.name} is gone", row.id)
 
@@ -243,7 +253,7 @@ def _report_missing_maps(settings: Settings, ledger: Ledger) -> None:
             if not gone:
                 continue
             ledger.tell("error", "map-missing", f"{', '.join(gone)} of the map is gone or cut short", row.id)
-            if (settings.scenes_dir / row.id / SCENE_FILE).is_file():
+            if scene_file(settings.scenes_dir / row.id).is_file():
                 ledger.queue_mapped_again(row.id)  # first: a mapped scene's file is wanted by nobody
                 ledger.remove_map(row.id)
             elif row.delivered is None:

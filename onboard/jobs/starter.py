@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from onboard.errors import OnboardError
-from onboard.jobs.intake import SCENE_FILE
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.room import demand_of, floor_of, missing_bytes
+from onboard.jobs.scene_folder import scene_file
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
@@ -61,7 +61,7 @@ class Starter:
         return fits
 
     def _measured(self, row: SceneRow) -> SceneRow:
-        path = self.settings.scenes_dir / row.id / SCENE_FILE
+        path = scene_file(self.settings.scenes_dir / row.id)
         try:
             pixels = self._measure(path, SceneOptions())
         except OnboardError:

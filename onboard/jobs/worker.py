@@ -27,7 +27,7 @@ from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import EngineGuard
 from onboard.jobs.heartbeat import Pulse
-from onboard.jobs.intake import SCENE_FILE, facts_of
+from onboard.jobs.intake import facts_of
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Hearing
@@ -35,6 +35,7 @@ from onboard.jobs.moment import is_synchronised
 from onboard.jobs.published import map_row_of
 from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
+from onboard.jobs.scene_folder import scene_file
 from onboard.jobs.starter import Starter
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
@@ -212,7 +213,7 @@ class Worker:
         settings = self.settings
         bands = tuple(band.common_name or band.name for band in self.guard.engine.manifest.input.bands)
         return MapRequest(
-            scene=settings.scenes_dir / row.id / SCENE_FILE,
+            scene=scene_file(settings.scenes_dir / row.id),
             out=settings.maps_dir,
             work=settings.canvases_dir,
             name=row.id,

@@ -28,6 +28,8 @@ from onboard.mapping.files import storage_error
 from onboard.mapping.heap import heap_kept
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference
+from onboard.scene.storable_crs import storable
+from onboard.scene.vrt import add_georeference
 
 # Measured on maps of real scenes: docs/decisions/0002 has the table.
 COG_OPTIONS: Mapping[str, str] = {
@@ -154,7 +156,7 @@ def _described(
 ) -> Path:
     """Writes the VRT beside the layer and returns its path."""
     root = ET.Element("VRTDataset", rasterXSize=str(layer.width), rasterYSize=str(layer.height))
-    _georeferenced(root, georeference)
+    add_georeference(root, storable(georeference))
     metadata = ET.SubElement(root, "Metadata")
     for key, value in sorted(tags.items()):
         ET.SubElement(metadata, "MDI", key=key).text = value
@@ -171,31 +173,6 @@ def _described(
     path = layer.path.with_suffix(".vrt")
     ET.ElementTree(root).write(path, encoding="utf-8")
     return path
-
-
-def _georeferenced(root: ET.Element, georeference: Georeference) -> None:
-    if georeference.crs is not None:
-        ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = georeference.crs.to_wkt()
-    if georeference.transform is not None:
-        ET.SubElement(root, "GeoTransform").text = ", ".join(repr(value) for value in georeference.transform.to_gdal())
-    if georeference.gcps:
-        crs = georeference.gcp_crs
-        points = ET.SubElement(root, "GCPList", **({"Projection": crs.to_wkt()} if crs else {}))
-        for number, gcp in enumerate(georeference.gcps, 1):
-            ET.SubElement(
-                points,
-                "GCP",
-                Id=str(gcp.id or number),
-                Pixel=repr(gcp.col),
-                Line=repr(gcp.row),
-                X=repr(gcp.x),
-                Y=repr(gcp.y),
-                Z=repr(gcp.z or 0.0),
-            )
-    if georeference.rpcs is not None:
-        domain = ET.SubElement(root, "Metadata", domain="RPC")
-        for key, value in georeference.rpcs.to_gdal().items():
-            ET.SubElement(domain, "MDI", key=key).text = str(value)
 
 
 @contextmanager

@@ -29,8 +29,10 @@ from onboard.mapping.files import publish_folder, sha256_file, storage_error
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.mapping.product import count_classes, sieve, write_confidence, write_map, write_quicklook
+from onboard.mapping.scene_files import digest_of_all, scene_digests
 from onboard.mapping.stac import ItemFacts, write_item
 from onboard.mapping.watch import Watch
+from onboard.scene.decoders import decoder_versions
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.probe import probe_scene
@@ -179,6 +181,8 @@ class Job:
     """One request bound to its open scene and engine.
 
     Attributes:
+        scene_sha256: of the scene's file where that is all, else of all its files.
+        scene_files: SHA-256 of each file of the scene by its name, the scene's own first.
         identity: everything the map's pixels depend on.
     """
 
@@ -187,6 +191,7 @@ class Job:
     engine: Engine
     grid: Grid
     scene_sha256: str
+    scene_files: Mapping[str, str]
     identity: dict[str, Any]
 
     @classmethod
@@ -195,10 +200,12 @@ class Job:
         manifest = engine.manifest
         halo = manifest.halo if request.halo is None else request.halo
         grid = Grid(scene.width, scene.height, tile_size=manifest.input.tile_size, halo=halo)
-        scene_sha256 = _digest(request.scene)
+        scene_files = _digests(request.scene)
+        scene_sha256 = digest_of_all(scene_files)
         identity = {
             "pipeline": PIPELINE_VERSION,
             "scene": scene_sha256,
+            "decoders": decoder_versions(),
             "size": [scene.width, scene.height],
             "model": manifest.model.sha256,
             "engine": engine.digest,
@@ -209,7 +216,7 @@ class Job:
             "scene_facts": scene.facts,
             "confidence": request.confidence,
         }
-        return cls(request, scene, engine, grid, scene_sha256, json.loads(identity_bytes(identity)))
+        return cls(request, scene, engine, grid, scene_sha256, scene_files, json.loads(identity_bytes(identity)))
 
     @property
     def final(self) -> Path:
@@ -365,7 +372,7 @@ class Job:
         return ItemFacts(
             name=self.request.folder_name,
             scene_name=self.request.title or self.request.scene.name,
-            scene_sha256=self.scene_sha256,
+            scene_sha256=next(iter(self.scene_files.values())),
             acquired=self.scene.acquired or self.request.acquired,
             unread_time=self.scene.time_text,
             received=datetime.fromtimestamp(self.request.scene.stat().st_mtime, timezone.utc),
@@ -383,6 +390,9 @@ class Job:
             own={
                 "identity": self.identity_digest,
                 "scene_sha256": self.scene_sha256,
+                # What is no UTF-8 in a name becomes question marks: JSON takes nothing else.
+                "scene_files": {n.encode("utf-8", "replace").decode(): d for n, d in self.scene_files.items()},
+                "decoders": self.identity["decoders"],
                 "no_data_pixels": counts[0],
                 "sieve_px": self.request.sieve_px,
                 "halo_px": self.grid.halo,
@@ -441,9 +451,9 @@ def _rate(stats: PipelineStats) -> float | None:
     return stats.tiles_inferred / stats.seconds if stats.tiles_inferred and stats.seconds > 0 else None
 
 
-def _digest(path: Path) -> str:
+def _digests(path: Path) -> dict[str, str]:
     try:
-        return sha256_file(path)
+        return scene_digests(path)
     except OSError as error:
         raise SceneRefused(path, f"cannot be read: {error.strerror}", "check the file and its permissions") from error
 

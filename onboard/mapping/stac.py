@@ -7,6 +7,7 @@ Fields of our own carry the prefix `onboard:`.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class ItemFacts:
 
     Attributes:
         name: the item's id and the folder's name.
-        scene_name: file name of the scene; scene_sha256: digest of its bytes.
+        scene_name: file name of the scene; scene_sha256: digest of that file's bytes.
         acquired: RFC 3339 time of acquisition, None where the scene does not say.
         unread_time: what the scene says of that time, if it cannot be read as one.
         received: when the scene was received here.
@@ -119,8 +120,8 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
         "proj:shape": [facts.height, facts.width],
     }
     properties |= _projection(facts.georeference)
-    if facts.georeference.gsd_m is not None:
-        properties["gsd"] = round(facts.georeference.gsd_m, 4)
+    if facts.pixel_area_m2 is not None:
+        properties["gsd"] = round(math.sqrt(facts.pixel_area_m2), 4)
     return properties | {
         "onboard:georeferencing": facts.georeference.kind,
         "onboard:class_cover": _cover(facts),

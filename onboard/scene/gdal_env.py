@@ -13,7 +13,7 @@ GDAL_ENV: Final[dict[str, str | int | bool]] = {
     # Listing a folder of thousands of scenes takes longer than reading one; TRUE still finds a mask (.msk) by name,
     # which EMPTY_DIR would not.
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-    # Neither believe nor write .aux.xml files: what a scene says stands in the scene.
+    # Write no .aux.xml files beside scenes or maps. Those of scenes are read: see SCENE_ENV.
     "GDAL_PAM_ENABLED": "NO",
     # No file ending is allowed to be fetched: a path inside a file cannot make us ask the network.
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".never",
@@ -23,3 +23,7 @@ GDAL_ENV: Final[dict[str, str | int | bool]] = {
     # A damaged block is an error, not a warning and zeros.
     "GTIFF_IGNORE_READ_ERRORS": "NO",
 }
+
+SCENE_ENV: Final[dict[str, str | int | bool]] = GDAL_ENV | {"GDAL_PAM_ENABLED": "YES"}
+"""To open a scene: CRS, control points, polynomials and no-data values in its .aux.xml count, as for all GDAL readers.
+GDAL decides at opening; it writes such a file only for what a program sets or has computed, which we never do."""

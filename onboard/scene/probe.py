@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import rasterio
 
 from onboard.errors import OptionsRefused, SceneRefused
 from onboard.scene.grid import Window
+from onboard.scene.mosaic import is_description, read_mosaic
 from onboard.scene.reader import LESS_MEMORY, Scene, SceneOptions, open_source
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -175,6 +176,8 @@ def probe_scene(path: Path, options: SceneOptions | None = None, limits: Limits 
 def check_file(path: Path) -> None:
     """What can be told without a TIFF reader: a local, readable, ordinary file that begins as a TIFF does.
 
+    Or one that describes a scene in tiles, see :mod:`onboard.scene.mosaic`.
+
     Raises:
         SceneRefused: it is not.
     """
@@ -192,7 +195,7 @@ def check_file(path: Path) -> None:
         raise SceneRefused(path, f"cannot be read: {error.strerror}", "check the file and its permissions") from error
     if not start:
         raise SceneRefused(path, "is empty", "deliver it again")
-    if start not in _MAGIC:
+    if start not in _MAGIC and not is_description(path):
         raise SceneRefused(path, "is not a TIFF", "deliver the scene as a GeoTIFF")
 
 
@@ -298,6 +301,15 @@ def _examine(path: Path, options: SceneOptions, limits: Limits) -> int:
 
 def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
     """Holds what the header declares against the limits and the file's size, before any pixel is asked for."""
+    size = path.stat().st_size
+    if is_description(path):
+        tiles = read_mosaic(path).tiles
+        for tile in tiles:
+            try:
+                _check_declared(tile.path, replace(options, page=1), limits)
+            except SceneRefused as error:  # noqa: PERF203 -- the first one ends it
+                raise SceneRefused(path, f"its tile {tile.path.name} {error.problem}", error.remedy) from error
+        size = sum(tile.path.stat().st_size for tile in tiles)
     with open_source(path, page=options.page) as source:
         width, height, count = source.width, source.height, source.count
         block_height, block_width = source.block_shapes[0]
@@ -314,10 +326,10 @@ def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
         )
     blocks = -(-width // block_width) * -(-height // block_height)
     # Each block takes eight bytes of index at least; a header may not promise more than the file can hold.
-    if blocks * 2 > path.stat().st_size:
+    if blocks * 2 > size:
         raise SceneRefused(
             path,
-            f"declares {blocks:,} blocks in a file of {path.stat().st_size:,} bytes",
+            f"declares {blocks:,} blocks in a file of {size:,} bytes",
             "it is damaged; deliver it again",
         )
 

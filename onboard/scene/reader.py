@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+
+# Private, but GDAL's errors come raw through it where a file beside the scene is damaged.
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from onboard.errors import SceneRefused
@@ -21,9 +24,10 @@ from onboard.scene.assumption import Assumption
 from onboard.scene.bands import BandChoice
 from onboard.scene.codecs import OTHER_CODECS, missing_codec
 from onboard.scene.decide import Decisions, SceneOptions, decided
-from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.gdal_env import SCENE_ENV
 from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.grid import Window
+from onboard.scene.mosaic import is_description, read_mosaic, virtual_raster
 from onboard.scene.pages import page_of
 from onboard.scene.radiometry import Stretch
 from onboard.scene.sample import raster_window, read_bands
@@ -72,10 +76,10 @@ class Scene:
         try:
             self.width, self.height = self._source.width, self._source.height
             self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
-            self.georeference: Georeference = georeference_of(self._source)
-            self.time_text = acquisition_text(self._source.tags() | self._source.tags(ns="IMAGERY"))
-            self.acquired = rfc3339_utc(self.time_text)
             with _translated(path):
+                self.georeference: Georeference = georeference_of(self._source)
+                self.time_text = acquisition_text(self._source.tags() | self._source.tags(ns="IMAGERY"))
+                self.acquired = rfc3339_utc(self.time_text)
                 self.decisions = decisions or decided(self._source, path, options)
         except BaseException:
             self.close()
@@ -174,7 +178,7 @@ def open_source(path: Path, decoders: str = "1", page: int | None = None) -> Dat
 def open_page(
     path: Path, page: int | None = None, decoders: str = "1"
 ) -> tuple[DatasetReader, int, tuple[Assumption, ...]]:
-    """Opens one page of a file as a GeoTIFF and as nothing else.
+    """Opens one page of a file as a GeoTIFF and as nothing else, or the scene whose tiles a description names.
 
     Args:
         path: the file.
@@ -186,13 +190,14 @@ def open_page(
         The dataset, the page's number, and what was assumed of the pages.
 
     Raises:
-        SceneRefused: GDAL cannot open it.
+        SceneRefused: GDAL cannot open it; its .aux.xml names another file.
         OptionsRefused: there is no such page.
     """
-    with _translated(path, "when opened"), rasterio.Env(**GDAL_ENV), warnings.catch_warnings():
+    mosaic = virtual_raster(read_mosaic(path)) if is_description(path) else None
+    with _translated(path, "when opened"), rasterio.Env(**SCENE_ENV), warnings.catch_warnings():
         # A scene without georeferencing is mapped like any other.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        first = rasterio.open(path, driver="GTiff", NUM_THREADS=decoders)
+        first = _opened(path, path, decoders) if mosaic is None else rasterio.open(mosaic, driver="VRT")
         try:
             number, name, assumptions = page_of(first, path, page)
             if name is None:
@@ -201,7 +206,18 @@ def open_page(
             first.close()
             raise
         first.close()
-        return rasterio.open(name, driver="GTiff", NUM_THREADS=decoders), number, assumptions
+        return _opened(path, name, decoders), number, assumptions
+
+
+def _opened(path: Path, name: Path | str, decoders: str) -> DatasetReader:
+    """A file's page by GDAL's name for it."""
+    source = rasterio.open(name, driver="GTiff", NUM_THREADS=decoders)
+    if "OVERVIEW_FILE" in source.tags(ns="OVERVIEWS"):
+        source.close()
+        raise SceneRefused(
+            path, "its .aux.xml names another file for its overviews", "remove that line, or the .aux.xml"
+        )
+    return source
 
 
 @contextmanager
@@ -209,7 +225,7 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
     """GDAL's errors as refusals of the scene, in one line."""
     try:
         yield
-    except (RasterioError, ValueError, MemoryError) as error:
+    except (RasterioError, CPLE_BaseError, ValueError, MemoryError) as error:
         cause = error.__cause__ or error
         text = " ".join(str(cause).replace(str(path), "the file").split()) or type(cause).__name__
         place = f"cannot be read {where}: " if where else "cannot be read: "

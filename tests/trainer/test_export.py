@@ -20,6 +20,7 @@ from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.models.student import Attention, StudentSettings
 from trainer.models.upernet import DecoderSettings
+from trainer.peak_memory import available_bytes, peak_bytes
 
 STUDENT = StudentSettings(
     width=16, depth=2, heads=2, stem_widths=(8, 8, 8), stem_blocks=(1, 0), window=2, global_blocks=(2,),
@@ -54,6 +55,21 @@ def labels(count: int) -> NDArray[np.uint8]:
 
 def opened(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def test_a_network_that_takes_more_memory_than_there_is_is_refused_before_it_runs(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flight = export.flight_form(segmenter)
+    needed = peak_bytes(flight, (1, 3, 128, 128))
+    pixels = np.float32(0).nbytes * 3 * 128 * 128  # the tile as numbers is alive at some time
+    assert pixels < needed < 100 * pixels
+    assert peak_bytes(flight, (2, 3, 128, 128)) > 1.5 * needed
+    monkeypatch.setattr(export, "available_bytes", lambda: needed - 1)
+    with pytest.raises(ExportRefused, match="larger machine"):
+        export.onnx_from_segmenter(segmenter, tmp_path / "model.onnx", trial=Trial(tiles(1)))
+    assert list(tmp_path.iterdir()) == []
+    assert (available_bytes() or 0) > needed  # what this machine says
 
 
 def test_the_file_repeats_the_network_at_any_batch(tmp_path: Path, segmenter: Segmenter) -> None:

@@ -30,7 +30,15 @@ class LabelTable:
         """Whether labels are told by colour only, so that a palette's colours count, not its indices."""
         return not self._codes
 
-    def our_codes(self, values: NDArray[Any], path: Path, *, row: int = 0, column: int = 0) -> NDArray[np.uint8]:
+    def our_codes(
+        self,
+        values: NDArray[Any],
+        path: Path,
+        *,
+        row: int = 0,
+        column: int = 0,
+        labelled: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.uint8]:
         """uint8 (h, w) of codes (h, w) or colours uint8 (3, h, w).
 
         Args:
@@ -38,6 +46,7 @@ class LabelTable:
             path: of the file, for errors.
             row: where ``values`` begin in it, for errors.
             column: likewise.
+            labelled: (h, w), False where the file says that nothing is labelled, whatever value stands there.
 
         Raises:
             DataRefused: a value that the table does not have; the first one and its place are named.
@@ -47,6 +56,8 @@ class LabelTable:
             held, wanted = ("colours", "codes") if values.ndim == 3 else ("codes", "colours")
             raise DataRefused(path, f"it holds {held}", f"the class table of {self.description.name} tells {wanted}")
         codes = self._of_colours(values) if values.ndim == 3 else self._of_codes(values)
+        if labelled is not None:
+            codes[~labelled] = 0
         if (codes == _UNKNOWN).any():
             y, x = (int(part[0]) for part in np.nonzero(codes == _UNKNOWN))
             value = values[..., y, x]

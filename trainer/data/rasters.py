@@ -1,7 +1,8 @@
 """Images and label files of any usual format, whole or by windows.
 
 GeoTIFFs are read by the reader that flies, so that training sees the bytes that the payload's pipeline would give the
-engine (bands by meaning, one stretch per scene). PNG and JPEG have no windows: they are decoded whole.
+engine (bands by meaning, one stretch per scene). PNG and JPEG have no windows: they are decoded whole, and turned as
+their EXIF orientation says: so viewers and labelling tools show them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterWindow
 
 from onboard.scene.grid import Window
@@ -24,6 +29,10 @@ from onboard.scene.reader import Scene, SceneOptions
 from trainer.errors import DataRefused
 
 TIFF_SUFFIXES = {".tif", ".tiff"}
+EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK"}
+"""Pillow's modes that it turns into 8-bit RGB without clipping."""
+_ON_ITS_SIDE = {5, 6, 7, 8}
+"""EXIF orientations that exchange width and height. Source: CIPA DC-008 (Exif 2.32), table 6."""
 
 
 def is_tiff(path: Path) -> bool:
@@ -42,7 +51,8 @@ def raster_size(path: Path) -> tuple[int, int]:
             with rasterio.open(path, driver="GTiff") as source:
                 return source.height, source.width
         with Image.open(path) as image:
-            return image.height, image.width
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
+            return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def read_pixels(path: Path, window: Window | None = None) -> NDArray[np.uint8]:
@@ -57,12 +67,47 @@ def read_pixels(path: Path, window: Window | None = None) -> NDArray[np.uint8]:
             # Borders do not change pixels: collars are not looked for.
             with Scene.open(path, SceneOptions(collar=False)) as scene:
                 return scene.read(window or Window(0, 0, scene.width, scene.height)).pixels
+        if png_bits(path) > 8:
+            return _wide_pixels(path, window)
         with Image.open(path) as image:
-            return np.ascontiguousarray(np.asarray(_cropped(image, window).convert("RGB")).transpose(2, 0, 1))
+            if image.mode not in EIGHT_BIT:
+                raise DataRefused(path, f"its pixels are of kind {image.mode}", "convert it to 8-bit RGB or to GeoTIFF")
+            upright = _cropped(ImageOps.exif_transpose(image), window)
+            return np.ascontiguousarray(np.asarray(upright.convert("RGB")).transpose(2, 0, 1))
 
 
-def read_label_values(path: Path, *, palette: bool, window: Window | None = None) -> NDArray[Any]:
-    """Values of a label file as stored: codes, an integer array (h, w), or colours, uint8 (3, h, w).
+def _wide_pixels(path: Path, window: Window | None) -> NDArray[np.uint8]:
+    """Of a PNG of 16 bits, as of a GeoTIFF of the same pixels: Pillow clips them all to white."""
+    with MemoryFile(ext=".tif") as memory:
+        with rasterio.open(path, driver="PNG") as source:
+            rasterio.shutil.copy(source, memory.name, driver="GTiff", TILED="YES")
+        with Scene.open(Path(memory.name), SceneOptions(collar=False)) as scene:
+            return scene.read(window or Window(0, 0, scene.width, scene.height)).pixels
+
+
+def png_bits(path: Path) -> int:
+    """Bits of a sample of a PNG; 0 for any other file. Source: PNG specification, third edition, 11.2.1 (IHDR)."""
+    with path.open("rb") as file:
+        head = file.read(25)
+    return head[24] if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 25 else 0
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """What a label file holds.
+
+    Attributes:
+        values: codes, an integer array (h, w), or colours, uint8 (3, h, w).
+        labelled: (h, w), False where the file says that nothing is labelled: transparent, or masked; None where it
+            says nothing of the kind.
+    """
+
+    values: NDArray[Any]
+    labelled: NDArray[np.bool_] | None = None
+
+
+def read_label_values(path: Path, *, palette: bool, window: Window | None = None) -> LabelValues:
+    """Values of a label file as stored.
 
     Args:
         path: of the file.
@@ -73,42 +118,58 @@ def read_label_values(path: Path, *, palette: bool, window: Window | None = None
         DataRefused: it cannot be decoded, or is neither codes nor colours.
     """
     with _translated(path):
-        values = _tiff_values(path, palette, window) if is_tiff(path) else _image_values(path, palette, window)
+        if is_tiff(path):
+            label = _tiff_values(path, palette, window, "GTiff")
+        elif png_bits(path) > 8:
+            label = _tiff_values(path, palette, window, "PNG")  # Pillow keeps 8 bits of most kinds
+        else:
+            label = _image_values(path, palette, window)
+    values = label.values
     if values.dtype.kind not in "iub":
         raise DataRefused(path, f"its values are {values.dtype}", "labels must be whole numbers or colours")
     if values.ndim == 3 and values.dtype != np.uint8:
         raise DataRefused(path, f"its colours are {values.dtype}", "write them with 8 bits a band")
-    return values
+    return label
 
 
-def _image_values(path: Path, palette: bool, window: Window | None) -> NDArray[Any]:
+def _image_values(path: Path, palette: bool, window: Window | None) -> LabelValues:
     with Image.open(path) as image:
-        part = _cropped(image, window)
+        part = _cropped(ImageOps.exif_transpose(image), window)
+        labelled = np.asarray(part.convert("RGBA"))[..., 3] != 0 if part.has_transparency_data else None
         if part.mode == "P" and palette:
             part = part.convert("RGB")
         values: NDArray[Any] = np.asarray(part)
     if values.ndim == 2:
-        return values
+        return LabelValues(values, labelled)
+    if part.mode in ("LA", "PA"):
+        return LabelValues(values[..., 0], labelled)
     if values.shape[2] < 3:
         raise DataRefused(path, f"it is of mode {part.mode}", "labels must be one band of codes, or colours")
-    return values[..., :3].transpose(2, 0, 1)
+    return LabelValues(values[..., :3].transpose(2, 0, 1), labelled)
 
 
-def _tiff_values(path: Path, palette: bool, window: Window | None) -> NDArray[Any]:
+def _tiff_values(path: Path, palette: bool, window: Window | None, driver: str) -> LabelValues:
     place = None if window is None else RasterWindow(window.col, window.row, window.width, window.height)
-    with rasterio.open(path, driver="GTiff") as source:
-        if source.count == 2:
+    with rasterio.open(path, driver=driver) as source:
+        kinds = source.colorinterp
+        alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+        if source.count == 2 and alpha != 2:
             raise DataRefused(path, "it has 2 bands", "labels must be one band of codes, or colours")
+        labelled = None
+        if alpha is not None:
+            labelled = source.read(alpha, window=place) != 0
+        elif MaskFlags.per_dataset in source.mask_flag_enums[0]:
+            labelled = source.dataset_mask(window=place) != 0
         if source.count >= 3:
             colours: NDArray[Any] = source.read([1, 2, 3], window=place)
-            return colours
+            return LabelValues(colours, labelled)
         codes: NDArray[Any] = source.read(1, window=place)
-        if not palette or source.colorinterp[0] != rasterio.enums.ColorInterp.palette:
-            return codes
+        if not palette or kinds[0] != ColorInterp.palette:
+            return LabelValues(codes, labelled)
         table = np.zeros((256, 3), dtype=np.uint8)
         for code, colour in source.colormap(1).items():
             table[code] = colour[:3]
-        return np.ascontiguousarray(table[codes].transpose(2, 0, 1))
+        return LabelValues(np.ascontiguousarray(table[codes].transpose(2, 0, 1)), labelled)
 
 
 def _cropped(image: Image.Image, window: Window | None) -> Image.Image:

@@ -25,6 +25,7 @@ from trainer.data.description import (
     read_description,
 )
 from trainer.data.labelled import LabelledScene
+from trainer.data.places import misplaced
 from trainer.data.rasters import raster_size, read_label_values, read_pixels
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 
@@ -142,7 +143,7 @@ class LabelledSet:
         """Height and width, from the headers of both files.
 
         Raises:
-            DataRefused: image and label differ in size, or one cannot be read.
+            DataRefused: image and label differ in size or lie in different places, or one cannot be read.
         """
         if name not in self._sizes:
             image = self.image_path(name)
@@ -156,6 +157,11 @@ class LabelledSet:
                 raise DataRefused(
                     label, f"it is {labelled[1]}x{labelled[0]} pixels and its image {image} {size[1]}x{size[0]}",
                     "a label lies on its image's grid: mend one of them, or the description's patterns",
+                )  # fmt: skip
+            if problem := misplaced(image, label):
+                raise DataRefused(
+                    label, f"{problem} {image}",
+                    "put it on its image's grid (gdalwarp), or drop its georeferencing if its pixels are right",
                 )  # fmt: skip
             self._sizes[name] = size
         return self._sizes[name]
@@ -181,9 +187,9 @@ class LabelledSet:
             shape = self.size(name) if window is None else (window.height, window.width)
             return np.zeros(shape, dtype=np.uint8)
         path = self.label_path(name)
-        values = read_label_values(path, palette=self._table.by_colour, window=window)
+        label = read_label_values(path, palette=self._table.by_colour, window=window)
         row, column = (window.row, window.col) if window else (0, 0)
-        return self._table.our_codes(values, path, row=row, column=column)
+        return self._table.our_codes(label.values, path, row=row, column=column, labelled=label.labelled)
 
     @cached_property
     def _images(self) -> dict[str, dict[str, str]]:

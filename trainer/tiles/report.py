@@ -35,6 +35,10 @@ class Report:
             lines.append(f"... and {len(problems) - 5} more sources with a problem, see report.md")
         return "\n".join(lines)
 
+    def reasons(self) -> str:
+        """Why tiles were dropped and how many, in a few words; empty where none was."""
+        return ", ".join(f"{reason}: {count}" for reason, count in self._reasons())
+
     def markdown(self) -> str:
         """The whole of it."""
         lines = ["# Tiles\n", f"{self.tally.kept} kept, from {len(self.files)} sources.\n"]

@@ -46,7 +46,7 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
 
     Raises:
         DataRefused: no sources, or one that is not there; a folder that holds other tiles, or that another process
-            works in.
+            works in; not one tile was kept, and report.md says why.
         StorageError: the disk is full or failed; the same command goes on.
     """
     for path in request.sources:
@@ -59,11 +59,21 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
     identity = _identity(files, request.settings)
     done = _finished(request.out, identity)
     if done is not None:
-        return Report(request.out, files, done)
+        return _with_tiles(Report(request.out, files, done))
     with workplace_in(request.out) as place:
         state = place.take_up(identity)
         _Job(place, files, request.settings, state, progress).go()
-        return _finish(place, files, identity, state)
+        return _with_tiles(_finish(place, files, identity, state))
+
+
+def _with_tiles(report: Report) -> Report:
+    """The report of a folder that something can be trained on."""
+    if report.tally.kept == 0:
+        raise DataRefused(
+            report.out, f"no tile was kept ({report.reasons() or 'there was none to look at'})",
+            "see report.md in it; give other sources or settings, and another --out or remove this folder",
+        )  # fmt: skip
+    return report
 
 
 class _Job:

@@ -12,18 +12,18 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from onboard.scene.grid import Window
 from onboard.scene.probe import check_file
 from onboard.scene.reader import Scene, ScenePixels, open_source
+from trainer.data.rasters import EIGHT_BIT, png_bits, raster_size
 from trainer.errors import DataRefused
 
 SCENE_ENDINGS = (".tif", ".tiff")
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 CONTACT = "contact.png"
 """The contact sheet of a run, the only picture it writes beside its shards."""
-_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
 
 
 class Imagery(Protocol):
@@ -109,8 +109,9 @@ def size_of(path: Path) -> tuple[int, int]:
     if _ending(path) in SCENE_ENDINGS:
         with open_source(path) as source:
             return int(source.width), int(source.height)
-    with _translated(path), Image.open(path) as image:
-        return image.size
+    with _translated(path):
+        height, width = raster_size(path)
+        return width, height
 
 
 class _SceneImagery:
@@ -119,7 +120,7 @@ class _SceneImagery:
     def __init__(self, path: Path) -> None:
         self._scene = Scene.open(path)
         self.width, self.height = self._scene.width, self._scene.height
-        self.gsd_m = self._scene.georeference.gsd_m
+        self.gsd_m = self._scene.georeference.gsd_m(self.width, self.height)
 
     def read(self, window: Window) -> ScenePixels:
         return self._scene.read(window)
@@ -132,9 +133,12 @@ class _Picture:
     """A JPEG or PNG, held decoded: neither can be read in part. Transparent pixels hold no data."""
 
     def __init__(self, path: Path) -> None:
-        with _translated(path), Image.open(path) as image:
-            if image.mode not in _EIGHT_BIT:
-                raise DataRefused(path, f"its pixels are of kind {image.mode}", "convert it to 8-bit RGB or to GeoTIFF")
+        with _translated(path), Image.open(path) as stored:
+            # Of a PNG of 16 bits a band Pillow takes the upper eight, without a word.
+            kind = stored.mode if png_bits(path) <= 8 else f"{stored.mode} of 16 bits"
+            if kind not in EIGHT_BIT:
+                raise DataRefused(path, f"its pixels are of kind {kind}", "convert it to 8-bit RGB or to GeoTIFF")
+            image = ImageOps.exif_transpose(stored)
             clear = image.has_transparency_data
             pixels = np.asarray(image.convert("RGBA" if clear else "RGB"))
         self._pixels: NDArray[np.uint8] = pixels[..., :3]

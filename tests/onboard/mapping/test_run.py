@@ -202,8 +202,8 @@ def test_the_item_tells_pixels_shares_and_areas(tmp_path: Path) -> None:
     cover = {row["value"]: row for row in properties["onboard:class_cover"]}
     assert cover[1]["pixels"] == 2000
     assert cover[1]["share"] == 1
-    # UTM's scale factor is left out: areas are those of the projected plane.
-    assert cover[1]["area_m2"] == pytest.approx(8000)
+    # On the ground: UTM's scale on its central meridian is 0.9996.
+    assert cover[1]["area_m2"] == pytest.approx(8000 / 0.9996**2, rel=1e-4)
 
 
 class _Sure(IdentityEngine):

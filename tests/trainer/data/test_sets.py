@@ -282,3 +282,174 @@ def test_a_description_that_does_not_hold_together_is_one_line(
 ) -> None:
     with pytest.raises(SettingsRefused, match=rf"own\.yaml: .*{problem}"):
         own_set(tmp_path, **changes)
+
+
+def turned(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Stored so that a viewer which heeds the EXIF orientation shows ``array`` (h, w, ...)."""
+    across = array.swapaxes(0, 1)
+    stored = [array, array[:, ::-1], array[::-1, ::-1], array[::-1], across, np.rot90(array), across[::-1, ::-1],
+              np.rot90(array, -1)]  # fmt: skip
+    return np.ascontiguousarray(stored[orientation - 1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_and_labels_are_turned_as_viewers_show_them(tmp_path: Path, orientation: int) -> None:
+    labelled = own_set(tmp_path)
+    image, label = pixels().transpose(1, 2, 0), np.full((40, 50), 10, np.uint8)
+    label[:7] = 20
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind, array in (("images", image), ("labels", label)):
+        (tmp_path / "own" / kind).mkdir()
+        Image.fromarray(turned(array, orientation)).save(tmp_path / "own" / kind / "a.png", exif=exif)
+    scene = labelled.read("a")
+    assert labelled.size("a") == (40, 50)
+    assert np.array_equal(scene.pixels, image.transpose(2, 0, 1))
+    assert np.array_equal(scene.labels, np.where(label == 10, 1, 2))
+    window = Window(5, 3, 20, 10)
+    assert np.array_equal(labelled.read("a", window).pixels, scene.pixels[:, window.rows, window.cols])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_png_of_16_bits_is_stretched_as_a_geotiff_of_the_same_pixels(tmp_path: Path, count: int) -> None:
+    deep = np.random.default_rng(5).integers(200, 2000, (count, 40, 50)).astype(np.uint16)
+    for kind, name in (("png", "PNG"), ("tif", "GTiff")):
+        labelled = own_set(tmp_path, images=f"images/{{id}}.{kind}")
+        path = tmp_path / "own" / "images" / f"a.{kind}"
+        path.parent.mkdir(exist_ok=True)
+        colour = {"photometric": "RGB", "alpha": "YES"} if kind == "tif" and count == 4 else {}
+        colour |= {"alpha": "YES"} if kind == "tif" and count == 2 else {}
+        with rasterio.open(path, "w", driver=name, width=50, height=40, count=count, dtype="uint16", **colour) as file:
+            file.write(deep)
+    save(tmp_path / "own" / "labels" / "a.png", np.full((40, 50), 10, np.uint8))
+    by_png = own_set(tmp_path).read("a").pixels
+    assert np.array_equal(by_png, labelled.read("a").pixels)
+    assert np.unique(by_png).size > 5
+    assert 100 < by_png.mean() < 160
+    window = Window(5, 3, 20, 10)
+    assert np.array_equal(own_set(tmp_path).read("a", window).pixels, by_png[:, window.rows, window.cols])
+
+
+def test_pixels_that_pillow_would_clip_are_refused(tmp_path: Path) -> None:
+    labelled = own_set(tmp_path, images="images/{id}.tga")
+    (tmp_path / "own" / "images").mkdir()
+    Image.fromarray(np.full((40, 50), 700, np.int32), "I").save(tmp_path / "own" / "images" / "a.tga", "TIFF")
+    save(tmp_path / "own" / "labels" / "a.png", np.full((40, 50), 10, np.uint8))
+    with pytest.raises(DataRefused, match="its pixels are of kind I"):
+        labelled.read("a")
+
+
+COLOURS: dict[str, Any] = {
+    "classes": [
+        {"code": 1, "name": "low", "title": "Low", "colour": "#112233", "colours": ["#102030"]},
+        {"code": 2, "name": "high", "title": "High", "colour": "#445566", "colours": ["#405060"]},
+    ],
+    "ignore": {"colours": ["#000000"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tif RGBA", "tif codes", "tif mask"])
+def test_what_is_transparent_is_not_labelled_whatever_stands_under_it(tmp_path: Path, kind: str) -> None:
+    by_colour = "RGBA" in kind
+    ending = "tif" if kind.startswith("tif") else "png"
+    labelled = own_set(tmp_path, labels=f"labels/{{id}}.{ending}", **(COLOURS if by_colour else {}))
+    save(tmp_path / "own" / "images" / "a.png", pixels())
+    values = codes(1) * 10 + 10  # codes 10 and 20
+    values[0, 0] = 99  # under transparency anything may stand
+    clear = np.zeros((40, 50), bool)
+    clear[:20] = True
+    alpha = np.where(clear, 0, 255).astype(np.uint8)
+    path = tmp_path / "own" / "labels" / f"a.{ending}"
+    path.parent.mkdir()
+    colours = coloured((values != 10).astype(np.uint8), ["#102030", "#405060"])
+    if kind == "RGBA":
+        Image.fromarray(np.concatenate([colours, alpha[None]]).transpose(1, 2, 0)).save(path)
+    elif kind == "LA":
+        Image.fromarray(np.stack([values, alpha], axis=2), "LA").save(path)
+    elif kind == "P":
+        image = Image.fromarray(np.where(clear, 0, values).astype(np.uint8), "P")
+        image.putpalette([level for entry in range(256) for level in (entry, entry, entry)])
+        image.save(path, transparency=0)
+    else:
+        bands = np.concatenate([colours, alpha[None]]) if by_colour else np.stack([values, alpha])
+        bands = values[None] if kind == "tif mask" else bands
+        extra = {"photometric": "RGB"} if by_colour else {}
+        extra |= {} if kind == "tif mask" else {"alpha": "YES"}
+        profile = {"driver": "GTiff", "width": 50, "height": 40, "count": len(bands), "dtype": "uint8"}
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **profile, **extra) as file:
+            file.write(bands)
+            if kind == "tif mask":
+                file.write_mask(alpha)
+    expected = np.where(clear, 0, np.where(values == 10, 1, 2))
+    assert np.array_equal(labelled.read_labels("a"), expected)
+    window = Window(5, 15, 20, 10)
+    assert np.array_equal(labelled.read_labels("a", window), expected[window.rows, window.cols])
+
+
+def test_labels_of_16_bits_keep_all_of_them(tmp_path: Path) -> None:
+    labelled = own_set(tmp_path)
+    save(tmp_path / "own" / "images" / "a.png", pixels())
+    deep = np.full((40, 50), 266, np.uint16)  # 10 in its lower eight bits, 1 in its upper eight
+    (tmp_path / "own" / "labels").mkdir()
+    Image.fromarray(deep).save(tmp_path / "own" / "labels" / "a.png")
+    with pytest.raises(DataRefused, match="code 266"):
+        labelled.read_labels("a")
+
+
+def write_placed(path: Path, bands: NDArray[Any], transform: Affine, crs: str | None = "EPSG:32640") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = bands[None] if bands.ndim == 2 else bands
+    profile = {"width": 50, "height": 40, "count": len(bands), "dtype": bands.dtype, "crs": crs}
+    with rasterio.open(path, "w", driver="GTiff", transform=transform, **profile) as target:
+        target.write(bands)
+
+
+IMAGE_PLACE = Affine(0.5, 0, 5e5, 0, -0.5, 4e6)
+
+
+@pytest.mark.parametrize(
+    ("place", "crs", "problem"),
+    [
+        (IMAGE_PLACE, "EPSG:32640", ""),
+        (Affine(0.5, 0, 5e5 + 0.25, 0, -0.5, 4e6 - 0.25), "EPSG:32640", ""),
+        (IMAGE_PLACE, None, ""),
+        (Affine(0.5, 0, 5e5, 0, 0.5, 4e6 - 20), "EPSG:32640", "its rows run the other way than those of"),
+        (Affine(-0.5, 0, 5e5 + 25, 0, -0.5, 4e6), "EPSG:32640", "its columns run the other way than those of"),
+        (Affine(0.5, 0, 5e5 + 100, 0, -0.5, 4e6), "EPSG:32640", "it lies 200.0 pixels off"),
+        (Affine(1, 0, 5e5, 0, -1, 4e6), "EPSG:32640", "pixels off"),
+        (IMAGE_PLACE, "EPSG:32641", "pixels off"),
+    ],
+)
+def test_a_label_that_lies_elsewhere_by_its_georeferencing_is_refused(
+    tmp_path: Path, place: Affine, crs: str | None, problem: str
+) -> None:
+    labelled = own_set(tmp_path, images="images/{id}.tif", labels="labels/{id}.tif")
+    write_placed(tmp_path / "own" / "images" / "a.tif", pixels(), IMAGE_PLACE)
+    write_placed(tmp_path / "own" / "labels" / "a.tif", np.full((40, 50), 10, np.uint8), place, crs)
+    if not problem:
+        assert labelled.size("a") == (40, 50)
+        return
+    with pytest.raises(DataRefused, match=problem) as caught:
+        labelled.size("a")
+    assert "a.tif" in str(caught.value)
+
+
+def test_a_label_in_degrees_on_the_grid_of_its_image_is_taken(tmp_path: Path) -> None:
+    labelled = own_set(tmp_path, images="images/{id}.tif", labels="labels/{id}.tif")
+    degrees = Affine(1e-5, 0, 55, 0, -1e-5, 25)
+    write_placed(tmp_path / "own" / "images" / "a.tif", pixels(), degrees, "EPSG:4326")
+    write_placed(tmp_path / "own" / "labels" / "a.tif", np.full((40, 50), 10, np.uint8), degrees, "EPSG:4258")
+    assert labelled.size("a") == (40, 50)
+
+
+def test_world_files_place_pictures(tmp_path: Path) -> None:
+    labelled = own_set(tmp_path)
+    save(tmp_path / "own" / "images" / "a.png", pixels())
+    save(tmp_path / "own" / "labels" / "a.png", np.full((40, 50), 10, np.uint8))
+    (tmp_path / "own" / "images" / "a.pgw").write_text("0.5\n0\n0\n-0.5\n500000.25\n3999999.75\n")
+    assert labelled.size("a") == (40, 50)
+    (tmp_path / "own" / "labels" / "a.pgw").write_text("0.5\n0\n0\n0.5\n500000.25\n3999980.25\n")
+    with pytest.raises(DataRefused, match="rows run the other way"):
+        own_set(tmp_path).size("a")

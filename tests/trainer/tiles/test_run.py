@@ -20,12 +20,13 @@ from PIL import Image
 from rasterio.transform import Affine
 
 from onboard.errors import StorageError
+from onboard.scene.grid import Window
 from trainer.cli import main
 from trainer.errors import DataRefused
 from trainer.tiles.run import TileRequest, make_tiles
 from trainer.tiles.settings import TileSettings
 from trainer.tiles.shelf import TileShelf
-from trainer.tiles.sources import opened
+from trainer.tiles.sources import opened, size_of
 
 SETTINGS = TileSettings(size=64, shard_tiles=4, most_alike=0)
 
@@ -81,7 +82,7 @@ def test_the_index_says_where_each_tile_lay(imagery: Path, tmp_path: Path) -> No
     assert [row["key"] for row in rows] == [f"{number:09d}" for number in range(12)]
     first = rows[0]
     assert (Path(first["source"]).name, first["col"], first["row"]) == ("a.tif", 128, 0)
-    assert first["gsd_m"] == pytest.approx(0.5)
+    assert first["gsd_m"] == pytest.approx(0.5, rel=1e-3)  # on the ellipsoid
     assert rows[-1]["gsd_m"] is None
     shelf = TileShelf(out)
     with rasterio.open(imagery / "a.tif") as source:
@@ -227,6 +228,40 @@ def test_nothing_to_cut_is_said_in_one_line(tmp_path: Path, capsys: pytest.Captu
     assert main(["tiles", str(tmp_path), "--out", str(tmp_path / "out"), "--size", "7"]) == 2
     assert "--size is 7, it must be 16 to 16384" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []  # noqa: PTH208 -- nothing at all
+
+
+def test_tiles_that_are_all_dropped_are_refused_with_the_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "blank"
+    folder.mkdir()
+    Image.fromarray(np.full((64, 128, 3), 90, np.uint8)).save(folder / "c.png")
+    Image.fromarray(blobs(2, 40, 40)).save(folder / "d.jpg")
+    for _ in range(2):  # a folder that is done says the same
+        assert main(["tiles", str(folder), "--out", str(tmp_path / "out"), "--size", "64", "--quiet"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "no tile was kept (" in said
+        assert ": 1" in said
+        assert "see report.md" in said
+    assert (tmp_path / "out" / "report.md").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_pictures_are_turned_as_they_are_shown_and_those_of_16_bits_are_refused(tmp_path: Path) -> None:
+    wide = blobs(4, 64, 128)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(wide).save(tmp_path / "turned.png", exif=exif)
+    assert size_of(tmp_path / "turned.png") == (64, 128)
+    with opened(tmp_path / "turned.png") as imagery:
+        assert (imagery.width, imagery.height) == (64, 128)
+        assert np.array_equal(imagery.read(Window(0, 0, 64, 128)).pixels, np.rot90(wide, -1).transpose(2, 0, 1))
+    deep = wide.transpose(2, 0, 1).astype(np.uint16) * 8
+    with rasterio.open(tmp_path / "deep.png", "w", driver="PNG", width=128, height=64, count=3, dtype="uint16") as file:
+        file.write(deep)
+    with pytest.raises(DataRefused, match="16 bits"), opened(tmp_path / "deep.png"):
+        pass
 
 
 def test_real_scenes_are_cut_by_one_stretch_and_duplicates_found(shared_data: Path, tmp_path: Path) -> None:

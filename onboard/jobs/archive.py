@@ -1,0 +1,167 @@
+"""Takes zip and tar archives apart, whoever made them: bounded in size and number, nothing outside the folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TypeVar
+
+from onboard.errors import SceneRefused
+from onboard.mapping.files import storage_error, synced_file
+
+MOST_FILES = 10_000
+_LONGEST_NAME, _DEEPEST = 255, 8
+_LONGEST_HEADER = 1 << 20
+_CHUNK = 1 << 20
+_REMEDY = "send the scene's files in a plain zip or tar"
+# What a scene can be made of; pictures, shapes and papers of a product are left out.
+KEPT = frozenset([
+    ".tif", ".tiff", ".xml", ".til", ".imd", ".rpb", ".txt", ".dim", ".msk", ".ovr", ".aux", ".tfw", ".tifw", ".tiffw",
+    ".wld", ".tab", ".prj", ".rpc", ".pvl", ".pass", ".eph",
+])  # fmt: skip
+
+Look = Callable[[int], None]
+_Entry = TypeVar("_Entry", zipfile.ZipInfo, tarfile.TarInfo)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as a zip or a tar does."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    is_tiff = start[:2] in (b"II", b"MM")  # whose pixels may say anything anywhere
+    return not is_tiff and (start[:4] == b"PK\3\4" or start[257:262] == b"ustar")
+
+
+def unpack(archive: Path, folder: Path, *, limit: int, look: Look) -> None:
+    """Writes those of an archive's files that a scene can be made of into an empty folder, durably.
+
+    Args:
+        archive: zip (stored or deflated) or tar (not compressed).
+        folder: where to; it is there.
+        limit: most bytes of all files together.
+        look: called with the bytes of each piece before they are written; may raise.
+
+    Raises:
+        SceneRefused: it is damaged, encrypted or too large, or holds links or names that lead outside.
+        StorageError: the disk is full or failed.
+    """
+    with archive.open("rb") as file:
+        opened = _zipped if file.read(2) == b"PK" else _tarred
+    left, taken = limit, set[str]()
+    with _translated(archive):
+        for name, source in opened(archive):
+            target = folder / _safe(archive, name)
+            if target.suffix.lower() not in KEPT:
+                continue
+            if name in taken:
+                raise SceneRefused(archive, f"has {name!r} twice", _REMEDY)
+            taken.add(name)
+            left -= _copied(archive, source, target, left, look)
+
+
+@contextmanager
+def _translated(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, struct.error, ValueError) as error:
+        text = " ".join(str(error).split())[:150] or type(error).__name__
+        raise SceneRefused(archive, f"is a damaged archive: {text}", _REMEDY) from error
+
+
+def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, look: Look) -> int:
+    """Copies one file; gives its bytes. What the archive says of its size is not believed."""
+    size = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            while chunk := source.read(_CHUNK):
+                size += len(chunk)
+                if size > limit:
+                    raise SceneRefused(archive, "unpacks to more bytes than are taken", "send smaller scenes")
+                look(len(chunk))
+                file.write(chunk)
+        synced_file(target)
+    except zipfile.BadZipFile:
+        raise
+    except OSError as error:
+        raise storage_error(error, target) from error
+    return size
+
+
+def _safe(archive: Path, name: str) -> Path:
+    """A name below a folder, or a refusal."""
+    parts = name.replace("\\", "/").split("/")
+    bad = name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]
+    parts = [part for part in parts if part not in ("", ".")]
+    too_long = len(parts) > _DEEPEST or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts)
+    if bad or not parts or too_long:
+        raise SceneRefused(archive, f"has a name that leads outside or too deep: {name[:100]!r}", _REMEDY)
+    return Path(*parts)
+
+
+def _zipped(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    if _directory_bytes(archive) > 256 * MOST_FILES:
+        raise SceneRefused(archive, f"has more than {MOST_FILES:,} files", _REMEDY)
+    with zipfile.ZipFile(archive) as opened:
+        for info in _counted(archive, iter(opened.infolist())):
+            if info.is_dir():
+                continue
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise SceneRefused(archive, f"has a link: {info.filename[:100]!r}", _REMEDY)
+            if info.flag_bits & 1:
+                raise SceneRefused(archive, "is encrypted", _REMEDY)
+            with opened.open(info) as source:
+                yield info.filename, source
+
+
+def _directory_bytes(archive: Path) -> int:
+    """Size of a zip's directory as its end says: the library reads so much at once.
+
+    Source: PKWARE APPNOTE 6.3.10, 4.3.14 and 4.3.16.
+    """
+    with archive.open("rb") as file:
+        file.seek(max(0, archive.stat().st_size - (1 << 16) - 1024))
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    size = int(struct.unpack_from("<I", tail, end + 12)[0])
+    large = tail.rfind(b"PK\6\6")
+    return size if large < 0 else max(size if size != 0xFFFFFFFF else 0, struct.unpack_from("<Q", tail, large + 40)[0])
+
+
+def _tarred(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    _check_headers(archive)
+    with tarfile.open(archive, "r:") as opened:
+        for info in _counted(archive, iter(opened)):
+            if info.isdir():
+                continue
+            source = opened.extractfile(info) if info.isreg() and not info.issparse() else None
+            if source is None:
+                raise SceneRefused(archive, f"has a link or another thing, no file: {info.name[:100]!r}", _REMEDY)
+            with source:
+                yield info.name, source
+
+
+def _check_headers(archive: Path) -> None:
+    """Refuses a tar whose extended headers are long: the library reads each of them at once."""
+    size = archive.stat().st_size
+    with archive.open("rb") as file:
+        at = 0
+        while at < size and (block := file.read(512)).strip(b"\0"):
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if info.type in (b"x", b"g", b"X", b"L", b"K", b"S") and info.size > _LONGEST_HEADER:
+                raise SceneRefused(archive, "has an extended header of absurd length", _REMEDY)
+            at += 512 + -(-info.size // 512) * 512
+            file.seek(at)
+
+
+def _counted(archive: Path, entries: Iterator[_Entry]) -> Iterator[_Entry]:
+    for number, entry in enumerate(entries):
+        if number >= MOST_FILES:
+            raise SceneRefused(archive, f"has more than {MOST_FILES:,} files", _REMEDY)
+        yield entry

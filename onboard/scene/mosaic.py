@@ -1,0 +1,268 @@
+"""A scene delivered in tiles: Airbus DIMAP (DIM_*.XML) and Maxar (*.TIL). Its tiles become one virtual raster.
+
+The virtual raster is written here and never read from a file: whoever could bring one along could name any file of this
+machine in it. The tiles are GeoTIFFs below the folder of their description.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from affine import Affine
+
+# Private, but GDAL's errors come raw through it where a file beside a tile is damaged.
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from onboard.errors import SceneRefused
+from onboard.scene.gdal_env import SCENE_ENV
+from onboard.scene.georeference import Georeference, georeference_of
+from onboard.scene.sidecars import sidecars_of
+from onboard.scene.vrt import add_georeference, add_metadata
+
+MOST_TILES = 4096
+_LONGEST_DESCRIPTION = 16 << 20
+_COLOURS = {"red": "Red", "green": "Green", "blue": "Blue"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile's file and the column and row of its upper left pixel in the scene."""
+
+    path: Path
+    col: int
+    row: int
+
+
+@dataclass(frozen=True)
+class BandGroup:
+    """Tiles that together hold some of a scene's bands, all of them over the whole scene.
+
+    Attributes:
+        tiles: one or more.
+        names: what the bands are ("red", "near infrared"), in their order; empty where nothing says.
+    """
+
+    tiles: tuple[Tile, ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """What a description says.
+
+    Attributes:
+        path: of the description.
+        width: pixels of the whole scene.
+        height: pixels.
+        groups: the scene's bands are those of the first group, then those of the next one.
+        rpcs: rational polynomials of the WHOLE scene by GDAL's names, counted from the centre of its first pixel as
+            (0, 0); empty where there are none. A tile's own would have its offset taken off.
+        acquired: date and time as GDAL's ACQUISITIONDATETIME, empty where nothing says.
+        beside: further files that were read.
+    """
+
+    path: Path
+    width: int
+    height: int
+    groups: tuple[BandGroup, ...]
+    rpcs: Mapping[str, str]
+    acquired: str
+    beside: tuple[Path, ...]
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """Of all groups."""
+        return [tile for group in self.groups for tile in group.tiles]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the scene depends on."""
+        own = [path for tile in self.tiles for path in (tile.path, *sidecars_of(tile.path))]
+        return list(dict.fromkeys([self.path, *self.beside, *own]))
+
+
+def is_description(path: Path) -> bool:
+    """Whether a file's name and beginning say that it describes a scene in tiles."""
+    ending = path.suffix.lower()
+    if ending == ".til":
+        return True
+    if ending != ".xml":
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"Dimap_Document" in file.read(4096)
+    except OSError:
+        return False
+
+
+def names_tiles(path: Path) -> bool:
+    """Whether a file is a description of tiles, and no other file of such a product (RPC_*.XML, VOL_*.XML)."""
+    if not is_description(path):
+        return False
+    return path.suffix.lower() == ".til" or b"<Raster_Data" in _beginning(path)
+
+
+def tile_names(path: Path) -> set[str]:
+    """Names of tiles in a description, whether they are there and the description is right or not."""
+    found = re.findall(rb'<DATA_FILE_PATH[^>]*href="([^"]+)"|filename\s*=\s*"([^"]+)"', _beginning(path))
+    return {(href or name).decode("utf-8", "replace") for href, name in found}
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST_DESCRIPTION)
+    except OSError:
+        return b""
+
+
+def read_mosaic(path: Path) -> Mosaic:
+    """What a description says of its scene; its tiles are there.
+
+    Raises:
+        SceneRefused: it is damaged or names tiles that are not there or that lie elsewhere.
+    """
+    from onboard.scene.dimap import dimap_mosaic
+    from onboard.scene.maxar import maxar_mosaic
+
+    try:
+        if path.stat().st_size > _LONGEST_DESCRIPTION:
+            raise SceneRefused(path, f"is longer than {_LONGEST_DESCRIPTION >> 20} MiB", "deliver its own description")
+        mosaic = maxar_mosaic(path) if path.suffix.lower() == ".til" else dimap_mosaic(path)
+    except (OSError, ValueError, KeyError, ET.ParseError) as error:
+        text = " ".join(str(error).split())[:150] or type(error).__name__
+        raise SceneRefused(path, f"cannot be understood: {text}", "deliver the product again, whole") from error
+    if not 0 < len(mosaic.tiles) <= MOST_TILES:
+        raise SceneRefused(path, f"names {len(mosaic.tiles)} tiles", f"give a product of 1 to {MOST_TILES} tiles")
+    return mosaic
+
+
+def files_of(scene: Path) -> list[Path]:
+    """The scene's file first, then every other file that its map depends on.
+
+    Raises:
+        SceneRefused: as :func:`read_mosaic`.
+    """
+    return read_mosaic(scene).files if is_description(scene) else [scene, *sidecars_of(scene)]
+
+
+def tile_path(description: Path, name: str) -> Path:
+    """Where a tile named in a description lies.
+
+    Raises:
+        SceneRefused: outside the description's folder; it is no GeoTIFF by its name; it is not there.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or ":" in name or "\0" in name:
+        raise SceneRefused(description, f"names a tile outside its folder: {name!r}", "deliver the tiles beside it")
+    if Path(name).suffix.lower() not in (".tif", ".tiff"):
+        raise SceneRefused(description, f"its tile {name} is no GeoTIFF", "convert the product to GeoTIFF")
+    path = description.parent / name
+    if not path.is_file():
+        raise SceneRefused(description, f"its tile {name} is not there", "deliver all tiles beside it")
+    return path
+
+
+def virtual_raster(mosaic: Mosaic) -> str:
+    """The scene as GDAL's XML for a virtual raster.
+
+    Raises:
+        SceneRefused: a tile cannot be opened, differs from the others, or the tiles leave gaps.
+    """
+    root = ET.Element("VRTDataset", rasterXSize=str(mosaic.width), rasterYSize=str(mosaic.height))
+    groups = [[(tile, _opened_facts(mosaic, tile)) for tile in group.tiles] for group in mosaic.groups]
+    add_georeference(root, _georeference(mosaic, groups[0]))
+    if mosaic.rpcs:
+        add_metadata(root, "RPC", mosaic.rpcs)
+    if mosaic.acquired:
+        add_metadata(root, "IMAGERY", {"ACQUISITIONDATETIME": mosaic.acquired})
+    number = 0
+    for group, tiles in zip(mosaic.groups, groups, strict=True):
+        _check(mosaic, tiles)
+        count = int(tiles[0][1]["count"])
+        names = group.names if len(group.names) == count else ("",) * count
+        for band, name in enumerate(names, 1):
+            number += 1
+            _add_band(root, number, name, band, tiles)
+    return ET.tostring(root, encoding="unicode")
+
+
+Opened = Sequence[tuple[Tile, Mapping[str, Any]]]
+
+
+def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
+    """Size, type and place of a tile. Opened as GeoTIFF and nothing else, so that GDAL opens it as that later."""
+    try:
+        with warnings.catch_warnings(), rasterio.Env(**SCENE_ENV):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(tile.path, driver="GTiff") as source:
+                return {
+                    "width": source.width, "height": source.height, "count": source.count, "dtype": source.dtypes[0],
+                    "nodata": source.nodata, "colours": [colour.name for colour in source.colorinterp],
+                    "georeference": georeference_of(source),
+                }  # fmt: skip
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
+        name = tile.path.name
+        raise SceneRefused(mosaic.path, f"its tile {name} cannot be opened: {error}", "deliver it again") from error
+
+
+def _check(mosaic: Mosaic, tiles: Opened) -> None:
+    """All tiles of a group are of one kind and cover the scene, each pixel once."""
+    first, covered = tiles[0][1], 0
+    for tile, facts in tiles:
+        alike = all(facts[name] == first[name] for name in ("count", "dtype", "nodata"))
+        right, bottom = tile.col + facts["width"], tile.row + facts["height"]
+        if not alike or tile.col < 0 or tile.row < 0 or right > mosaic.width or bottom > mosaic.height:
+            raise SceneRefused(
+                mosaic.path,
+                f"its tile {tile.path.name} ({facts['width']} x {facts['height']} pixels, {facts['count']} bands of "
+                f"{facts['dtype']}) does not fit at column {tile.col}, row {tile.row}",
+                "deliver the product again, whole",
+            )
+        covered += facts["width"] * facts["height"]
+    if covered != mosaic.width * mosaic.height:
+        raise SceneRefused(
+            mosaic.path,
+            f"its tiles have {covered:,} pixels and the scene {mosaic.width * mosaic.height:,}",
+            "deliver all tiles; tiles that overlap are to be joined first: gdalwarp",
+        )
+
+
+def _georeference(mosaic: Mosaic, tiles: Opened) -> Georeference:
+    """Of the whole scene: its polynomials, else the place of its first tile."""
+    tile, facts = tiles[0]
+    own: Georeference = facts["georeference"]
+    if own.transform is None or mosaic.rpcs:
+        return Georeference()
+    place = own.transform
+    left = place.c - place.a * tile.col - place.b * tile.row
+    top = place.f - place.d * tile.col - place.e * tile.row
+    corner = Affine(place.a, place.b, left, place.d, place.e, top)
+    return Georeference(own.crs, corner, epoch=own.epoch)
+
+
+def _add_band(root: ET.Element, number: int, name: str, band: int, tiles: Opened) -> None:
+    facts = tiles[0][1]
+    kind = {"uint8": "Byte", "int8": "Int8"}.get(facts["dtype"], facts["dtype"].capitalize().replace("Uint", "UInt"))
+    element = ET.SubElement(root, "VRTRasterBand", dataType=kind, band=str(number))
+    if name:
+        ET.SubElement(element, "Description").text = name
+    colour = _COLOURS.get(name, "Undefined") if name else facts["colours"][band - 1].capitalize()
+    ET.SubElement(element, "ColorInterp").text = colour
+    if facts["nodata"] is not None:
+        ET.SubElement(element, "NoDataValue").text = repr(facts["nodata"])
+    for tile, size in tiles:
+        source = ET.SubElement(element, "SimpleSource")
+        ET.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(tile.path.absolute())
+        ET.SubElement(source, "SourceBand").text = str(band)
+        extent = {"xSize": str(size["width"]), "ySize": str(size["height"])}
+        ET.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0"} | extent)
+        ET.SubElement(source, "DstRect", {"xOff": str(tile.col), "yOff": str(tile.row)} | extent)

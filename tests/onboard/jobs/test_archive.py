@@ -1,0 +1,172 @@
+"""Archives of strangers: what is taken out of them, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onboard.errors import NoRoom, SceneRefused
+from onboard.jobs import archive
+from onboard.jobs.archive import is_archive, unpack
+
+FILES = {"a/scene.tif": b"II*\0" + bytes(5000), "a/scene.tfw": b"1\n", "a/scene.TIF.msk": b"II*\0", "a/look.jpg": b"x"}
+
+
+def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], **facts: Any) -> Path:
+    with tarfile.open(path, "w") as target:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for key, value in facts.items():
+                setattr(info, key, value)
+            target.addfile(info, io.BytesIO(content))
+    return path
+
+
+def unpacked(path: Path, folder: Path, limit: int = 1 << 20) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    unpack(path, folder, limit=limit, look=lambda _: None)
+    return {one.relative_to(folder).as_posix(): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+BOTH = pytest.mark.parametrize("make", [zipped, tarred])
+
+
+@BOTH
+def test_the_files_of_a_scene_are_taken_and_pictures_left(tmp_path: Path, make: Any) -> None:
+    path = make(tmp_path / "archive", FILES)
+    assert is_archive(path)
+    assert unpacked(path, tmp_path / "out") == {name: data for name, data in FILES.items() if not name.endswith("jpg")}
+
+
+def test_a_tiff_is_no_archive_whatever_its_pixels_are(tmp_path: Path) -> None:
+    path = tmp_path / "scene.tif"
+    path.write_bytes(b"II*\0" + bytes(253) + b"ustar" + bytes(300))
+    assert not is_archive(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.tif", "/x.tif", "a/../../x.tif", "..\\x.tif", "C:\\x.tif", "C:x.tif", "a/" * 9 + "x.tif", "x" * 300]
+)
+@BOTH
+def test_no_name_leads_outside(tmp_path: Path, make: Any, name: str) -> None:
+    path = make(tmp_path / "archive", {name: b"II*\0"})
+    with pytest.raises(SceneRefused, match="leads outside or too deep"):
+        unpacked(path, tmp_path / "out")
+    assert [one.name for one in tmp_path.rglob("*")] == ["archive", "out"] or not list((tmp_path / "out").iterdir())
+
+
+def test_links_and_devices_are_refused(tmp_path: Path) -> None:
+    for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+        path = tarred(tmp_path / f"{number}.tar", {"a.tif": b""}, type=kind, linkname="/etc/passwd")
+        with pytest.raises(SceneRefused, match="link or another thing"):
+            unpacked(path, tmp_path / "out")
+    link = zipfile.ZipInfo("a.tif")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
+        target.writestr(link, "/etc/passwd")
+    with pytest.raises(SceneRefused, match="has a link"):
+        unpacked(tmp_path / "a.zip", tmp_path / "out")
+
+
+@BOTH
+def test_what_unpacks_to_more_than_the_limit_is_refused_before_it_is_written(tmp_path: Path, make: Any) -> None:
+    path = make(tmp_path / "archive", {"a.tif": bytes(700_000), "b.ovr": bytes(700_000)})
+    with pytest.raises(SceneRefused, match="more bytes than are taken"):
+        unpacked(path, tmp_path / "out", limit=1 << 20)
+    assert sum(one.stat().st_size for one in (tmp_path / "out").iterdir()) <= 1 << 20
+
+
+def test_a_bomb_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "bomb.zip", {"a.tif": bytes(50 << 20)})
+    data = path.read_bytes()
+    path.write_bytes(data.replace((50 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    with pytest.raises(SceneRefused):
+        unpacked(path, tmp_path / "out", limit=1 << 20)
+
+
+@BOTH
+def test_too_many_files_and_names_that_come_twice_are_refused(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_FILES", 3)
+    with pytest.raises(SceneRefused, match="more than 3 files"):
+        unpacked(make(tmp_path / "a", {f"{n}.tif": b"x" for n in range(4)}), tmp_path / "out")
+    monkeypatch.undo()
+    twice = tmp_path / "twice"
+    if make is zipped:
+        with pytest.warns(UserWarning), zipfile.ZipFile(twice, "w") as target:
+            target.writestr("a.tif", "x")
+            target.writestr("a.tif", "y")
+    else:
+        with tarfile.open(twice, "w") as target:
+            for _ in range(2):
+                target.addfile(tarfile.TarInfo("a.tif"), io.BytesIO())
+    with pytest.raises(SceneRefused, match="twice"):
+        unpacked(twice, tmp_path / "out2")
+
+
+def test_a_directory_of_millions_of_files_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a.tif": b"x"})
+    data = bytearray(path.read_bytes())
+    end = data.rfind(b"PK\5\6")
+    data[end + 12 : end + 16] = (64 << 20).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(SceneRefused, match="more than"):
+        unpacked(path, tmp_path / "out")
+
+
+def test_a_tar_with_a_header_of_absurd_length_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.tif")
+    info.type, info.size = tarfile.XHDTYPE, 2 << 30
+    path = tmp_path / "a.tar"
+    path.write_bytes(info.tobuf() + bytes(4096))
+    with pytest.raises(SceneRefused, match="absurd length"):
+        unpacked(path, tmp_path / "out")
+
+
+@BOTH
+def test_damaged_archives_are_refused_in_one_line(tmp_path: Path, make: Any) -> None:
+    whole = make(tmp_path / "whole", FILES).read_bytes()
+    for number, data in enumerate((whole[: len(whole) // 2], whole[:600], whole[:300] + b"\xff" * 100 + whole[400:])):
+        path = tmp_path / str(number)
+        path.write_bytes(data)
+        try:
+            unpacked(path, tmp_path / f"out{number}")
+        except SceneRefused as error:
+            assert "\n" not in str(error)
+
+
+def test_encrypted_and_unknown_compressions_are_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a.tif": b"x" * 100})
+    data = path.read_bytes()
+    local, central = data.index(b"PK\3\4"), data.index(b"PK\1\2")
+    flagged, other = bytearray(data), bytearray(data)
+    flagged[local + 6] = flagged[central + 8] = 1
+    other[local + 8] = other[central + 10] = 77
+    for number, content in enumerate((flagged, other)):
+        bad = tmp_path / f"{number}.zip"
+        bad.write_bytes(content)
+        with pytest.raises(SceneRefused, match=r"encrypted|damaged archive"):
+            unpacked(bad, tmp_path / f"out{number}")
+
+
+def test_the_free_space_is_looked_at_while_it_is_written(tmp_path: Path) -> None:
+    def full(_: int) -> None:
+        raise NoRoom(tmp_path, wanted=1, free=0, reserve=1)
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(NoRoom):
+        unpack(zipped(tmp_path / "a.zip", FILES), tmp_path / "out", limit=1 << 20, look=full)

@@ -1,0 +1,182 @@
+"""Airbus and Maxar products in tiles: one scene, read as GDAL's own drivers of these formats read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+
+from onboard.errors import SceneRefused
+from onboard.scene.georeference import georeference_of
+from onboard.scene.grid import Window
+from onboard.scene.mosaic import files_of, is_description
+from onboard.scene.probe import probe_scene
+from onboard.scene.reader import Scene, open_source
+from tests.onboard.scene.products import linear_rpcs, write_dimap, write_maxar
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+WIDTH, HEIGHT, SIDE = 420, 300, 128
+PIXELS: NDArray[np.uint8] = np.random.default_rng(1).integers(1, 255, (3, HEIGHT, WIDTH), dtype=np.uint8)
+RPCS = linear_rpcs(WIDTH, HEIGHT)
+Write = Callable[..., Path]
+VENDORS = pytest.mark.parametrize("write", [write_dimap, write_maxar])
+DRIVERS = {write_dimap: "DIMAP", write_maxar: "TIL"}
+
+
+@VENDORS
+def test_a_product_in_tiles_is_one_scene_with_the_polynomials_of_the_whole(
+    tmp_path: Path, write: Write
+) -> None:
+    product = write(tmp_path, PIXELS, SIDE, rpcs=RPCS)
+    driver = DRIVERS[write]
+    probe_scene(product)
+    with Scene.open(product) as scene, rasterio.open(product, driver=driver) as oracle:
+        assert np.array_equal(scene.read(Window(0, 0, WIDTH, HEIGHT)).pixels, oracle.read())
+        assert scene.georeference.rpcs == oracle.rpcs
+        assert scene.acquired == "2021-03-04T07:08:09Z"
+    assert np.array_equal(PIXELS, rasterio.open(product, driver=driver).read())
+
+
+@VENDORS
+def test_a_window_over_four_tiles_is_that_of_the_whole(tmp_path: Path, write: Write) -> None:
+    with Scene.open(write(tmp_path, PIXELS, SIDE)) as scene, scene.reopen() as other:
+        window = Window(100, 90, 200, 150)
+        assert np.array_equal(other.read(window).pixels, PIXELS[:, window.rows, window.cols])
+
+
+@VENDORS
+def test_bands_are_found_by_what_the_description_calls_them(tmp_path: Path, write: Write) -> None:
+    names: dict[str, Any] = {"ids": ("B0", "B1", "B2")} if write is write_dimap else {"bands": "BGR"}
+    with Scene.open(write(tmp_path, PIXELS, SIDE, **names)) as scene:
+        assert scene.bands.indexes == (3, 2, 1)
+        assert scene.bands.how == "colour interpretation"
+
+
+@VENDORS
+def test_an_orthorectified_product_lies_where_its_first_tile_says(tmp_path: Path, write: Write) -> None:
+    place = {"crs": "EPSG:32640", "transform": rasterio.Affine(2, 0, 3e5, 0, -2, 2.8e6)}
+    with open_source(write(tmp_path, PIXELS, SIDE, **place)) as source:
+        assert (source.crs, source.transform) == (place["crs"], place["transform"])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_polynomials_count_from_the_products_first_pixel(tmp_path: Path, first: int) -> None:
+    product = write_dimap(tmp_path, PIXELS, SIDE, rpcs=RPCS, first=first)
+    path = tmp_path / "RPC_PHR1A_MS_001.XML"
+    path.write_text(path.read_text().replace("Direct_Model_Validity_Domain", "ImagetoGround_Validity_Domain"))
+    with open_source(product) as source:
+        assert (source.rpcs.line_off, source.rpcs.samp_off) == (RPCS.line_off, RPCS.samp_off)
+
+
+def test_a_tile_alone_lies_where_it_lies_in_the_whole(tmp_path: Path) -> None:
+    write_dimap(tmp_path, PIXELS, SIDE, rpcs=RPCS)
+    with open_source(tmp_path / "IMG_PHR1A_MS_001_R2C3.TIF") as tile:
+        alone, rpcs = georeference_of(tile).footprint(tile.width, tile.height), tile.rpcs
+    assert (rpcs.line_off, rpcs.samp_off) == (RPCS.line_off - SIDE, RPCS.samp_off - 2 * SIDE)
+    assert alone is not None
+    corner = min(alone["coordinates"][0], key=lambda point: (round(point[0], 6), -point[1]))
+    expected = [55 + (2 * SIDE - WIDTH / 2) * 1e-5, 25 - (SIDE - HEIGHT / 2) * 1e-5]
+    assert corner == pytest.approx(expected, abs=2e-7)
+
+
+def test_a_tile_whose_description_is_missing_has_no_place_rather_than_that_of_the_first_tile(tmp_path: Path) -> None:
+    write_dimap(tmp_path, PIXELS, SIDE, rpcs=RPCS).unlink()
+    with open_source(tmp_path / "IMG_PHR1A_MS_001_R2C3.TIF") as tile:
+        georeference = georeference_of(tile)
+    assert georeference.kind == "none"
+    assert "DIM_" in georeference.footprint_or_reason(SIDE, SIDE)[1]
+    with open_source(tmp_path / "IMG_PHR1A_MS_001_R1C1.TIF") as tile:
+        assert georeference_of(tile).rpcs is not None
+
+
+def test_pleiades_neo_holds_its_bands_in_two_sets_of_tiles(tmp_path: Path) -> None:
+    description = write_dimap(tmp_path, PIXELS, SIDE, ids=("R", "G", "B"))
+    other = tmp_path / "NED"
+    write_dimap(other, PIXELS[::-1], SIDE)
+    text = description.read_text()
+    start, end = text.index("<Data_Files>"), text.index("</Data_Files>") + len("</Data_Files>")
+    second = text[start:end].replace('href="', 'href="NED/')
+    description.write_text(text[:end] + second + text[end:])
+    with open_source(description) as source:
+        assert np.array_equal(source.read(), np.concatenate([PIXELS, PIXELS[::-1]]))
+    assert sum(path.suffix == ".TIF" for path in files_of(description)) == 2 * 12
+
+
+@pytest.mark.parametrize("name", ["../IMG.TIF", "/etc/IMG.TIF", "a/../../IMG.TIF", "/vsicurl/http://h/x.tif", "C:x"])
+@VENDORS
+def test_a_tile_outside_the_products_folder_is_refused(tmp_path: Path, write: Write, name: str) -> None:
+    folder = tmp_path / "product"
+    product = write(folder, PIXELS, SIDE)
+    first = next(folder.glob("*R1C1*.TIF"))
+    first.rename(tmp_path / "IMG.TIF")
+    product.write_text(product.read_text().replace(first.name, name))
+    with pytest.raises(SceneRefused, match="outside its folder"):
+        probe_scene(product)
+
+
+@VENDORS
+def test_a_tile_that_is_a_virtual_raster_of_a_strangers_is_refused(tmp_path: Path, write: Write) -> None:
+    product = write(tmp_path, PIXELS, SIDE)
+    secret = tmp_path / "secret.dat"
+    secret.write_bytes(bytes(SIDE * SIDE))
+    next(tmp_path.glob("*R1C1*.TIF")).write_text(
+        f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><VRTRasterBand dataType="Byte" band="1" '
+        f'subClass="VRTRawRasterBand"><SourceFilename>{secret}</SourceFilename></VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(SceneRefused, match=r"its tile .*R1C1.* cannot be read when opened"):
+        probe_scene(product)
+
+
+@VENDORS
+def test_products_that_are_not_whole_are_refused_in_one_line(tmp_path: Path, write: Write) -> None:
+    product = write(tmp_path / "a", PIXELS, SIDE)
+    next((tmp_path / "a").glob("*R1C2*.TIF")).unlink()
+    with pytest.raises(SceneRefused, match=r"R1C2.* is not there"):
+        probe_scene(product)
+    product = write(tmp_path / "b", PIXELS, SIDE)
+    tile = next((tmp_path / "b").glob("*R1C2*.TIF"))
+    write(tmp_path / "c", PIXELS[:, :, :-1], SIDE)
+    next((tmp_path / "c").glob("*R1C4*.TIF")).replace(tile)
+    with pytest.raises(SceneRefused, match=r"R1C2.* does not fit|tiles have .* pixels"):
+        probe_scene(product)
+
+
+def damaged(text: str, how: str) -> str:
+    return {
+        "entities": text.replace("<Dimap_Document>", '<!DOCTYPE x [<!ENTITY a "b">]><Dimap_Document>'),
+        "cut": text[: len(text) // 2],
+        "size": text.replace("NCOLS>420", "NCOLS>many"),
+        "overlap": text.replace("OVERLAP_COL>0", "OVERLAP_COL>8"),
+        "tiles": text.replace("Data_File", "Other_File"),
+        "jpeg 2000": text.replace(".TIF", ".JP2"),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["entities", "cut", "size", "overlap", "tiles", "jpeg 2000"])
+def test_damaged_descriptions_are_refused_in_one_line(tmp_path: Path, how: str) -> None:
+    product = write_dimap(tmp_path, PIXELS, SIDE)
+    product.write_text(damaged(product.read_text(), how))
+    with pytest.raises(SceneRefused) as caught:
+        probe_scene(product)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_xml_is_no_description(tmp_path: Path) -> None:
+    other = tmp_path / "scene.xml"
+    other.write_text("<isd/>")
+    assert not is_description(other)
+    with pytest.raises(SceneRefused, match="is not a TIFF"):
+        probe_scene(other)
+
+
+@VENDORS
+def test_every_file_of_a_product_belongs_to_its_scene(tmp_path: Path, write: Write) -> None:
+    product = write(tmp_path, PIXELS, SIDE, rpcs=RPCS)
+    files: list[Any] = files_of(product)
+    assert files[0] == product
+    assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()}
