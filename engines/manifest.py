@@ -364,8 +364,9 @@ class Manifest(_Part):
         if self.golden is not None and self.precision not in self.golden.least_agreement:
             raise ValueError(f"golden.least_agreement says nothing of the model's own precision, {self.precision}")
         names = {item.name for item in self.classes}
-        for row in (*self.evaluation, *self.places):
-            if unknown := sorted(set(row.per_class_iou) - names):
+        figures = [row.per_class_iou for row in self.evaluation] + [row.per_class_iou for row in self.places]
+        for per_class_iou in figures:
+            if unknown := sorted(set(per_class_iou) - names):
                 raise ValueError(f"evaluation names classes that the model has not: {', '.join(unknown)}")
         if self.gsd_range_m is not None:
             low, high = self.gsd_range_m

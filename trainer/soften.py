@@ -105,7 +105,7 @@ class Teacher:
 
     def _by_openvino(self, images: Tensor) -> Callable[[Tensor], list[Tensor]] | None:
         try:
-            import openvino
+            import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]
         except ImportError:
             return None
         with tempfile.TemporaryDirectory(prefix="soften-") as folder, warnings.catch_warnings():

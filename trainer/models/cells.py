@@ -41,7 +41,7 @@ def in_phases(grid: Tensor, side: int) -> Tensor:
 def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
     """One longer at either end of an axis. Torch's own padding is exported with sizes worked out at run time."""
     count = static_sizes(grid)[axis - 1]
-    parts = grid.split([1] * count if count < 3 else [1, count - 2, 1], dim=axis)
+    parts = torch.split(grid, [1] * count if count < 3 else [1, count - 2, 1], dim=axis)
     return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
 
 
@@ -61,7 +61,7 @@ def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
     """
     _, rows, columns = static_sizes(phases)
     if cell > 1:
-        planes = phases.split(1, dim=1)
+        planes = torch.split(phases, 1, dim=1)
         places = range(side * cell)
         phases = torch.cat([planes[i // cell * side + j // cell] for i in places for j in places], dim=1)
     pixels = F.pixel_shuffle(phases, side * cell) if side * cell > 1 else phases

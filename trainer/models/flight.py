@@ -143,8 +143,8 @@ def chosen(field: Tensor, logits: Tensor | None, side: int) -> tuple[Tensor, Ten
     Returns:
         Codes 1..K as floats and probabilities 0..1, both (B, side^2, h, w). The first of equals is chosen.
     """
-    fields = field.split(side**2, dim=1)
-    planes = fields if logits is None else logits.split(side**2, dim=1)
+    fields = torch.split(field, side**2, dim=1)
+    planes = fields if logits is None else torch.split(logits, side**2, dim=1)
     best, said = fields[0], planes[0]
     codes: Tensor | None = None  # as good as ones, but ones_like would ask for a size at run time
     for code, (rival, plane) in enumerate(zip(fields[1:], planes[1:], strict=True), start=2):

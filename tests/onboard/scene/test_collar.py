@@ -14,6 +14,7 @@ from onboard.scene import cells
 from onboard.scene.flood import flooded, grown, in_long_runs, inside_hull, longest_run
 from onboard.scene.grid import Window
 from onboard.scene.reader import Scene, SceneOptions
+from onboard.scene.sample import read_bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -85,7 +86,9 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 def test_a_tag_of_another_value_ends_no_search(tmp_path: Path) -> None:
     inside = made(tmp_path / "t.tif", value=0, nodata=255)
     with Scene.open(tmp_path / "t.tif") as scene:
-        assert np.array_equal(scene.read(Window(0, 0, 300, 300)).valid, inside)
+        valid = scene.read(Window(0, 0, 300, 300)).valid
+        assert valid is not None
+        assert np.array_equal(valid, inside)
         text = f"a black border ({1 - inside.mean():.1%} of the scene) is taken for no data"
         assert [str(row) for row in scene.assumptions] == [f"{text}; say otherwise with --no-collar"]
 
@@ -204,13 +207,13 @@ def test_of_a_large_scene_only_the_collar_and_what_lies_beside_it_are_read_twice
     pixels[:, :, :wide] = 0
     path = written(tmp_path / "s.tif", pixels, compress="deflate", **profile)
     read: list[int] = []
-    whole = cells.read_bands
+    whole = read_bands
 
     def counted(source: Any, bands: tuple[int, ...], window: Window) -> Any:
         read.append(window.width * window.height)
         return whole(source, bands, window)
 
-    monkeypatch.setattr(cells, "read_bands", counted)
+    monkeypatch.setattr("onboard.scene.cells.read_bands", counted)
     with Scene.open(path) as scene:
         valid = scene.read(Window(0, 0, side, side)).valid
         assert valid is not None
