@@ -300,6 +300,7 @@ def render(summary: MapSummary) -> str:
     if summary.confidence_path:
         lines.append(f"confidence {summary.confidence_path}")
     lines += [
+        f"model      {summary.model}{': ' + summary.model_terms if summary.model_terms else ''}",
         f"work       {state}, {summary.seconds:.1f} s",
         f"size       {summary.map_bytes:,} bytes, 1/{smaller:,.0f} of the scene's raw RGB",
     ]

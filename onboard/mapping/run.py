@@ -121,6 +121,8 @@ class MapSummary:
     scene_pixels: int
     class_shares: dict[str, float]
     no_data_share: float
+    model: str
+    model_terms: str
     already_mapped: bool
     stages_s: dict[str, float]
     assumptions: tuple[str, ...] = ()
@@ -440,6 +442,8 @@ class Job:
             scene_pixels=pixels,
             class_shares={row["title"]: row["pixels"] / pixels for row in properties["onboard:class_cover"]},
             no_data_share=properties["onboard:no_data_pixels"] / pixels,
+            model=f"{self.engine.manifest.name} {self.engine.manifest.version}",
+            model_terms=self.engine.manifest.terms,
             already_mapped=already,
             stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
             assumptions=tuple(map(str, self.scene.assumptions)),

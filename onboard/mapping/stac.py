@@ -127,6 +127,7 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
         "onboard:class_cover": _cover(facts),
         "onboard:model": {
             "name": facts.manifest.name, "version": facts.manifest.version, "sha256": facts.manifest.model.sha256,
+            **({"terms": facts.manifest.terms} if facts.manifest.terms else {}),
         },
         **{f"onboard:{key}": value for key, value in facts.own.items()},
     }
