@@ -136,6 +136,13 @@ def test_a_product_in_tiles_is_one_scene(served: Served, client: httpx.Client, t
     assert "PREVIEW.JPG" not in {path.name for path in kept}
 
 
+def test_a_form_may_have_more_sidecars_than_fields(client: httpx.Client, tmp_path: Path) -> None:
+    scene = write_plain(tmp_path / "many.tif", 12)
+    form: list[Any] = [("sidecar", (f"other_{number}.tfw", WORLD.encode())) for number in range(40)]
+    answer = client.post("/scenes", files=[("scene", (scene.name, scene.read_bytes())), *form])
+    assert (answer.status_code, answer.json()["bytes"]) == (202, scene.stat().st_size)
+
+
 def test_one_file_in_an_archive_is_known_as_if_it_had_come_alone(
     served: Served, client: httpx.Client, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def test_bands_are_found_by_what_the_description_calls_them(tmp_path: Path, writ
     names: dict[str, Any] = {"ids": ("B0", "B1", "B2")} if write is write_dimap else {"bands": "BGR"}
     with Scene.open(write(tmp_path, PIXELS, SIDE, **names)) as scene:
         assert scene.bands.indexes == (3, 2, 1)
-        assert scene.bands.how == "colour interpretation"
+        assert scene.bands.how == "band descriptions"
 
 
 @VENDORS
