@@ -24,7 +24,8 @@ OWN_ADAPTER = {
     "torch": {"trainer"},
     "tensorrt": {"engines/tensorrt.py", "engines/trt.py"},
     "tensorrt_rtx": {"engines/trt.py"},
-    "openvino": {"engines/openvino.py"},
+    # The teacher of soft labels has several heads and no manifest: the engines' adapter is not for it.
+    "openvino": {"engines/openvino.py", "trainer/soften.py"},
     "pycuda": {"engines/tensorrt.py"},
     "jtop": {"telemetry/sources/jtop_process.py"},
     "pynvml": {"telemetry/sources/nvml.py"},
