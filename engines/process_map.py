@@ -1,0 +1,124 @@
+"""This process's memory map: which ranges there are, and reading them without a fault when one is gone meanwhile.
+
+Linux only. Source: proc_pid_maps(5), proc_pid_mem(5), mallopt(3).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGESIZE")
+_ARENA = 64 << 20
+"""glibc's heaps of threads are aligned to this. Source: malloc/arena.c, HEAP_MAX_SIZE on 64 bits."""
+_STACK = 8 << 20
+# malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
+# What glibc's own adjustment comes to in a process that frees large arrays; any call of mallopt ends it.
+_USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
+_OWN_PAGES = {_MMAP_THRESHOLD: 4096, _MMAP_MAX: 16384}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A range of addresses: permissions as "rw-p", and the file's path, "[heap]", or "" for anonymous memory."""
+
+    start: int
+    end: int
+    permissions: str
+    name: str
+
+
+def read_maps(path: Path = Path("/proc/self/maps")) -> list[Mapping]:
+    """All ranges, in order of their addresses.
+
+    Raises:
+        OSError: the system has no such file.
+    """
+    ranges = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(None, 5)
+        start, end = (int(number, 16) for number in fields[0].split("-"))
+        ranges.append(Mapping(start, end, fields[1], fields[5] if len(fields) > 5 else ""))
+    return ranges
+
+
+def without(start: int, end: int, holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of a range outside of others, which are sorted."""
+    left = []
+    for first, last in holes:
+        if last <= start or first >= end:
+            continue
+        if first > start:
+            left.append((start, first))
+        start = max(start, last)
+    if start < end:
+        left.append((start, end))
+    return left
+
+
+def is_heap(ranges: Sequence[Mapping], index: int) -> bool:
+    """Whether a range is memory that malloc hands out in small pieces, of the first thread or of another."""
+    mapping = ranges[index]
+    if mapping.name == "[heap]":
+        return True
+    reserved = index + 1 < len(ranges) and ranges[index + 1].permissions.startswith("---")
+    return reserved and not mapping.name and mapping.start % _ARENA == 0
+
+
+def stack_bytes(ranges: Sequence[Mapping], index: int) -> int:
+    """How much of a range's beginning is a thread's stack: 0, or the stack's size where a guard page lies before."""
+    mapping = ranges[index]
+    before = ranges[index - 1] if index else None
+    if before is None or mapping.name or before.end != mapping.start or before.permissions != "---p":
+        return 0
+    if before.end - before.start > 16 * PAGE:
+        return 0
+    limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return min(mapping.end - mapping.start, limit if limit > 0 else _STACK)
+
+
+@contextmanager
+def allocations_on_own_pages() -> Iterator[None]:
+    """Within, whatever is allocated in 4 KiB or more lies on pages of its own, which go when it is freed.
+
+    So no page of a weight is shared with a free piece that something else will be written to. Nothing but on glibc.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        yield
+        return
+    libc.malloc_trim(0)
+    for option, value in _OWN_PAGES.items():
+        libc.mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, value in _USUAL.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+
+class OwnMemory:
+    """Reads this process's memory through the kernel: a range that is gone is an error, not a crash."""
+
+    def __init__(self, path: Path = Path("/proc/self/mem")) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_into(self, buffer: memoryview, address: int) -> bool:
+        """Fills the buffer; False where part of the range is gone."""
+        try:
+            return os.preadv(self._file, [buffer], address) == len(buffer)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
