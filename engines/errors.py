@@ -83,7 +83,7 @@ class ConstantsChanged(EngineError):
 
     def __init__(self, backend: str, *, pages: int, flips: int) -> None:
         self.backend, self.pages, self.flips = backend, pages, flips
-        super().__init__(f"{backend}: {pages} pages of its constants changed in memory, {flips} of them by a single bit")
+        super().__init__(f"{backend}: {pages} pages of its constants changed in memory, {flips} of them by one bit")
 
 
 class AcceptanceFailed(EngineError):

@@ -1,7 +1,7 @@
 """One tile packed with small crops of different content: what an engine is asked again and again while it works.
 
-A single golden tile shows a model few classes and mostly sure ones. Crops of several pictures, dark and bright, flat and
-noisy, side by side in one tile, reach every class and many levels of confidence for the price of one inference.
+A single golden tile shows a model few classes and mostly sure ones. Crops of several pictures, dark and bright, flat
+and noisy, side by side in one tile, reach every class and many levels of confidence for the price of one inference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LEVELS = 8
 
 
 def variants(tile: Image) -> NDArray[np.uint8]:
-    """Six pictures (6, bands, S, S) made of one tile (bands, S, S): as it is, darker, brighter, faint, noisy, recoloured.
+    """Six pictures (6, bands, S, S) of one tile (bands, S, S): as it is, darker, brighter, faint, noisy, recoloured.
 
     Equal tiles give equal variants.
     """
@@ -48,7 +48,7 @@ def packed_tile(
         taken = [(index % len(tiles), row, col) for index, (row, col) in enumerate(places)]
     else:
         taken = _most_varied([_profile(classes, confidence, crop, side) for crop in crops], crops)
-    packed = tiles[0].copy()
+    packed: Image = tiles[0].copy()
     for (row, col), (number, top, left) in zip(places, taken, strict=True):
         packed[:, row : row + side, col : col + side] = tiles[number, :, top : top + side, left : left + side]
     return packed

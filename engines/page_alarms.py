@@ -1,7 +1,7 @@
 """What to make of pages that changed again and again: a false alarm must not have an engine opened for ever.
 
-An alarm is always followed by opening the engine afresh. Then its pages are looked for, by their content, among those of
-the new engine: a weight is found again, at whatever address. What is not found again was no constant of the engine, and
+An alarm is followed by opening the engine afresh. Then its pages are looked for, by their content, among those of the
+new engine: a weight is found again, at whatever address. What is not found again was no constant of the engine, and
 after a few such alarms its kind of memory is watched no more. A page that *is* found again and still alarms time after
 time, though the engine answers right, is dropped.
 """
@@ -79,14 +79,15 @@ class AlarmHistory:
 
     def _forget_old(self) -> None:
         for alarms in (self._alarms, self._unexplained):
-            while alarms and self._clock() - alarms[0][0] > SPAN_S:  # type: ignore[index]
-                alarms.popleft()  # type: ignore[attr-defined]
+            while alarms and self._clock() - alarms[0][0] > SPAN_S:
+                alarms.popleft()
 
 
 def _telling(words: Words) -> Words:
     """Checksums of the lines that are not all zero."""
     lines = lines_of(np.ascontiguousarray(words).ravel())
-    return lines[lines != 0]
+    telling: Words = lines[lines != 0]
+    return telling
 
 
 def _share(lines: Words, among: Words) -> float:

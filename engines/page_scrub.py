@@ -104,6 +104,7 @@ class PageScrub:
         self._memory = OwnMemory()
         self._buffer = bytearray(_CHUNK)
         self._before: list[tuple[int, int]] = []
+        self._heap_before: list[_Run] = []
 
     @property
     def unavailable(self) -> str | None:
@@ -124,17 +125,22 @@ class PageScrub:
         self._runs, self.dropped = [], 0
         gc.collect()
         with allocations_on_own_pages():
-            self._before = [(mapping.start, mapping.end) for mapping in read_maps()]
+            self._note_before(read_maps())
             yield
             gc.collect()
         self._runs = [
             self._read(_Run(start, group, *_none()), pages) for start, group, pages in self._candidates(read_maps())
         ]
+        self._runs += self._reused()
+        self._before, self._heap_before = [], []
         # What is zero all over is no weight, but memory that may be written to yet.
         self._keep(lambda run: (run.xor != 0) | (run.sum != 0))
 
     def learn(self, settle: int = 0) -> None:
-        """Forgets what changed since the last look; so do the next ``settle`` looks, but for single bits."""
+        """Forgets what changed since the last look; so do the next ``settle`` looks.
+
+        Those forget nothing that changed by one bit on pages of the engine's own.
+        """
         self._settling = settle
         for run in self._runs:
             before = (run.xor, run.sum)
@@ -154,7 +160,8 @@ class PageScrub:
             for index in np.flatnonzero((now.xor != run.xor) | (now.sum != run.sum)).tolist():
                 flip = _is_one_bit(int(run.xor[index] ^ now.xor[index]), int(run.sum[index]), int(now.sum[index]))
                 address = run.start + index * PAGE
-                if flip or (run.group != HEAP and not self._settling and self._readable(address)):
+                doubtful = self._settling > 0 if run.group == HEAP else not flip and self._settling > 0
+                if not doubtful and (flip or (run.group != HEAP and self._readable(address))):
                     pages.append((address, run.group, flip))
                 else:
                     self.drop([address])
@@ -189,18 +196,38 @@ class PageScrub:
     def _candidates(self, ranges: Sequence[Mapping]) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
         for index, mapping in enumerate(ranges):
-            if mapping.permissions[0] != "r" or mapping.permissions[3] != "p" or mapping.name.startswith("[v"):
-                continue
-            if mapping.name.startswith(("/", "[stack")):
-                if mapping.name not in self._known_files and mapping.permissions[1] == "-" and "(deleted)" not in (
-                    mapping.name
-                ):
-                    yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
+            if self._is_code(mapping):
+                yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
+            if not _is_memory(mapping):
                 continue
             group = HEAP if is_heap(ranges, index) else OWN
             begin = mapping.start + stack_bytes(ranges, index)
             for start, end in without(begin, mapping.end, self._before):
                 yield start, group, (end - start) // PAGE
+
+    def _is_code(self, mapping: Mapping) -> bool:
+        """Whether a range is code or tables of a library that was loaded since this was made."""
+        is_file = mapping.name.startswith("/") and "(deleted)" not in mapping.name
+        return is_file and mapping.permissions in ("r-xp", "r--p") and mapping.name not in self._known_files
+
+    def _note_before(self, ranges: Sequence[Mapping]) -> None:
+        """What there is before the opening. Pieces of the heap may be used again for the engine."""
+        self._before = [(mapping.start, mapping.end) for mapping in ranges]
+        self._heap_before = [
+            self._read(_Run(mapping.start, HEAP, *_none()), (mapping.end - mapping.start) // PAGE)
+            for index, mapping in enumerate(ranges)
+            if _is_memory(mapping) and is_heap(ranges, index)
+        ]
+
+    def _reused(self) -> list[_Run]:
+        """Pages of the heap that were there before the opening and were written to in it."""
+        runs = []
+        for run in self._heap_before:
+            now = self._read(_Run(run.start, HEAP, *_none()), len(run.xor))
+            written = (now.xor != run.xor) | (now.sum != run.sum)
+            now.xor, now.sum = np.where(written, now.xor, 0), np.where(written, now.sum, 0)
+            runs.append(now)
+        return runs
 
     def _read(self, run: _Run, pages: int | None = None) -> _Run:
         """The run with the checksums of now; pages that are gone have 0."""
@@ -248,6 +275,12 @@ class PageScrub:
             for begin, end in edges.reshape(-1, 2).tolist():
                 kept.append(_Run(run.start + begin * PAGE, run.group, run.xor[begin:end], run.sum[begin:end]))
         self._runs = kept
+
+
+def _is_memory(mapping: Mapping) -> bool:
+    """Whether a range is private memory without a file that can be read."""
+    named = mapping.name.startswith(("/", "[v", "[stack", "[anon:stack"))
+    return mapping.permissions[0] == "r" and mapping.permissions[3] == "p" and not named
 
 
 class _Wanted(Protocol):

@@ -160,7 +160,10 @@ def write_golden(
     without it are read as well. Equal arrays give equal bytes. Returns the manifest's entry.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, tile=tile, classes=classes, **({} if packed is None else {"packed": packed}))
+    if packed is None:
+        np.savez_compressed(buffer, tile=tile, classes=classes)
+    else:
+        np.savez_compressed(buffer, tile=tile, classes=classes, packed=packed)
     (folder / GOLDEN_NAME).write_bytes(buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     return GoldenTile(file=GOLDEN_NAME, sha256=digest, least_agreement=least_agreement)

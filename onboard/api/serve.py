@@ -16,6 +16,7 @@ from onboard.api.auth import check_binding
 from onboard.api.inbox import take_inbox
 from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
+from onboard.downlink.map_scrub import MapScrub
 from onboard.downlink.retention import tend
 from onboard.errors import OptionsRefused
 from onboard.jobs.claim import give_back_claims
@@ -95,9 +96,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def _tend(service: Service) -> None:
+    scrub = MapScrub(service.settings)
     while True:
         try:
             tend(service.settings, service.ledger)
+            scrub.step(service.ledger)
             take_inbox(service)
         except Exception:
             log.exception("housekeeping failed; it is tried again")

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 from engines.constants import constants_watch
 from engines.engine import Engine
@@ -27,16 +28,31 @@ _SETTLING_LOOKS = 2
 """Looks at the pages, with real tiles between them, in which what still changes is forgotten."""
 
 
+@dataclass(frozen=True)
+class CheckSchedule:
+    """When an engine is checked while it works.
+
+    Attributes:
+        period_s: seconds between two checks of its answer.
+        period_tiles: tiles between two.
+        scrub_s: seconds between two looks at its constants in memory; 0 for none.
+        reopen_s: age at which it is opened afresh; None for never.
+        batch: tiles in one call, as in service.
+    """
+
+    period_s: float
+    period_tiles: int = 128
+    scrub_s: float = 10.0
+    reopen_s: float | None = None
+    batch: int = 1
+
+
 class EngineGuard:
     """Owns the engine of one worker; used on the thread that drives it.
 
     Args:
         open_engine: opens and verifies an engine (digest of the file, then the golden tile).
-        period_s: seconds between two checks while it works.
-        period_tiles: tiles between two checks.
-        scrub_s: seconds between two looks at its constants; 0 for none.
-        reopen_s: age at which it is opened afresh; None for never.
-        batch: tiles in one call, as in service.
+        schedule: when it is checked.
         verify: the check at the opening.
         prepare: loads the runtime, so that its own objects are not taken for the engine's.
         tell: takes events: severity, kind, text.
@@ -46,21 +62,16 @@ class EngineGuard:
     def __init__(
         self,
         open_engine: Open,
+        schedule: CheckSchedule,
         *,
-        period_s: float,
-        period_tiles: int = 128,
-        scrub_s: float = 10.0,
-        reopen_s: float | None = None,
-        batch: int = 1,
         verify: Callable[[Engine], GoldenCheck | None] = verify_golden,
         prepare: Callable[[], object] = lambda: None,
         tell: Tell = lambda _severity, _kind, _text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._open, self._verify, self._period_s, self._clock = open_engine, verify, period_s, clock
-        self._period_tiles, self._scrub_s, self._reopen_s, self._batch = period_tiles, scrub_s, reopen_s, batch
+        self._open, self._schedule, self._verify, self._clock = open_engine, schedule, verify, clock
         self._prepare, self.tell = prepare, tell
-        self._scrub = _page_scrub() if scrub_s > 0 else None
+        self._scrub = _page_scrub() if schedule.scrub_s > 0 else None
         self._alarms = AlarmHistory(clock)
         self._engine: Engine | None = None
         self._self_check: SelfCheck | None = None
@@ -111,15 +122,17 @@ class EngineGuard:
 
     def check_due(self) -> bool:
         """Whether the last check is long enough ago."""
-        return self._tiles >= self._period_tiles or self._clock() - self._checked >= self._period_s
+        plan = self._schedule
+        return self._tiles >= plan.period_tiles or self._clock() - self._checked >= plan.period_s
 
     def scrub_due(self) -> bool:
         """Whether the last look at its constants is long enough ago."""
-        return self._watch is not None and self._clock() - self._scrubbed >= self._scrub_s
+        return self._watch is not None and self._clock() - self._scrubbed >= self._schedule.scrub_s
 
     def reopen_due(self) -> bool:
         """Whether the engine is old enough to be opened afresh."""
-        return self._reopen_s is not None and self._clock() - self._opened >= self._reopen_s
+        age_s = self._schedule.reopen_s
+        return age_s is not None and self._clock() - self._opened >= age_s
 
     def check(self) -> None:
         """Compares its constants and its answer with those of its opening.
@@ -176,13 +189,13 @@ class EngineGuard:
             text = f"{engine.backend} does not repeat itself bit for bit; it is held to {check.least_agreement:.4%}"
             self.tell("warning", "engine-inexact", text)
         self._watch = constants_watch(engine, self._scrub)
-        if self._scrub_s > 0 and self._watch.unavailable is not None and not self._said_unwatched:
+        if self._schedule.scrub_s > 0 and self._watch.unavailable is not None and not self._said_unwatched:
             self._said_unwatched = True
             ecc = f"; error correction of the GPU's memory: {ecc_state()}" if engine.backend == "tensorrt" else ""
             self.tell("info", "constants-unwatched", f"{self._watch.unavailable}{ecc}")
         if self._scrub is None or self._watch is not self._scrub or check is None:
             return
-        for tiles in (golden_tiles(engine, min(self._batch, engine.max_batch)), check.tiles):
+        for tiles in (golden_tiles(engine, min(self._schedule.batch, engine.max_batch)), check.tiles):
             engine.infer(tiles)
             self._scrub.learn(_SETTLING_LOOKS)
         log.info("%.1f MB of constants are watched", self._scrub.watched_bytes / 1e6)

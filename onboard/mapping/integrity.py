@@ -1,6 +1,6 @@
 """Whether what lies on the disk is still what was put there: scene, canvas, written map.
 
-Each of these is read back and compared before a map is published. What differs is made again; what cannot be, is refused.
+Each of these is read back and compared before a map is published. What differs is made again, or refused.
 """
 
 from __future__ import annotations
