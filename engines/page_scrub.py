@@ -2,7 +2,7 @@
 
 Found without knowing the runtime: pages that came with the opening of the engine and hold still while it infers are its
 weights, its tables and its code. What was allocated in small pieces shares pages with other work of the process and may
-change for good reasons; there only a change of a single bit counts.
+change for good reasons: it is watched by lines of 64 bytes, and there only a change of a single bit counts.
 
 Reading is through /proc/self/mem, 2 to 3 GB/s on two cores of a Xeon; the checksums cost a tenth of that.
 """
@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 
 from engines.process_map import (
     PAGE,
+    POOL,
+    POOLS_TOGETHER,
     Mapping,
     OwnMemory,
     allocations_on_own_pages,
-    is_heap,
+    is_threads_heap,
+    python_objects,
     read_maps,
     stack_bytes,
     without,
@@ -34,6 +37,11 @@ OWN, HEAP, FILE = 0, 1, 2
 GROUPS = ("memory of its own", "heap", "code")
 _CHUNK = 64 * PAGE
 _WORDS = PAGE // 8
+_LINE_WORDS = 8
+HEAP_LOOKS = 12
+"""Looks in which the heap is learned: flags that go to and fro by one bit are no faults."""
+_GAP_PAGES = 16
+"""Pages without anything to watch that are still read, for the sake of one long read instead of two."""
 
 
 class ConstantsWatch(Protocol):
@@ -77,12 +85,27 @@ class PageChange:
 
 @dataclass
 class _Run:
-    """Neighbouring pages of one group, with the checksums they had: XOR and sum of their 64-bit words."""
+    """Neighbouring pages of one group, with the checksums they had: XOR and sum of the 64-bit words of each piece.
+
+    A piece is a page, on the heap 64 bytes. One whose checksums are both 0 is not watched.
+    """
 
     start: int
+    pages: int
     group: int
     xor: Words
     sum: Words
+
+    @property
+    def words(self) -> int:
+        """Of a piece."""
+        return _LINE_WORDS if self.group == HEAP else _WORDS
+
+    @property
+    def watched(self) -> NDArray[np.bool_]:
+        """Which pieces are."""
+        mask: NDArray[np.bool_] = (self.xor != 0) | (self.sum != 0)
+        return mask
 
 
 class PageScrub:
@@ -98,7 +121,7 @@ class PageScrub:
     def __init__(self) -> None:
         self.off: set[int] = set()
         self.dropped = 0
-        self._settling = 0
+        self._settling = self._heap_settling = 0
         self._runs: list[_Run] = []
         self._known_files = {mapping.name for mapping in read_maps()}
         self._memory = OwnMemory()
@@ -114,7 +137,7 @@ class PageScrub:
     @property
     def watched_bytes(self) -> int:
         """How much is watched."""
-        return sum(len(run.xor) for run in self._runs) * PAGE
+        return sum(int(run.watched.sum()) * run.words * 8 for run in self._runs)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
@@ -129,26 +152,25 @@ class PageScrub:
             yield
             gc.collect()
         self._runs = [
-            self._read(_Run(start, group, *_none()), pages) for start, group, pages in self._candidates(read_maps())
+            self._read(start, pages, group) for start, group, pages in self._candidates(read_maps())
         ]
         self._runs += self._reused()
+        self._leave_out_python()
         self._before, self._heap_before = [], []
         # What is zero all over is no weight, but memory that may be written to yet.
-        self._keep(lambda run: (run.xor != 0) | (run.sum != 0))
+        self._shrink()
 
     def learn(self, settle: int = 0) -> None:
-        """Forgets what changed since the last look; so do the next ``settle`` looks.
+        """Forgets what changed since the last look; so do the next ``settle`` looks, on the heap HEAP_LOOKS.
 
         Those forget nothing that changed by one bit on pages of the engine's own.
         """
-        self._settling = settle
+        self._settling, self._heap_settling = settle, HEAP_LOOKS if settle else 0
         for run in self._runs:
-            before = (run.xor, run.sum)
-            still = self._read(run)
-            same = (still.xor == before[0]) & (still.sum == before[1])
-            still.sum = np.where(same, still.sum, 0)
-            still.xor = np.where(same, still.xor, 0)
-        self._keep(lambda run: (run.xor != 0) | (run.sum != 0))
+            now = self._read(run.start, run.pages, run.group)
+            moved = (now.xor != run.xor) | (now.sum != run.sum)
+            run.xor[moved], run.sum[moved] = 0, 0
+        self._shrink()
 
     def changed(self) -> PageChange | None:
         """See ConstantsWatch; pages that may change are dropped in silence."""
@@ -156,27 +178,27 @@ class PageScrub:
         for run in self._runs:
             if run.group in self.off:
                 continue
-            now = self._read(_Run(run.start, run.group, *_none()), len(run.xor))
-            for index in np.flatnonzero((now.xor != run.xor) | (now.sum != run.sum)).tolist():
+            now = self._read(run.start, run.pages, run.group)
+            moved = ((now.xor != run.xor) | (now.sum != run.sum)) & run.watched
+            for index in np.flatnonzero(moved).tolist():
                 flip = _is_one_bit(int(run.xor[index] ^ now.xor[index]), int(run.sum[index]), int(now.sum[index]))
-                address = run.start + index * PAGE
-                doubtful = self._settling > 0 if run.group == HEAP else not flip and self._settling > 0
+                address = run.start + index * run.words * 8
+                doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0
                 if not doubtful and (flip or (run.group != HEAP and self._readable(address))):
                     pages.append((address, run.group, flip))
                 else:
                     self.drop([address])
-        self._settling = max(0, self._settling - 1)
-        self._keep(lambda run: (run.xor != 0) | (run.sum != 0))
+        self._settling, self._heap_settling = max(0, self._settling - 1), max(0, self._heap_settling - 1)
         if not pages:
             return None
         addresses, groups, flips = zip(*pages, strict=True)
         return PageChange(addresses, groups, sum(flips), self._content(addresses[:64]))
 
     def drop(self, addresses: Sequence[int]) -> None:
-        """Stops watching these pages."""
+        """Stops watching the pieces that begin at these addresses."""
         for address in addresses:
             for run in self._runs:
-                index = (address - run.start) // PAGE
+                index = (address - run.start) // (8 * run.words)
                 if 0 <= index < len(run.xor):
                     run.xor[index] = run.sum[index] = 0
                     self.dropped += 1
@@ -185,7 +207,7 @@ class PageScrub:
         """A checksum of each 64 bytes of all pages that are watched: to recognise a constant at another address."""
         found = []
         for run in self._runs:
-            for view, _ in self._chunks(run.start, len(run.xor)):
+            for view, _ in self._chunks(run.start, run.pages):
                 found.append(lines_of(view))
         return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
@@ -195,49 +217,73 @@ class PageScrub:
 
     def _candidates(self, ranges: Sequence[Mapping]) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
+        heaps = [(item.start, item.end) for item in ranges if item.name == "[heap]"]
+        near_python = _around(_outside(python_objects(), heaps))
         for index, mapping in enumerate(ranges):
             if self._is_code(mapping):
                 yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
             if not _is_memory(mapping):
                 continue
-            group = HEAP if is_heap(ranges, index) else OWN
+            if is_threads_heap(ranges, index):  # of the runtime's workers, who only compute
+                continue
+            group = HEAP if mapping.name == "[heap]" else OWN
             begin = mapping.start + stack_bytes(ranges, index)
             for start, end in without(begin, mapping.end, self._before):
-                yield start, group, (end - start) // PAGE
+                own = without(start, end, near_python) if group == OWN else []
+                for first, last in own:
+                    yield first, group, (last - first) // PAGE
+                for first, last in without(start, end, own):
+                    yield first, HEAP, (last - first) // PAGE
 
     def _is_code(self, mapping: Mapping) -> bool:
         """Whether a range is code or tables of a library that was loaded since this was made."""
         is_file = mapping.name.startswith("/") and "(deleted)" not in mapping.name
         return is_file and mapping.permissions in ("r-xp", "r--p") and mapping.name not in self._known_files
 
+    def _leave_out_python(self) -> None:
+        """Python's objects change for good reasons: their lines on the heap, and whole pools of them elsewhere."""
+        objects = python_objects()
+        lines = np.unique(np.concatenate([(objects + np.uint64(step)) // 64 for step in (-32 % 2**64, 0, 32)]))
+        pools = np.unique(objects // POOL)
+        ranges = read_maps()
+        heaps = [(item.start, item.end) for item in ranges if item.name == "[heap]"]
+        for run in self._runs:
+            if run.group != HEAP:
+                continue
+            own = run.start // 64 + np.arange(len(run.xor), dtype=np.uint64)
+            on_heap = any(start <= run.start < end for start, end in heaps)
+            left_out = np.isin(own, lines) if on_heap else np.isin(own // (POOL // 64), pools)
+            run.xor[left_out], run.sum[left_out] = 0, 0
+
     def _note_before(self, ranges: Sequence[Mapping]) -> None:
         """What there is before the opening. Pieces of the heap may be used again for the engine."""
         self._before = [(mapping.start, mapping.end) for mapping in ranges]
         self._heap_before = [
-            self._read(_Run(mapping.start, HEAP, *_none()), (mapping.end - mapping.start) // PAGE)
-            for index, mapping in enumerate(ranges)
-            if _is_memory(mapping) and is_heap(ranges, index)
+            self._read(mapping.start, (mapping.end - mapping.start) // PAGE, HEAP)
+            for mapping in ranges
+            if mapping.name == "[heap]"
         ]
 
     def _reused(self) -> list[_Run]:
         """Pages of the heap that were there before the opening and were written to in it."""
         runs = []
         for run in self._heap_before:
-            now = self._read(_Run(run.start, HEAP, *_none()), len(run.xor))
-            written = (now.xor != run.xor) | (now.sum != run.sum)
-            now.xor, now.sum = np.where(written, now.xor, 0), np.where(written, now.sum, 0)
+            now = self._read(run.start, run.pages, HEAP)
+            as_before = (now.xor == run.xor) & (now.sum == run.sum)
+            now.xor[as_before], now.sum[as_before] = 0, 0
             runs.append(now)
         return runs
 
-    def _read(self, run: _Run, pages: int | None = None) -> _Run:
-        """The run with the checksums of now; pages that are gone have 0."""
-        count = pages if pages is not None else len(run.xor)
-        xors, sums = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
-        for words, at in self._chunks(run.start, count):
-            rows = words.reshape(-1, _WORDS)
-            xors[at : at + len(rows)] = np.bitwise_xor.reduce(rows, axis=1)
-            sums[at : at + len(rows)] = rows.sum(axis=1, dtype=np.uint64)
-        run.xor, run.sum = xors, sums
+    def _read(self, start: int, pages: int, group: int) -> _Run:
+        """A run with the checksums of now; pieces that are gone have 0."""
+        run = _Run(start, pages, group, np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        a_page = _WORDS // run.words
+        run.xor, run.sum = np.zeros(pages * a_page, np.uint64), np.zeros(pages * a_page, np.uint64)
+        for words, page in self._chunks(start, pages):
+            rows = words.reshape(-1, run.words)
+            at = slice(page * a_page, page * a_page + len(rows))
+            np.bitwise_xor.reduce(rows, axis=1, out=run.xor[at])
+            rows.sum(axis=1, dtype=np.uint64, out=run.sum[at])
         return run
 
     def _chunks(self, start: int, pages: int) -> Iterator[tuple[Words, int]]:
@@ -263,17 +309,20 @@ class PageScrub:
     def _readable(self, address: int) -> bool:
         return any(True for _ in self._chunks(address, 1))
 
-    def _keep(self, wanted: _Wanted) -> None:
-        """Keeps the wanted pages; runs are split where pages go."""
+    def _shrink(self) -> None:
+        """Leaves out long spans of pages without anything to watch; runs are split there."""
         kept = []
         for run in self._runs:
-            mask = wanted(run)
-            if mask.all():
-                kept.append(run)
+            a_page = _WORDS // run.words
+            alive = np.flatnonzero(run.watched.reshape(run.pages, a_page).any(axis=1))
+            if not len(alive):
                 continue
-            edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-            for begin, end in edges.reshape(-1, 2).tolist():
-                kept.append(_Run(run.start + begin * PAGE, run.group, run.xor[begin:end], run.sum[begin:end]))
+            ends = np.flatnonzero(np.diff(alive) > _GAP_PAGES)
+            firsts, lasts = alive[np.concatenate(([0], ends + 1))], alive[np.concatenate((ends, [len(alive) - 1]))]
+            for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+                part = slice(first * a_page, (last + 1) * a_page)
+                start = run.start + first * PAGE
+                kept.append(_Run(start, last + 1 - first, run.group, run.xor[part].copy(), run.sum[part].copy()))
         self._runs = kept
 
 
@@ -283,8 +332,23 @@ def _is_memory(mapping: Mapping) -> bool:
     return mapping.permissions[0] == "r" and mapping.permissions[3] == "p" and not named
 
 
-class _Wanted(Protocol):
-    def __call__(self, run: _Run) -> NDArray[np.bool_]: ...
+def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:
+    for start, end in ranges:
+        addresses = addresses[(addresses < start) | (addresses >= end)]
+    return addresses
+
+
+def _around(objects: Words) -> list[tuple[int, int]]:
+    """Ranges near Python's objects, in order, where it may put others: no page there is the engine's alone."""
+    if not len(objects):
+        return []
+    starts = np.unique(objects // POOL).astype(np.int64) * POOL
+    ends = np.flatnonzero(np.diff(starts) > 2 * POOLS_TOGETHER)
+    firsts, lasts = starts[np.concatenate(([0], ends + 1))], starts[np.concatenate((ends, [len(starts) - 1]))]
+    return [
+        (max(0, first - POOLS_TOGETHER), last + POOL + POOLS_TOGETHER)
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+    ]
 
 
 def lines_of(words: Words) -> Words:
@@ -292,10 +356,6 @@ def lines_of(words: Words) -> Words:
     odd = np.arange(1, 17, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     lines: Words = (words.reshape(-1, 8) * odd).sum(axis=1, dtype=np.uint64)
     return lines
-
-
-def _none() -> tuple[Words, Words]:
-    return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
 
 
 def _is_one_bit(xor: int, before: int, now: int) -> bool:

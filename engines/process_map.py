@@ -6,22 +6,34 @@ Linux only. Source: proc_pid_maps(5), proc_pid_mem(5), mallopt(3).
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 PAGE = os.sysconf("SC_PAGESIZE")
+POOL, POOLS_TOGETHER = 16 << 10, 1 << 20
+"""Bytes of a pool of small objects of Python's, and of an arena that holds pools.
+
+Source: Objects/obmalloc.c of CPython 3.10 and later.
+"""
 _ARENA = 64 << 20
 """glibc's heaps of threads are aligned to this. Source: malloc/arena.c, HEAP_MAX_SIZE on 64 bits."""
 _STACK = 8 << 20
+OWN_PAGES_FROM = 512
+"""Bytes from which an allocation gets pages of its own: all but the smallest tensors."""
 # malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 # What glibc's own adjustment comes to in a process that frees large arrays; any call of mallopt ends it.
 _USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
-_OWN_PAGES = {_MMAP_THRESHOLD: 4096, _MMAP_MAX: 16384}
+_OWN_PAGES = {_MMAP_THRESHOLD: OWN_PAGES_FROM, _MMAP_MAX: 16384}
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,16 @@ def without(start: int, end: int, holes: Iterable[tuple[int, int]]) -> list[tupl
     return left
 
 
-def is_heap(ranges: Sequence[Mapping], index: int) -> bool:
-    """Whether a range is memory that malloc hands out in small pieces, of the first thread or of another."""
+def python_objects() -> NDArray[np.uint64]:
+    """Addresses of the objects that Python can be asked for, in order."""
+    objects = gc.get_objects()
+    addresses = (id(item) for item in chain(objects, gc.get_referents(*objects)))
+    return np.unique(np.fromiter(addresses, dtype=np.uint64))
+
+
+def is_threads_heap(ranges: Sequence[Mapping], index: int) -> bool:
+    """Whether a range is memory that malloc hands out in small pieces to a thread that is not the first."""
     mapping = ranges[index]
-    if mapping.name == "[heap]":
-        return True
     reserved = index + 1 < len(ranges) and ranges[index + 1].permissions.startswith("---")
     return reserved and not mapping.name and mapping.start % _ARENA == 0
 
@@ -85,7 +102,7 @@ def stack_bytes(ranges: Sequence[Mapping], index: int) -> int:
 
 @contextmanager
 def allocations_on_own_pages() -> Iterator[None]:
-    """Within, whatever is allocated in 4 KiB or more lies on pages of its own, which go when it is freed.
+    """Within, whatever is allocated in OWN_PAGES_FROM or more lies on pages of its own, which go when it is freed.
 
     So no page of a weight is shared with a free piece that something else will be written to. Nothing but on glibc.
     """
