@@ -151,11 +151,11 @@ class PageScrub:
             self._note_before(read_maps())
             yield
             gc.collect()
-        self._runs = [
-            self._read(start, pages, group) for start, group, pages in self._candidates(read_maps())
-        ]
+        objects = python_objects()
+        candidates = self._candidates(read_maps(), objects)
+        self._runs = [self._read(start, pages, group) for start, group, pages in candidates]
         self._runs += self._reused()
-        self._leave_out_python()
+        self._leave_out(objects)
         self._before, self._heap_before = [], []
         # What is zero all over is no weight, but memory that may be written to yet.
         self._shrink()
@@ -215,10 +215,10 @@ class PageScrub:
         """Watches nothing any more."""
         self._runs = []
 
-    def _candidates(self, ranges: Sequence[Mapping]) -> Iterator[tuple[int, int, int]]:
+    def _candidates(self, ranges: Sequence[Mapping], objects: Words) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
         heaps = [(item.start, item.end) for item in ranges if item.name == "[heap]"]
-        near_python = _around(_outside(python_objects(), heaps))
+        near_python = _around(_outside(objects, [*heaps, *self._before]))
         for index, mapping in enumerate(ranges):
             if self._is_code(mapping):
                 yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
@@ -240,9 +240,8 @@ class PageScrub:
         is_file = mapping.name.startswith("/") and "(deleted)" not in mapping.name
         return is_file and mapping.permissions in ("r-xp", "r--p") and mapping.name not in self._known_files
 
-    def _leave_out_python(self) -> None:
+    def _leave_out(self, objects: Words) -> None:
         """Python's objects change for good reasons: their lines on the heap, and whole pools of them elsewhere."""
-        objects = python_objects()
         lines = np.unique(np.concatenate([(objects + np.uint64(step)) // 64 for step in (-32 % 2**64, 0, 32)]))
         pools = np.unique(objects // POOL)
         ranges = read_maps()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engines.page_alarms import REPEATS, SPAN_S, UNEXPLAINED, AlarmHistory
+from engines.page_scrub import HEAP, OWN, PageChange, PageScrub, lines_of
+from engines.process_map import PAGE, Mapping, OwnMemory, read_maps, stack_bytes, without
+
+WORDS = PAGE // 8
+
+
+@pytest.fixture
+def weights() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=1 << 18).astype(np.float32)
+
+
+def opened(weights: NDArray[np.float32]) -> tuple[PageScrub, NDArray[np.float32], NDArray[np.float32]]:
+    """A scrub over a copy of the weights, and memory beside them that changes with each inference."""
+    scrub = PageScrub()
+    with scrub.opening():
+        constants, activations = weights.copy(), weights.copy()
+    for step in (1, 2):
+        activations += step
+        scrub.learn()
+    return scrub, constants, activations
+
+
+def flip(array: NDArray[np.float32], at: int, bit: int) -> None:
+    array.view(np.uint32)[at] ^= np.uint32(1 << bit)
+
+
+@pytest.mark.parametrize("bit", [0, 22, 27, 31])
+def test_a_flipped_bit_of_a_weight_is_seen_and_put_right_is_not(weights: NDArray[np.float32], bit: int) -> None:
+    scrub, constants, _ = opened(weights)
+    assert scrub.changed() is None
+    flip(constants, 12345, bit)
+    change = scrub.changed()
+    assert change is not None
+    assert (len(change.addresses), change.single_bit, change.groups) == (1, 1, (OWN,))
+    page = constants.ctypes.data + 4 * 12345
+    assert change.addresses[0] == page - page % PAGE
+    flip(constants, 12345, bit)
+    assert scrub.changed() is None
+
+
+def test_most_of_the_weights_and_nothing_that_inference_writes_is_watched(weights: NDArray[np.float32]) -> None:
+    scrub, constants, activations = opened(weights)
+    assert scrub.watched_bytes >= weights.nbytes - 2 * PAGE
+    activations += 1
+    assert scrub.changed() is None
+    constants[5000:9000] += 1  # more than one bit is seen as well
+    change = scrub.changed()
+    assert change is not None
+    assert change.single_bit == 0
+    assert len(change.addresses) >= 3
+
+
+def test_what_changes_while_it_settles_is_dropped_but_for_single_bits(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    scrub.learn(settle=2)
+    constants[:1024] += 1
+    flip(constants, 200_000, 3)
+    change = scrub.changed()
+    assert change is not None
+    assert (len(change.addresses), change.single_bit) == (1, 1)
+    assert scrub.dropped >= 1
+    flip(constants, 200_000, 3)
+    assert scrub.changed() is None
+    constants[:1024] += 1
+    assert scrub.changed() is None, "a page that was dropped is watched no more"
+
+
+def test_memory_that_is_given_back_is_no_alarm(weights: NDArray[np.float32]) -> None:
+    scrub = PageScrub()
+    with scrub.opening():
+        constants: list[NDArray[np.float32]] = [weights.copy()]
+    scrub.learn()
+    constants.clear()
+    assert scrub.changed() is None
+
+
+def test_a_dropped_page_and_a_group_that_is_off_are_not_watched(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    flip(constants, 5000, 1)
+    change = scrub.changed()
+    assert change is not None
+    scrub.drop(change.addresses)
+    assert scrub.changed() is None
+    flip(constants, 150_000, 1)
+    scrub.off.add(OWN)
+    assert scrub.changed() is None
+
+
+def test_a_constant_is_recognised_at_another_address(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    place = (-constants.ctypes.data % 64) // 4
+    lines = lines_of(constants[place : place + 160_000].view(np.uint64).copy())
+    assert np.isin(lines, scrub.lines()).mean() > 0.99
+
+
+def page(seed: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(seed).integers(1, 2**63, (1, WORDS), dtype=np.uint64)
+
+
+def change(seed: int, group: int = OWN) -> PageChange:
+    return PageChange((4096 * seed,), (group,), 1, page(seed))
+
+
+class Opened(PageScrub):
+    """A scrub whose engine holds these pages."""
+
+    def __init__(self, *seeds: int) -> None:
+        super().__init__()
+        self.seeds = seeds
+
+    def lines(self) -> NDArray[np.uint64]:
+        return np.concatenate([lines_of(page(seed).ravel()) for seed in self.seeds])
+
+
+def test_a_page_that_alarms_again_and_again_is_repeated_within_the_span_only() -> None:
+    now = [0.0]
+    alarms = AlarmHistory(lambda: now[0])
+    for _ in range(REPEATS):
+        assert not alarms.is_repeated(change(1))
+        alarms.note(change(1))
+    assert alarms.is_repeated(change(1))
+    assert not alarms.is_repeated(change(2))
+    now[0] += SPAN_S + 1
+    assert not alarms.is_repeated(change(1))
+
+
+def test_alarms_by_no_constant_of_the_engine_end_in_watching_less() -> None:
+    alarms, scrub = AlarmHistory(lambda: 0.0), Opened(7, 8)
+    for number in range(UNEXPLAINED):
+        assert not scrub.off
+        alarms.note(change(100 + number, HEAP))
+        assert "no constant" in str(alarms.settle(scrub))
+    assert scrub.off == {HEAP}
+
+
+def test_alarms_by_constants_never_end_the_watch() -> None:
+    alarms, scrub = AlarmHistory(lambda: 0.0), Opened(7, 8)
+    for _ in range(3 * UNEXPLAINED):
+        alarms.note(change(7))
+        assert alarms.settle(scrub) is None
+    assert not scrub.off
+    assert alarms.settle(scrub) is None, "an opening without an alarm before it"
+
+
+def test_ranges_are_told_apart() -> None:
+    assert without(0, 100, [(10, 20), (90, 200)]) == [(0, 10), (20, 90)]
+    assert without(0, 100, [(0, 100)]) == []
+    guard, stack = Mapping(0, PAGE, "---p", ""), Mapping(PAGE, 100 << 20, "rw-p", "")
+    assert 0 < stack_bytes([guard, stack], 1) <= (100 << 20) - PAGE
+    assert stack_bytes([stack], 0) == 0
+
+
+def test_reading_what_is_not_there_is_no_crash(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text("1000-3000 rw-p 00000000 00:00 0\n3000-4000 r-xp 00000000 08:01 12   /usr/lib/a b.so\n")
+    assert [(item.start, item.end, item.name) for item in read_maps(maps)] == [
+        (0x1000, 0x3000, ""), (0x3000, 0x4000, "/usr/lib/a b.so"),
+    ]  # fmt: skip
+    memory = OwnMemory()
+    assert not memory.read_into(memoryview(bytearray(PAGE)), 0)
+    memory.close()
