@@ -8,7 +8,8 @@ OUT    ?= out
 # make campaign   the long version of the tests that kill
 # make bench-peers   the same job by other tools, in an environment of its own; hours on two cores
 PEERS  ?= .venv-peers
-.PHONY: demo test check bench bench-peers campaign pictures clean
+# make radiation   bits of weights, buffers, canvas and scene are flipped: docs/radiation.md; an hour or more
+.PHONY: demo test check bench bench-peers campaign radiation pictures clean
 
 # Two stamps: the demo needs no torch (a few hundred MB), the tests do.
 $(VENV)/.run: pyproject.toml
@@ -41,6 +42,10 @@ check: $(VENV)/.dev
 campaign: $(VENV)/.dev
 	$(BIN)/python -m tests.onboard.campaign --kills 200
 	ODD_SCENES=500 $(BIN)/python -m pytest tests/onboard/api/test_odd_scenes.py
+
+# Without AMX or AVX-512 bfloat16 leave the second backend out: RADIATION="--backends onnxruntime".
+radiation: $(VENV)/.dev
+	$(BIN)/python -m tests.onboard.radiation $(RADIATION)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
