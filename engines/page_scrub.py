@@ -151,8 +151,9 @@ class PageScrub:
             self._note_before(read_maps())
             yield
             gc.collect()
+            ranges = read_maps()  # before the next line makes room for its own objects
         objects = python_objects()
-        candidates = self._candidates(read_maps(), objects)
+        candidates = self._candidates(ranges, objects)
         self._runs = [self._read(start, pages, group) for start, group, pages in candidates]
         self._runs += self._reused()
         self._leave_out(objects)

@@ -127,7 +127,8 @@ class EngineGuard:
 
     def scrub_due(self) -> bool:
         """Whether the last look at its constants is long enough ago."""
-        return self._watch is not None and self._clock() - self._scrubbed >= self._schedule.scrub_s
+        is_watched = self._watch is not None and self._watch.unavailable is None
+        return is_watched and self._clock() - self._scrubbed >= self._schedule.scrub_s
 
     def reopen_due(self) -> bool:
         """Whether the engine is old enough to be opened afresh."""
