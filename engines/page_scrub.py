@@ -10,7 +10,7 @@ Reading is through /proc/self/mem, 2 to 3 GB/s on two cores of a Xeon; the check
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,6 +35,7 @@ from engines.process_map import (
 Words = NDArray[np.uint64]
 OWN, HEAP, FILE = 0, 1, 2
 GROUPS = ("memory of its own", "heap", "code")
+_Changed = tuple[int, int, bool]
 _CHUNK = 64 * PAGE
 _WORDS = PAGE // 8
 _LINE_WORDS = 8
@@ -51,8 +52,12 @@ class ConstantsWatch(Protocol):
     def unavailable(self) -> str | None:
         """Why nothing is watched; None where something is."""
 
-    def changed(self) -> PageChange | None:
-        """What changed since the last look; None for nothing."""
+    def changed(self, infer: Callable[[], object]) -> PageChange | None:
+        """What changed since the last look; None for nothing.
+
+        Args:
+            infer: has the engine infer something, where a second look is wanted after that.
+        """
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Unwatched:
 
     unavailable: str | None
 
-    def changed(self) -> PageChange | None:
+    def changed(self, infer: Callable[[], object]) -> PageChange | None:  # noqa: ARG002 -- the protocol's
         """Nothing is known."""
         return None
 
@@ -173,9 +178,12 @@ class PageScrub:
             run.xor[moved], run.sum[moved] = 0, 0
         self._shrink()
 
-    def changed(self) -> PageChange | None:
-        """See ConstantsWatch; pages that may change are dropped in silence."""
-        pages: list[tuple[int, int, bool]] = []
+    def changed(self, infer: Callable[[], object]) -> PageChange | None:
+        """See ConstantsWatch; what may change is dropped in silence.
+
+        So is a line of the heap that changes again while the engine infers: a weight that was hit stays as it is.
+        """
+        pages: list[_Changed] = []
         for run in self._runs:
             if run.group in self.off:
                 continue
@@ -190,10 +198,26 @@ class PageScrub:
                 else:
                     self.drop([address])
         self._settling, self._heap_settling = max(0, self._settling - 1), max(0, self._heap_settling - 1)
+        pages = self._confirmed(pages, infer)
         if not pages:
             return None
         addresses, groups, flips = zip(*pages, strict=True)
         return PageChange(addresses, groups, sum(flips), self._content(addresses[:64]))
+
+    def _confirmed(self, pages: list[_Changed], infer: Callable[[], object]) -> list[_Changed]:
+        """Without the lines of the heap that change again; they are dropped."""
+        lines = [address for address, group, _ in pages if group == HEAP]
+        if not lines:
+            return pages
+        before = {address: self._line(address) for address in lines}
+        infer()
+        unsteady = [address for address in lines if self._line(address) != before[address]]
+        self.drop(unsteady)
+        return [page for page in pages if page[0] not in unsteady]
+
+    def _line(self, address: int) -> bytes:
+        line = memoryview(bytearray(8 * _LINE_WORDS))
+        return bytes(line) if self._memory.read_into(line, address) else b""
 
     def drop(self, addresses: Sequence[int]) -> None:
         """Stops watching the pieces that begin at these addresses."""
@@ -218,16 +242,14 @@ class PageScrub:
 
     def _candidates(self, ranges: Sequence[Mapping], objects: Words) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
-        heaps = [(item.start, item.end) for item in ranges if item.name == "[heap]"]
+        heaps = [(item.start, item.end) for item in _heaps(ranges)]
         near_python = _around(_outside(objects, [*heaps, *self._before]))
         for index, mapping in enumerate(ranges):
             if self._is_code(mapping):
                 yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
             if not _is_memory(mapping):
                 continue
-            if is_threads_heap(ranges, index):  # of the runtime's workers, who only compute
-                continue
-            group = HEAP if mapping.name == "[heap]" else OWN
+            group = HEAP if mapping.name == "[heap]" or is_threads_heap(ranges, index) else OWN
             begin = mapping.start + stack_bytes(ranges, index)
             for start, end in without(begin, mapping.end, self._before):
                 own = without(start, end, near_python) if group == OWN else []
@@ -246,7 +268,7 @@ class PageScrub:
         lines = np.unique(np.concatenate([(objects + np.uint64(step)) // 64 for step in (-32 % 2**64, 0, 32)]))
         pools = np.unique(objects // POOL)
         ranges = read_maps()
-        heaps = [(item.start, item.end) for item in ranges if item.name == "[heap]"]
+        heaps = [(item.start, item.end) for item in _heaps(ranges)]
         for run in self._runs:
             if run.group != HEAP:
                 continue
@@ -260,8 +282,7 @@ class PageScrub:
         self._before = [(mapping.start, mapping.end) for mapping in ranges]
         self._heap_before = [
             self._read(mapping.start, (mapping.end - mapping.start) // PAGE, HEAP)
-            for mapping in ranges
-            if mapping.name == "[heap]"
+            for mapping in _heaps(ranges)
         ]
 
     def _reused(self) -> list[_Run]:
@@ -330,6 +351,11 @@ def _is_memory(mapping: Mapping) -> bool:
     """Whether a range is private memory without a file that can be read."""
     named = mapping.name.startswith(("/", "[v", "[stack", "[anon:stack"))
     return mapping.permissions[0] == "r" and mapping.permissions[3] == "p" and not named
+
+
+def _heaps(ranges: Sequence[Mapping]) -> list[Mapping]:
+    """Ranges that malloc hands out in small pieces."""
+    return [item for at, item in enumerate(ranges) if item.name == "[heap]" or is_threads_heap(ranges, at)]
 
 
 def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:

@@ -152,7 +152,7 @@ class EngineGuard:
             EngineError: its answer differs as well.
         """
         engine = self.engine
-        change = None if self._watch is None else self._watch.changed()
+        change = None if self._watch is None else self._watch.changed(self._check_answer)
         if change is not None:
             if self._scrub is not None and self._alarms.is_repeated(change):
                 self._check_answer()

@@ -47,7 +47,9 @@ class Child:
 
     def look(self) -> dict[str, Any]:
         assert self.guard._watch is not None
-        change = self.guard._watch.changed()
+        assert self.guard._self_check is not None
+        check = self.guard._self_check
+        change = self.guard._watch.changed(lambda: self.engine.infer(check.tiles))
         if change is None:
             return {"pages": 0}
         return {"pages": len(change.addresses), "addresses": change.addresses, "groups": change.groups}
