@@ -200,8 +200,8 @@ class EngineGuard:
             engine.infer(tiles)
             self._scrub.learn(_SETTLING_LOOKS)
         log.info("%.1f MB of constants are watched", self._scrub.watched_bytes / 1e6)
-        if (text := self._alarms.settle(self._scrub)) is not None:
-            self.tell("warning", "pages-unexplained", text)
+        if (explanation := self._alarms.settle(self._scrub)) is not None:
+            self.tell("warning", "pages-unexplained", explanation)
 
 
 def _page_scrub() -> PageScrub | None:
