@@ -105,7 +105,7 @@ class WeightsCampaign:
         self.model, self.backend = model, backend
         self.by_kind, self.by_layer = Tally(), Tally()
         self.silent: list[Flip] = []
-        self.died = 0
+        self.false_alarms = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -134,8 +134,10 @@ class WeightsCampaign:
         memory, patient = self.patient.memory, self.patient
         memory.flip(flip.address, flip.bit)
         try:
-            if patient.ask("look")["pages"]:
+            alarms = patient.ask("look").get("addresses", [])
+            if any(start <= flip.address < start + 4096 for start in alarms):
                 return SEEN_PAGES
+            self.false_alarms += bool(alarms)
             if patient.ask("answer")["changed"]:
                 return SEEN_ANSWER
             reply = patient.ask("map")
@@ -245,6 +247,7 @@ def main() -> None:
         places = len({place.layer for place in campaign.found})
         print(f"== {backend}: {made} flips in weights of {places} of {campaign.layers} tensors (others not recognised)")
         print("\n".join([*campaign.by_kind.lines(), "", *campaign.by_layer.lines()]), flush=True)
+        print(f"looks that alarmed at another place than the flip: {campaign.false_alarms}")
         for flip in campaign.silent:
             print(f"silent: {flip}")
         silent += campaign.by_kind.total(SILENT)
