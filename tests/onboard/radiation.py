@@ -36,6 +36,8 @@ from tests.onboard.weights_in_memory import Flip, Found, ProcessMemory, flips, l
 from tests.tiny_model import write_model
 
 SEEN_PAGES, SEEN_ANSWER, HARMLESS, SILENT = "seen by the scrub", "seen by the answer", "harmless", "SILENT"
+ENDED = "process ended"
+"""The supervisor starts another worker then, and the canvas goes on: tests/onboard/campaign.py."""
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Patient:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise EOFError("the process died of it")
+            raise BrokenPipeError("the process died of it")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
@@ -123,11 +125,18 @@ class WeightsCampaign:
         for number, flip in enumerate(flips(self.found, count, seed)):
             if deadline is not None and time.monotonic() > deadline:
                 return number
-            outcome = self._one(flip)
+            try:
+                outcome = self._one(flip)
+            except OSError:  # its pipe is broken, or its memory gone
+                outcome = ENDED
             self.by_kind.add(flip.kind, outcome)
             self.by_layer.add(flip.layer.partition("/")[0], outcome)
             if outcome == SILENT:
                 self.silent.append(flip)
+            if outcome == ENDED:
+                self.patient.close()
+                self._begin()
+                return number + 1 + self.run(count - number - 1, seed + 1, deadline)
         return count
 
     def _one(self, flip: Flip) -> str:
@@ -155,9 +164,17 @@ def flip_activations(campaign: WeightsCampaign, count: int, tally: Tally, *, tim
         address, bit = chance.choice(pages) + chance.randrange(4096), chance.randrange(8)
         timer = threading.Timer(chance.uniform(0, usual_s * times), patient.memory.flip, (address, bit))
         timer.start()
-        reply = patient.ask(f"map {times}")
-        timer.join()
         label = "activations" if times == 1 else "activations, all tiles twice"
+        try:
+            reply = patient.ask(f"map {times}")
+        except OSError:
+            timer.join()
+            tally.add(label, ENDED)
+            patient.close()
+            campaign.patient = patient = Patient(campaign.model, campaign.backend)
+            pages = patient.ask("pages")["pages"]
+            continue
+        timer.join()
         if patient.ask("look")["pages"]:
             tally.add(label, SEEN_PAGES)
         elif reply.get("differed") or "failed" in reply:
