@@ -9,12 +9,18 @@ OUT    ?= out
 # make bench-peers   the same job by other tools, in an environment of its own; hours on two cores
 PEERS  ?= .venv-peers
 # make radiation   bits of weights, buffers, canvas and scene are flipped: docs/radiation.md; an hour or more
-.PHONY: demo test check bench bench-peers campaign radiation pictures clean
+# make test-hermetic   the tests beside a poisoned cache of chosen backends and under load; TESTS=... names some of them
+TESTS  ?=
+.PHONY: demo test test-hermetic check bench bench-peers campaign radiation pictures clean
 
+# OpenVINO, 60 MB and 180 MB installed, where `auto` prefers it: on x86-64. FAST_CPU= leaves it out.
+FAST_CPU ?= $(filter x86_64 AMD64,$(shell uname -m))
 # Two stamps: the demo needs no torch (a few hundred MB), the tests do.
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	$(if $(FAST_CPU),$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary openvino -e '.[openvino]' \
+	  || echo "no OpenVINO for this Python: ONNX Runtime maps, at under half the speed on CPUs with bfloat16 (README)")
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
@@ -34,11 +40,14 @@ endif
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
+test-hermetic: $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/hermetic.sh $(TESTS)
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Hundreds of SIGKILLs and 500 damaged TIFFs: half an hour.
+# Hundreds of SIGKILLs and other faults, and 500 damaged TIFFs: half an hour.
 campaign: $(VENV)/.dev
 	$(BIN)/python -m tests.onboard.campaign --kills 200
 	ODD_SCENES=500 $(BIN)/python -m pytest tests/onboard/api/test_odd_scenes.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from engines.errors import BackendUnavailable, one_line
 
-REMEDY = "pip install 'onboard-landcover[jetson]' on the board, or take onnxruntime"
+REMEDY = f"CUDA_ENABLE_CURAND=False {sys.executable} -m pip install pycuda, or take onnxruntime"
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 

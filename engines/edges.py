@@ -6,6 +6,7 @@ outputs apart: here the cast goes behind that, to each output, which changes no 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from engines.errors import BackendUnavailable
@@ -27,7 +28,7 @@ def uint8_at_the_edges(content: bytes) -> bytes:
         import onnx
     except ImportError as error:
         raise BackendUnavailable(
-            "build", "the onnx package is not installed", "pip install 'onboard-landcover[build]'"
+            "build", "the onnx package is not installed", f"{sys.executable} -m pip install onnx"
         ) from error
     model = onnx.load_from_string(content)
     graph = model.graph

@@ -1,7 +1,9 @@
-"""`auto`: the fastest backend of this machine that repeats the reference, measured once and then kept to.
+"""`fastest`: the backend that is fastest here and repeats the reference, measured once and then kept to.
 
-Kept, because a scene half mapped by one backend is not finished by another: its canvas belongs to the digest of the
-engine that began it. A change of model, runtime, processor or threads asks anew.
+Two machines of one kind may choose differently, by chance or by load: only who asks for it gets it, and the item says
+so. `auto` chooses by a rule (engines/selection.py). Kept, because a scene half mapped by one backend is not finished by
+another: its canvas belongs to the digest of the engine that began it. A change of model, runtime, processor or threads
+asks anew.
 """
 
 from __future__ import annotations
@@ -15,15 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.engine import Engine
-from engines.errors import AcceptanceFailed, BuildFailed, GoldenFailed, OpeningRefused
 from engines.files import write_durably
-from engines.verify import golden_tiles, verify_accepted, verify_golden
+from engines.selection import PASSED_OVER, Choice, note_choice, reason_of, verified
+from engines.verify import golden_tiles
 
 log = logging.getLogger(__name__)
 _CALLS = 3
-_OUT = (OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed)
-"""What puts a backend out: it cannot be had, or computes wrong. One that fails otherwise may work at the next try, and
-is not given up for a slower one for ever."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,24 @@ class Trial:
     problem: str | None
 
 
-def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices: Path) -> Engine:
+def seconds_a_tile(engine: Engine) -> float:
+    """Least of three calls on the golden tile."""
+    tiles = golden_tiles(engine, 1)
+    took = []
+    for _ in range(_CALLS):
+        begin = time.perf_counter()
+        engine.infer(tiles)
+        took.append(time.perf_counter() - begin)
+    return min(took)
+
+
+def open_fastest(
+    openers: Mapping[str, Callable[[], Engine]],
+    key: str,
+    choices: Path,
+    *,
+    measure: Callable[[Engine], float] = seconds_a_tile,
+) -> Engine:
     """Opens the backend kept for `key`, else tries all and keeps the fastest; golden-checked either way.
 
     Args:
@@ -43,6 +59,7 @@ def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices:
             tile is out.
         key: of everything that the choice depends on.
         choices: JSON file, made if missing; where it cannot be written, the next opening measures again.
+        measure: seconds a tile of an open engine.
 
     Raises:
         OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed: of the first backend, where none is left.
@@ -51,17 +68,17 @@ def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices:
     kept = _kept(choices, key)
     if kept is not None and kept in openers:
         try:
-            return _verified(openers[kept]())
-        except _OUT as error:
+            return _measured(openers[kept], {})
+        except PASSED_OVER as error:
             log.warning("%s was the fastest and is out: %s", kept, error)
     if len(openers) == 1:
-        return _verified(next(iter(openers.values()))())
+        return _measured(next(iter(openers.values())), {})
     trials, refusals = [], []
     for name, opener in openers.items():
         try:
-            with _verified(opener()) as engine:
-                trials.append(Trial(name, _seconds_a_tile(engine), None))
-        except _OUT as error:  # noqa: PERF203 - a few backends, each may refuse
+            with verified(opener()) as engine:
+                trials.append(Trial(name, measure(engine), None))
+        except PASSED_OVER as error:  # noqa: PERF203 - a few backends, each may refuse
             trials.append(Trial(name, None, str(error)))
             refusals.append(error)
     for trial in trials:
@@ -71,7 +88,8 @@ def open_fastest(openers: Mapping[str, Callable[[], Engine]], key: str, choices:
         raise refusals[0]
     fastest = min(timed)[1]
     _keep(choices, key, fastest)
-    return _verified(openers[fastest]())
+    problems = {trial.backend: reason_of(trial.problem) for trial in trials if trial.problem is not None}
+    return _measured(openers[fastest], problems)
 
 
 def choice_key(**facts: str | int | None) -> str:
@@ -79,24 +97,8 @@ def choice_key(**facts: str | int | None) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _verified(engine: Engine) -> Engine:
-    try:
-        verify_accepted(engine)
-        verify_golden(engine)
-    except BaseException:
-        engine.close()
-        raise
-    return engine
-
-
-def _seconds_a_tile(engine: Engine) -> float:
-    tiles = golden_tiles(engine, 1)
-    took = []
-    for _ in range(_CALLS):
-        begin = time.perf_counter()
-        engine.infer(tiles)
-        took.append(time.perf_counter() - begin)
-    return min(took)
+def _measured(opener: Callable[[], Engine], passed_over: Mapping[str, str]) -> Engine:
+    return note_choice(verified(opener()), Choice("measured", passed_over))
 
 
 def _kept(choices: Path, key: str) -> str | None:

@@ -277,6 +277,23 @@ class Acceptance(_Part):
         return self.miou_reference - self.miou <= self.most_loss
 
 
+class PlaceFigure(_Part):
+    """Accuracy at one place that the model has not seen.
+
+    Attributes:
+        place: in words.
+        images, labelled_pixels: how many.
+        per_class_iou: of the classes that the place's labels are sure of.
+        mean_iou: over these.
+    """
+
+    place: Text
+    images: Annotated[int, Field(ge=1)]
+    labelled_pixels: Annotated[int, Field(ge=1)]
+    per_class_iou: dict[Slug, Share]
+    mean_iou: Share
+
+
 class Manifest(_Part):
     """A model's description, beside its file.
 
@@ -291,6 +308,10 @@ class Manifest(_Part):
         probabilities: the twin, None where there is none.
         cost: of one tile; None where it was not counted.
         acceptance: of precisions below the reference's; see `accepts`.
+        gsd_m: ground resolution the model is made for, metres a pixel; None where that is not known.
+        gsd_range_m: lowest and highest ground resolution that it was tested at, metres a pixel.
+        terms: what the terms of the training data allow, in plain words; empty: nothing is known against any use.
+        places: accuracy by place.
     """
 
     schema_version: Literal[1] = 1
@@ -315,6 +336,10 @@ class Manifest(_Part):
     probabilities: TwinFile | None = None
     cost: Cost | None = None
     acceptance: tuple[Acceptance, ...] = ()
+    gsd_m: Annotated[float, Field(gt=0)] | None = None
+    gsd_range_m: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    terms: str = ""
+    places: tuple[PlaceFigure, ...] = ()
 
     @field_validator("created")
     @classmethod
@@ -339,9 +364,13 @@ class Manifest(_Part):
         if self.golden is not None and self.precision not in self.golden.least_agreement:
             raise ValueError(f"golden.least_agreement says nothing of the model's own precision, {self.precision}")
         names = {item.name for item in self.classes}
-        for row in self.evaluation:
+        for row in (*self.evaluation, *self.places):
             if unknown := sorted(set(row.per_class_iou) - names):
                 raise ValueError(f"evaluation names classes that the model has not: {', '.join(unknown)}")
+        if self.gsd_range_m is not None:
+            low, high = self.gsd_range_m
+            if not low <= (self.gsd_m or low) <= high:
+                raise ValueError(f"gsd_range_m {low} to {high} must rise and hold gsd_m, {self.gsd_m}")
         return self
 
     def accepts(self, precision: Precision) -> bool:

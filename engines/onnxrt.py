@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -139,7 +140,8 @@ def _runtime() -> ModuleType:
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
-        raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", "pip install onnxruntime") from error
+        remedy = f"{sys.executable} -m pip install onnxruntime"
+        raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", remedy) from error
     runtime: ModuleType = onnxruntime
     return runtime
 

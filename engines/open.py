@@ -12,10 +12,10 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendUnavailable, ModelNotFound, SettingRefused
 from engines.manifest import MANIFEST_NAME, Manifest, Precision
 from engines.places import cache_folder
-from engines.verify import verify_accepted, verify_golden
+from engines.selection import Choice, note_choice, open_by_rule, reason_of, rule_order, verified
 
 SHIPPED = Path(__file__).parent / "shipped"
-AUTO, REFERENCE = "auto", "onnxruntime"
+AUTO, FASTEST, REFERENCE = "auto", "fastest", "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ def open_engine(
     Args:
         model: shipped name (it wins over a folder of that name; write ./name for the folder), model folder or
             manifest.json; None for the default of the shipped ones.
-        backend: name, or "auto" for the fastest that is usable here, computes in a precision that the manifest accepts
-            and passes the golden tile; measured at the first opening, kept from then on. Unchecked it is the reference.
+        backend: name; "auto" for the first by a fixed rule that is usable here, computes in a precision that the
+            manifest accepts and passes the golden tile; "fastest" for the fastest of these, measured at the first
+            opening and kept from then on. Unchecked both are the reference.
         threads: the backend computes with; None for the cores this process may use.
         spinning: idle threads wait awake.
         max_batch: most tiles in one call.
         check_golden: False leaves the golden tile out; for benchmarks and for measuring an engine that fails it.
         built: folder of TensorRT engines, see EngineOptions.
         build: whether to make one where there is none.
-        choices: file that keeps what "auto" chose; None for the one in the user's cache.
+        choices: file that keeps what "fastest" chose; None for the one in the user's cache.
 
     Raises:
         ModelNotFound, ManifestError, ModelMismatch, BackendUnavailable, SettingRefused: nothing was opened.
@@ -60,39 +61,49 @@ def open_engine(
         InferenceFailed: the runtime failed on the golden tile.
     """
     options = EngineOptions(threads=threads, spinning=spinning, max_batch=max_batch, built=built, build=build)
-    if backend not in (AUTO, *_OPENERS):
-        raise SettingRefused("backend", backend, f"one of {', '.join((AUTO, *_OPENERS))}")
+    if backend not in (AUTO, FASTEST, *_OPENERS):
+        raise SettingRefused("backend", backend, f"one of {', '.join((AUTO, FASTEST, *_OPENERS))}")
     file = manifest_path(model)
     manifest = Manifest.load(file)
-    if backend == AUTO and check_golden:
-        return _open_fastest(manifest, file.parent, options, choices)
-    backend = REFERENCE if backend == AUTO else backend
+    if backend in (AUTO, FASTEST) and check_golden:
+        return _open_chosen(manifest, file.parent, options, choices, measure=backend == FASTEST)
+    backend = REFERENCE if backend in (AUTO, FASTEST) else backend
     engine = _OPENERS[backend](manifest, file.parent, options)
-    if check_golden:
-        try:
-            verify_accepted(engine)
-            verify_golden(engine)
-        except BaseException:
-            engine.close()
-            raise
-    return engine
+    return verified(engine) if check_golden else engine
 
 
-def _open_fastest(manifest: Manifest, folder: Path, options: EngineOptions, choices: Path | None) -> Engine:
+def _open_chosen(
+    manifest: Manifest, folder: Path, options: EngineOptions, choices: Path | None, *, measure: bool
+) -> Engine:
+    states = {state.name: state for state in backend_states()}
+    openers, passed_over = {}, {}
+    for name in sorted(_OPENERS, key=_rank):
+        precision = _PRECISIONS.get(name, manifest.precision)
+        if not states[name].version:
+            passed_over[name] = reason_of(str(states[name].problem).partition(";")[0])
+        elif not manifest.accepts(precision):
+            passed_over[name] = f"the manifest does not accept {precision}"
+        else:
+            openers[name] = partial(_OPENERS[name], manifest, folder, options)
+    if not openers or manifest.golden is None:
+        # Nothing to choose from, or nothing to hold the others to: the reference, or what it says.
+        unheld = {name: "the model has no golden tile to hold it to" for name in openers if name != REFERENCE}
+        engine = verified(_OPENERS[REFERENCE](manifest, folder, options))
+        return note_choice(engine, Choice("rule", passed_over | unheld))
+    if not measure:
+        return open_by_rule(openers, passed_over)
     from engines.fastest import choice_key, open_fastest
 
-    states = {state.name: state.version for state in backend_states()}
-    precisions = {name: _PRECISIONS.get(name, manifest.precision) for name in _OPENERS}
-    names = [name for name in _OPENERS if states.get(name) and manifest.accepts(precisions[name])]
-    if not names or manifest.golden is None:
-        # Nothing to choose from, or nothing to hold the others to: the reference, or what it says.
-        return _OPENERS[REFERENCE](manifest, folder, options)
     key = choice_key(
         model=manifest.model.sha256, threads=options.threads, processor=processor(), cores=usable_cores(),
-        **{f"backend {name}": states[name] for name in names},
+        **{f"backend {name}": states[name].version for name in _OPENERS if name in openers},
     )  # fmt: skip
-    openers = {name: partial(_OPENERS[name], manifest, folder, options) for name in names}
     return open_fastest(openers, key, choices or cache_folder() / "backends.json")
+
+
+def _rank(name: str) -> int:
+    order = rule_order()
+    return order.index(name) if name in order else len(order)
 
 
 def manifest_path(model: str | Path | None = None, shipped: Path = SHIPPED) -> Path:

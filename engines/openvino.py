@@ -6,6 +6,7 @@ manifest's share for bf16. Precision belongs to the engine, so neither is ever t
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _runtime() -> ModuleType:
     try:
         import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except (ImportError, OSError) as error:
-        remedy = "pip install 'onboard-landcover[openvino]'"
+        remedy = f"{sys.executable} -m pip install openvino"
         raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", remedy) from error
     runtime: ModuleType = openvino
     return runtime

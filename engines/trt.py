@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def runtime(packages: tuple[str, ...] = PACKAGES) -> Runtime:
         return Runtime(name, str(module.__version__), module)
     raise BackendUnavailable(
         BACKEND, f"none of {', '.join(packages)} loads here",
-        "on a Jetson it comes with JetPack; elsewhere pip install 'onboard-landcover[build]'",
+        f"on a Jetson it comes with JetPack; elsewhere {sys.executable} -m pip install tensorrt-rtx-cu13",
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ class DiskFailed(GroundError):
     def __init__(self, path: Path, error: OSError) -> None:
         self.path, self.errno = path, error.errno
         reason = (error.strerror or str(error)).lower()
-        super().__init__(f"{path}: cannot write: {reason}; make room, then run the same command: it continues")
+        super().__init__(f"{path}: cannot read or write: {reason}; mend it, then run the same command: it continues")
 
 
 class MapDamaged(GroundError):

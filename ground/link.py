@@ -1,21 +1,37 @@
-"""The link to one satellite: requests that are tried again, within a window of time and bytes."""
+"""The link to one satellite: requests that are tried again, within a window of time and bytes.
+
+Whatever answers is not trusted: a portal may stand between, a server may be somebody else's or broken. So every answer
+has a longest size and time, only what has the form of the service's answers counts as one, and waiting is bounded.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from ground.errors import AskedWrong, LinkDown
+from ground.watchdog import Watchdog
 
 LONGEST_PAUSE_S = 20.0
+LONGEST_RETRY_AFTER_S = 120.0
+"""What a satellite may ask to wait between two tries; a pass is some minutes."""
 TRIES = 8
 """Failures in a row, without a byte between them, after which the link counts as down."""
+LONGEST_JSON, LONGEST_ERROR = 16 << 20, 1 << 16
+LONGEST_ANSWER_S = 900.0
+"""For a JSON answer: a pass is hardly longer."""
+LOWEST_RATE = 50.0
+"""Bytes a second, over ``stall_s``, below which a connection is given up: the slowest radio link brings more."""
+PROBLEM = "application/problem+json"
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class WindowClosed(Exception):
@@ -78,6 +94,7 @@ class Link:
         token: bearer token, None for none.
         window: of the pass.
         stall_s: silence after which a connection is given up.
+        told: called with a line for people, when a try has failed and before the next one is waited for.
         sleep, jitter: for tests.
     """
 
@@ -88,20 +105,41 @@ class Link:
         token: str | None = None,
         window: Window | None = None,
         stall_s: float = 15.0,
+        told: Callable[[str], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url, self.window = url.rstrip("/"), window or Window()
+        self._stall_s, self._told = stall_s, told or (lambda _: None)
         self._sleep, self._jitter = sleep, jitter
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         try:
             self._client = httpx.Client(base_url=self.url, headers=headers, timeout=stall_s)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise AskedWrong(f"{url} is no address ({error})", "give one like http://satellite:8000") from None
-        if self._client.base_url.scheme not in ("http", "https"):
+        base = self._client.base_url
+        if base.scheme not in ("http", "https") or not base.host or (base.port or 0) > 65535:
             raise AskedWrong(f"{url} is no address", "give one like http://satellite:8000")
+        self._watchdog = Watchdog()
         self.failures = 0
         self.answers = 0
+
+    def read(self, model: type[_Model], method: str, path: str, **options: Any) -> _Model:
+        """A small answer of a form that is known; tried again until it comes.
+
+        Raises:
+            AskedWrong: the satellite refused, or the answer has another form.
+            LinkDown: nothing came.
+            WindowClosed: the pass is over.
+        """
+        answer = self.json(method, path, **options)
+        try:
+            return model.model_validate(answer)
+        except ValidationError as error:
+            row = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in row["loc"])
+            problem = f"the answer of {self.url}{path} is not as it should be ({where or 'the whole'}: {row['msg']})"
+            raise AskedWrong(problem, "is it an onboard service, and of this version?") from None
 
     def json(self, method: str, path: str, **options: Any) -> Any:
         """A small answer, parsed; tried again until it comes.
@@ -113,10 +151,9 @@ class Link:
         """
 
         def once() -> Any:
-            answer = self._client.request(method, path, **options)
-            self.window.received += len(answer.content)
-            self.accepted(answer)
-            return answer.json()
+            with self._sent(method, path, longest_s=LONGEST_ANSWER_S, **options) as answer:
+                body = self._whole(answer, LONGEST_JSON)
+            return _parsed(answer, body)
 
         return self.again(once)
 
@@ -131,7 +168,7 @@ class Link:
             try:
                 answer = once()
             except (httpx.TransportError, httpx.DecodingError, ValueError) as error:
-                self.pause(f"{type(error).__name__} {error}".strip())
+                self.pause(reason_of(error))
             except TryLater as error:
                 self.pause(str(error), error.after_s)
             else:
@@ -144,55 +181,120 @@ class Link:
         self.answers += 1
 
     def pause(self, why: str, least_s: float = 0.0) -> None:
-        """After a failure: waits, longer each time, never beyond the window.
+        """After a failure: says so, and waits, longer each time, never beyond the window.
 
         Raises:
             LinkDown: too many in a row.
             WindowClosed: the pass is over.
         """
+        self.window.check()
         self.failures += 1
         if self.failures >= TRIES:
             raise LinkDown(self.url, self.failures, why)
         # Half fixed, half by chance, so that stations do not come back in step.
         wait = min(LONGEST_PAUSE_S, 0.25 * 2**self.failures) * (0.5 + 0.5 * self._jitter())
-        if max(wait, least_s) >= self.window.seconds_left:
+        wait = max(wait, min(least_s, LONGEST_RETRY_AFTER_S))
+        if wait >= self.window.seconds_left:
+            self._told(f"{self.url}: {why}; the pass ends before the next try")
             raise WindowClosed
-        self._sleep(max(wait, least_s))
+        self._told(f"{self.url}: {why}; try {self.failures + 1} of {TRIES} in {wait:.1f} s")
+        self._sleep(wait)
 
     @contextmanager
     def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """An answer whose body is read as it comes.
+        """An answer that is good, or says that its range begins behind the end (416); its body is read as it comes.
 
         Raises:
-            httpx.TransportError: the link failed.
+            httpx.TransportError: the link failed, or something else than the service answers.
             AskedWrong: the satellite refused.
         """
-        with self._client.stream("GET", path, headers=headers) as answer:
-            if answer.status_code >= 400 and answer.status_code != 416:
-                answer.read()
-                self.accepted(answer)
+        with self._sent("GET", path, headers=headers) as answer:
             yield answer
+
+    def chunks(self, answer: httpx.Response, longest: int) -> Iterator[bytes]:
+        """The body as it comes over the link, at most ``longest`` bytes; the window is not charged.
+
+        Raises:
+            httpx.TransportError: the link failed, or brings hardly anything.
+        """
+        begun, came, left = time.monotonic(), 0, longest
+        for chunk in answer.iter_raw():
+            if left <= 0:
+                return
+            part = chunk[:left]
+            left -= len(part)
+            came += len(part)
+            if time.monotonic() - begun >= self._stall_s:
+                if came < LOWEST_RATE * self._stall_s:
+                    raise httpx.ReadTimeout(f"only {came:,} bytes came in {self._stall_s:g} s")
+                begun, came = time.monotonic(), 0
+            yield part
+
+    @contextmanager
+    def _sent(
+        self, method: str, path: str, *, longest_s: float = float("inf"), **options: Any
+    ) -> Iterator[httpx.Response]:
+        """Sends a request; gives the answer once its head is here and is the service's."""
+        window_s = max(0.05, self.window.seconds_left)
+        timeout = httpx.Timeout(min(self._stall_s, window_s))
+        extensions = {"trace": self._watchdog.trace}
+        try:
+            request = self._client.build_request(method, path, timeout=timeout, extensions=extensions, **options)
+        except httpx.InvalidURL as error:
+            raise AskedWrong(f"{self.url} is no address ({error})", "give one like http://satellite:8000") from None
+        # For connecting and for the head; each part of it has stall_s by itself.
+        self._watchdog.arm(min(2 * self._stall_s, window_s))
+        try:
+            answer = self._client.send(request, stream=True)
+            try:
+                self._watchdog.arm(min(longest_s, window_s))
+                if answer.status_code != 416:
+                    self.accepted(answer)
+                yield answer
+            finally:
+                answer.close()
+        finally:
+            self._watchdog.disarm()
+
+    def _whole(self, answer: httpx.Response, longest: int) -> bytes:
+        """A body that must not be longer than this."""
+        body = bytearray()
+        for chunk in self.chunks(answer, longest + 1):
+            if self.window.bytes_left == 0 or self.window.seconds_left <= 0:
+                raise WindowClosed
+            self.window.received += len(chunk)
+            body += chunk
+        if len(body) > longest:
+            raise httpx.RemoteProtocolError(f"the answer has more than {longest:,} bytes")
+        return bytes(body)
 
     def accepted(self, answer: httpx.Response) -> None:
         """Passes a good answer.
 
         Raises:
-            AskedWrong: it is a refusal that another try will not change.
+            AskedWrong: it is a refusal of the service's that another try will not change.
+            TryLater: it is one that another try may change.
+            httpx.RemoteProtocolError: it is not the service that answers.
         """
-        if answer.status_code < 400:
+        status, kind = answer.status_code, answer.headers.get("content-type", "").partition(";")[0].strip()
+        if 200 <= status < 300:
             return
-        detail = _detail_of(answer)
-        if answer.status_code == 429 or answer.status_code >= 500:
-            raise TryLater(detail, _seconds_of(answer.headers.get("retry-after")))
+        if status < 400:
+            where = answer.headers.get("location", "nowhere")[:200]
+            raise httpx.RemoteProtocolError(f"answers {status} and points to {where}: is there a portal between?")
+        detail = _detail_of(answer, self._whole(answer, LONGEST_ERROR))
+        if status == 429 or status >= 500:
+            raise TryLater(f"answers {status}: {detail}", _seconds_of(answer.headers.get("retry-after")))
+        if kind != PROBLEM:
+            raise httpx.RemoteProtocolError(f"answers {status} as {kind or 'nothing'}: is it an onboard service?")
         remedy = {401: "give --token-file", 403: "ask the operator for a token with the role ground"}
         raise AskedWrong(
-            f"{answer.request.url} answers {answer.status_code}: {detail}",
-            remedy.get(answer.status_code, "see /openapi.json there"),
-            answer.status_code,
+            f"{answer.request.url} answers {status}: {detail}", remedy.get(status, "see /openapi.json there"), status
         )
 
     def close(self) -> None:
         """Closes its connections."""
+        self._watchdog.disarm()
         self._client.close()
 
     def __enter__(self) -> Link:
@@ -210,12 +312,39 @@ class TryLater(Exception):
         super().__init__(detail)
 
 
-def _detail_of(answer: httpx.Response) -> str:
+def reason_of(error: Exception) -> str:
+    """A failure of the link in words."""
+    words = {
+        httpx.ConnectError: "no connection", httpx.ConnectTimeout: "no connection in time",
+        httpx.ReadTimeout: "no answer in time",
+    }  # fmt: skip
+    kind = next((words[cls] for cls in type(error).__mro__ if cls in words), "no good answer")
+    text = str(error) or type(error).__name__
+    return f"{kind} ({text})"
+
+
+def _parsed(answer: httpx.Response, body: bytes) -> Any:
+    """JSON of a body.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise ValueError("the answer is compressed, which was not asked for")
     try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        kind = answer.headers.get("content-type", "nothing")[:100]
+        raise ValueError(f"answers with {kind} that is no JSON: is there a portal between?") from None
+
+
+def _detail_of(answer: httpx.Response, body: bytes) -> str:
+    try:
+        return str(_parsed(answer, body)["detail"])[:1000]
+    except (ValueError, KeyError, TypeError, IndexError):
         return answer.reason_phrase
 
 
 def _seconds_of(header: str | None) -> float:
-    return float(header) if header and header.isdecimal() else 0.0
+    """Of Retry-After; dates are none of ours."""
+    return min(float(header[:9]), LONGEST_RETRY_AFTER_S) if header and header.isdecimal() else 0.0

@@ -1,11 +1,62 @@
-"""What the station's commands print for people."""
+"""What the station's commands print for people, and how: nothing of the link's reaches a terminal as it is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ground.text import visible
 
 if TYPE_CHECKING:
     from ground.station import PassReport
+
+
+class Screen:
+    """Lines on standard output and standard error, and at most one progress bar, which makes way for them."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        for stream in (sys.stdout, sys.stderr):
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a name has
+
+    def line(self, text: str) -> None:
+        """A result."""
+        self._write(text, sys.stdout)
+
+    def note(self, text: str) -> None:
+        """Something that goes wrong."""
+        self._write(f"ground: {text}", sys.stderr)
+
+    def _write(self, text: str, stream: TextIO) -> None:
+        if self._bar is None:
+            print(visible(text), file=stream, flush=True)
+        else:
+            self._bar.write(visible(text), file=stream)
+            stream.flush()
+
+    @contextmanager
+    def progress(self, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+        """A bar on a terminal, nothing elsewhere."""
+        if not shown:
+            yield None
+            return
+        from tqdm import tqdm
+
+        with tqdm(unit="B", unit_scale=True, leave=False) as bar:
+
+            def move(done: int, every: int) -> None:
+                bar.total = every
+                bar.update(done - bar.n)
+
+            self._bar = bar
+            try:
+                yield move
+            finally:
+                self._bar = None
 
 
 def cell(value: object) -> str:

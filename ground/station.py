@@ -8,6 +8,7 @@ is on the disk.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,11 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ground.answers import Checked, Plan, PlannedFile, ReceiptTaken
 from ground.errors import AskedWrong, DiskFailed, GroundError, MapDamaged
 from ground.link import Link, WindowClosed
-from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of
+from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of, write_whole
 
 NOT_FOUND, ANOTHER_DIGEST = 404, 409
+MOST_PLANS = 200
+"""Plans in one pass: an honest satellite needs a few, one that names ever new files is left for this pass."""
 MAP, ITEM, RECEIPT, COARSE = "map.tif", "map.json", "receipt.json", "coarse.tif"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -96,6 +100,7 @@ class Station:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in self._unacknowledged():
                 self._acknowledge(name, report)
+            self._acknowledge_again(report)
             self._fetch_planned(report)
         except WindowClosed:
             report.window_closed = True
@@ -108,7 +113,7 @@ class Station:
     def _fetch_planned(self, report: PassReport) -> None:
         """Plan after plan, until the satellite has nothing more that fits."""
         held = 0
-        while True:
+        for _ in range(MOST_PLANS):
             whole, left_out = self._plan(held)
             items = [item for item in whole if not self._is_given_up(item, report) and not self._holds(item)]
             report.left = len(items) + left_out
@@ -120,6 +125,8 @@ class Station:
             if more <= held:
                 return
             held = more
+        self.told(f"the satellite made {MOST_PLANS} plans in this pass; the next pass goes on")
+        report.left = max(1, report.left)
 
     def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
         total, done = sum(item.wanted.length for item in items), 0
@@ -157,9 +164,9 @@ class Station:
     def _have_checked(self, name: str) -> str:
         """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass."""
         try:
-            answer = self.link.json("POST", f"/maps/{name}/check")
-            damaged, erased = ", ".join(answer["damaged"]), bool(answer["erased"])
-        except (AskedWrong, KeyError, TypeError):
+            answer = self.link.read(Checked, "POST", f"/maps/{name}/check")
+            damaged, erased = ", ".join(answer.damaged), answer.erased
+        except AskedWrong:
             return ""  # gone meanwhile, or a service that does not know the question
         found = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
         if erased:
@@ -171,26 +178,17 @@ class Station:
         """What to fetch, and how many maps it leaves out for want of bytes."""
         left = self.link.window.bytes_left
         query = {} if left is None else {"bytes": left + held}
-        told = self.link.json("GET", "/downlink/plan", params=query)
-        try:
-            return [self._item(row) for row in told["items"]], int(told["left_out"])
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"the plan of {self.link.url} cannot be read ({error!r})"
-            raise AskedWrong(problem, "is it an onboard service?") from None
+        plan = self.link.read(Plan, "GET", "/downlink/plan", params=query)
+        return [self._item(row) for row in plan.items], plan.left_out
 
-    def _item(self, row: dict[str, Any]) -> PlanItem:
-        name, asset = str(row["map"]), str(row["asset"])
-        # Names from the link become paths here: nothing but plain ones.
-        if not (_PLAIN.fullmatch(name) and _PLAIN.fullmatch(asset) and re.fullmatch("[0-9a-f]{64}", row["sha256"])):
-            raise ValueError(f"{name}/{asset}")
-        wanted = Wanted(
-            f"/maps/{name}/{asset}", self.folder / name / asset, row["sha256"], int(row["bytes"]), int(row["length"])
-        )
-        return PlanItem(name, asset, wanted, str(row.get("reason", "")))
+    def _item(self, row: PlannedFile) -> PlanItem:
+        target = self.folder / row.map / row.asset
+        wanted = Wanted(f"/maps/{row.map}/{row.asset}", target, row.sha256, row.bytes, row.length)
+        return PlanItem(row.map, row.asset, wanted, row.reason)
 
     def _holds(self, item: PlanItem) -> bool:
         wanted = item.wanted
-        if wanted.target.exists() and wanted.target.stat().st_size == wanted.bytes:
+        if wanted.target.is_file() and wanted.target.stat().st_size == wanted.bytes:
             return sha256_of(wanted.target) == wanted.sha256
         return not wanted.is_whole and wanted.part.exists() and wanted.part.stat().st_size >= wanted.length
 
@@ -223,7 +221,8 @@ class Station:
         """
         digest = sha256_of(self.folder / name / MAP)
         try:
-            answer = self.link.json("POST", f"/maps/{name}/receipt", json={"sha256": digest})
+            taken = self.link.read(ReceiptTaken, "POST", f"/maps/{name}/receipt", json={"sha256": digest})
+            answer = taken.model_dump()
         except AskedWrong as error:
             if error.status == ANOTHER_DIGEST:
                 self.told(f"{name}: made anew aboard since it came")
@@ -231,15 +230,35 @@ class Station:
             if error.status != NOT_FOUND:
                 raise
             answer = {"map": name, "received": False, "detail": "erased aboard"}
-        partial = self.folder / name / f"{RECEIPT}.part"
-        partial.write_text(json.dumps({"sha256": digest, "answer": answer}), encoding="utf-8")
-        partial.rename(self.folder / name / RECEIPT)
+        write_whole(self.folder / name / RECEIPT, json.dumps({"sha256": digest, "answer": answer}).encode())
         report.receipts.append(name)
+
+    def _acknowledge_again(self, report: PassReport) -> None:
+        """Gives receipts again that the satellite has lost: its ledger may have been built anew, or fallen back.
+
+        Without them it would keep for ever, and plan in each pass, what is here.
+        """
+        held = {path.parent.name for path in self.folder.glob(f"*/{RECEIPT}")} - set(report.receipts)
+        since: int | None = 0
+        while held and since is not None:
+            try:
+                answer = self.link.json("GET", "/downlink/undelivered", params={"since": since})
+                rows = [(str(row["map"]), str(row["sha256"])) for row in answer["maps"]]
+                following = answer["next"]
+            except (AskedWrong, KeyError, TypeError):
+                return  # a service that does not know the question
+            for name, sha256 in rows:
+                target = self.folder / name / MAP
+                if name in held and target.is_file() and sha256_of(target) == sha256:
+                    self._acknowledge(name, report)
+                    self.told(f"{name}: its receipt was lost aboard and is given again")
+            # A page that does not lead on is the last one.
+            since = following if isinstance(following, int) and following > since else None
 
     def _unacknowledged(self) -> Iterator[str]:
         """Maps here that the satellite may not know to be here: the link broke before the receipt."""
         for path in sorted(self.folder.glob(f"*/{MAP}")):
-            if _PLAIN.fullmatch(path.parent.name) and not (path.parent / RECEIPT).exists():
+            if _PLAIN.fullmatch(path.parent.name) and path.is_file() and not (path.parent / RECEIPT).exists():
                 yield path.parent.name
 
 
@@ -253,12 +272,12 @@ def held_maps(folder: Path) -> list[dict[str, Any]]:
         raise GroundError(f"{folder}: no such folder; `ground pull URL --dest {folder}` makes it")
     rows = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        parts = sum(part.stat().st_size for part in path.glob("*.part"))
+        parts = sum(part.stat().st_size for part in path.glob("*.part") if part.is_file())
         whole = path / MAP
         rows.append(
             {
-                "map": path.name,
-                "bytes": whole.stat().st_size if whole.exists() else None,
+                "map": os.fsencode(path.name).decode("utf-8", "replace"),
+                "bytes": whole.stat().st_size if whole.is_file() else None,
                 "part_bytes": parts,
                 "coarse": (path / COARSE).exists(),
                 "acknowledged": (path / RECEIPT).exists(),

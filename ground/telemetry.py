@@ -9,17 +9,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ground.errors import AskedWrong, DiskFailed
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ground.answers import Event, Events, History, Tick
+from ground.errors import AskedWrong, DiskFailed, GroundError
 from ground.link import Link, WindowClosed
-from ground.transfer import sync
+from ground.transfer import open_plain, read_small, sync, write_whole
 
 STATE, EVENTS, HISTORY = "state.json", "events.jsonl", "history"
 PAGE_ROWS = 2000
+MOST_PAGES = 5000
+"""Pages of one kind in a pass: ten million rows, or five million events. One that never ends is left for this pass."""
+_LONGEST_STATE, _TAIL = 1 << 16, 1 << 16
+
+
+class State(BaseModel):
+    """Where to go on: after which tick of which history, and after which event."""
+
+    model_config = ConfigDict(strict=True)
+
+    tick: Tick | None = None
+    event: int = Field(0, ge=0, le=2**62)
+    epoch: int = Field(0, ge=0, le=10**6)
 
 
 @dataclass
@@ -48,7 +65,7 @@ class TelemetryStation:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise AskedWrong("Parquet needs pyarrow", "pip install 'onboard-landcover[ground]'") from None
+            raise AskedWrong("Parquet needs pyarrow", f"{sys.executable} -m pip install pyarrow") from None
 
     def pull(self) -> TelemetryReport:
         """One pass.
@@ -70,78 +87,101 @@ class TelemetryStation:
             raise DiskFailed(self._folder, error) from error
         return report
 
-    def _events(self, state: dict[str, Any], report: TelemetryReport) -> None:
-        while True:
-            told = self._link.json("GET", "/events", params={"since": state["event"], "limit": 1000})
-            if told["events"]:
-                _append(self._folder / EVENTS, told["events"], after=state["event"])
-                state["event"] = told["events"][-1]["sequence"]
+    def _events(self, state: State, report: TelemetryReport) -> None:
+        for _ in range(MOST_PAGES):
+            page = self._link.read(Events, "GET", "/events", params={"since": state.event, "limit": 1000})
+            if page.events:
+                _append(self._folder / EVENTS, page.events, after=state.event)
+                if page.events[-1].sequence <= state.event:
+                    raise _never_ends(self._link.url, "/events")
+                state.event = page.events[-1].sequence
                 self._keep(state)
-                report.events += len(told["events"])
-            if state["event"] > told["acknowledged"]:
-                self._link.json("POST", "/events/acknowledged", json={"until": state["event"]})
-            if told["next"] is None:
+                report.events += len(page.events)
+            if state.event > page.acknowledged:
+                self._link.json("POST", "/events/acknowledged", json={"until": state.event})
+            if page.next is None:
                 return
+            if not page.events:
+                raise _never_ends(self._link.url, "/events")
+        raise _never_ends(self._link.url, "/events")
 
-    def _history(self, state: dict[str, Any], report: TelemetryReport) -> None:
-        while True:
-            asked: dict[str, Any] = {"step": self._step_s, "limit": PAGE_ROWS}
-            if state["tick"] is not None:
-                asked["since"] = state["tick"]
-            told = self._link.json("GET", "/telemetry/history", params=asked)
-            if state["tick"] is not None and told["now"] < state["tick"]:
+    def _history(self, state: State, report: TelemetryReport) -> None:
+        was_lost = False
+        for _ in range(MOST_PAGES):
+            query: dict[str, Any] = {"step": self._step_s, "limit": PAGE_ROWS}
+            if state.tick is not None:
+                query["since"] = state.tick
+            page = self._link.read(History, "GET", "/telemetry/history", params=query)
+            if state.tick is not None and page.now < state.tick and not was_lost:
                 # The history aboard was lost and begun afresh: its ticks are another axis from here.
-                state |= {"tick": None, "epoch": state["epoch"] + 1}
+                state.tick, state.epoch, was_lost = None, state.epoch + 1, True
                 continue
-            ticks = told["columns"]["tick"]
+            ticks = page.ticks
+            if ticks and state.tick is not None and ticks[-1] <= state.tick:
+                raise _never_ends(self._link.url, "/telemetry/history")
             if ticks:
-                name = f"{state['epoch']:03d}-{ticks[0]:015d}-{ticks[-1]:015d}.parquet"
-                _write_parquet(self._folder / HISTORY / name, told["columns"], step_s=told["step_s"])
-                state["tick"] = ticks[-1]
+                name = f"{state.epoch:03d}-{ticks[0]:015d}-{ticks[-1]:015d}.parquet"
+                _write_parquet(self._folder / HISTORY / name, page.columns, step_s=page.step_s)
+                state.tick = ticks[-1]
                 self._keep(state)
                 report.rows += len(ticks)
-            if told["next"] is None:
+            if page.next is None:
                 return
+            if not ticks:
+                raise _never_ends(self._link.url, "/telemetry/history")
+        raise _never_ends(self._link.url, "/telemetry/history")
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> State:
+        path = self._folder / STATE
         try:
-            told = json.loads((self._folder / STATE).read_text(encoding="utf-8"))
-            return {"tick": told["tick"], "event": int(told["event"]), "epoch": int(told["epoch"])}
+            return State.model_validate_json(read_small(path, _LONGEST_STATE))
         except FileNotFoundError:
-            return {"tick": None, "event": 0, "epoch": 0}
-        except (ValueError, KeyError, TypeError):
+            return State()
+        except (ValidationError, OSError) as error:
+            reason = "it is no state" if isinstance(error, ValidationError) else (error.strerror or str(error))
             raise AskedWrong(
-                f"{self._folder / STATE} is damaged", "choose another --dest, or remove it: all is pulled again"
+                f"{path} is damaged ({reason})", "choose another --dest, or remove it: all is pulled again"
             ) from None
 
-    def _keep(self, state: Mapping[str, Any]) -> None:
-        fresh = self._folder / f"{STATE}.new"
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._folder / STATE)
-        sync(self._folder)
+    def _keep(self, state: State) -> None:
+        write_whole(self._folder / STATE, state.model_dump_json().encode())
 
 
-def _append(path: Path, events: list[dict[str, Any]], *, after: int) -> None:
+def _never_ends(url: str, path: str) -> GroundError:
+    return GroundError(
+        f"{url}{path}: its pages do not go forward, or never end; what came is kept: see the satellite's log"
+    )
+
+
+def _append(path: Path, events: list[Event], *, after: int) -> None:
     """Appends what is newer than the last line that is there: a cut between file and state repeats nothing."""
-    with path.open("ab+") as file:
+    with os.fdopen(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - (1 << 16)))
+        file.seek(max(0, end - _TAIL))
         tail = file.read()
         whole = tail[: tail.rfind(b"\n") + 1]
         file.truncate(end - len(tail) + len(whole))  # a line that was torn
-        last = json.loads(whole.splitlines()[-1])["sequence"] if whole else after
+        file.seek(0, os.SEEK_END)
+        last = _last_sequence(whole, after)
         for event in events:
-            if event["sequence"] > last:
-                file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+            if event.sequence > last:
+                file.write(json.dumps(event.model_dump(), ensure_ascii=True).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     sync(path.parent)
 
 
-def _write_parquet(path: Path, columns: Mapping[str, list[Any]], *, step_s: float) -> None:
+def _last_sequence(lines: bytes, usual: int) -> int:
+    """Of the last line that is an event; ``usual`` where none is: what the state says."""
+    for line in reversed(lines.splitlines()):
+        try:
+            return Event.model_validate_json(line).sequence
+        except ValidationError:  # noqa: PERF203 -- damaged lines are few
+            continue
+    return usual
+
+
+def _write_parquet(path: Path, columns: Mapping[str, Sequence[Any]], *, step_s: float) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -6,9 +6,12 @@ exactly one version of a file, and nothing else has to be remembered to resume.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +19,13 @@ from pathlib import Path
 import httpx
 
 from ground.errors import DiskFailed, MapDamaged
-from ground.link import Link, TryLater
+from ground.link import Link, TryLater, reason_of
 
 SYNC_BYTES = 4 << 20
 """Bytes between two fsyncs of a part: what a power cut at the station may cost."""
+
+MIN_PROGRESS = 1024
+"""Bytes that a try must bring to count as one in which the link lived."""
 
 Progress = Callable[[int], None]
 
@@ -78,6 +84,7 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
         DiskFailed: the disk is full or failed; the part stays.
     """
     _remove_other_parts(wanted)
+    _check_room(wanted)
     for attempt in (1, 2):
         _fetch_bytes(link, wanted, tally, progress)
         if not wanted.is_whole:
@@ -93,9 +100,9 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a plain file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -109,9 +116,9 @@ def _fetch_bytes(link: Link, wanted: Wanted, tally: Tally, progress: Progress | 
             _fetch_once(link, wanted, at, tally, progress)
             link.answered()
         except httpx.TransportError as error:
-            if tally.received > before:
+            if tally.received - before >= MIN_PROGRESS:
                 link.answered()  # the link lives, if not for long
-            link.pause(f"{type(error).__name__} {error}".strip())
+            link.pause(reason_of(error))
         except TryLater as error:
             link.pause(str(error), error.after_s)
 
@@ -124,33 +131,74 @@ def _fetch_once(link: Link, wanted: Wanted, at: int, tally: Tally, progress: Pro
     headers = {"Range": f"bytes={at}-{last}", "If-Range": f'"{wanted.sha256}"'}
     with link.stream(wanted.path, headers) as answer:
         if answer.status_code == 416:
-            # By If-Range another version would have come whole: it is this one, and it ends here. The part stays: the
-            # next pass spends one request on it.
-            raise MapDamaged(wanted.target, f"{wanted.bytes:,} bytes", f"{at:,} bytes and an end")
-        if answer.headers.get("etag") != f'"{wanted.sha256}"':
-            wanted.part.unlink(missing_ok=True)
-            raise Superseded
+            _check_end(answer, wanted, at)
+        _check_version(answer, wanted)
         start = _begin_of(answer) if answer.status_code == 206 else 0
         if start > at:
             raise httpx.RemoteProtocolError(f"asked from byte {at} on, got {answer.headers.get('content-range')!r}")
-        tally.repeated += at - start
-        _write(link, wanted, answer, start, tally, progress)
+        _write(link, wanted, answer, Piece(start, at, last + 1), tally, progress)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What an answer brings, and what of it is wanted.
+
+    Attributes:
+        start: the first byte that comes.
+        begin: the first that is not here yet; what lies before it is passed over: the good part stays as it is.
+        end: behind the last one that was asked for; what comes from there on was not promised and is not written.
+    """
+
+    start: int
+    begin: int
+    end: int
+
+
+def _check_end(answer: httpx.Response, wanted: Wanted, at: int) -> None:
+    """A 416 of the service: by If-Range another version would have come whole, so it is this one, and ends here.
+
+    Raises:
+        MapDamaged: it says where it ends. The part stays: the next pass spends one request on it.
+        httpx.RemoteProtocolError: it does not.
+    """
+    if re.fullmatch(r"bytes \*/\d{1,18}", answer.headers.get("content-range", "")):
+        raise MapDamaged(wanted.target, f"{wanted.bytes:,} bytes", f"{at:,} bytes and an end")
+    raise httpx.RemoteProtocolError("answers 416 without an end: is there a portal between?")
+
+
+def _check_version(answer: httpx.Response, wanted: Wanted) -> None:
+    """The service's entity tags are digests. What has none is not its answer, and says nothing of the part here.
+
+    Raises:
+        Superseded: it is another version's. The part is removed when that one is fetched, and not before.
+        httpx.RemoteProtocolError: it is none of the service's.
+    """
+    tag = answer.headers.get("etag", "")
+    if tag == f'"{wanted.sha256}"' and answer.status_code in (200, 206):
+        return
+    if re.fullmatch('"[0-9a-f]{64}"', tag):
+        raise Superseded
+    kind = answer.headers.get("content-type", "nothing")[:100]
+    raise httpx.RemoteProtocolError(f"answers {answer.status_code} with {kind}, not the file: is a portal between?")
 
 
 def _write(
-    link: Link, wanted: Wanted, answer: httpx.Response, start: int, tally: Tally, progress: Progress | None
+    link: Link, wanted: Wanted, answer: httpx.Response, piece: Piece, tally: Tally, progress: Progress | None
 ) -> None:
     try:
         wanted.part.parent.mkdir(parents=True, exist_ok=True)
-        with wanted.part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            unsynced = 0
-            for chunk in answer.iter_raw():
-                file.write(chunk)
-                unsynced += len(chunk)
+        with os.fdopen(open_plain(wanted.part, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            file.seek(piece.begin)
+            unsynced, at = 0, piece.start
+            for chunk in link.chunks(answer, piece.end - piece.start):
+                fresh = chunk[max(0, piece.begin - at) :]
+                at += len(chunk)
+                file.write(fresh)
+                unsynced += len(fresh)
                 tally.received += len(chunk)
+                tally.repeated += len(chunk) - len(fresh)
                 if progress is not None:
-                    progress(len(chunk))
+                    progress(len(fresh))
                 if unsynced >= SYNC_BYTES:
                     file.flush()
                     os.fsync(file.fileno())
@@ -166,10 +214,23 @@ def _begin_of(answer: httpx.Response) -> int:
     Raises:
         httpx.RemoteProtocolError: it does not say.
     """
-    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
+    text = answer.headers.get("content-range", "")
+    match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)", text)
     if match is None:
         raise httpx.RemoteProtocolError("a partial answer without Content-Range")
     return int(match[1])
+
+
+def _check_room(wanted: Wanted) -> None:
+    """Passes if what is to come fits on the disk.
+
+    Raises:
+        DiskFailed: it does not; nothing was fetched.
+    """
+    folder = next(path for path in wanted.target.parents if path.exists())
+    missing = wanted.length - _size(wanted.part)
+    if missing > shutil.disk_usage(folder).free:
+        raise DiskFailed(wanted.target, OSError(errno.ENOSPC, f"it needs {missing:,} bytes, more than are free"))
 
 
 def _put_in_place(wanted: Wanted) -> None:
@@ -189,6 +250,19 @@ def _remove_other_parts(wanted: Wanted) -> None:
             path.unlink(missing_ok=True)
 
 
+def open_plain(path: Path, flags: int) -> int:
+    """A descriptor of a plain file; a FIFO or a device of this name would be waited for without end.
+
+    Raises:
+        OSError: it is none, or as `os.open`.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file; remove it", str(path))
+    return descriptor
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -203,3 +277,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A small file: there in one step with all its bytes, or as it was."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync(path.parent)
+
+
+def read_small(path: Path, longest: int) -> bytes:
+    """A plain file that has no reason to be longer than this.
+
+    Raises:
+        OSError: it is none, is longer, or cannot be read.
+    """
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise OSError(errno.EFBIG, f"it has more than {longest:,} bytes", str(path))
+    return data

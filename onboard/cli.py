@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from onboard.mapping.run import MapRequest, MapSummary
 
 
+_AT_START = "a service that runs here reads it when it is started again"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
     arguments = _parser().parse_args(argv)
@@ -111,7 +114,10 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the map of another scene of that name")
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="shipped name, model folder or manifest.json (default: the shipped default)")
-    model.add_argument("--backend", default="auto", help="auto, or one that `onboard doctor` lists (default: auto)")
+    model.add_argument(
+        "--backend", default="auto",
+        help="auto (by a fixed rule), fastest (measured here once), or one that `onboard doctor` lists (default: auto)",
+    )  # fmt: skip
     model.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
     model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")
@@ -121,7 +127,15 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
         "--stretch", type=_percentiles, default=(2.0, 98.0), metavar="LOW,HIGH",
         help="percentiles for scenes that are not uint8 (default: 2,98)",
     )  # fmt: skip
-    scene.add_argument("--no-collar", action="store_true", help="do not take black or white borders for no data")
+    scene.add_argument(
+        "--nodata", type=_nodata, default="file", metavar="VALUE",
+        help="value that means no data, instead of the file's tag; none for no value at all",
+    )  # fmt: skip
+    scene.add_argument("--no-collar", action="store_true", help="do not take a border of one colour for no data")
+    alpha = scene.add_mutually_exclusive_group()
+    alpha.add_argument("--no-alpha", action="store_const", const=0, dest="alpha", help="take no band for a mask")
+    alpha.add_argument("--alpha", type=int, metavar="BAND", help="take this band for a mask: 0 is no data")
+    scene.add_argument("--page", type=int, metavar="N", help="of a TIFF of several pages (default: the largest)")
     product = parser.add_argument_group("product")
     product.add_argument("--confidence", action="store_true", help="also write the model's confidence")
     product.add_argument("--sieve", type=int, default=0, metavar="PIXELS", help="merge patches smaller than this")
@@ -136,12 +150,16 @@ def _process(arguments: argparse.Namespace) -> int:
     from onboard.scene.probe import Probes
 
     request = _request(arguments)
+    _hush(arguments)
     with (
         Probes() as probes,  # gets ready while the engine is opened
         _opened(arguments) as (engine, crew),
         progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
     ):
         summary = map_scene(request, engine, progress, crew=crew, judge=probes.judge)
+    if not arguments.quiet and not arguments.json:
+        for text in summary.assumptions:
+            print(f"onboard: assumed: {text}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
@@ -149,10 +167,19 @@ def _process(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _hush(arguments: argparse.Namespace) -> None:
+    """Quiet is quiet: Python prints warnings of libraries (GDAL's on odd tags, say) that nobody handles."""
+    if arguments.quiet:
+        import logging
+
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
 def _batch(arguments: argparse.Namespace) -> int:
     from onboard.batch_cli import batch
     from onboard.scene.probe import Probes
 
+    _hush(arguments)
     with Probes() as probes, _opened(arguments) as (engine, crew):
         return batch(arguments, _request(arguments), engine, crew, probes.judge)
 
@@ -186,7 +213,12 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         out=arguments.out,
         name=arguments.name,
         scene_options=SceneOptions(
-            bands=arguments.bands, stretch_percentiles=arguments.stretch, collar=not arguments.no_collar
+            bands=arguments.bands,
+            stretch_percentiles=arguments.stretch,
+            collar=not arguments.no_collar,
+            nodata=arguments.nodata,
+            alpha=arguments.alpha,
+            page=arguments.page,
         ),
         confidence=arguments.confidence,
         sieve_px=arguments.sieve,
@@ -200,6 +232,8 @@ def _serve(_: argparse.Namespace) -> int:
     import logging
 
     from onboard.api.auth import check_binding, read_tokens
+    from onboard.api.listening import check_address
+    from onboard.jobs.folders import check_data_folder
     from onboard.jobs.governor import limits_of
     from onboard.jobs.kind import MapKind
     from onboard.jobs.supervisor import serve
@@ -208,10 +242,11 @@ def _serve(_: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     settings = read_settings()
     # What would stop a child at once is said here, in one line.
+    check_data_folder(settings)
     check_binding(settings.host, read_tokens(settings.tokens_path))
     limits_of(settings)
     MapKind.of(settings)
-    serve(settings)
+    serve(settings, lambda: check_address(settings))
     return 0
 
 
@@ -227,7 +262,9 @@ def _token_add(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import add_token
     from onboard.settings import read_settings
 
-    print(add_token(read_settings().tokens_path, arguments.name, arguments.roles))
+    path = read_settings().tokens_path
+    print(add_token(path, arguments.name, arguments.roles), flush=True)
+    print(f"onboard: kept, hashed, in {path}; {_AT_START}", file=sys.stderr)
     return 0
 
 
@@ -235,7 +272,9 @@ def _token_remove(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import remove_token
     from onboard.settings import read_settings
 
-    remove_token(read_settings().tokens_path, arguments.name)
+    path = read_settings().tokens_path
+    remove_token(path, arguments.name)
+    print(f"onboard: removed from {path}; {_AT_START}", file=sys.stderr)
     return 0
 
 
@@ -276,6 +315,15 @@ def _bands(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is no list of band numbers; give them like 3,2,1") from None
+
+
+def _nodata(text: str) -> float | str:
+    if text.lower() in ("none", "file"):
+        return text.lower()
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number; give the value itself, or none") from None
 
 
 def _percentiles(text: str) -> tuple[float, float]:

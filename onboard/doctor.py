@@ -13,6 +13,8 @@ from typing import Any
 from engines.errors import EngineError
 from engines.manifest import Manifest
 from engines.open import backend_states, default_model, shipped_models
+from onboard.errors import OptionsRefused
+from onboard.settings import read_settings
 from telemetry.discover import is_jetson, main_rail, scope_of, sources
 from telemetry.sources.jtop import Jtop
 from telemetry.sources.nvpmodel import power_mode
@@ -56,14 +58,14 @@ class Report:
         return {"can_map": self.can_map, "findings": [asdict(finding) for finding in self.findings]}
 
 
-def diagnose(root: Path = Path("/"), disk: Path = Path()) -> Report:
+def diagnose(root: Path | None = None, disk: Path = Path()) -> Report:
     """Looks at the machine.
 
     Args:
-        root: of the file system that telemetry reads.
+        root: of the file system that telemetry reads; None for the service's own (ONBOARD_TELEMETRY_ROOT).
         disk: a folder on the disk that maps are to be written to; its nearest existing parent is asked.
     """
-    steps = (_machine(), _backends(), _models(), _measured(root), _disk(disk))
+    steps = (_machine(), _backends(), _models(), _measured_by_settings(root), _disk(disk))
     return Report(tuple(finding for step in steps for finding in step))
 
 
@@ -123,6 +125,21 @@ def _models() -> Iterator[Finding]:
         yield Finding("default", "model", default_model())
     except EngineError as error:
         yield Finding("default", "model", missing=str(error))
+
+
+def _measured_by_settings(root: Path | None) -> Iterator[Finding]:
+    """By the root that is given, else by the service's; settings that cannot be read are a finding like others."""
+    if root is None:
+        try:
+            root = read_settings().telemetry_root
+        except OptionsRefused as error:
+            yield Finding("settings", "service", missing=str(error))
+            root = Path("/")
+    if not root.is_dir():
+        yield Finding("measured", "root", missing=f"there is no folder {root}; mend ONBOARD_TELEMETRY_ROOT")
+    elif root != Path("/"):
+        yield Finding("measured", "root", f"{root} (ONBOARD_TELEMETRY_ROOT)")
+    yield from _measured(root)
 
 
 def _measured(root: Path) -> Iterator[Finding]:

@@ -3,12 +3,14 @@
 OnboardError            a failure of ours (exit code 1)
 ├── MappingStopped      the work was told to stop: it continues when it is asked for again
 ├── StorageError        make room or mend the disk, then run again: work so far is kept
-│   └── NoRoom          under the reserve: nothing more is taken in
+│   ├── NoRoom          under the reserve: nothing more is taken in
+│   └── LedgerBusy      another process keeps the ledger's lock: try again soon
 ├── LedgerDamaged       set the ledger aside and build it again from the folders
 ├── AlreadyRunning      another service works in this data folder: stop it, or take another folder
 └── InputError          mend the input (exit code 2)
     ├── SceneRefused    the scene cannot be mapped
-    └── OptionsRefused  the options cannot be met
+    ├── OptionsRefused  the options cannot be met
+    └── FolderUnusable  the data folder, or something in it, cannot be used as it is
 """
 
 from __future__ import annotations
@@ -53,10 +55,17 @@ class StorageError(OnboardError):
 class NoRoom(StorageError):
     """Taking this in would leave less than the reserve that running work needs."""
 
-    def __init__(self, path: Path, *, wanted: int, free: int, reserve: int) -> None:
+    def __init__(self, path: Path, *, wanted: int, free: int, reserve: int, use: str = "") -> None:
         self.wanted, self.free, self.reserve = wanted, free, reserve
-        problem = f"{wanted:,} bytes would leave less than the reserve of {reserve:,} ({free:,} are free)"
+        problem = f"{wanted:,} bytes{use} would leave less than the reserve of {reserve:,} ({free:,} are free)"
         super().__init__(path, problem, "pull maps and give their receipts, or cancel scenes, then send it again")
+
+
+class LedgerBusy(StorageError):
+    """Another process holds the ledger's lock, and went on holding it; nothing was changed."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, f"the ledger is busy ({problem})", "try again in some seconds")
 
 
 class LedgerDamaged(OnboardError):
@@ -64,7 +73,8 @@ class LedgerDamaged(OnboardError):
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path, self.problem = path, problem
-        super().__init__(f"{path}: the ledger cannot be used ({problem}); a restart sets it aside and builds it again")
+        self.remedy = "a restart sets it aside and builds it again"
+        super().__init__(f"{path}: the ledger cannot be used ({problem}); {self.remedy}")
 
 
 class AlreadyRunning(OnboardError):
@@ -89,6 +99,14 @@ class SceneRefused(InputError):
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
         self.path, self.problem, self.remedy = path, problem, remedy
         super().__init__(f"{path}: {problem}; {remedy}")
+
+
+class FolderUnusable(InputError):
+    """The service cannot keep its files where it was told to."""
+
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        self.path, self.problem, self.remedy = path, problem, remedy
+        super().__init__(f"{path} {problem}; {remedy}")
 
 
 class OptionsRefused(InputError):

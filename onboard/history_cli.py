@@ -6,9 +6,6 @@ import argparse
 import json
 import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,8 @@ from onboard.errors import OptionsRefused
 if TYPE_CHECKING:
     from telemetry.table import Table
 
+LONGEST_ANSWER, ANSWER_S, MOST_PAGES = 32 << 20, 120.0, 5000
+"""Bytes and seconds of a page of history, and pages: ten million rows."""
 TOKEN = "ONBOARD_TOKEN"  # noqa: S105 -- the name of a variable
 
 
@@ -49,7 +48,7 @@ def _report(options: argparse.Namespace) -> int:
             idle_w = calibrated if idle_w is None else idle_w
         else:
             path = Path(options.source)
-            if not path.exists():
+            if not _exists(path):
                 raise OptionsRefused(f"there is no {path}", "name a Parquet file, a folder of them, or http://...")
             table = Table.read_parquet(path)
         figures = figures_of(table, idle_w=idle_w)
@@ -63,36 +62,69 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, a zero byte in it
+        return False
+
+
 def _fetched(url: str, since_s: float | None, step_s: float) -> tuple[Table, float | None]:
     """History of a service, page by page, and its calibrated idle power."""
     from telemetry.table import Table
 
     pages = []
-    asked: dict[str, Any] = {"step": step_s, "limit": 5000}
+    query: dict[str, Any] = {"step": step_s, "limit": 5000}
     if since_s is not None:
-        asked["since"] = int(-1000 * abs(since_s))
-    while True:
-        told = _get(f"{url}/telemetry/history?{urllib.parse.urlencode(asked)}")
-        pages.append(Table.of_json(told["columns"]))
-        if told["next"] is None:
-            return Table.joined(pages), _get(f"{url}/telemetry")["power"]["idle_w"]
-        asked["since"] = told["next"]
+        query["since"] = int(-1000 * min(abs(since_s), 1e12))
+    for _ in range(MOST_PAGES):
+        page = _get(f"{url}/telemetry/history", query)
+        try:
+            pages.append(Table.of_json(page["columns"]))
+            following = page["next"]
+        except (KeyError, TypeError):
+            raise _no_history(url) from None
+        if following is None:
+            return Table.joined(pages), _idle_of(url)
+        if type(following) is not int or following <= query.get("since", -1) or not len(pages[-1]):
+            raise _no_history(url)
+        query["since"] = following
+    raise OptionsRefused(f"the history of {url} has no end", "give --since")
 
 
-def _get(url: str) -> Any:
-    request = urllib.request.Request(url)  # noqa: S310 -- http or https, looked at above
-    if token := os.environ.get(TOKEN):
-        request.add_header("Authorization", f"Bearer {token}")
+def _idle_of(url: str) -> float | None:
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        refused = error.code in (401, 403)
-        remedy = f"put a token with the role telemetry into {TOKEN}" if refused else "check the address"
-        raise OptionsRefused(f"{url.partition('?')[0]} answers {error.code}", remedy) from None
-    except (OSError, ValueError) as error:
-        remedy = "check the address, and that the service runs"
-        raise OptionsRefused(f"{url.partition('?')[0]}: {error}", remedy) from None
+        idle_w = _get(f"{url}/telemetry", {})["power"]["idle_w"]
+        return None if idle_w is None else float(idle_w)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _no_history(url) from None
+
+
+def _no_history(url: str) -> OptionsRefused:
+    return OptionsRefused(f"{url} gives no history as an onboard service does", "check the address")
+
+
+def _get(url: str, query: dict[str, Any]) -> Any:
+    """A JSON answer, bounded in size and time; redirects are not followed, for the token must not go elsewhere."""
+    import httpx
+
+    token = os.environ.get(TOKEN)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with httpx.stream("GET", url, params=query, headers=headers, timeout=30) as answer:
+            body, end = bytearray(), time.monotonic() + ANSWER_S
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > LONGEST_ANSWER or time.monotonic() > end:
+                    raise OptionsRefused(f"{url} answers without end", "check the address")
+        if answer.status_code != 200:
+            refused = answer.status_code in (401, 403)
+            remedy = f"put a token with the role telemetry into {TOKEN}" if refused else "check the address"
+            raise OptionsRefused(f"{url} answers {answer.status_code}", remedy)
+        return json.loads(body)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise OptionsRefused(f"{url}: {reason}", "check the address, and that the service runs") from None
 
 
 def _calibrate(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Level:
 
 
 LEVELS = (Level(RAW, 600), Level(1.0, 6 * 3600), Level(10.0, 48 * 3600), Level(60.0, 60 * 86400))
+_ODD_ROW = "a row cannot be read: "
 FLUSH_S = 30.0
 """Rows are written in one transaction so often: storage wears, and a power cut may cost so much of the past."""
 
@@ -61,12 +63,14 @@ class Page:
             every sample has a row, as FIELD.min, FIELD.mean and FIELD.max (float32, NaN: not measured) elsewhere.
         next: tick from which the next page begins, None at the end.
         now: the last tick there is; what is newer is asked for with it next time.
+        problem: why there is nothing, where the file is damaged; its writer begins a new one.
     """
 
     step_s: float
     columns: dict[str, NDArray[Any]]
     next: int | None
     now: int
+    problem: str = ""
 
 
 @dataclass
@@ -96,6 +100,7 @@ class History:
 
     Attributes:
         problem: why the last flush failed and what it cost; empty where it did not.
+        renewals: why the file was put aside and begun anew, each time while it was open; who reads it empties it.
 
     Args:
         path: of the SQLite file; a damaged one is put aside, the past is worth less than the present.
@@ -116,7 +121,9 @@ class History:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.levels, self._clock, self._wall = path, levels, clock, wall
+        self._is_in_memory = str(path) == ":memory:"
         self._db = _opened_or_new(path)
+        self._inode = 0 if self._is_in_memory else path.stat().st_ino
         self._fields = dict(self._db.execute("SELECT name, id FROM fields").fetchall())
         last = self._db.execute("SELECT max(tick) FROM rows").fetchone()[0]
         # A row begins before it ends: the longest step is left free, so that ticks rise over a restart.
@@ -127,6 +134,7 @@ class History:
         self._rows: list[tuple[int, int, float, int, bytes]] = []
         self._flushed = clock()
         self.problem = ""
+        self.renewals: list[str] = []
 
     @property
     def tick(self) -> int:
@@ -155,21 +163,64 @@ class History:
             self.flush()
 
     def flush(self) -> None:
-        """Writes finished rows and forgets what is too old; a full disk costs rows, never the caller."""
+        """Writes finished rows and forgets what is too old; a full disk costs rows, never the caller.
+
+        A file that is damaged or gone, whoever found it so, is put aside, and the rows go into a new one.
+        """
         self._flushed = self._clock()
         rows, self._rows = self._rows, []
         try:
-            with self._db:
-                known = [(number, name) for name, number in self._fields.items()]
-                self._db.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", known)
-                self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
-                for position, level in enumerate(self.levels):
-                    oldest = self.tick - int(1000 * level.keep_s)
-                    self._db.execute("DELETE FROM rows WHERE level = ? AND tick < ?", (position, oldest))
-        except sqlite3.Error as error:
+            if damage := self._damage():
+                self._renew(damage)
+            try:
+                self._write(rows)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                self._renew(str(error))
+                self._write(rows)
+        except (sqlite3.Error, OSError) as error:
             self.problem = f"{len(rows)} rows of history were lost: {error}"
         else:
             self.problem = ""
+
+    def _write(self, rows: Sequence[tuple[int, int, float, int, bytes]]) -> None:
+        with self._db:
+            known = [(number, name) for name, number in self._fields.items()]
+            self._db.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", known)
+            self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
+            for position, level in enumerate(self.levels):
+                oldest = self.tick - int(1000 * level.keep_s)
+                self._db.execute("DELETE FROM rows WHERE level = ? AND tick < ?", (position, oldest))
+
+    def _damage(self) -> str:
+        """What is wrong with the file, as far as it was found; a reader that stumbled has left a note."""
+        if self._is_in_memory:
+            return ""
+        try:
+            is_ours = self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:
+            return "the file is gone, or another lies in its place"
+        note = _note_of(self.path)
+        if not note.exists():
+            return ""
+        found = note.read_text(encoding="utf-8", errors="replace")[:200]
+        # By a connection of its own: ours may have the pages in memory as they were.
+        with closing(sqlite3.connect(self.path, timeout=5)) as fresh:
+            is_whole = not _check(fresh)
+        note.unlink(missing_ok=True)
+        # What SQLite finds no fault with may still hold rows that are none.
+        return "" if is_whole and not found.startswith(_ODD_ROW) else found or "quick_check failed"
+
+    def _renew(self, why: str) -> None:
+        """Puts the file aside and begins anew; ticks go on rising."""
+        self._db.close()
+        _put_aside(self.path)
+        self._db = _opened(self.path)
+        self._inode = self.path.stat().st_ino
+        self.renewals.append(f"the history was damaged ({why}); it is kept as {self.path.name}.damaged, and begun anew")
 
     def close(self) -> None:
         """Writes everything, unfinished rows too."""
@@ -217,22 +268,43 @@ class Reader:
         except sqlite3.OperationalError:
             return Page(step_s, _empty(), None, 0)
         try:
-            now = db.execute("SELECT max(tick) FROM rows").fetchone()[0] or 0
-            since = -1 if since is None else _from_now(since, now)
-            until = None if until is None else _from_now(until, now)
-            names = dict(db.execute("SELECT id, name FROM fields").fetchall())
-            wanted = {i: n for i, n in names.items() if fields is None or n in fields or n.partition(":")[0] in fields}
-            level = self._level(db, since, step_s)
-            own = self.levels[level].step_s
-            rows = db.execute(
-                "SELECT tick, utc_s, samples, data FROM rows WHERE level = ? AND tick > ? AND tick <= ?"
-                " ORDER BY tick LIMIT ?",
-                (level, since, 2**62 if until is None else until, limit + 1),
-            ).fetchall()
-        except sqlite3.OperationalError:
-            return Page(step_s, _empty(), None, 0)  # just being made
+            return self._page(db, since, until, step_s, fields, limit)
+        except sqlite3.OperationalError as error:
+            # Just being made; or damaged so that a table seems to be missing, which its writer sees.
+            return Page(step_s, _empty(), None, 0, "" if "no such table" in str(error) else str(error))
+        except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError) as error:
+            return self._damaged(error, step_s)
         finally:
             db.close()
+
+    def _damaged(self, error: Exception, step_s: float) -> Page:
+        """Notes it for the writer, who alone may put the file aside."""
+        kind = "" if isinstance(error, sqlite3.DatabaseError) else _ODD_ROW
+        with suppress(OSError):  # the writer stumbles over it as well, or at its next start
+            _note_of(self.path).write_text(f"{kind}{error}", encoding="utf-8")
+        return Page(step_s, _empty(), None, 0, f"the history is damaged and will be begun anew ({error})")
+
+    def _page(
+        self,
+        db: sqlite3.Connection,
+        since: int | None,
+        until: int | None,
+        step_s: float,
+        fields: Sequence[str] | None,
+        limit: int,
+    ) -> Page:
+        now = db.execute("SELECT max(tick) FROM rows").fetchone()[0] or 0
+        since = -1 if since is None else _from_now(since, now)
+        until = None if until is None else _from_now(until, now)
+        names = dict(db.execute("SELECT id, name FROM fields").fetchall())
+        wanted = {i: n for i, n in names.items() if fields is None or n in fields or n.partition(":")[0] in fields}
+        level = self._level(db, since, step_s)
+        own = self.levels[level].step_s
+        rows = db.execute(
+            "SELECT tick, utc_s, samples, data FROM rows WHERE level = ? AND tick > ? AND tick <= ?"
+            " ORDER BY tick LIMIT ?",
+            (level, since, 2**62 if until is None else until, limit + 1),
+        ).fetchall()
         more = len(rows) > limit
         rows = rows[:limit]
         following = rows[-1][0] if more else None
@@ -286,11 +358,35 @@ def _opened_or_new(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         raise  # the disk is full, or the file is locked: nothing is wrong with what it holds
     except sqlite3.DatabaseError:
-        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-            found = path.with_name(name)
-            if found.exists():
-                found.replace(path.with_name(f"{name}.damaged"))
+        _put_aside(path)
         return _opened(path)
+
+
+def _put_aside(path: Path) -> None:
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        found = path.with_name(name)
+        if found.exists():
+            found.replace(path.with_name(f"{name}.damaged"))
+    _note_of(path).unlink(missing_ok=True)
+
+
+def _note_of(path: Path) -> Path:
+    """Where a reader says that it found the file damaged."""
+    return path.with_name(f"{path.name}.stumbled")
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether it is the file, not the disk or a lock; by its text, Python 3.10 knows no `sqlite_errorcode`."""
+    return type(error) is sqlite3.DatabaseError or "no such table" in str(error)
+
+
+def _check(db: sqlite3.Connection) -> str:
+    """What SQLite finds wrong with the whole file; empty where nothing is."""
+    try:
+        found = str(db.execute("PRAGMA quick_check").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if found == "ok" else found
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -299,8 +395,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")  # a power cut may take the last flush, never the file
         db.executescript(_SCHEMA)
-        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check failed")
+        if found := _check(db):
+            raise sqlite3.DatabaseError(found)
     except BaseException:
         db.close()
         raise

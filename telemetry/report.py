@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class RailFigures:
     """One rail.
 
     Attributes:
-        idle_w, work_w: mean while nothing was mapped, and while something was; None where that never was.
+        idle_w, work_w: mean while nothing was mapped or the governor made work wait, and while something was mapped;
+            None where that never was.
         net_w: their difference.
         energy_j: trapezoid over rows less than three steps apart; ``unmeasured_s`` is the rest of the time.
     """
@@ -91,11 +93,11 @@ def figures_of(table: Table, *, idle_w: float | None = None) -> Figures:
     hottest = [table.high(name) for name in table.fields("temperature_c")]
     held = _held_back(table)
     main_figures = next((one for one in found if one.rail == (main or "").partition(":")[2]), None)
-    working = speed[busy > 0.5]
+    worked = float(np.nansum(busy[np.isfinite(speed)]))  # rows, in parts: a long row may hold pauses
     return Figures(
         seconds=float(table.seconds[-1]), rows=len(table), step_s=step, rails=found,
         main=None if main is None else main.partition(":")[2], tiles=tiles,
-        tiles_per_s=float(np.nanmean(working)) if np.isfinite(working).any() else None,
+        tiles_per_s=float(np.nansum(speed)) / worked if worked > 0 else None,
         joules_per_tile=main_figures.energy_j / tiles if main_figures is not None and tiles else None,
         coldest_c=_extreme(heat, np.nanmin), hottest_c=_extreme(hottest, np.nanmax),
         throttled_s=None if held is None else float(held.sum() * step),
@@ -134,7 +136,7 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
     """Writes OUT.png and OUT.svg; gives their paths.
 
     Raises:
-        TableError: matplotlib is missing.
+        TableError: matplotlib is missing, or the pictures cannot be written.
     """
     try:
         import matplotlib as mpl
@@ -142,10 +144,11 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
         mpl.use("Agg")
         import matplotlib.pyplot as plt
     except ImportError:
-        raise TableError("pictures need matplotlib: pip install 'onboard-landcover[report]'") from None
+        raise TableError(f"pictures need matplotlib: {sys.executable} -m pip install matplotlib") from None
     scale, unit = _time_unit(figures.seconds)
     at = table.seconds / scale
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}):
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
+    with plt.rc_context(style | {"text.parse_math": False}):  # a rail may be called anything
         figure, axes = plt.subplots(
             3, 1, figsize=(9, 6.4), sharex=True, height_ratios=(3, 1.2, 1.2), layout="constrained"
         )
@@ -157,10 +160,18 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
         right = at[-1] if len(at) > 1 and at[-1] > 0 else 1.0
         axes[2].set_xlim(0, right * 1.12)  # room for the names of lines
         paths = out.with_name(out.name + ".png"), out.with_name(out.name + ".svg")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
-        plt.close(figure)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                if path.exists() and not path.is_file():
+                    raise TableError(f"{path} is no file; choose another --out")
+            figure.savefig(paths[0], dpi=150)
+            figure.savefig(paths[1], metadata={"Date": None})
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise TableError(f"{out}: the pictures cannot be written: {reason}") from None
+        finally:
+            plt.close(figure)
     return paths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIXED = ("tick", "utc_s", "samples")
+LONGEST_NAME = 200
+LARGEST = 1e15
+"""Of what is measured here nothing is larger: clocks are some 10^9 Hz, memory some 10^12 bytes."""
+_LARGEST_TICK = 1 << 53
 _PARTS = (".min", ".mean", ".max")
 
 
@@ -71,15 +76,15 @@ class Table:
         Raises:
             TableError: they are none.
         """
-        if not all(name in columns for name in FIXED):
+        if not isinstance(columns, Mapping) or not all(name in columns for name in FIXED):
             raise TableError("this is no page of history: columns tick, utc_s and samples are missing")
-        kinds: dict[str, Any] = {"tick": np.int64, "samples": np.int64}
-        return cls(
-            {
-                name: np.array([np.nan if v is None else v for v in values], kinds.get(name, np.float64))
-                for name, values in columns.items()
-            }
-        )
+        for name in columns:
+            if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+                raise TableError(f"this is no page of history: {str(name)[:50]!r} is no name of a column")
+        table = {name: _ticks(values) if name == "tick" else _numbers(name, values) for name, values in columns.items()}
+        if any(len(values) != len(table["tick"]) for values in table.values()):
+            raise TableError("this is no page of history: its columns have different lengths")
+        return cls(table)
 
     @classmethod
     def joined(cls, tables: Iterable[Table]) -> Table:
@@ -106,17 +111,23 @@ class Table:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError:
-            raise TableError("Parquet needs pyarrow: pip install 'onboard-landcover[report]'") from None
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+            raise TableError(f"Parquet needs pyarrow: {sys.executable} -m pip install pyarrow") from None
+        files = sorted(one for one in path.rglob("*.parquet") if one.is_file()) if path.is_dir() else [path]
+        if files == [path] and not path.is_file():
+            raise TableError(f"{path} is no file; name a Parquet file, or a folder of them")
         if not files:
             raise TableError(f"{path} has no .parquet file; pull history with `ground telemetry` first")
         tables = []
         for file in files:
             try:
                 read = pq.ParquetFile(file).read()
-            except (OSError, pa.ArrowInvalid) as error:
+                columns = {name: read[name].to_pylist() for name in read.column_names}
+            except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
                 raise TableError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
-            tables.append(cls.of_json({name: read[name].to_pylist() for name in read.column_names}))
+            try:
+                tables.append(cls.of_json(columns))
+            except TableError as error:
+                raise TableError(f"{file}: {error}") from None
         return cls.joined(tables)
 
 
@@ -125,3 +136,34 @@ def _base(name: str) -> str:
         if name.endswith(part):
             return name.removesuffix(part)
     return name
+
+
+def _ticks(values: Any) -> NDArray[np.int64]:
+    """Rising whole numbers.
+
+    Raises:
+        TableError: they are none.
+    """
+    whole = isinstance(values, Sequence) and all(type(one) is int and abs(one) <= _LARGEST_TICK for one in values)
+    ticks = np.array(values if whole else [], np.int64)
+    if not whole or (np.diff(ticks) <= 0).any():
+        raise TableError("this is no page of history: its ticks are no rising whole numbers")
+    return ticks
+
+
+def _numbers(name: str, values: Any) -> NDArray[Any]:
+    """Numbers, NaN where there is none; what cannot have been measured counts as none.
+
+    Raises:
+        TableError: they are no numbers.
+    """
+    try:
+        if isinstance(values, (str, bytes)) or any(isinstance(one, (str, bytes, bool)) for one in values):
+            raise TypeError
+        numbers = np.array([np.nan if one is None else float(one) for one in values], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise TableError(f"this is no page of history: column {name} has more than numbers in it") from None
+    numbers[~(np.abs(numbers) <= LARGEST)] = np.nan
+    if name == "samples" and np.isfinite(numbers).all():
+        return numbers.astype(np.int64)
+    return numbers

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engines.manifest import Calibration, ReliabilityBin
 from trainer.data.labelled import LabelledScene
 from trainer.errors import ExportRefused, SettingsRefused
-from trainer.models.flight import FlightSegmenter, FlightSettings, said
+from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
 
 BINS = 15
@@ -65,8 +65,7 @@ def evidence_of(
     for top, left in _places(scene, side, halo, most):
         tile = np.ascontiguousarray(scene.pixels[:, top : top + side, left : left + side])
         with torch.inference_mode():
-            cells = flight.logits(torch.from_numpy(tile[None]))
-            index = said(cells, settings)
+            cells, index = flight.cells(torch.from_numpy(tile[None]))
         true = _counted(scene.labels[top : top + side, left : left + side], classes, settings.cell)
         inner = slice(-(-halo // settings.cell), (side - halo) // settings.cell)
         kept = np.zeros(true.shape[:-1], dtype=np.bool_)

@@ -25,6 +25,7 @@ def card(manifest: Manifest, notes: str) -> str:
         ("Halo", f"{manifest.halo} pixels at tile edges are thrown away"),
         ("Parameters", f"{manifest.total_parameters or 0:,}"),
         ("File", f"{manifest.model.bytes / 1e6:.1f} MB, {manifest.precision.upper()}, ONNX opset {manifest.opset}"),
+        *_ground(manifest),
         ("SHA-256", f"`{manifest.model.sha256}`"),
         *_twin(manifest),
     ]  # fmt: skip
@@ -35,13 +36,43 @@ def card(manifest: Manifest, notes: str) -> str:
         "## Classes\n\n| code | class | colour |\n|---|---|---|\n"
         + "\n".join(f"| {item.code} | {item.title} | `{item.color}` |" for item in manifest.classes)
         + "\n\nCode 0 is no data; the model never says it.",
+        f"## Terms\n\n{manifest.terms}" if manifest.terms else "",
         "## Accuracy\n\n" + _accuracy(manifest),
+        _places(manifest),
         _agreement(manifest),
         _calibration(manifest),
         _training(manifest),
         notes.strip(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _ground(manifest: Manifest) -> list[tuple[str, str]]:
+    if manifest.gsd_m is None:
+        return []
+    tested = manifest.gsd_range_m
+    range_in_words = "" if tested is None else f"; tested from {tested[0]:g} to {tested[1]:g} m"
+    return [("Ground resolution", f"made for {manifest.gsd_m:g} m a pixel{range_in_words}")]
+
+
+def _places(manifest: Manifest) -> str:
+    if not manifest.places:
+        return ""
+    titles = {item.name: item.title for item in manifest.classes}
+    rows = [
+        f"| {row.place} | {row.images} | {row.labelled_pixels / 1e6:.1f} | "
+        + ", ".join(f"{titles[name]} {value:.3f}" for name, value in row.per_class_iou.items())
+        + f" | **{row.mean_iou:.3f}** |"
+        for row in manifest.places
+    ]
+    mean = sum(row.mean_iou for row in manifest.places) / len(manifest.places)
+    return (
+        "## Accuracy by place\n\nWhole scenes or blocks of scenes that no training saw, mapped by the pipeline that "
+        "flies (`trainer places MODEL`). IoU of the classes that a place's labels are sure of; where a label allows "
+        "several classes, none of them counts as wrong.\n\n"
+        "| place | images | Mpx | IoU | mean |\n|---|---|---|---|---|\n"
+        + "\n".join(rows) + f"\n\nMean over places: **{mean:.3f}**."
+    )  # fmt: skip
 
 
 def _output(manifest: Manifest) -> str:

@@ -15,6 +15,7 @@ from trainer.log_lines import StdoutHandler
 
 if TYPE_CHECKING:
     from trainer.config import AnySettings
+    from trainer.package import CalibrationRun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrainerError, EngineError, OnboardError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := _missing(error)) is None:
+            raise
+        print(f"trainer: {missing}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130
@@ -41,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"trainer: {_os_error(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str | None:
+    """What to install for this command, in one line; None where a module of our own is missing."""
+    module = (error.name or "").partition(".")[0]
+    if not module or module in ("trainer", "engines", "onboard", "telemetry"):
+        return None
+    clone = Path(__file__).parents[1]
+    package = f"-e '{clone}[trainer]'" if (clone / "pyproject.toml").is_file() else "'onboard-landcover[trainer]'"
+    return f"this command needs {module}, which is not installed; {sys.executable} -m pip install {package}"
 
 
 def _os_error(error: OSError) -> str:
@@ -76,6 +92,24 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--unfreeze", action="store_true", help="the encoder learns too")
     finetune.add_argument("--names", nargs="+", help="fit on these images, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
+
+    soften = commands.add_parser("soften", help="a teacher's soft labels for all sets of a configuration")
+    soften.add_argument("--config", type=Path, required=True, help="whose `data.sets` say where soft labels go")
+    soften.add_argument("--teacher", type=Path, required=True, help="run folder of a finished finetuning")
+    soften.add_argument("--gsd", type=float, nargs="+", default=[0.8], help="metres a pixel at which images are seen")
+    soften.add_argument("--quiet", action="store_true")
+    soften.set_defaults(run=_soften)
+
+    places = commands.add_parser("places", help="accuracy place by place, of a run or of a packaged model")
+    places.add_argument("which", type=Path, metavar="RUN|MODEL", help="run folder of a finetuning, or model folder")
+    places.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "places.yaml")
+    places.add_argument("--gsd", type=float, help="bring images to this many metres a pixel first")
+    places.add_argument("--only", nargs="+", metavar="WORD", help="places whose names hold one of these words")
+    places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
+    places.add_argument("--threads", type=int)
+    places.add_argument("--out", type=Path, help="also write the figures as JSON")
+    places.add_argument("--record", action="store_true", help="write them into the model's manifest and card")
+    places.set_defaults(run=_places)
     teach = commands.add_parser("source-teacher", help="a SAM-shaped teacher of one's own, for the study")
     _add_run(teach)
     teach.add_argument("--out", type=Path, required=True, help="folder of the encoder, as transformers saves it")
@@ -142,12 +176,18 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--precision", nargs="+", choices=("fp32", "fp16", "int8", "int8-fp16"), default=["fp32"], dest="precisions",
         help="FP32 to OUT/NAME/, others to OUT/NAME-fp16/ and so on; INT8 leaves the rest in FP32 (CPU) or FP16 (GPU)",
     )  # fmt: skip
+    parser.add_argument("--head", help="which head of a run of several (default: the first)")
+    parser.add_argument(
+        "--gsd-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="metres a pixel that the model was tested at",
+    )  # fmt: skip
+    parser.add_argument("--terms", default="", help="what the training data's terms allow, in plain words")
     parser.add_argument("--no-confidence", action="store_false", dest="confidence", help="classes are the only output")
     parser.add_argument("--twin", action="store_true", help="also a file of the same weights that gives probabilities")
     parser.add_argument(
-        "--calibrate", action="append", default=[], metavar="RUN=NAME,NAME",
-        help="fit the confidence's temperature on these images by the weights of this run, best one fitted without "
-        "them; may be given for every fold",
+        "--calibrate", action="append", default=[], metavar="RUN=[SET:]NAME,NAME",
+        help="fit the confidence's temperature on these images (of another labelled set: its name before a colon) by "
+        "the weights of this run, best one fitted without them; may be given again",
     )  # fmt: skip
     parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
     parser.add_argument("--threads", type=_at_least(1), help="of PyTorch")
@@ -226,6 +266,49 @@ def _finetune(options: argparse.Namespace) -> None:
     finetune(settings, options.folder)
 
 
+def _places(options: argparse.Namespace) -> None:
+    from trainer.config import read_settings
+    from trainer.places import (
+        PlacesSettings,
+        head_of_model,
+        mapper_of_model,
+        mapper_of_run,
+        places_json,
+        places_table,
+        record_places,
+        score_places,
+    )
+
+    settings = read_settings(options.config, PlacesSettings)
+    if options.only:
+        wanted = [word.lower() for word in options.only]
+        kept = tuple(place for place in settings.places if any(word in place.name.lower() for word in wanted))
+        settings = settings.model_copy(update={"places": kept})
+    packaged = (options.which / "manifest.json").is_file()
+    if options.record and not packaged:
+        raise SettingsRefused("--record", f"{options.which} is no model folder: export the run first")
+    if packaged:
+        head = head_of_model(options.which, settings.heads)
+        mapper = mapper_of_model(options.which, head, threads=options.threads, backend=options.backend)
+    else:
+        mapper = mapper_of_run(options.which)
+    scores = score_places(settings, mapper, gsd_m=options.gsd)
+    print(places_table(scores))
+    if options.record:
+        record_places(options.which, scores)
+    if options.out is not None:
+        options.out.write_text(places_json(scores))
+
+
+def _soften(options: argparse.Namespace) -> None:
+    from trainer.config import FinetuneSettings, read_settings
+    from trainer.soften import SoftenRequest, soften
+
+    settings = read_settings(options.config, FinetuneSettings)
+    done = soften(SoftenRequest(options.teacher, settings.data.sets, tuple(options.gsd)), quiet=options.quiet)
+    print(f"soft labels of {done} images written")
+
+
 def _source_teacher(options: argparse.Namespace) -> None:
     from trainer.source_teacher import SourceSettings, train_source_teacher
 
@@ -266,11 +349,20 @@ def _text_of(path: Path) -> str:
         raise DataRefused(path, "it is no text in UTF-8", "give markdown") from None
 
 
+def _calibration_run(given: str) -> CalibrationRun:
+    """RUN=[SET:]NAME,NAME."""
+    from trainer.package import CalibrationRun
+
+    folder, names = _folder_and_names(given)
+    first, colon, rest = names[0].rpartition(":")
+    return CalibrationRun(folder, (rest, *names[1:]), first if colon else None)
+
+
 def _export(options: argparse.Namespace) -> None:
     import torch
 
     from trainer.models.flight import FlightSettings
-    from trainer.package import CalibrationRun, PackageRequest, golden_landscape, package
+    from trainer.package import PackageRequest, golden_landscape, package
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -286,10 +378,11 @@ def _export(options: argparse.Namespace) -> None:
             flight=FlightSettings(confidence=options.confidence),
             precisions=tuple(options.precisions),
             twin=options.twin,
-            calibration=tuple(
-                CalibrationRun(folder, names) for folder, names in map(_folder_and_names, options.calibrate)
-            ),
+            calibration=tuple(_calibration_run(given) for given in options.calibrate),
             calibration_tiles=options.calibration_tiles,
+            head=options.head,
+            gsd_range_m=tuple(options.gsd_range) if options.gsd_range else None,
+            terms=options.terms,
         )
     )
     for manifest in manifests:

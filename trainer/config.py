@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
+from trainer.data.degrade import DegradeSettings
 from trainer.errors import SettingsRefused
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.teacher import TeacherSettings
@@ -42,7 +43,8 @@ class AugmentSettings(_Settings):
     """Random changes of a crop that keep its labels true.
 
     ``scale`` is the range of enlargement, ``turns`` the eight symmetries of the square, ``rotation`` the largest angle
-    in degrees, to either side. ``colour`` and ``jitter`` are two ways to change colours; None switches one off.
+    in degrees, to either side. ``colour`` and ``jitter`` are two ways to change colours, ``degrade`` are losses of
+    quality (haze, blur, noise, JPEG); None switches one off.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
@@ -50,12 +52,35 @@ class AugmentSettings(_Settings):
     rotation: float = Field(default=0.0, ge=0, le=45)
     colour: ColourSettings | None = ColourSettings()
     jitter: JitterSettings | None = None
+    degrade: DegradeSettings | None = None
 
     @model_validator(mode="after")
     def _scale_rises(self) -> AugmentSettings:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale {self.scale} must be two positive numbers, the smaller one first")
         return self
+
+
+class SetSettings(_Settings):
+    """One of several labelled sets, see :class:`DataSettings`.
+
+    Attributes:
+        set, split, names, root, balanced: as in :class:`DataSettings`.
+        weight: its share of the crops, beside the other sets' weights.
+        gsd_m: metres a pixel, in place of the set's own.
+        heads: which heads its labels teach; nothing: every head that they mean something to.
+        soft: folder of a teacher's soft labels for its images, as `trainer soften` writes it.
+    """
+
+    set: str
+    split: str = "train"
+    names: tuple[str, ...] = ()
+    root: Path | None = None
+    weight: float = Field(default=1.0, gt=0)
+    gsd_m: float | None = Field(default=None, gt=0)
+    balanced: float = Field(default=0.5, ge=0, le=1)
+    heads: tuple[str, ...] = ()
+    soft: Path | None = None
 
 
 class DataSettings(_Settings):
@@ -66,6 +91,10 @@ class DataSettings(_Settings):
     is the share of crops centred on a pixel of a class drawn evenly; the others lie anywhere. ``landscape_share`` is
     the share of crops from made landscapes of ``landscape_seeds``, for a set of their classes alone
     (trainer/data/landscape.py); figures are of real scenes.
+
+    ``sets`` are several sets at once, in place of ``set``; their crops are drawn at ``gsd_m`` metres a pixel, the
+    resolution the model is made for, times the scale of the augmentation, and enlarged by ``largest_enlargement`` at
+    most.
     """
 
     set: str = "dubai"
@@ -77,6 +106,17 @@ class DataSettings(_Settings):
     augment: AugmentSettings = AugmentSettings()
     landscape_share: float = Field(default=0.0, ge=0, le=0.5)
     landscape_seeds: tuple[int, ...] = (1001, 1002)
+    sets: tuple[SetSettings, ...] = ()
+    gsd_m: float | None = Field(default=None, gt=0)
+    largest_enlargement: float = Field(default=1.6, ge=1)
+
+    @model_validator(mode="after")
+    def _one_way_to_name_sets(self) -> DataSettings:
+        if self.augment.rotation and any(item.soft for item in self.sets):
+            raise ValueError("augment.rotation: soft labels lie on the image's grid and are not rotated; set it to 0")
+        if self.sets and (self.names or self.landscape_share):
+            raise ValueError("`sets` names images set by set: give no `names` or `landscape_share` beside it")
+        return self
 
 
 class Stage(_Settings):
@@ -142,6 +182,18 @@ class RunSettings(_Settings):
         return self
 
 
+class HeadSettings(_Settings):
+    """One head of several.
+
+    Attributes:
+        classes_of: the labelled set whose class table the head has.
+        weight: of its loss; 0: it stays as it was loaded, and needs no labels.
+    """
+
+    classes_of: str
+    weight: float = Field(default=1.0, ge=0)
+
+
 class FinetuneSettings(RunSettings):
     """A supervised fit of the decoder on a frozen encoder, or of both.
 
@@ -149,6 +201,11 @@ class FinetuneSettings(RunSettings):
     finetuning of the same network; ``teacher`` stands in the student's place, whose settings then are its shape; at
     most one of the three. ``frozen_encoder`` learns the decoder alone. ``stem_weights`` are published ones for a stem
     that has them: "imagenet", or a file; what they started learns at ``stem_learning_rate`` times the run's rate.
+
+    ``heads`` with ``data.sets``: several sets teach several heads over one encoder; the first head is the model's own,
+    the others are those of ``model.heads``. The loss is taken at every ``label_stride``-th pixel. ``frozen_depthwise``
+    leaves depthwise kernels as they were loaded: on CPUs their gradient takes most of a step of such a stem.
+    ``soft_weight`` is the share of the loss that a teacher's soft labels have, where a set has them.
     """
 
     model: SegmenterSettings = SegmenterSettings()
@@ -161,18 +218,34 @@ class FinetuneSettings(RunSettings):
     teacher: TeacherSettings | None = None
     stem_weights: str | None = None
     stem_learning_rate: float = Field(default=0.2, gt=0, le=1)
+    heads: dict[str, HeadSettings] = Field(default_factory=dict)
+    label_stride: int = Field(default=1, ge=1)
+    frozen_depthwise: bool = False
+    soft_weight: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _heads_are_the_model_s(self) -> Self:
+        if bool(self.heads) != bool(self.data.sets):
+            raise ValueError("`heads` and `data.sets` go together: several sets need to know which head they teach")
+        others = list(self.heads)[1:]
+        if self.heads and others != list(self.model.heads):
+            raise ValueError(
+                f"the first of `heads` is the model's own, the others are `model.heads`; these are {others} and "
+                f"{list(self.model.heads)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.stem_weights is not None and self.model.student.stem in ("conv", "linear"):
-            raise ValueError(f"stem_weights: there are none for stem {self.model.student.stem}; take lite0 to lite2")
+        student = self.model.student
+        stem = getattr(student, "stem", "plain")
+        if self.stem_weights is not None and stem in ("conv", "linear", "plain"):
+            raise ValueError(f"stem_weights: there are none for stem {stem}; take lite0 to lite2")
         if sum(given is not None for given in (self.start_from, self.encoder, self.teacher)) > 1:
             raise ValueError("give one of start_from, encoder and teacher")
-        student = self.model.student
-        grain = student.patch * (student.window or 1)
-        odd = [stage.crop for stage in self.stages if stage.crop % grain]
+        odd = [stage.crop for stage in self.stages if stage.crop % student.grain]
         if odd:
-            raise ValueError(f"crops {odd} are not multiples of {grain} ({student.patch}-pixel patches x window)")
+            raise ValueError(f"crops {odd} are not multiples of {student.grain}, the encoder's stride x window")
         return self
 
 

@@ -104,9 +104,8 @@ def onnx_from_segmenter(
             what PyTorch says. No file is left.
     """
     flight, widths = flight_form(segmenter, settings, twin=twin), ""
-    patch = segmenter.settings.student.patch
     if isinstance(student := flight.segmenter.student, Student):
-        student.fit_positions(*(side // patch for side in trial.tiles.shape[2:]))
+        student.fit_positions(*(side // student.settings.patch for side in trial.tiles.shape[2:]))
     partial = path.with_name(path.name + ".part")
     try:
         _write(flight, partial, torch.from_numpy(trial.tiles[:1]))

@@ -19,6 +19,7 @@ from trainer.data.pool import scenes_of
 from trainer.errors import SettingsRefused
 from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.loss import class_weights, segmentation_loss
+from trainer.many_sets import ManySetsTask, mixture_of
 from trainer.models.lite_stem import LiteStem
 from trainer.models.segmenter import Segmenter
 from trainer.models.teacher import build_teacher
@@ -121,5 +122,8 @@ def _plain(name: str) -> str:
 def finetune(settings: FinetuneSettings, folder: Path) -> None:
     """Read the scenes, take up the run in ``folder`` or start it, and go to the end."""
     fabric = fabric_of(settings)
+    if settings.data.sets:
+        run_to_end(settings, ManySetsTask(settings, mixture_of(settings)), folder, fabric)
+        return
     scenes = scenes_of(settings.data, classes=settings.model.classes)
     run_to_end(settings, LandCoverTask(settings, scenes), folder, fabric)

@@ -8,9 +8,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from trainer.fold_input import fold_normalisation
+
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every Resize has constant scales, outputs have sizes, and nothing is left that no output needs.
+
+    What normalises the pixels, up to eight passes over the largest tensor of all, becomes one addition before the first
+    convolution, whose weights take the scale (:mod:`trainer.fold_input`).
 
     The exporter asks a tensor for its shape to keep the number of tiles open, cuts and joins it, and gives the result
     to Resize as sizes. Scales say the same without that number, and engines plan them ahead.
@@ -32,6 +37,8 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     for port in graph.output:
         for dim, side in list(zip(port.type.tensor_type.shape.dim, sides[port.name], strict=True))[1:]:
             dim.dim_value = side
+    _share_constants(graph)
+    fold_normalisation(graph)
     _drop_unused(graph)
     return copy
 
@@ -56,6 +63,18 @@ def _scale(before: int, after: int) -> np.float32:
     while math.floor(np.float32(before) * scale) < after:
         scale = np.nextafter(scale, np.float32(np.inf))
     return scale
+
+
+def _share_constants(graph: onnx.GraphProto) -> None:
+    """Let the first of equal Constants serve for all: the exporter writes one for each use."""
+    first: dict[bytes, str] = {}
+    instead: dict[str, str] = {}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = instead.get(name, name)
+        if node.op_type == "Constant":
+            kept = first.setdefault(node.attribute[0].SerializeToString(), node.output[0])
+            instead[node.output[0]] = kept
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -249,7 +249,7 @@ class Run:
         )
         loader: DataLoader[Batch] = DataLoader(
             steps, batch_size=None, sampler=_Counting(self.step * machine.accumulate), num_workers=machine.workers,
-            pin_memory=self.fabric.device.type == "cuda",
+            pin_memory=self.fabric.device.type == "cuda", worker_init_fn=_leave_interrupts_to_the_run,
             generator=torch.Generator(),  # its own: a loader that starts takes nothing from the step's chance
         )  # fmt: skip
         drawn: Iterator[Batch] = iter(self.fabric.setup_dataloaders(loader, use_distributed_sampler=False))  # type: ignore[arg-type]
@@ -278,6 +278,11 @@ class Run:
             raise SettingsRefused(
                 self.settings.name, f"batches {odd} do not divide by {parts} (processes x accumulated micro-batches)"
             )
+
+
+def _leave_interrupts_to_the_run(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: a worker that died of it would end the run before it is saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Counting:

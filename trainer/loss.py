@@ -1,4 +1,4 @@
-"""The supervised loss: weighted cross-entropy and dice, both blind to unlabelled pixels."""
+"""Supervised losses, blind to unlabelled pixels: of single classes, of labels that allow several, of soft labels."""
 
 from __future__ import annotations
 
@@ -51,3 +51,51 @@ def dice_loss(probability: Tensor, hit: Tensor, target: Tensor, labelled: Tensor
     shown = truth > 0
     score = (2 * both + 1.0) / (guessed + truth + 1.0)
     return ((1 - score) * shown).sum() / shown.sum().clamp_min(1)
+
+
+def allowed_loss(logits: Tensor, codes: Tensor, *, allowed: Tensor, weights: Tensor, dice: float) -> Tensor:
+    """Scalar loss of logits against labels of which some allow several classes.
+
+    A label that is one class costs what it costs in :func:`segmentation_loss`. One that is a set of classes costs
+    -log(sum of w_k p_k) over its classes k: nothing, once all probability lies on classes of weight 1. Dice is taken
+    over the pixels of one class alone.
+
+    Args:
+        logits: (B, K, h, w).
+        codes: int64 (B, H, W), rows of ``allowed``; 0 is ignored, 1..K are single classes.
+        allowed: (codes, K), weight of each class by code, 0..1.
+        weights: (codes,), weight of each code's pixels.
+        dice: weight of dice.
+
+    Source of the sum over allowed classes: Cour, Sapp, Taskar, "Learning from Partial Labels", JMLR 2011.
+    """
+    classes = logits.shape[1]
+    logits = resized(logits.float(), (codes.shape[-2], codes.shape[-1]))
+    log_probability = logits.log_softmax(dim=1)
+    labelled = (codes > 0).float()
+    single = ((codes > 0) & (codes <= classes)).float()
+    target = (codes - 1).clamp(0, classes - 1)
+    true_class = log_probability.gather(1, target[:, None])[:, 0]
+    likelihood = torch.einsum("bkhw,bhwk->bhw", log_probability.exp(), allowed[codes])
+    several = likelihood.clamp_min(1e-6).log()
+    cost = -torch.where(single > 0, true_class, several) * weights[codes]
+    loss = (cost * labelled).sum() / labelled.sum().clamp_min(1)
+    if dice > 0:
+        loss = loss + dice * _dice_where(log_probability.exp(), true_class.exp() * single, target, single)
+    return loss
+
+
+def _dice_where(probability: Tensor, hit: Tensor, target: Tensor, single: Tensor) -> Tensor:
+    return dice_loss(probability, hit, target, single) if bool(single.any()) else hit.sum() * 0
+
+
+def soft_loss(logits: Tensor, probability: Tensor) -> Tensor:
+    """Cross-entropy (scalar) of logits (B, K, h, w) against a teacher's probabilities (B, K, H, W).
+
+    Pixels whose probabilities sum to 0 have no soft label and count nowhere. Source: Hinton, Vinyals, Dean,
+    "Distilling the Knowledge in a Neural Network", 2015, at temperature 1.
+    """
+    logits = resized(logits.float(), (probability.shape[-2], probability.shape[-1]))
+    there = (probability.sum(dim=1) > 0.5).float()
+    cost = -(probability * logits.log_softmax(dim=1)).sum(dim=1)
+    return (cost * there).sum() / there.sum().clamp_min(1)

@@ -33,12 +33,14 @@ from trainer.card import NOTES, write_card
 from trainer.config import FinetuneSettings
 from trainer.data.augment import Crop
 from trainer.data.description import read_description
-from trainer.data.labelled import Scenes, SceneStore, stored
+from trainer.data.labelled import LabelledScene, Scenes, SceneStore, stored
 from trainer.data.landscape import Landscape
 from trainer.data.pool import names_of, scenes_of
 from trainer.data.sets import LabelledSet, open_set
+from trainer.data.targets import HeadCodes
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 from trainer.export import Exported, ExportPrecision, Trial, flight_form, onnx_from_segmenter, segmenter_of
+from trainer.heads import one_head
 from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
 from trainer.profile_onnx import cost_of
@@ -60,10 +62,14 @@ COSTS = "int8.json"
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """A run, and the images (names or globs) its weights are to be calibrated on; best a run fitted without them."""
+    """A run, and the images (names or globs) its weights are to be calibrated on; best a run fitted without them.
+
+    ``set`` is another labelled set than the run's own, whose labels are translated; what they are unsure of is ignored.
+    """
 
     run: Path
     names: tuple[str, ...]
+    set: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ class PackageRequest:
         twin: also write the file that gives class probabilities.
         calibration: what the temperature is fitted on; with nothing, the flight settings' stays, and none is reported.
         calibration_tiles: at most so many of each scene.
+        head: which head of a run of several; the first where not given.
+        gsd_range_m: lowest and highest ground resolution that the model was tested at, metres a pixel.
+        terms: what the training data's terms allow, in plain words.
     """
 
     run: Path
@@ -95,6 +104,9 @@ class PackageRequest:
     twin: bool = False
     calibration: tuple[CalibrationRun, ...] = ()
     calibration_tiles: int = 4
+    head: str | None = None
+    gsd_range_m: tuple[float, float] | None = None
+    terms: str = ""
 
     def folder_name(self, precision: ExportPrecision) -> str:
         """Of the model folder of that precision, and the model's name."""
@@ -111,7 +123,7 @@ def package(request: PackageRequest) -> list[Manifest]:
     """
     for name in map(request.folder_name, request.precisions):
         _check_name(name)
-    settings, segmenter = segmenter_of(request.run)
+    settings, segmenter = one_head(*segmenter_of(request.run), request.head)
     calibration = calibrated(request, settings) if request.calibration else None
     flight = request.flight
     if calibration is not None:
@@ -206,6 +218,9 @@ def manifest_of(common: _Common, exported: Exported) -> Manifest:
             ClassInfo(code=item.code, name=item.name, title=item.title, color=item.colour)
             for item in read_description(settings.data.set).classes
         ),
+        gsd_m=settings.data.gsd_m,
+        gsd_range_m=request.gsd_range_m,
+        terms=request.terms,
         precision="int8" if exported.precision == "int8-fp16" else exported.precision,
         opset=exported.opset,
         agreement=exported.agreement,
@@ -220,26 +235,39 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
     """
     if not (request.flight.confidence or request.twin):
         raise SettingsRefused("calibration", "without confidence and twin there is nothing to calibrate")
-    labelled, others = open_set(settings.data.set, settings.data.root), 0
+    others = 0
     evidence: list[Evidence] = []
     seen: set[str] = set()
     for source in request.calibration:
+        labelled = open_set(source.set or settings.data.set, settings.data.root)
         names = labelled.named(source.names)
         if kept := sorted(set(names) & reporting_only(labelled)):
             raise SettingsRefused("calibration", f"{', '.join(kept)} of {labelled.name}: for reporting only")
-        fitted, segmenter = segmenter_of(source.run)
+        fitted, segmenter = one_head(*segmenter_of(source.run), request.head)
         if fitted.model != settings.model:
             raise SettingsRefused(str(source.run), "a run of another network: its confidence says nothing of this one")
         others += source.run.resolve() != request.run.resolve()
         seen |= _names_fitted(source.run) & set(names)
         evidence += [
             evidence_of(
-                segmenter, labelled.read(name), request.flight,
+                segmenter, _sure_labels(labelled, name, settings.data.set), request.flight,
                 side=request.tile_size, halo=request.halo, most=request.calibration_tiles,
             )
             for name in names
         ]  # fmt: skip
-    return calibration_of(evidence, data=_evidence_in_words(request, labelled, seen, others), held_out=not seen)
+    words = _evidence_in_words(request, settings.data.set, seen, others)
+    return calibration_of(evidence, data=words, held_out=not seen)
+
+
+def _sure_labels(labelled: LabelledSet, name: str, table: str) -> LabelledScene:
+    """An image with its labels in the codes of another set's class table, 0 where they are not one class of it."""
+    scene = labelled.read(name)
+    if labelled.name == table:
+        return scene
+    codes = HeadCodes(table, read_description(table).classes)
+    single = codes.table_of(labelled.description, table).copy()
+    single[single > len(codes.classes)] = 0
+    return LabelledScene(scene.name, scene.pixels, single[scene.labels])
 
 
 def reporting_only(labelled: LabelledSet) -> set[str]:
@@ -256,13 +284,20 @@ def _names_fitted(run: Path) -> set[str]:
     """Images whose labels a run has seen, or a run that it started from."""
     names: set[str] = set()
     for facts in history(run):
-        names.update(names_of(finetuning_of(facts, run).data))
+        data = finetuning_of(facts, run).data
+        for item in data.sets:
+            names.update(names_of(data.model_copy(update={"set": item.set, "split": item.split, "names": item.names})))
+        if not data.sets:
+            names.update(names_of(data))
     return names
 
 
-def _evidence_in_words(request: PackageRequest, labelled: LabelledSet, seen: set[str], others: int) -> str:
-    parts = "; ".join(", ".join(labelled.named(source.names)) for source in request.calibration)
-    words = f"{labelled.name}: {parts}, up to {request.calibration_tiles} tiles each, what a map keeps of them"
+def _evidence_in_words(request: PackageRequest, own: str, seen: set[str], others: int) -> str:
+    parts = "; ".join(
+        f"{source.set or own}: {', '.join(open_set(source.set or own).named(source.names))}"
+        for source in request.calibration
+    )
+    words = f"{parts}, up to {request.calibration_tiles} tiles each, what a map keeps of them"
     if others == len(request.calibration):
         words += ". Not these weights: those of runs of the same network by their own schedules"
     if seen:

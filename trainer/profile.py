@@ -33,7 +33,7 @@ from trainer.models.upernet import POOL_BINS, PyramidPooling
 
 HALF_BYTES = 2
 Part = Literal["stem", "linear", "attention", "decoder"]
-"""Stem; linear layers of the blocks; attention's two products; decoder."""
+"""Stem; linear layers of the blocks, or a plain encoder's convolutions; attention's two products; decoder."""
 PART_NAMES: tuple[Part, ...] = ("stem", "linear", "attention", "decoder")
 
 
@@ -120,7 +120,7 @@ def profile_of(settings: SegmenterSettings, *, name: str, tile: int = 1024) -> P
         SettingsRefused: the network does not take tiles of that size.
     """
     with torch.device("meta"):
-        segmenter = Segmenter(settings).half().eval()
+        segmenter = Segmenter(settings.model_copy(update={"heads": {}})).half().eval()
     layers: list[Layer] = []
     hooks = _hooks(segmenter, layers)
     try:

@@ -27,7 +27,7 @@ def profile_of_folder(folder: Path) -> Profile:
     manifest = Manifest.load(folder)
     graph = _Graph(onnx.load_from_string(manifest.model.read_verified(folder)))
     layers = tuple(layer for node in graph.nodes if (layer := graph.layer(node)) is not None)
-    if not {"linear", "attention", "decoder"} <= {layer.part for layer in layers}:
+    if not {"linear", "decoder"} <= {layer.part for layer in layers}:
         raise SettingsRefused(str(folder), "nodes of the graph are not named by module, so parts cannot be told apart")
     return Profile(
         name=f"{manifest.name} {manifest.version}",

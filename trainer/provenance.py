@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from engines.manifest import DataSet, Training
 from trainer.checkpoint import has_checkpoint, read_facts
-from trainer.config import FinetuneSettings
+from trainer.config import FinetuneSettings, SetSettings
 from trainer.data.description import read_description
-from trainer.data.labelled import Scenes, stored
+from trainer.data.labelled import Scenes, SceneStore, stored
+from trainer.data.sets import open_set
 from trainer.errors import CheckpointRefused
 from trainer.models.flight import FlightSettings
+from trainer.models.plain import FpnSettings, PlainSettings
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.student import StudentSettings
 
@@ -48,8 +50,7 @@ def finetuning_of(facts: Mapping[str, Any], run: Path) -> FinetuneSettings:
 def training_of(stretches: list[dict[str, Any]], scenes: Scenes) -> Training:
     """Provenance of the weights: the facts of their runs in order, the scenes they were fitted on."""
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
-    store = stored(scenes)
-    labelled = sum(int(store.counts(index, settings.model.classes)[1:].sum()) for index in range(len(store)))
+    labelled = _labelled_pixels(settings, stored(scenes))
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = _start(stretches)
     if stem := _published_stem(stretches):
@@ -65,6 +66,18 @@ def training_of(stretches: list[dict[str, Any]], scenes: Scenes) -> Training:
         + ", ".join(f"{facts['seconds'] / 60:.0f}" for facts in stretches)
         + " minutes, each annealed to its end; the weights are an exponential average.",
     )
+
+
+def _labelled_pixels(settings: FinetuneSettings, scenes: SceneStore) -> int:
+    """Of a run of one set, its labelled pixels; of one of several, all pixels of all sets."""
+    if not settings.data.sets:
+        return sum(int(scenes.counts(index, settings.model.classes)[1:].sum()) for index in range(len(scenes)))
+    total = 0
+    for item in settings.data.sets:
+        labelled = open_set(item.set, item.root or settings.data.root)
+        names = labelled.named(item.names) if item.names else labelled.split(item.split)
+        total += sum(height * width for height, width in map(labelled.size, names))
+    return total
 
 
 def _start(stretches: list[dict[str, Any]]) -> str:
@@ -94,14 +107,19 @@ def _devices(stretches: list[dict[str, Any]]) -> str:
 
 def _published_stem(stretches: list[dict[str, Any]]) -> str | None:
     first = FinetuneSettings.model_validate(stretches[0]["settings"])
-    return None if first.stem_weights is None else f"EfficientNet-Lite{first.model.student.stem[-1]}"
+    stem = getattr(first.model.student, "stem", "")
+    return None if first.stem_weights is None else f"EfficientNet-Lite{stem[-1]}"
 
 
 def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
-    data = FinetuneSettings.model_validate(stretches[-1]["settings"]).data
-    described = read_description(data.set)
-    used = ", ".join(data.names) or f"split {data.split}"
-    yield DataSet(name=described.title, license=described.licence, use=f"supervised fit on {used}")
+    settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
+    data = settings.data
+    for item in data.sets or (SetSettings(set=data.set, split=data.split, names=data.names),):
+        described = read_description(item.set)
+        used = ", ".join(item.names) or f"split {item.split}"
+        how = "unlabelled, by a teacher's soft labels" if described.labels is None else f"supervised fit on {used}"
+        both = " and a teacher's soft labels" if item.soft is not None and described.labels is not None else ""
+        yield DataSet(name=described.title, license=described.licence, use=how + both)
     if stem := _published_stem(stretches):
         yield DataSet(
             name=f"ImageNet-1k, through {stem} (Google; converted to PyTorch by ML Illustrated)",
@@ -125,6 +143,7 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
         "learning_rate": ", then ".join(rates),
         "schedule": "linear warm-up, half a cosine",
         "weight_decay": settings.weight_decay,
+        **({"ground_resolution_m": settings.data.gsd_m} if settings.data.gsd_m is not None else {}),
         "loss": f"cross-entropy weighted by share^-{settings.class_weight_power} + {settings.dice} x dice",
         "weight_average": settings.average,
         "steps": sum(facts["step"] for facts in stretches),
@@ -138,16 +157,27 @@ def _hyperparameters(stretches: list[dict[str, Any]]) -> dict[str, bool | int | 
 def described(model: SegmenterSettings, flight: FlightSettings) -> str:
     """The network, and how its logits become classes, in two sentences."""
     student = model.student
-    return (
-        f"ViT student: {_stem(student)}, {student.depth} blocks of width {student.width}, {student.heads} heads, MLP "
-        f"{student.mlp_ratio:g}, {_attention(student)}; {_decoder(model)}."
+    chosen = (
         f" Classes are chosen for cells of {flight.cell} pixels, after {flight.rounds} rounds of mean field with a "
         f"Potts prior of {flight.prior:g} over {flight.reach} x {flight.reach} cells."
+    )
+    if isinstance(student, PlainSettings):
+        return (
+            f"Plain convolutional student: widths {student.widths} at strides 2 to 32, residual blocks "
+            f"{student.blocks} at strides 4 to 32; {_decoder(model)}.{chosen}"
+        )
+    return (
+        f"ViT student: {_stem(student)}, {student.depth} blocks of width {student.width}, {student.heads} heads, MLP "
+        f"{student.mlp_ratio:g}, {_attention(student)}; {_decoder(model)}.{chosen}"
     )
 
 
 def _decoder(model: SegmenterSettings) -> str:
-    decoder, stride = model.decoder, model.student.patch
+    decoder = model.decoder
+    if isinstance(decoder, FpnSettings):
+        return f"feature pyramid of widths {decoder.widths} from stride 32 to {decoder.stride}"
+    assert isinstance(model.student, StudentSettings)  # noqa: S101 -- checked with the settings
+    stride = model.student.patch
     if decoder.kind == "linear":
         return f"one linear layer at stride {stride}"
     detail = decoder.detail_widths

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from onboard.api import downlink, events, health, history, maps, metrics, problems, scenes, telemetry
+from onboard.api import docs, downlink, events, health, history, maps, metrics, problems, scenes, telemetry
+from onboard.api.host import CheckedHost
 from onboard.api.service import Service
 
 DESCRIPTION = "Scenes in, land-cover maps out, nothing lost in between. Errors are application/problem+json (RFC 9457)."
@@ -17,25 +18,31 @@ def app_of(service: Service) -> FastAPI:
     """A new application of this service."""
     app = FastAPI(
         title="onboard", version="1", description=DESCRIPTION, redirect_slashes=False,
+        # FastAPI's own pages take no token, and their scripts from the internet: onboard.api.docs has ours.
+        docs_url=None, redoc_url=None, openapi_url=None,
         responses=problems.documented(401, 403, 422, 429),
     )  # fmt: skip
     app.state.service = service
     problems.install(app)
-    for module in (scenes, maps, downlink, telemetry, history, metrics, events, health):
+    for module in (scenes, maps, downlink, telemetry, history, metrics, events, health, docs):
         app.include_router(module.router)
+    app.add_middleware(CheckedHost)
     _document_problems(app)
     return app
 
 
 def _document_problems(app: FastAPI) -> None:
-    """Puts the form of problems into the OpenAPI document; FastAPI knows only its own form of a 422."""
+    """Puts tokens and the form of problems into the OpenAPI document; FastAPI knows only its own form of a 422."""
 
-    def document() -> dict[str, Any]:
+    def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            told = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            schemas = told.setdefault("components", {}).setdefault("schemas", {})
-            schemas["ProblemAnswer"] = problems.ProblemAnswer.model_json_schema()
-            app.openapi_schema = told
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            components = document.setdefault("components", {})
+            schema = problems.ProblemAnswer.model_json_schema()
+            components.setdefault("schemas", {})["ProblemAnswer"] = schema
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"token": []}, {}]  # none is needed where the service has none
+            app.openapi_schema = document
         return app.openapi_schema
 
-    app.openapi = document  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,27 +1,39 @@
-"""Request bodies as streams: raw, or the one file of a multipart form; nothing is held in memory."""
+"""Request bodies: scenes as streams, raw or the one file of a multipart form; small JSON, bounded in size and time.
+
+FastAPI reads a body that a handler declares before it looks at the caller, whole and for as long as it lasts. So no
+handler declares one: each body is read here, after the caller and its role are known.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from onboard.api.errors import BadRequest, NotATiff, TooLarge
+from onboard.api.service import Service, TheCaller, service_of
+from onboard.jobs.pace import Pace, TooSlow
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FILE_FIELD = "scene"
 _FIELD_BYTES = 4096
-"""Longest value of a form field that is no file."""
+"""Longest value of a form field that is no file, and longest header of a part."""
+_MOST_PARTS = 32
+LONGEST_JSON = 1 << 16
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass
@@ -39,19 +51,17 @@ class Body:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-def body_of(request: Request, *, limit: int, chunk_timeout_s: float) -> Body:
-    """The scene in a request, raw or multipart, no longer than ``limit`` bytes, no chunk slower than the timeout.
+def body_of(request: Request, *, limit: int, pace: Pace) -> Body:
+    """The scene in a request, raw or multipart, no longer than ``limit`` bytes, no slower than the pace.
 
     Raises:
         TooLarge: it declares more; while reading, it has more.
         NotATiff: another media type.
         BadRequest: while reading: too slow, or no proper form.
     """
-    declared = request.headers.get("content-length")
-    if declared is not None and declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(limit, int(declared))
+    _check_declared(request, limit)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
-    stream = _limited(request, limit, chunk_timeout_s)
+    stream = _limited(request, limit, pace)
     if kind == b"multipart/form-data":
         return _form(stream, options.get(b"boundary", b""))
     if kind not in {b"image/tiff", b"application/octet-stream"}:
@@ -60,17 +70,68 @@ def body_of(request: Request, *, limit: int, chunk_timeout_s: float) -> Body:
     return Body(stream)
 
 
-async def _limited(request: Request, limit: int, chunk_timeout_s: float) -> AsyncIterator[bytes]:
+def pace_of(service: Service) -> Pace:
+    """How fast bodies must come to this service."""
+    return Pace(service.settings.body_timeout_s, service.settings.upload_bytes_per_s)
+
+
+def json_body(model: type[_Model], *roles: str) -> Callable[..., Awaitable[_Model]]:
+    """A dependency: the request's JSON body, read once the caller is known to have one of these roles.
+
+    Raises:
+        NotAllowed: the caller has none of them; nothing was read.
+    """
+
+    async def read(request: Request, caller: TheCaller) -> _Model:
+        caller.must_be(*roles)
+        return await read_json(request, model)
+
+    return read
+
+
+async def read_json(request: Request, model: type[_Model]) -> _Model:
+    """A small JSON body.
+
+    Raises:
+        TooLarge: it has more than LONGEST_JSON bytes.
+        BadRequest: it comes too slowly, or breaks off.
+        RequestValidationError: it is no such JSON.
+    """
+    _check_declared(request, LONGEST_JSON)
+    raw = bytearray()
+    async for chunk in _limited(request, LONGEST_JSON, pace_of(service_of(request))):
+        raw += chunk
+    try:
+        return model.model_validate_json(bytes(raw))
+    except ValidationError as error:
+        rows = [{**row, "loc": ("body", *row["loc"])} for row in error.errors(include_url=False, include_input=False)]
+        raise RequestValidationError(rows) from None
+
+
+def documented_json(model: type[BaseModel]) -> dict[str, Any]:
+    """A JSON body for the OpenAPI document, which knows only what FastAPI reads itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+def _check_declared(request: Request, limit: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(limit, int(declared))
+
+
+async def _limited(request: Request, limit: int, pace: Pace) -> AsyncIterator[bytes]:
     stream, taken = request.stream(), 0
-    with _StallAlarm(chunk_timeout_s) as alarm:
+    with _PaceAlarm(pace) as alarm:
         while True:
             try:
-                with alarm.waiting():
-                    chunk = await anext(stream)
+                with alarm.waiting() as wait:
+                    wait.chunk = chunk = await anext(stream)
             except StopAsyncIteration:
                 return
             except ClientDisconnect:
-                raise BadRequest("the connection broke before the whole scene came; send it again") from None
+                raise BadRequest("the connection broke before the whole body came; send it again") from None
+            except TooSlow as error:
+                raise BadRequest(f"{error}; send it again") from None
             taken += len(chunk)
             if taken > limit:
                 raise TooLarge(limit, None)
@@ -78,48 +139,65 @@ async def _limited(request: Request, limit: int, chunk_timeout_s: float) -> Asyn
                 yield chunk
 
 
-class _StallAlarm:
-    """Ends a wait that takes too long, at the cost of one timer a body.
+class _PaceAlarm:
+    """Ends a wait for a peer that is too slow, at the cost of one timer a body.
 
     asyncio.wait_for would make a task for every wait, and a body is waited for every 64 KiB.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._since: float | None = None
-        self._rang = False
+        self._too_slow: TooSlow | None = None
+        self.chunk = b""
 
-    def __enter__(self) -> _StallAlarm:
-        self._timer = self._loop.call_later(self._timeout_s, self._look)
+    def __enter__(self) -> _PaceAlarm:
+        self._timer = self._loop.call_later(self._pace.window_s, self._look)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The wait that is watched."""
-        self._since = self._loop.time()
+    def waiting(self) -> Iterator[_PaceAlarm]:
+        """The wait that is watched; what it brought is left in ``chunk``.
+
+        Raises:
+            TooSlow: the peer is too slow.
+        """
+        self._since, self.chunk = self._loop.time(), b""
         try:
-            yield
+            yield self
+            self._count(len(self.chunk))
         except asyncio.CancelledError:
-            if not self._rang:
+            if self._too_slow is None:
                 raise
             if self._task is not None and sys.version_info >= (3, 11):
                 self._task.uncancel()
-            raise BadRequest(f"no byte came for {self._timeout_s:g} s; send the scene again") from None
+            raise self._too_slow from None
         finally:
             self._since = None
 
+    def _count(self, came: int) -> None:
+        now = self._loop.time()
+        waited = 0.0 if self._since is None else now - self._since
+        self._since = now
+        self._pace.add(waited, came)
+
     def _look(self) -> None:
-        waited = 0.0 if self._since is None else self._loop.time() - self._since
-        if waited >= self._timeout_s and self._task is not None:
-            self._rang = True
-            self._task.cancel()
-            return
-        self._timer = self._loop.call_later(self._timeout_s - waited, self._look)
+        """The window may be over in the midst of a wait."""
+        if self._since is not None:
+            try:
+                self._count(0)
+            except TooSlow as error:
+                self._too_slow = error
+                if self._task is not None:
+                    self._task.cancel()
+                return
+        # Never at once: between two waits nothing is waited for, and the window does not move.
+        self._timer = self._loop.call_later(max(self._pace.left_s, 0.01), self._look)
 
 
 class _Form:
@@ -127,7 +205,7 @@ class _Form:
 
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
-        self.files = 0
+        self.files = self._parts = 0
         self.ready: list[bytes] = []
         self._header = [bytearray(), bytearray()]
         self._name = ""
@@ -143,12 +221,20 @@ class _Form:
     def begin(self) -> None:
         self._name, self._is_file = "", False
         self._value.clear()
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise BadRequest(f"the form has more than {_MOST_PARTS} parts; send one scene and its fields")
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header[0] += data[start:end]
+        self._add_to_header(0, data[start:end])
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header[1] += data[start:end]
+        self._add_to_header(1, data[start:end])
+
+    def _add_to_header(self, side: int, data: bytes) -> None:
+        if len(self._header[side]) + len(data) > _FIELD_BYTES:
+            raise BadRequest(f"a part of the form has a header of more than {_FIELD_BYTES} bytes")
+        self._header[side] += data
 
     def header_end(self) -> None:
         name, value = (bytes(part) for part in self._header)

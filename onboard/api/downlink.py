@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from onboard.api.service import TheCaller, TheService
 from onboard.downlink.plan import Held, Weights, plan
 from onboard.jobs.ledger import PRIORITIES, MapRow
+from onboard.jobs.published import MAP_FILE
 from onboard.settings import Settings
 
 router = APIRouter(tags=["downlink"])
@@ -39,6 +40,36 @@ class PlanAnswer(BaseModel):
     planned_bytes: int
     left_out: int = Field(description="maps without a receipt of which nothing fits")
     items: list[PlannedFile]
+
+
+class UndeliveredMap(BaseModel):
+    """A map without a receipt."""
+
+    map: str
+    sha256: str = Field(description="of its map.tif")
+
+
+class UndeliveredAnswer(BaseModel):
+    """A page of them, in the order they were published."""
+
+    maps: list[UndeliveredMap]
+    next: int | None = Field(description="`since` of the next page, null at the end")
+
+
+@router.get("/downlink/undelivered")
+def get_undelivered(
+    service: TheService,
+    caller: TheCaller,
+    since: Annotated[int, Query(ge=0, le=2**62, description="sequence number; maps published after it")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> UndeliveredAnswer:
+    """Maps whose receipt is not known aboard: a ground that holds one gives it, again after the ledger was lost."""
+    caller.must_be("ground")
+    rows = service.ledger.maps(after=since, limit=limit, undelivered=True)
+    return UndeliveredAnswer(
+        maps=[UndeliveredMap(map=row.id, sha256=str(row.assets[MAP_FILE]["sha256"])) for row in rows],
+        next=rows[-1].sequence if len(rows) == limit else None,
+    )
 
 
 @router.get("/downlink/plan")

@@ -11,7 +11,8 @@ RequestRefused
 ├── TooLarge            more bytes than are taken (413)
 ├── NotATiff            another kind of file (415)
 ├── RangeBeyond         the file ends before the range (416)
-└── TooMany             wait, then try again (429)
+├── TooMany             wait, then try again (429)
+└── Overloaded          the machine cannot open another file or connection: wait, then try again (503)
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class DigestMismatch(BadRequest):
 
 
 class NotAuthenticated(RequestRefused):
-    """No token, or one that is not known."""
+    """No token, or one that is not known; ``challenge`` is how to give it (RFC 9110, 11.6.1)."""
+
+    challenge = "Bearer"
 
 
 class NotAllowed(RequestRefused):
@@ -103,3 +106,10 @@ class TooMany(RequestRefused):
     def __init__(self, detail: str, retry_after_s: int) -> None:
         self.retry_after_s = max(1, retry_after_s)
         super().__init__(f"{detail}; try again in {self.retry_after_s} s")
+
+
+class Overloaded(TooMany):
+    """The machine has no descriptor left to serve this."""
+
+    def __init__(self) -> None:
+        super().__init__("the service cannot open another file now", 5)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from onboard.api.bodies import documented_json, json_body
+from onboard.api.problems import documented
 from onboard.api.service import TheCaller, TheService
 
 router = APIRouter(tags=["events"])
@@ -56,8 +58,11 @@ def get_events(
     )
 
 
-@router.post("/events/acknowledged")
-def post_acknowledged(known: Acknowledgement, service: TheService, caller: TheCaller) -> Acknowledgement:
+@router.post(
+    "/events/acknowledged", responses=documented(400, 413), openapi_extra=documented_json(Acknowledgement)
+)
+def post_acknowledged(
+    known: Annotated[Acknowledgement, Depends(json_body(Acknowledgement, "ground"))], service: TheService
+) -> Acknowledgement:
     """The ground stores events up to a sequence number; gives the highest that was ever said."""
-    caller.must_be("ground")
     return Acknowledgement(until=service.ledger.acknowledge(known.until))

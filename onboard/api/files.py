@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -37,7 +38,7 @@ def file_answer(request: Request, path: Path, *, sha256: str, media_type: str) -
     if _matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
     try:
-        facts = path.stat()
+        facts = _facts_of(path)
     except FileNotFoundError:
         raise Vanished(path.name) from None
     if not stat.S_ISREG(facts.st_mode):
@@ -51,6 +52,15 @@ def file_answer(request: Request, path: Path, *, sha256: str, media_type: str) -
     elif begin >= facts.st_size and request.headers.get("if-range") in (None, tag, answer.headers["last-modified"]):
         raise RangeBeyond(facts.st_size)
     return answer
+
+
+def _facts_of(path: Path) -> os.stat_result:
+    """Opens it once: where no descriptor is left, that is said before the answer begins, not in its midst."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _begin(text: str, size: int) -> int | None:

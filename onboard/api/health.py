@@ -46,4 +46,6 @@ def _problems(service: Service) -> list[str]:
         found.append(f"the engine is {beat.engine}: scenes are taken and wait")
     if shutil.disk_usage(service.settings.data_dir).free < service.settings.reserve:
         found.append("less room than the reserve is left: scenes are not taken")
+    if aside := service.ledger.aside(limit=1000):
+        found.append(f"{len(aside)} scenes wait aside, {aside[0].id} first: {aside[0].waiting_reason}")
     return found

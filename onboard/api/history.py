@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -46,6 +47,8 @@ def get_history(
     page = Reader(service.settings.telemetry_dir / "history.sqlite").query(since, until, step, wanted, limit)
     body = (_json(page) if form == "json" else _csv(page)).encode()
     headers = {"Vary": "Accept-Encoding", "Onboard-Step": f"{page.step_s:g}", "Onboard-Now": str(page.now)}
+    if page.problem:
+        headers["Onboard-Problem"] = "the history is damaged; a new one is begun"
     if page.next is not None:
         headers["Link"] = f'<{request.url.include_query_params(since=page.next)}>; rel="next"'
     if len(body) >= _GZIP_FROM and "gzip" in request.headers.get("accept-encoding", ""):
@@ -72,4 +75,4 @@ def _numbers(values: Any) -> list[float | int | None]:
         rounded = values if values.dtype == np.int64 else np.round(values, 3)
         found: list[float | int | None] = rounded.tolist()
         return found
-    return [None if value != value else float(f"{value:.5g}") for value in values.tolist()]  # noqa: PLR0124 -- NaN
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]

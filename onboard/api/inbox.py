@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 from onboard.api.service import Service
-from onboard.downlink.retention import make_room
 from onboard.errors import OnboardError, StorageError
 from onboard.jobs.claim import accept_inbox_file, free_name
 from onboard.jobs.intake import Delivery, readable
@@ -15,6 +15,8 @@ from onboard.jobs.intake import Delivery, readable
 log = logging.getLogger(__name__)
 REJECTED = "rejected"
 ENDINGS = (".tif", ".tiff")
+NO_ROOM_S = 60.0
+"""Before a file for which there was no room is tried again: each try reads and writes it whole."""
 
 
 def take_inbox(service: Service) -> int:
@@ -34,23 +36,27 @@ def take_inbox(service: Service) -> int:
         try:
             facts = path.stat()
             seen[path] = (facts.st_size, facts.st_mtime_ns)
-            if service.inbox_seen.get(path) == seen[path]:
+            if service.inbox_seen.get(path) == seen[path] and time.monotonic() >= service.inbox_waits.get(path, 0.0):
                 taken += _taken(service, path)
         except OSError as error:  # of this file alone: those behind it are not to wait for it
             log.warning("%s stays in the inbox: %s", readable(path.name), error)
     service.inbox_seen = seen
+    service.inbox_waits = {path: until for path, until in service.inbox_waits.items() if path in seen}
     return taken
 
 
 def _taken(service: Service, path: Path) -> bool:
-    make_room(service.settings, service.ledger, path.stat().st_size)
+    service.inbox_waits.pop(path, None)
+    service.make_room(path.stat().st_size)
     try:
         accept_inbox_file(
-            service.settings, service.ledger, service.kind, service.probes, path, Delivery(path.name[:200])
-        )
+            service.settings, service.ledger, service.kind, service.probes, path, Delivery(path.name[:200]),
+            service.make_room,
+        )  # fmt: skip
     except StorageError as error:
-        # Not an event: it comes again every few seconds, and health says already that there is no room.
+        # Not an event: it comes again and again, and health says already that there is no room.
         log.warning("%s waits in the inbox: %s", readable(path.name), error)
+        service.inbox_waits[path] = time.monotonic() + NO_ROOM_S
         return False
     except OnboardError as error:
         _reject(path, error)

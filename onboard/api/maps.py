@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from onboard.api.bodies import documented_json, json_body
 from onboard.api.errors import BadRequest, Conflict, NotFound
 from onboard.api.files import file_answer
 from onboard.api.problems import documented
@@ -111,10 +112,13 @@ def get_map(map_id: str, request: Request, service: TheService, caller: TheCalle
     return JSONResponse(item_of(request, _known(service, map_id)), media_type=GEOJSON)
 
 
-@router.post("/maps/{map_id}/receipt", responses=documented(404, 409))
-def post_receipt(map_id: str, receipt: Receipt, service: TheService, caller: TheCaller) -> ReceiptAnswer:
+@router.post(
+    "/maps/{map_id}/receipt", responses=documented(400, 404, 409, 413), openapi_extra=documented_json(Receipt)
+)
+def post_receipt(
+    map_id: str, receipt: Annotated[Receipt, Depends(json_body(Receipt, "ground"))], service: TheService
+) -> ReceiptAnswer:
     """The ground holds this map: aboard it may now be erased when room is needed."""
-    caller.must_be("ground")
     row = _known(service, map_id)
     ours = row.assets["map.tif"]["sha256"]
     if receipt.sha256 != ours:

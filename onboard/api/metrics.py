@@ -70,11 +70,11 @@ class _Metrics:
             scenes.add_metric([state], count)
         yield scenes
         stages = GaugeMetricFamily(
-            "onboard_stage_seconds", "Time of a stage for a batch, over the last 256.", labels=["stage", "quantile"]
-        )
+            "onboard_stage_seconds", "Time of a stage for a batch, over the last 256.", labels=["stage", "percentile"]
+        )  # no summary: a label called quantile belongs to those
         for stage, (p50, p95) in told.stages_ms.items():
-            stages.add_metric([stage, "0.5"], p50 / 1e3)
-            stages.add_metric([stage, "0.95"], p95 / 1e3)
+            stages.add_metric([stage, "50"], p50 / 1e3)
+            stages.add_metric([stage, "95"], p95 / 1e3)
         yield stages
         info = InfoMetricFamily("onboard_engine", "The engine in service.")
         info.add_metric([], {key: str(told.engine[key]) for key in ("backend", "precision", "model")})
@@ -102,11 +102,28 @@ class _Metrics:
             gaps.add_metric([source, rail.rail], rail.unmeasured_s)
         yield energy
         yield gaps
+        yield from self._main_rail(sources)
         up = GaugeMetricFamily("onboard_source_up", "Whether a source measures.", labels=["source"])
         for name, problem in told.sources.items():
             up.add_metric([name], float(not problem))
         yield up
         yield _gauge("onboard_idle_power_watts", "Calibrated power at rest.", told.power.idle_w)
+
+    def _main_rail(self, sources: dict[tuple[str, str], str]) -> Iterator[Metric]:
+        """The rail that covers most of the machine, by names that are the same on every board."""
+        power = self.told.power
+        watts = GaugeMetricFamily("onboard_main_power_watts", "Power of the main rail.", labels=["source", "rail"])
+        joules = CounterMetricFamily(
+            "onboard_main_energy_joules", "Energy of the main rail.", labels=["source", "rail"]
+        )
+        labels = [sources.get(("power_w", power.rail or ""), ""), power.rail or ""]
+        if power.power_w is not None:
+            watts.add_metric(labels, power.power_w)
+        for rail in power.rails:
+            if rail.rail == power.rail:
+                joules.add_metric(labels, rail.energy_j)
+        yield watts
+        yield joules
 
     def _governor(self) -> Iterator[Metric]:
         told = self.told.governor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from onboard.api import errors
-from onboard.errors import OnboardError, OptionsRefused, SceneRefused, StorageError
+from onboard.api.connections import descriptors_are_out
+from onboard.api.paths import without_paths
+from onboard.errors import LedgerBusy, LedgerDamaged, OnboardError, OptionsRefused, SceneRefused, StorageError
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -45,13 +48,18 @@ KINDS: dict[type[Exception], Kind] = {
     errors.NotATiff: Kind(415, "not-a-tiff", "Scenes are GeoTIFFs"),
     errors.RangeBeyond: Kind(416, "range-not-satisfiable", "The file ends before the range"),
     errors.TooMany: Kind(429, "too-many", "Too much at once"),
+    errors.Overloaded: Kind(503, "overloaded", "Too much at once for this machine"),
     SceneRefused: Kind(422, "scene-refused", "The scene cannot be mapped"),
     OptionsRefused: Kind(422, "options-refused", "The options cannot be met"),
     StorageError: Kind(507, "no-room", "There is no room"),
+    LedgerBusy: Kind(503, "busy", "The ledger is busy"),
+    LedgerDamaged: Kind(503, "ledger-damaged", "The ledger is being built again"),
 }
 OTHERS = {
     404: Kind(404, "not-found", "Nothing is kept under this name"),
     405: Kind(405, "method-not-allowed", "Not by this method"),
+    431: Kind(431, "head-too-large", "The request's head has too many bytes"),
+    503: Kind(503, "overloaded", "Too much at once for this machine"),
     422: Kind(422, "invalid", "The request is not of the form described in /openapi.json"),
 }
 INTERNAL = Kind(500, "internal", "The service failed; its log says why")
@@ -89,31 +97,55 @@ def kind_of(error: Exception) -> Kind:
     return next((KINDS[cls] for cls in type(error).__mro__ if cls in KINDS), INTERNAL)
 
 
+def kind_of_status(status: int) -> Kind:
+    """Of what is refused before there is a request."""
+    return OTHERS.get(status, Kind(status, f"http-{status}", "The request cannot be served"))
+
+
 def install(app: FastAPI) -> None:
     """Has the application answer every error as a problem."""
     for cls in KINDS:
         app.add_exception_handler(cls, _refused)
+    app.add_exception_handler(OSError, _failed)
+    app.add_exception_handler(sqlite3.Error, _failed)
     app.add_exception_handler(HTTPException, _routing)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _internal)
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """An operating-system or database failure: a refusal where descriptors are out, ours otherwise."""
+    if descriptors_are_out(error):
+        log.warning("%s %s refused: no descriptor is left", request.method, request.url.path)
+        return await _refused(request, errors.Overloaded())
+    raise error
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, StorageError) and descriptors_are_out(error):
+        log.warning("%s %s refused: no descriptor is left", request.method, request.url.path)
+        error = errors.Overloaded()
     kind = kind_of(error)
     headers = {}
     if isinstance(error, errors.TooMany):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, (LedgerBusy, LedgerDamaged)):
+        headers["Retry-After"] = "5"
+    if isinstance(error, LedgerDamaged):
+        service = request.app.state.service
+        service.is_damaged = True
+        service.wake.set()
     if isinstance(error, errors.RangeBeyond):
         headers["Content-Range"] = f"bytes */{error.size}"
-    if kind.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.NotAuthenticated):
+        headers["WWW-Authenticate"] = error.challenge
     detail = error.advice if isinstance(error, OnboardError) else str(error)
-    return problem(kind, detail, headers)
+    return problem(kind, without_paths(detail), headers)
 
 
 async def _routing(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    kind = OTHERS.get(status, Kind(status, f"http-{status}", "The request cannot be served"))
+    kind = kind_of_status(status)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     return problem(kind, f"{request.method} {request.url.path}: see /openapi.json for what there is", headers)
 

@@ -1,7 +1,10 @@
-"""HTTP/1.1 by uvicorn and httptools, with two things they lack.
+"""HTTP/1.1 by uvicorn and httptools, with what they lack.
 
-A limit on how long a client may take over a request's head: uvicorn bounds an idle connection's time, but waits for
-ever for a head that comes byte by byte, and a few hundred such connections take all file descriptors.
+Limits on a request's head, in time and in bytes: uvicorn bounds an idle connection's time, but waits for ever for a
+head that comes byte by byte, and takes one that never ends into memory. A limit on a body that goes on after its
+request was answered. A cap on connections (:mod:`onboard.api.connections`). Header fields in a chunked body's trailer
+are dropped: httptools reports them as it reports those of the head, and whoever reads the body would have a token after
+it that was not there before.
 
 And large plain bodies straight from the socket: who handles such a request may take the connection's descriptor and
 read the body in a thread (see :class:`OpenBody`).
@@ -16,11 +19,20 @@ from typing import Any
 
 import httptools
 from starlette.requests import Request
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from onboard.api import problems
+from onboard.api.connections import Connection, Connections
 
 EXTENSION = "onboard.body"
 OPEN_BODY_BYTES = 1 << 16
 """Bodies at least so long can be taken; below that a thread costs more than it brings."""
+HEAD_BYTES = 1 << 16
+"""Bytes of a head, of a trailer, or of anything else that is no body."""
+LINGER_S = 30.0
+"""How long the rest of a body is passed over after its request was answered, so that the client sees the answer."""
+REFUSAL_S = 1.0
+"""How long a refused connection may take to read its refusal."""
 DRAIN_S = 8.0
 """How long a body may go on once the service is told to stop; uvicorn cuts what is left at ten seconds."""
 
@@ -65,41 +77,92 @@ def open_body_of(request: Request) -> OpenBody | None:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's head takes too long; offers large bodies."""
+    """Closes connections that take too long or too much; offers large bodies."""
 
     head_s = 10.0
+    linger_s = LINGER_S
+    all_connections: Connections | None = None
     skip = 0
     taken = False
     _timer: asyncio.TimerHandle | None = None
+    _linger: asyncio.TimerHandle | None = None
+    _is_in_head = False
+    _unparsed = 0
+    _is_over = False
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Its first head's time begins."""
+        """Its first head's time begins, unless there are too many connections."""
         super().connection_made(transport)
-        self._start_timer()
+        connection: Connection | None = None
+        if self.all_connections is not None:
+            connection = self.all_connections.made(transport.get_extra_info("socket").fileno(), self)
+        if connection is not None and connection.is_refused:
+            self._end_with(503, "too many connections are open; try again in a moment")
+        else:
+            self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         """Bytes for the parser, less those of a body that was given back unread."""
+        if self._is_over:
+            return
         if self.skip:
             passed = min(self.skip, len(data))
             self.skip -= passed
             data = data[passed:]
+            if not self.skip:
+                self._stop_lingering()
         if data:
+            self._unparsed += len(data)
             super().data_received(data)
+            if self._unparsed > HEAD_BYTES:
+                self._end_with(431, f"a head has at most {HEAD_BYTES} bytes")
+            elif not self.is_working and self._linger is None:
+                self._start_timer()  # bytes between two requests are no reason to wait for ever either
 
     def on_message_begin(self) -> None:
         """The next head's time begins."""
         super().on_message_begin()
+        self._is_in_head = True
         self._start_timer()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head; one of a trailer is dropped."""
+        if self._is_in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is whole: its time ends, and its body may be taken."""
         self._stop_timer()
+        self._is_in_head, self._unparsed = False, 0
         is_first = self.cycle is None or self.cycle.response_complete
         super().on_headers_complete()
         length = self._open_length()
         if is_first and length >= OPEN_BODY_BYTES:
             scope: dict[str, Any] = self.scope  # type: ignore[assignment]
             scope["extensions"] = {EXTENSION: OpenBody(self, self.cycle, length)}
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        self._unparsed = 0
+        self._stop_lingering()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The request is answered; what is left of its body has an end, whatever comes of it."""
+        super().on_response_complete()
+        unread = self.cycle.response_complete and (self.cycle.more_body or self.skip > 0)
+        if unread and not self.transport.is_closing() and self._linger is None:
+            self._linger = self.loop.call_later(self.linger_s, self._give_up)
 
     def shutdown(self) -> None:
         """The service stops: a body that is being taken has a while to end."""
@@ -110,19 +173,34 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         self._stop_timer()
+        self._stop_lingering()
         super().connection_lost(exc)
 
     def _open_length(self) -> int:
         """Declared length of the body if it comes as it is on a plain connection; 0 otherwise."""
-        told = dict(self.headers)
-        length = told.get(b"content-length", b"")
-        if self.scheme != "http" or b"transfer-encoding" in told or not length.isdigit():
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        if self.scheme != "http" or b"transfer-encoding" in headers or not length.isdigit():
             return 0
         return int(length)
 
     def _end_taken(self) -> None:
         if self.taken and not self.transport.is_closing():
             self.transport.get_extra_info("socket").shutdown(socket.SHUT_RD)
+
+    def _end_with(self, status: int, detail: str) -> None:
+        """A problem as the last words of a connection, which stays a moment: closed at once, it would be reset."""
+        self._stop_timer()
+        self._is_over = True
+        if self.is_working or self.transport.is_closing():  # an answer is on its way: no words into its midst
+            self.transport.abort()
+            return
+        answer = problems.problem(problems.kind_of_status(status), detail, {"Connection": "close", "Retry-After": "1"})
+        head = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(REFUSAL_S, self._give_up)
 
     def _start_timer(self) -> None:
         if self._timer is None:
@@ -133,12 +211,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _stop_lingering(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
     def _give_up(self) -> None:
-        self._timer = None
+        self._timer = self._linger = None
         if not self.transport.is_closing():
             self.transport.close()
 
 
-def bounded_protocol(head_s: float) -> type[HttpToolsProtocol]:
-    """The protocol class for uvicorn's ``http`` setting; a head must be whole after ``head_s`` seconds."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"head_s": head_s})
+def bounded_protocol(
+    head_s: float, connections: Connections | None = None, linger_s: float = LINGER_S
+) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn's ``http`` setting.
+
+    Args:
+        head_s: seconds in which a request's head must be whole.
+        connections: that the service's listener counts.
+        linger_s: seconds that a body may go on after its request was answered.
+    """
+    settings = {"head_s": head_s, "all_connections": connections, "linger_s": linger_s}
+    return type("BoundedProtocol", (BoundedProtocol,), settings)

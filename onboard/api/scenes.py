@@ -9,27 +9,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from onboard.api.bodies import body_of
+from onboard.api.bodies import body_of, pace_of, read_json
 from onboard.api.digest import promised_sha256
 from onboard.api.errors import BadRequest, DigestMismatch, NotATiff, NotFound
+from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.protocol import OpenBody, open_body_of
 from onboard.api.service import Service, TheCaller, TheService
-from onboard.downlink.retention import make_room
 from onboard.jobs.claim import accept_inbox_file
 from onboard.jobs.erase import erase_scene
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
 from onboard.jobs.ledger import SceneRow
+from onboard.jobs.pace import Pace, TooSlow
 from onboard.jobs.splice import SocketSource
 
 router = APIRouter(tags=["scenes"])
 WRITE_BYTES = 1 << 20
 """Bytes gathered before they are written: one hop to a thread each."""
-LONGEST_JSON = 1 << 16
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Priority = Literal["urgent", "high", "routine"]
@@ -55,6 +56,7 @@ class SceneAnswer(BaseModel):
     figures: dict[str, Any] = Field(description="timings of the finished mapping")
     energy_j: float | None = Field(description="null: nothing measured it")
     problem: str | None = Field(description="why it failed and what to do")
+    waiting_reason: str | None = Field(description="why it is passed over in the queue and what to do; null otherwise")
     map: str | None = Field(description="where its map is; null before, and once it is erased")
 
 
@@ -168,8 +170,7 @@ def delete_scene(scene_id: str, service: TheService, caller: TheCaller) -> Respo
     """Cancels a scene and erases its file, its canvas and its map."""
     caller.must_be("ingest")
     row = _known(service, scene_id)
-    service.ledger.cancel(row.id)
-    if row.state == "running":
+    if service.ledger.cancel(row.id) == "running":
         return Response(status_code=202)  # the worker has the files: it erases them before its next scene
     erase_scene(service.settings, service.ledger, row.id)
     return Response(status_code=204)
@@ -184,7 +185,8 @@ def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
         bytes=row.bytes, sha256=row.sha256, acquired=row.acquired, received=dict(row.received),
         attempts=row.attempts, deaths=row.deaths, tiles_done=beat.tiles_done if runs else None,
         tiles=beat.tiles_all or None if runs else row.figures.get("tiles"), figures=dict(row.figures),
-        energy_j=row.figures.get("energy_j"), problem=row.problem,
+        energy_j=row.figures.get("energy_j"), problem=None if row.problem is None else without_paths(row.problem),
+        waiting_reason=row.waiting_reason,
         map=f"/maps/{row.id}" if row.state == "mapped" and service.ledger.holds_map(row.id) else None,
     )  # fmt: skip
 
@@ -198,13 +200,14 @@ def _known(service: Service, scene_id: str) -> SceneRow:
 
 async def _from_body(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
     settings = service.settings
-    body = body_of(request, limit=settings.upload_limit, chunk_timeout_s=settings.body_timeout_s)
+    pace = pace_of(service)
+    body = body_of(request, limit=settings.upload_limit, pace=pace)
     promised = promised_sha256(request.headers.get("content-digest")) if not body.is_form else None
     length = request.headers.get("content-length", "")
     file = await run_in_threadpool(_incoming, service, int(length) if length.isdecimal() else None)
     try:
         straight = None if body.is_form else open_body_of(request)
-        if straight is None or not await _receive_all(file, straight, settings.body_timeout_s):
+        if straight is None or not await _receive_all(file, straight, pace):
             await _write_all(file, body.chunks)
         if body.is_form:
             promised = promised_sha256(body.fields.get("content-digest"))
@@ -218,7 +221,7 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
 
 def _incoming(service: Service, declared: int | None) -> IncomingFile:
     """Opens a file for it; maps that the ground holds make room."""
-    make_room(service.settings, service.ledger, declared or 0)
+    service.make_room(declared or 0)
     return IncomingFile(service.settings, declared)
 
 
@@ -247,17 +250,17 @@ async def _write_all(file: IncomingFile, chunks: Any) -> None:
     await run_in_threadpool(file.write, gathered)
 
 
-async def _receive_all(file: IncomingFile, body: OpenBody, timeout_s: float) -> bool:
+async def _receive_all(file: IncomingFile, body: OpenBody, pace: Pace) -> bool:
     """Has a thread take the body from the socket, if it is still to be had there."""
     taken = body.take()
     if taken is None:
         return False
     begun, connection = taken
-    source = SocketSource(connection, body.length - len(begun), timeout_s)
+    source = SocketSource(connection, body.length - len(begun), pace)
     try:
         await run_in_threadpool(_receive, file, begun, source)
-    except TimeoutError:
-        raise BadRequest(f"no byte came for {timeout_s:g} s; send the scene again") from None
+    except TooSlow as error:
+        raise BadRequest(f"{error}; send the scene again") from None
     except ConnectionError:
         raise BadRequest("the connection broke before the whole scene came; send it again") from None
     finally:
@@ -276,7 +279,9 @@ def _receive(file: IncomingFile, begun: bytes, source: SocketSource) -> None:
 
 def _finish(service: Service, file: IncomingFile, delivery: Delivery) -> Accepted:
     file.finish()
-    return accept(service.settings, service.ledger, service.kind, service.probes, file, delivery)
+    return accept(
+        service.settings, service.ledger, service.kind, service.probes, file, delivery, service.make_room
+    )
 
 
 def _with_fields(query: DeliveryQuery, fields: Mapping[str, str]) -> DeliveryQuery:
@@ -290,14 +295,9 @@ def _with_fields(query: DeliveryQuery, fields: Mapping[str, str]) -> DeliveryQue
 
 
 async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) -> Accepted:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > LONGEST_JSON:
-            raise BadRequest(f"a JSON body has at most {LONGEST_JSON} bytes; scenes are sent as image/tiff")
     try:
-        named = TypeAdapter(FromInbox).validate_json(raw)
-    except ValidationError as error:
+        named = await read_json(request, FromInbox)
+    except RequestValidationError as error:
         raise BadRequest(f'the body is no {{"path": ...}}: {error.errors()[0]["msg"]}') from None
     path = Path(named.path)
     if not path.is_absolute() and service.settings.inbox is not None:
@@ -305,8 +305,10 @@ async def _from_inbox(request: Request, service: Service, query: DeliveryQuery) 
 
     def taken() -> Accepted:
         with suppress(OSError, ValueError):  # what is wrong with the path is told below
-            make_room(service.settings, service.ledger, path.stat().st_size)
+            service.make_room(path.stat().st_size)
         delivery = query.delivery(path.name[:200])
-        return accept_inbox_file(service.settings, service.ledger, service.kind, service.probes, path, delivery)
+        return accept_inbox_file(
+            service.settings, service.ledger, service.kind, service.probes, path, delivery, service.make_room
+        )
 
     return await run_in_threadpool(taken)

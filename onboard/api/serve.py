@@ -1,9 +1,11 @@
-"""The API process: `python -m onboard.api.serve --parent PID`, heartbeats on standard input."""
+"""The API process: `python -m onboard.api.serve --parent PID --heartbeat FD`, the others' lines on standard input."""
 
 from __future__ import annotations
 
-import argparse
+import asyncio
+import functools
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -13,32 +15,40 @@ import uvicorn
 
 from onboard.api.app import app_of
 from onboard.api.auth import check_binding
+from onboard.api.connections import Connections, Listener, connections_within
 from onboard.api.inbox import take_inbox
+from onboard.api.listening import bound_socket
+from onboard.api.log_limit import RepeatLimit
 from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
 from onboard.downlink.map_scrub import MapScrub
 from onboard.downlink.retention import tend
-from onboard.errors import OptionsRefused
+from onboard.errors import LedgerDamaged
+from onboard.jobs.child import DAMAGED, run_child, say
 from onboard.jobs.claim import give_back_claims
 from onboard.jobs.lines import STDIN, lines_of
-from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 2.0
+HEARTBEAT_S = 0.5
+EMPTY_LOG_S = 30.0
+"""Between two emptyings of the ledger's write-ahead log: what stands in it can be lost by one flipped bit."""
 
 
-def config_of(service: Service) -> uvicorn.Config:
+def config_of(service: Service, connections: Connections) -> uvicorn.Config:
     """How uvicorn serves it."""
     settings = service.settings
     return uvicorn.Config(
         app_of(service),
         host=settings.host,
         port=settings.port,
-        http=bounded_protocol(settings.head_timeout_s),
+        http=bounded_protocol(settings.head_timeout_s, connections),
+        loop="asyncio",  # connections are counted in its accept
         ws="none",
         lifespan="off",
         access_log=False,
+        log_config=None,  # through the root's handler, and its limit
         log_level="warning",
         server_header=False,
         date_header=False,  # aboard the clock may say 1970
@@ -50,8 +60,8 @@ def config_of(service: Service) -> uvicorn.Config:
     )
 
 
-def serve_api(settings: Settings) -> None:
-    """Serves until SIGTERM; prints where.
+def serve_api(settings: Settings, heartbeat: int | None = None) -> None:
+    """Serves until SIGTERM; prints where. Says that it answers through the descriptor ``heartbeat``.
 
     Raises:
         OptionsRefused: it would be open to strangers, or the tokens cannot be read.
@@ -62,60 +72,96 @@ def serve_api(settings: Settings) -> None:
     service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
     give_back_claims(settings.inbox)
     threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
-    threading.Thread(target=_tend, args=(service,), name="retention", daemon=True).start()
+    housekeeping = threading.Thread(target=_tend, args=(service,), name="retention", daemon=True)
+    housekeeping.start()
     threading.Thread(target=service.listen, args=(lines_of(STDIN),), name="beats", daemon=True).start()
-    config = config_of(service)
-    listening = bound_socket(settings.host, settings.port)
+    connections = Connections(
+        connections_within(settings.connections_at_once), settings.read_timeout_s, settings.read_bytes_per_s
+    )
+    if connections.most < settings.connections_at_once:
+        log.warning("%d connections at once: the system's limit of open files allows no more", connections.most)
+    config = config_of(service, connections)
+    listening = bound_socket(settings.host, settings.port, Listener)
+    listening.connections = connections
+    listening.hold_spare()
     host, port = listening.getsockname()[:2]
     scheme = "https" if config.is_ssl else "http"
     print(f"onboard: serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201
-    uvicorn.Server(config).run(sockets=[listening])
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Not uvicorn's: that one is made without a protocol number, for which asyncio leaves Nagle's algorithm on, and every
-    answer waits 40 ms for the client's delayed acknowledgement of its head.
-
-    Raises:
-        OptionsRefused: the address is taken, or is none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if heartbeat is not None:
+        os.set_blocking(heartbeat, False)
     try:
-        listening.bind((host, port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        reason = (error.strerror or str(error)).lower()
-        remedy = "set ONBOARD_HOST and ONBOARD_PORT to a free address of this machine"
-        raise OptionsRefused(f"{host}:{port} cannot be listened on: {reason}", remedy) from error
-    return listening
+        _Server(config, heartbeat, handshake_s=settings.head_timeout_s).run(sockets=[listening])
+    finally:
+        service.wake.set()
+        housekeeping.join(HOUSEKEEPING_S)
+        service.close()
+
+
+class _Server(uvicorn.Server):
+    """Says to the supervisor that its event loop turns, and limits how long a TLS handshake takes.
+
+    Heartbeats not by uvicorn's `callback_notify`: that goes by the wall clock, which aboard may be set back by years.
+    asyncio's own limit of a handshake is a minute, and uvicorn has no setting for it.
+    """
+
+    def __init__(self, config: uvicorn.Config, heartbeat: int | None, *, handshake_s: float) -> None:
+        super().__init__(config)
+        self._heartbeat = heartbeat
+        self._handshake_s = handshake_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen."""
+        if self.config.is_ssl:
+            loop = asyncio.get_running_loop()
+            limited = functools.partial(loop.create_server, ssl_handshake_timeout=self._handshake_s)
+            loop.create_server = limited  # type: ignore[method-assign]
+        await super().startup(sockets)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, with heartbeats from when it listens."""
+        beating = asyncio.ensure_future(self._beat())
+        try:
+            await super().serve(sockets)
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        while self._heartbeat is not None:
+            if self.started:
+                say(self._heartbeat)
+            await asyncio.sleep(HEARTBEAT_S)
 
 
 def _tend(service: Service) -> None:
+    """Housekeeping until the service ends; ends the process where the ledger is damaged."""
     scrub = MapScrub(service.settings)
-    while True:
+    emptied = time.monotonic()
+    while not service.is_damaged:
         try:
-            tend(service.settings, service.ledger)
+            tend(service.settings, service.ledger, service.kind)
             scrub.step(service.ledger)
             take_inbox(service)
+            if time.monotonic() - emptied >= EMPTY_LOG_S and service.ledger.checkpoint():
+                emptied = time.monotonic()
+        except LedgerDamaged:
+            service.is_damaged = True
         except Exception:
             log.exception("housekeeping failed; it is tried again")
-        time.sleep(HOUSEKEEPING_S)
+        if service.wake.wait(HOUSEKEEPING_S) and not service.is_damaged:
+            return
+    log.error("the ledger is damaged: the supervisor is to build it again")
+    os._exit(DAMAGED)
+
+
+def _serve(heartbeat: int | None) -> None:
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RepeatLimit())
+    serve_api(read_settings(), heartbeat)
 
 
 def main() -> None:
     """Started by the supervisor."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--parent", type=int)
-    arguments = parser.parse_args()
-    if arguments.parent is not None:
-        end_with_parent(arguments.parent)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    serve_api(read_settings())
+    run_child("api", "--heartbeat", _serve)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from onboard.api.auth import Caller, Tokens, read_tokens
 from onboard.api.limits import RateLimit, Slots
+from onboard.downlink.retention import make_room
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
@@ -55,6 +56,7 @@ class Service:
         tokens: read at the start; `onboard token` and a restart change them.
         beats: the worker's heartbeats.
         hearing: what the sampling process measures.
+        is_damaged: the ledger was found damaged: the process is to end, and the supervisor builds it again.
     """
 
     settings: Settings
@@ -62,6 +64,7 @@ class Service:
     tokens: Tokens = field(default_factory=Tokens)
     beats: Beats = field(default_factory=Beats)
     hearing: Hearing = field(default_factory=Hearing)
+    is_damaged: bool = False
 
     def __post_init__(self) -> None:
         self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
@@ -70,7 +73,10 @@ class Service:
         self.streams = Slots(self.settings.streams_at_once, "live streams")
         self.started = time.monotonic()
         self.inbox_seen: dict[Path, tuple[int, int]] = {}
+        self.inbox_waits: dict[Path, float] = {}
+        self.wake = threading.Event()
         self._local = threading.local()
+        self._ledgers: list[Ledger] = []
 
     @classmethod
     def of(cls, settings: Settings) -> Service:
@@ -94,7 +100,18 @@ class Service:
         ledger: Ledger | None = getattr(self._local, "ledger", None)
         if ledger is None:
             ledger = self._local.ledger = Ledger(self.settings.ledger_path)
+            self._ledgers.append(ledger)
         return ledger
+
+    def make_room(self, wanted: int) -> None:
+        """Erases maps that the ground holds, if that leaves so many bytes beside the reserve."""
+        make_room(self.settings, self.ledger, wanted)
+
+    def close(self) -> None:
+        """Ends the probe and closes every thread's ledger: the last connection takes the write-ahead log along."""
+        self.probes.close()
+        while self._ledgers:
+            self._ledgers.pop().close()
 
 
 def service_of(request: Request) -> Service:
@@ -110,8 +127,17 @@ def caller_of(request: Request) -> Caller:
         NotAuthenticated: nobody we know.
         TooMany: too fast.
     """
+    return caller_with(request, request.headers.get("authorization"))
+
+
+def caller_with(request: Request, authorization: str | None) -> Caller:
+    """Whose Authorization field this is; counts the request.
+
+    Raises:
+        NotAuthenticated, TooMany: see :func:`caller_of`.
+    """
     service = service_of(request)
-    caller = service.tokens.caller_of(request.headers.get("authorization"))
+    caller = service.tokens.caller_of(authorization)
     service.rate.take(caller.name)
     return caller
 

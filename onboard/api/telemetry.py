@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.jobs.moment import moment
@@ -159,7 +160,7 @@ def snapshot(service: Service) -> Snapshot:
     return Snapshot(
         at=moment(),
         engine={
-            "state": beat.engine, "problem": beat.engine_problem, "backend": beat.backend,
+            "state": beat.engine, "problem": without_paths(beat.engine_problem), "backend": beat.backend,
             "precision": beat.precision, "model": beat.model, "checked_s_ago": beat.checked_s_ago,
             "heard_s_ago": service.beats.silent_s,
         },

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
 from onboard.jobs.erase import erase_map
 from onboard.jobs.ledger import Ledger, MapRow
-from onboard.jobs.published import ITEM_FILE
+from onboard.jobs.published import ITEM_FILE, MAP_FILE
 from onboard.mapping.files import sha256_file
 from onboard.settings import Settings
-
-MAP_FILE: Final = "map.tif"
 
 
 def check_map(settings: Settings, ledger: Ledger, row: MapRow) -> list[str]:

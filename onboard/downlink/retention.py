@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterable, Sequence
 
 from onboard.jobs.erase import erase_map
+from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import PRIORITIES, Ledger, MapRow
+from onboard.jobs.room import floor_of, missing_bytes
 from onboard.settings import Settings
 
 _PAGE = 500
@@ -28,39 +30,63 @@ def erasable(rows: Iterable[MapRow]) -> list[MapRow]:
     )
 
 
-def make_room(settings: Settings, ledger: Ledger, wanted: int, *, undelivered: bool = False) -> int:
-    """Erases maps until ``wanted`` more bytes leave the reserve untouched, each erasure an event; gives how many.
+def make_room(settings: Settings, ledger: Ledger, wanted: int) -> int:
+    """Erases maps that the ground holds until ``wanted`` more bytes leave the reserve untouched; gives how many.
 
-    Args:
-        settings: whose data folder and reserve count.
-        ledger: each map's row goes before its files.
-        wanted: bytes.
-        undelivered: maps without a receipt may go too: only to finish work that was promised.
+    Where all of them would not do, none goes: nothing is erased for what would be refused all the same.
     """
+    short = settings.reserve + wanted - _free(settings)
+    delivered = [row for row in erasable(_maps(ledger)) if row.delivered is not None]
+    if short <= 0 or (wanted and sum(map(_bytes_of, delivered)) < short):
+        return 0
+    return _erase_until(settings, ledger, delivered, settings.reserve + wanted)
+
+
+def tend(settings: Settings, ledger: Ledger, kind: MapKind) -> int:
+    """What is done every few seconds: gives how many maps were erased.
+
+    Under the reserve delivered maps go, and for a scene that waits aside. Under a quarter of the reserve, where running
+    work would soon stop, others go too, as many as bring the quarter back: only while a scene is running whose canvas
+    stands. Nothing that the ground does not hold is erased for work that is not begun.
+    """
+    erased = make_room(settings, ledger, 0)
+    for row in ledger.aside(limit=1):
+        # What begins leaves half the reserve, what make_room asks for all of it.
+        wanted = missing_bytes(settings, kind.manifest, row) - settings.reserve + floor_of(settings)
+        erased += make_room(settings, ledger, max(0, wanted))
+    least = settings.reserve // 4
+    if _free(settings) < least and _is_work_begun(settings, ledger):
+        erased += _erase_until(settings, ledger, erasable(_maps(ledger)), least)
+    return erased
+
+
+def _erase_until(settings: Settings, ledger: Ledger, rows: Sequence[MapRow], free: int) -> int:
     erased = 0
-    for row in erasable(_maps(ledger)):
-        if shutil.disk_usage(settings.data_dir).free - wanted >= settings.reserve:
-            break
-        if row.delivered is None and not undelivered:
+    for row in rows:
+        if _free(settings) >= free:
             break
         erase_for_room(settings, ledger, row)
         erased += 1
     return erased
 
 
-def tend(settings: Settings, ledger: Ledger) -> int:
-    """What is done every few seconds: gives how many maps were erased.
+def _is_work_begun(settings: Settings, ledger: Ledger) -> bool:
+    folders = (settings.canvases_dir / row.id / "canvas" for row in ledger.running())
+    return any((folder / "journal").exists() for folder in folders)  # made after the pixels have their room
 
-    Under the reserve delivered maps go. Under a quarter of it, where running work itself would soon stop, others too.
-    """
-    free = shutil.disk_usage(settings.data_dir).free
-    return make_room(settings, ledger, 0, undelivered=4 * free < settings.reserve) if free < settings.reserve else 0
+
+def _free(settings: Settings) -> int:
+    return shutil.disk_usage(settings.data_dir).free
+
+
+def _bytes_of(row: MapRow) -> int:
+    return sum(int(facts["bytes"]) for facts in row.assets.values())
 
 
 def erase_for_room(settings: Settings, ledger: Ledger, row: MapRow) -> None:
     """Erases one map and says so."""
     known = "delivered" if row.delivered is not None else f"NOT delivered, {row.priority}"
-    size = sum(int(facts["bytes"]) for facts in row.assets.values())
+    size = _bytes_of(row)
     severity = "info" if row.delivered is not None else "warning"
     erase_map(
         settings, ledger, row,

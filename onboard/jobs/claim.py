@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,9 +25,15 @@ ENDING = ".taken"
 
 
 def accept_inbox_file(
-    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, path: Path, delivery: Delivery
+    settings: Settings,
+    ledger: Ledger,
+    kind: MapKind,
+    probes: Probes,
+    path: Path,
+    delivery: Delivery,
+    free_up: Callable[[int], object] | None = None,
 ) -> Accepted:
-    """Takes a file of the inbox; it is gone from there afterwards.
+    """Takes a file of the inbox; it is gone from there afterwards. ``free_up``: see :func:`accept`.
 
     Raises:
         SceneRefused: it is not there, not in the inbox, or cannot be mapped; it stays where it was.
@@ -46,7 +52,7 @@ def accept_inbox_file(
         except BaseException:
             file.remove()
             raise
-        accepted = accept(settings, ledger, kind, probes, file, delivery)
+        accepted = accept(settings, ledger, kind, probes, file, delivery, free_up)
         claimed.unlink()
     return accepted
 

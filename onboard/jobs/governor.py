@@ -32,6 +32,10 @@ _LEARN_S = 60.0
 """Time constant of the estimates of what work and rest take."""
 
 
+RESTS_NOW = "; it rests now"
+_WORKING, _WORKING_IN_PART = ("off", "working"), "blind"
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the platform allows; None is no limit.
@@ -99,6 +103,13 @@ class Decision:
     work: bool
     state: str
     why: str = ""
+
+
+def makes_wait(state: str, why: str) -> bool:
+    """Whether a decision of this state and reason makes work wait, for those who are told both by a heartbeat."""
+    if state == _WORKING_IN_PART:
+        return why.endswith(RESTS_NOW)
+    return state not in _WORKING
 
 
 @dataclass
@@ -258,7 +269,8 @@ class Governor:
         period, duty = self.limits.least_period_s, self.limits.safe_duty
         period = max(period, period / 2 / max(min(duty, 1 - duty), 1e-6)) if 0 < duty < 1 else period
         work = math.fmod(now_s, period) < duty * period
-        return Decision(work, "blind", f"{missing} cannot be read: {100 * duty:g} % of the time is worked")
+        text = f"{missing} cannot be read: {100 * duty:g} % of the time is worked"
+        return Decision(work, "blind", text if work else f"{text}{RESTS_NOW}")
 
     def _orbit_over(self, now_s: float, urgent: bool) -> str | None:
         limits = self.limits

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from onboard.errors import NoRoom
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
+from onboard.jobs.room import check_demand
 from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
 from onboard.scene.probe import Probes
@@ -96,7 +97,7 @@ class IncomingFile:
 
         Raises:
             NoRoom, StorageError: as :meth:`write`.
-            TimeoutError, ConnectionError: of the source.
+            TooSlow, ConnectionError: of the source.
         """
         hashes = hash_behind(self._file, self._digest, at=self.bytes, path=self.path)
         syncs = sync_behind(self._file, at=self.bytes, path=self.path)
@@ -150,32 +151,66 @@ def check_room(settings: Settings, wanted: int) -> None:
 
 
 def accept(
-    settings: Settings, ledger: Ledger, kind: MapKind, probes: Probes, file: IncomingFile, delivery: Delivery
+    settings: Settings,
+    ledger: Ledger,
+    kind: MapKind,
+    probes: Probes,
+    file: IncomingFile,
+    delivery: Delivery,
+    free_up: Callable[[int], object] | None = None,
 ) -> Accepted:
     """Takes up a finished incoming file; it is gone from its place afterwards, whatever happens.
 
+    Whatever else is done to a scene of the same bytes meanwhile: what this gives back has its file, or its map.
+
+    Args:
+        settings: of the service.
+        ledger: a connection of this thread.
+        kind: model and options of now.
+        probes: look at the file.
+        file: finished.
+        delivery: what the deliverer says.
+        free_up: called with the bytes that canvas and map need, before they are looked for.
+
     Raises:
         SceneRefused: it cannot be mapped.
+        NoRoom: its canvas and map would not fit.
         StorageError: the disk is full or failed.
     """
+    key = scene_key(file.sha256, kind.model, kind.options)
+    staged = _Staged(settings, file.path)
     try:
-        known = ledger.scene_by_key(scene_key(file.sha256, kind.model, kind.options))
-        if known is not None and known.state not in OVER:
-            return Accepted(known, is_new=False)
-        bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
-        probes.judge(file.path, SceneOptions(band_names=bands))
-        if known is None:
-            row = _new_row(ledger, kind, file, delivery)
-            _place(settings, file.path, row)
-            added = ledger.add_scene(row)
-            if added.id != row.id:  # the same scene came twice at the same time
-                erase_folder(settings.scenes_dir / row.id, settings.scenes_dir / INCOMING)
-            return Accepted(added, is_new=added.id == row.id)
-        _place(settings, file.path, known)
-        again = ledger.queue_again(known.id, delivery.priority)
-        return Accepted(again or known, is_new=again is not None)
+        pixels: int | None = None
+        while True:
+            known = ledger.scene_by_key(key)
+            if known is not None and known.state not in OVER:
+                return Accepted(known, is_new=False)
+            if pixels is None:
+                bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
+                pixels = probes.judge(file.path, SceneOptions(band_names=bands))
+                check_demand(settings, kind.manifest, pixels, free_up)
+            row = known or _new_row(ledger, kind, file, delivery, pixels)
+            staged.describe(row)
+            taken = _take(ledger, staged, row, delivery, is_known=known is not None)
+            if taken is not None:
+                return taken
+            # Between the look and the change another delivery or a cancellation of the same bytes was quicker.
     finally:
+        staged.remove()
         file.remove()
+
+
+def _take(ledger: Ledger, staged: _Staged, row: SceneRow, delivery: Delivery, *, is_known: bool) -> Accepted | None:
+    """Row and file in one transaction; None if the scene is not as it was looked at."""
+
+    def put() -> None:
+        staged.put(row.id)
+
+    if is_known:
+        again = ledger.queue_again(row.id, delivery.priority, put)
+        return None if again is None else Accepted(again, is_new=True)
+    added = ledger.add_scene(row, put)
+    return Accepted(added, is_new=True) if added.id == row.id else None
 
 
 def readable(name: str) -> str:
@@ -196,22 +231,32 @@ def facts_of(row: SceneRow) -> dict[str, Any]:
     """What must be known to take a scene or its map up again without the ledger."""
     names = ("id", "sequence", "sha256", "bytes", "name", "priority", "acquired", "model", "options", "received")
     whole = asdict(row)
-    return {name: whole[name] for name in names}
+    return {name: whole[name] for name in (*names, "pixels")}
 
 
 def erase_folder(folder: Path, temporary: Path) -> None:
     """Removes a folder so that a kill leaves it whole or leaves a temporary that the next start removes."""
+    doomed = doom_folder(folder, temporary)
+    if doomed is not None:
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def doom_folder(folder: Path, temporary: Path) -> Path | None:
+    """Moves a folder to where what is left of it goes at the next start, durably; gives where, None if it is not there.
+
+    The quick part of :func:`erase_folder`, for a transaction.
+    """
     temporary.mkdir(parents=True, exist_ok=True)
     doomed = temporary / f"{folder.name}.{uuid.uuid4().hex}.gone"
     try:
         folder.rename(doomed)
     except FileNotFoundError:
-        return
+        return None
     synced_folder(folder.parent)
-    shutil.rmtree(doomed, ignore_errors=True)
+    return doomed
 
 
-def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery) -> SceneRow:
+def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delivery, pixels: int) -> SceneRow:
     sequence = ledger.next_sequence()
     return SceneRow(
         id=f"s{sequence:08d}-{file.sha256[:8]}",
@@ -224,28 +269,51 @@ def _new_row(ledger: Ledger, kind: MapKind, file: IncomingFile, delivery: Delive
         model=kind.model,
         options=kind.options,
         received=moment(),
+        pixels=pixels,
     )
 
 
-def _place(settings: Settings, path: Path, row: SceneRow) -> None:
-    """Puts the file into the scene's folder, made elsewhere and renamed, all of it synced.
+class _Staged:
+    """A scene's folder before it stands at its place: all of it synced, so that a rename is what is left to do."""
 
-    A file that is there already may be why the scene failed: these bytes take its place.
-    """
-    final = settings.scenes_dir / row.id
-    staged = settings.scenes_dir / INCOMING / f"{row.id}.{uuid.uuid4().hex}"
-    try:
-        if (final / SCENE_FILE).is_file():
-            path.replace(final / SCENE_FILE)
-            synced_folder(final)
-            return
-        staged.mkdir()
-        path.rename(staged / SCENE_FILE)
-        (staged / FACTS_FILE).write_text(json.dumps(facts_of(row), indent=1), encoding="utf-8")
-        synced_file(staged / FACTS_FILE)
-        synced_folder(staged)
-        staged.rename(final)
-        synced_folder(settings.scenes_dir)
-    except OSError as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise storage_error(error, staged) from error
+    def __init__(self, settings: Settings, path: Path) -> None:
+        self._settings, self._path = settings, path
+        self.folder = settings.scenes_dir / INCOMING / uuid.uuid4().hex
+
+    def describe(self, row: SceneRow) -> None:
+        """Writes what must be known of the scene, beside its file.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        try:
+            if not self.folder.exists():
+                self.folder.mkdir()
+                self._path.rename(self.folder / SCENE_FILE)
+            (self.folder / FACTS_FILE).write_text(json.dumps(facts_of(row), indent=1), encoding="utf-8")
+            synced_file(self.folder / FACTS_FILE)
+            synced_folder(self.folder)
+        except OSError as error:
+            raise storage_error(error, self.folder) from error
+
+    def put(self, scene_id: str) -> None:
+        """Renames it to the scene's place; a file that is there already may be why the scene failed: ours replaces it.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        final = self._settings.scenes_dir / scene_id
+        try:
+            if (final / SCENE_FILE).is_file():
+                (self.folder / SCENE_FILE).replace(final / SCENE_FILE)
+                synced_folder(final)
+                return
+            doom_folder(final, self._settings.scenes_dir / INCOMING)
+            self.folder.rename(final)
+            synced_folder(final.parent)
+        except OSError as error:
+            raise storage_error(error, final) from error
+
+    def remove(self) -> None:
+        """What is left of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)

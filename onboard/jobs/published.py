@@ -11,6 +11,7 @@ from onboard.mapping.files import sha256_file
 from onboard.mapping.heads import heads_of
 
 ITEM_FILE: Final = "map.json"
+MAP_FILE: Final = "map.tif"
 ERASING: Final = ".erasing"
 """Folder below the maps that folders are renamed into before they are removed."""
 DELIVERY: Final = "onboard:delivery"
@@ -27,9 +28,9 @@ def map_row_of(folder: Path, *, sequence: int = 0) -> MapRow | None:
         assets = _assets(folder, item)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if "map.tif" not in assets or sha256_file(folder / "map.tif") != assets["map.tif"]["sha256"]:
+    if MAP_FILE not in assets or sha256_file(folder / MAP_FILE) != assets[MAP_FILE]["sha256"]:
         return None
-    assets["map.tif"]["heads"] = heads_of(folder / "map.tif")
+    assets[MAP_FILE]["heads"] = heads_of(folder / MAP_FILE)
     priority = item["properties"].get(DELIVERY, {}).get("priority", "routine")
     return MapRow(id=folder.name, sequence=sequence, priority=priority, assets=assets, item=item)
 

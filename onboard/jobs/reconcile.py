@@ -6,15 +6,17 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from onboard.errors import LedgerDamaged
-from onboard.jobs.erase import erase_scene
+from onboard.jobs.erase import erase_canvases, erase_scene
+from onboard.jobs.highwater import Mark, read_mark
 from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, read_facts, readable
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger, SceneRow
-from onboard.jobs.published import DELIVERY, ERASING, map_row_of
+from onboard.jobs.published import DELIVERY, ERASING, MAP_FILE, map_row_of
 from onboard.mapping.files import sha256_file, synced_folder
 from onboard.settings import Settings
 
@@ -32,6 +34,7 @@ def open_ledger(settings: Settings) -> Ledger:
         StorageError: the disk is full or failed; the ledger stays as it is.
     """
     path = settings.ledger_path
+    mark = read_mark(path)
     problem = "the power went before there was a new one"
     _remove_temporaries(settings)  # they may be what fills the disk
     try:
@@ -45,11 +48,29 @@ def open_ledger(settings: Settings) -> Ledger:
         problem = error.problem
         _set_aside(path)
         ledger = Ledger(path)
+    reached = ledger.reached()
     aside = max(_asides(path), key=_number_of, default=None)
-    if aside is not None and ledger.reached() == 0:
-        ledger.skip_to(_beyond(aside))
+    if aside is not None and reached == 0:
+        ledger.skip_to(max(_beyond(aside), mark.number))
         ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({problem}); it is kept as {aside.name}")
+    elif reached < mark.number:
+        ledger.skip_to(mark.number)
+        ledger.tell(
+            "error", "ledger-rolled-back",
+            f"the ledger fell back from number {mark.number} to {reached}: its file or its write-ahead log was lost or "
+            "damaged; numbers go on above, receipts and cancellations come back from the high-water mark",
+        )  # fmt: skip
+    _renew_mark(ledger, mark)
+    ledger.checkpoint(wait_s=5.0)
     return ledger
+
+
+def _renew_mark(ledger: Ledger, mark: Mark) -> None:
+    """Both copies whole and short again, before anybody adds to them."""
+    if mark.damaged:
+        names = " and ".join(mark.damaged)
+        ledger.tell("warning", "ledger-mark-damaged", f"{names} beside the ledger was damaged or gone; made anew")
+    ledger.renew_mark(replace(mark, number=max(mark.number, ledger.reached())))
 
 
 def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -> None:
@@ -68,18 +89,52 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     synced_folder(settings.data_dir)
     synced_folder(settings.data_dir.parent)
     _remove_temporaries(settings)
+    mark = read_mark(settings.ledger_path)
+    unknown = _decide_again(settings, ledger, mark)
     for row in ledger.running():
         ledger.put_back(row.id)
     for folder in _folders(settings.scenes_dir):
         _adopt_scene(ledger, folder)
     for folder in _folders(settings.maps_dir):
         _adopt_map(ledger, folder)
+    for name in unknown:
+        _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+    _receive_again(ledger, mark)
     _report_missing_scenes(settings, ledger)
     _report_missing_maps(settings, ledger)
     _erase_leftovers(settings, ledger)
     if kind is not None:
         _retarget(ledger, kind)
-    _remove_old_canvases(settings, ledger)
+    erase_canvases(settings, ledger)
+
+
+def _decide_again(settings: Settings, ledger: Ledger, mark: Mark) -> list[str]:
+    """Cancellations and new attempts that the ledger does not know; gives cancelled scenes that it does not know."""
+    unknown = []
+    for name, (number, is_cancelled) in mark.states.items():
+        row = ledger.scene(name)
+        if row is None:
+            unknown += [name] if is_cancelled else []
+        elif row.changed >= number:
+            continue
+        elif is_cancelled:
+            _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+        elif (settings.scenes_dir / name / SCENE_FILE).is_file():
+            _restored(ledger, "new attempt", name, ledger.queue_again(name, row.priority) is not None)
+    return unknown
+
+
+def _receive_again(ledger: Ledger, mark: Mark) -> None:
+    """Receipts that the ledger does not know, of maps whose bytes are those that the ground holds."""
+    for name, (_, sha256) in mark.receipts.items():
+        row = ledger.map(name)
+        if row is not None and row.delivered is None and row.assets.get(MAP_FILE, {}).get("sha256") == sha256:
+            _restored(ledger, "receipt", name, ledger.receipt(name))
+
+
+def _restored(ledger: Ledger, what: str, name: str, is_done: bool) -> None:
+    if is_done:
+        ledger.tell("warning", "ledger-restored", f"its {what} was known to the high-water mark alone", name)
 
 
 def _remove_temporaries(settings: Settings) -> None:
@@ -206,8 +261,7 @@ def _erase_leftovers(settings: Settings, ledger: Ledger) -> None:
         elif state == "mapped" and not settings.keep_scenes:
             erase_folder(folder, settings.scenes_dir / INCOMING)
     for folder in _folders(settings.maps_dir):
-        if ledger.state_of(folder.name) == "cancelled":
-            erase_scene(settings, ledger, folder.name)
+        erase_scene(settings, ledger, folder.name)
 
 
 def _retarget(ledger: Ledger, kind: MapKind) -> None:
@@ -229,9 +283,3 @@ def _is_whole(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def _remove_old_canvases(settings: Settings, ledger: Ledger) -> None:
-    for folder in _folders(settings.canvases_dir):
-        if ledger.state_of(folder.name) not in ("queued", "running"):
-            shutil.rmtree(folder, ignore_errors=True)

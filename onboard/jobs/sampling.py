@@ -6,7 +6,6 @@ history, tells the last values twice a second, and notes events: throttling, ove
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -19,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onboard.errors import StorageError
+from onboard.jobs.child import run_child
+from onboard.jobs.governor import makes_wait
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Measured
-from onboard.jobs.parent import end_with_parent
 from onboard.settings import Settings, read_settings
 from telemetry.discover import Source, main_rail, measured_period_s, sources
 from telemetry.history import History
@@ -92,7 +92,7 @@ class Sampling:
         self._tell(sample.monotonic_s, latest)
 
     def _work(self, now: float) -> dict[str, float]:
-        """Tiles a second and whether work is under way, once a second."""
+        """Tiles a second and whether work is under way, once a second; a pause of the governor's is no work."""
         if self._tiles is not None and now - self._tiles[0] < 1.0:
             return {}
         before, total = self._tiles, self.beat.tiles_total
@@ -100,7 +100,7 @@ class Sampling:
         if before is None:
             return {}
         done = total - before[1] if total >= before[1] else total  # a new worker counts from 0
-        return {"work:tiles_per_s": done / (now - before[0]), "work:busy": float(self.beat.scene is not None)}
+        return {"work:tiles_per_s": done / (now - before[0]), "work:busy": float(_works(self.beat))}
 
     def _look(self, now: float) -> None:
         """Mode, and which rail counts: seldom."""
@@ -129,6 +129,8 @@ class Sampling:
                 self._event("warning", "source-lost", f"{source.name} measures nothing any more: {why}")
             elif before is False and found:
                 self._event("info", "source-found", f"{source.name} measures again")
+        while self.history.renewals:
+            self._event("warning", "history-renewed", self.history.renewals.pop(0))
         if bool(self.history.problem) != self._history_lost:
             self._history_lost = bool(self.history.problem)
             if self._history_lost:
@@ -197,6 +199,11 @@ class Sampling:
             log.warning("%s: %s (%s)", kind, text, error)
 
 
+def _works(beat: Heartbeat) -> bool:
+    """Whether a scene is being mapped and the governor does not make it wait."""
+    return beat.scene is not None and not makes_wait(beat.governor, beat.governor_why)
+
+
 def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
@@ -257,14 +264,11 @@ def _history(settings: Settings, ledger: Ledger) -> History:
 
 def main() -> None:
     """Started by the supervisor."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--parent", type=int)
-    parser.add_argument("--out", type=int, required=True)
-    arguments = parser.parse_args()
-    if arguments.parent is not None:
-        end_with_parent(arguments.parent)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    sample(read_settings(), arguments.out)
+
+    def live(out: int | None) -> None:
+        sample(read_settings(), os.open(os.devnull, os.O_WRONLY) if out is None else out)
+
+    run_child("sampling", "--out", live)
 
 
 if __name__ == "__main__":

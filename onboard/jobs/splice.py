@@ -16,11 +16,13 @@ import select
 import socket
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from onboard.errors import StorageError
+from onboard.jobs.pace import Pace
 from onboard.mapping.files import storage_error, write_all
 
 PIPE_BYTES = 1 << 20
@@ -43,19 +45,20 @@ class SocketSource:
     Args:
         connection: open, blocking or not. The caller closes it.
         left: bytes of the body still to come.
-        timeout_s: longest wait in which no byte comes.
+        pace: how fast they have to come.
     """
 
-    def __init__(self, connection: socket.socket, left: int, timeout_s: float) -> None:
-        self.left, self.timeout_s = left, timeout_s
+    def __init__(self, connection: socket.socket, left: int, pace: Pace) -> None:
+        self.left, self.pace = left, pace
         self._connection = connection
         self._lump = 1
+        self._waited = 0.0
 
     def read(self, count: int) -> bytes:
         """So many bytes, fewer only at the end of the body.
 
         Raises:
-            TimeoutError: no byte came in time.
+            TooSlow: bytes come too slowly.
             ConnectionError: the connection ended before the body.
         """
         found = b""
@@ -70,7 +73,7 @@ class SocketSource:
         """Moves what is there into an empty pipe, and says how many bytes.
 
         Raises:
-            TimeoutError, ConnectionError: as above.
+            TooSlow, ConnectionError: as above.
         """
         self._wait()
         moved = os.splice(self._connection.fileno(), pipe, min(self.left, PIPE_BYTES))
@@ -92,12 +95,17 @@ class SocketSource:
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def _wait(self) -> None:
+        """Until there are bytes: a lump of them, or what has come when the pace's window is over."""
         if self.left < self._lump:
             self._wake_at(1)
         ready = select.poll()
         ready.register(self._connection, select.POLLIN)
-        if not ready.poll(1e3 * self.timeout_s) and not self._bytes_there():
-            raise TimeoutError
+        begun = time.monotonic()
+        while not ready.poll(1e3 * self.pace.left_s + 1) and not self._bytes_there():
+            now = time.monotonic()
+            self.pace.add(now - begun, 0)
+            begun = now
+        self._waited = time.monotonic() - begun
 
     def _bytes_there(self) -> int:
         count = array.array("i", [0])
@@ -108,6 +116,7 @@ class SocketSource:
         if not came:
             raise ConnectionError
         self.left -= came
+        self.pace.add(self._waited, came)
 
 
 class Follower:

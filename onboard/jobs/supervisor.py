@@ -1,9 +1,11 @@
 """`onboard serve`: one process that starts API, worker and sampling, watches them, and starts them again.
 
-The worker writes heartbeats, sampling writes measurements; each line goes on to the others through their inputs.
+Every child writes lines through a pipe, and one that falls silent is killed. The worker's lines are heartbeats,
+sampling's are measurements: these go on to the others through their inputs; the API's only say that it answers.
 
-It opens no scene, no engine and no socket, so there is little that could kill it; when it ends, its children end with
-it.
+The supervisor opens no scene and no engine, serves no socket and waits for no lock, so there is little that could kill
+or stop it: it kills first and writes into the ledger later. systemd watches the supervisor itself. When it ends, its
+children end with it.
 """
 
 from __future__ import annotations
@@ -16,23 +18,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from onboard.errors import AlreadyRunning, StorageError
+from onboard.errors import AlreadyRunning, FolderUnusable, OnboardError, OptionsRefused
+from onboard.jobs.backlog import TIMEOUT_S, Backlog
+from onboard.jobs.child import DAMAGED, REFUSED
+from onboard.jobs.folders import check_data_folder
 from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
 from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.jobs.systemd import Systemd
 from onboard.settings import Settings
 
 log = logging.getLogger(__name__)
 LOCK_FILE = "supervisor.lock"
 GRACE_S = 30.0
 """For a batch to finish and its canvas to be synced."""
+STARTING_S = 60.0
+"""Longest until a child's first line: Python and its libraries are loaded from a busy disk."""
 _TURN_S = 0.1
+_LONGEST_LINE = 1 << 16
+_PAUSE_S = 0.5
+"""After a turn that failed."""
 
 
 @dataclass
@@ -42,13 +53,15 @@ class Child:
     Attributes:
         name: "worker", "sampling" or "api".
         command: without the options that each start adds.
-        out_option: option for the pipe that it writes lines to; None: it writes none.
+        out_option: option for the pipe that it writes lines to.
+        is_shared: its lines go on to the others.
         pause_s: before the next start; doubles with each death, up to ``most_s``, and falls back after a long life.
     """
 
     name: str
     command: Sequence[str]
-    out_option: str | None
+    out_option: str
+    is_shared: bool
     first_s: float
     most_s: float
     process: subprocess.Popen[bytes] | None = None
@@ -58,9 +71,15 @@ class Child:
     pipe: int = -1
     rest: bytes = b""
     heard: float = 0.0
+    has_spoken: bool = False
+    was_ever_heard: bool = False
 
     def __post_init__(self) -> None:
         self.pause_s = self.first_s
+
+    def limit_s(self, timeout_s: float) -> float:
+        """Longest silence that is not yet a failure."""
+        return timeout_s if self.has_spoken else max(timeout_s, STARTING_S)
 
     def died(self, now: float) -> str:
         """Notes the death; says how."""
@@ -75,7 +94,7 @@ class Child:
             self.pause_s = self.first_s
         self.due = now + self.pause_s
         self.pause_s = min(2 * self.pause_s, self.most_s)
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
 
 
 class Supervisor:
@@ -86,6 +105,7 @@ class Supervisor:
         worker: command of the worker.
         api: command of the API; None starts none.
         sampling: command of the sampling process; None starts none.
+        before_start: looks, once the folder is ours, at what else would stop a child.
     """
 
     def __init__(
@@ -94,92 +114,155 @@ class Supervisor:
         worker: Sequence[str],
         api: Sequence[str] | None,
         sampling: Sequence[str] | None = None,
+        before_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         first, most = settings.restart_s, settings.restart_most_s
-        self.worker = Child("worker", worker, "--heartbeat", first, most)
+        self.worker = Child("worker", worker, "--heartbeat", True, first, most)
         self.children = [self.worker]
         if sampling is not None:
-            self.children.append(Child("sampling", sampling, "--out", first, most))
+            self.children.append(Child("sampling", sampling, "--out", True, first, most))
         if api is not None:
-            self.children.append(Child("api", api, None, first, most))
+            self.children.append(Child("api", api, "--heartbeat", False, first, most))
         self.stopping = False
+        self._before_start = before_start
+        self._systemd = Systemd(os.environ)
         self._last: Heartbeat | None = None
         self._suspect: str | None = None
+        self._is_ledger_doubted = False
 
     def run(self) -> None:
         """Serves until told to stop.
 
         Raises:
             AlreadyRunning: another service works in the data folder.
+            FolderUnusable: the data folder cannot be used.
+            OptionsRefused: a child cannot work with these settings.
             LedgerDamaged: no ledger can be made there.
         """
+        check_data_folder(self.settings)
         lock = self._lock()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
-            with open_ledger(self.settings) as ledger:
-                reconcile(self.settings, ledger, MapKind.of(self.settings))
-                while not self.stopping:
-                    self._turn(ledger)
+            self._before_start()
+            while not self.stopping:
+                self._serve()
         finally:
+            self._systemd.stopping()
             self._end_children()
+            self._empty_log()
             os.close(lock)
 
-    def _turn(self, ledger: Ledger) -> None:
-        """One look at everything; waits a little for heartbeats."""
+    def _serve(self) -> None:
+        """From a ledger that was checked until told to stop, or until a child finds it damaged."""
+        self._is_ledger_doubted = False
+        with open_ledger(self.settings) as ledger:
+            reconcile(self.settings, ledger, MapKind.of(self.settings))
+            ledger.checkpoint(wait_s=5.0)
+        with Ledger(self.settings.ledger_path, TIMEOUT_S) as ledger:
+            backlog = Backlog(ledger)
+            while not self.stopping and not self._is_ledger_doubted:
+                self._turn_and_go_on(backlog)
+            self._end_children()
+            backlog.turn()
+
+    def _turn_and_go_on(self, backlog: Backlog) -> None:
+        try:
+            self._turn(backlog)
+        except OptionsRefused:
+            raise
+        except Exception:
+            log.exception("a turn of the supervisor failed; it goes on")
+            time.sleep(_PAUSE_S)
+
+    def _empty_log(self) -> None:
+        """Nothing of the ledger is left in the write-ahead log, where a flipped bit would lose it."""
+        if not self.settings.ledger_path.exists():
+            return
+        try:
+            with Ledger(self.settings.ledger_path) as ledger:
+                ledger.checkpoint(wait_s=5.0)
+        except OnboardError as error:
+            log.warning("%s", error)
+
+    def _turn(self, backlog: Backlog) -> None:
+        """One look at everything; waits a little for heartbeats.
+
+        Raises:
+            OptionsRefused: a child cannot work with these settings.
+        """
         now = time.monotonic()
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
-                self._bury(ledger, child, now)
+                self._bury(backlog, child, now)
             if child.process is None and now >= child.due:
                 self._start(child, now)
-        self._listen(ledger)
+        self._listen(backlog)
         for child in self.children:
-            silent = time.monotonic() - child.heard
-            if child.process is not None and child.pipe >= 0 and silent > self.settings.heartbeat_timeout_s:
-                text = f"the {child.name} said nothing for {silent:.0f} s and was killed"
-                _tell(ledger, f"{child.name}-silent", text, self._scene if child is self.worker else None)
-                child.process.kill()
-                with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is not waited for
-                    child.process.wait(5)
-                child.heard = time.monotonic()
+            self._kill_if_silent(backlog, child)
+        backlog.turn()
+        if all(child.has_spoken for child in self.children):
+            self._systemd.ready()
+        self._systemd.alive()
+
+    def _kill_if_silent(self, backlog: Backlog, child: Child) -> None:
+        """First the kill: a child that hangs may hold the ledger's lock, for which an event would wait."""
+        silent = time.monotonic() - child.heard
+        if child.process is None or silent <= child.limit_s(self.settings.heartbeat_timeout_s):
+            return
+        child.process.kill()
+        text = f"the {child.name} said nothing for {silent:.0f} s and was killed"
+        backlog.tell(f"{child.name}-silent", text, self._scene if child is self.worker else None)
+        with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is not waited for
+            child.process.wait(5)
+        child.heard = time.monotonic()
 
     @property
     def _scene(self) -> str | None:
         return None if self._last is None else self._last.scene
 
     def _start(self, child: Child, now: float) -> None:
-        child.started = child.heard = now
-        command = [*child.command, "--parent", str(os.getpid())]
-        # None of the child's output is read by us: it goes where ours goes.
-        if child.out_option is None:
-            child.process = subprocess.Popen(command, stdin=subprocess.PIPE)
-        else:
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(reading, False)
-            command += [child.out_option, str(writing)]
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reading, False)
+        command = [*child.command, "--parent", str(os.getpid()), child.out_option, str(writing)]
+        try:
+            # None of the child's other output is read by us: it goes where ours goes.
             child.process = subprocess.Popen(command, pass_fds=[writing], stdin=subprocess.PIPE)
+        except OSError as error:  # no process or memory to be had: that may pass
+            os.close(reading)
+            child.due = now + child.pause_s
+            log.warning("%s cannot be started: %s", child.name, error)
+            return
+        finally:
             os.close(writing)
-            child.pipe, child.rest = reading, b""
+        child.pipe, child.rest, child.has_spoken = reading, b"", False
+        child.started = child.heard = now
         if child is self.worker:
             self._last = None
         if child.process.stdin is not None:
             os.set_blocking(child.process.stdin.fileno(), False)
         log.info("%s started, process %d", child.name, child.process.pid)
 
-    def _bury(self, ledger: Ledger, child: Child, now: float) -> None:
-        """A child has ended though nobody told it to."""
+    def _bury(self, backlog: Backlog, child: Child, now: float) -> None:
+        """A child has ended though nobody told it to.
+
+        Raises:
+            OptionsRefused: it cannot work with these settings, and never did.
+        """
+        code = child.process.returncode if child.process is not None else 0
         if child is self.worker:
-            self._listen(ledger)
+            self._listen(backlog)
             # Whether the scene is to blame is known when another worker has found the engine right.
             self._suspect = self._scene or self._suspect
         about = self._scene if child is self.worker else None
         how = child.died(now)
-        _tell(ledger, f"{child.name}-died", f"the {child.name} ended ({how}); it is started again", about)
-        log.error("%s ended (%s)", child.name, how)
+        if code == REFUSED and not child.was_ever_heard:
+            raise OptionsRefused(f"the {child.name} cannot work with these settings", "its own line above says why")
+        self._is_ledger_doubted |= code == DAMAGED
+        backlog.tell(f"{child.name}-died", f"the {child.name} ended ({how}); it is started again", about)
 
-    def _listen(self, ledger: Ledger) -> None:
+    def _listen(self, backlog: Backlog) -> None:
         """Takes lines as they come and hands them on."""
         telling = [child for child in self.children if child.pipe >= 0]
         if not telling:
@@ -189,36 +272,39 @@ class Supervisor:
             for child in telling:
                 selector.register(child.pipe, selectors.EVENT_READ, child)
             ready = selector.select(_TURN_S)
-        ended = [self._hear(ledger, key.data) for key, _ in ready]
+        ended = [self._hear(backlog, key.data) for key, _ in ready]
         if ended and all(ended):
             time.sleep(_TURN_S)  # a child is gone: its end is seen in the next turn
 
-    def _hear(self, ledger: Ledger, child: Child) -> bool:
+    def _hear(self, backlog: Backlog, child: Child) -> bool:
         """Takes what a child has written; True at its end."""
         data = os.read(child.pipe, 1 << 16)
         if not data:
             return True
-        *lines, child.rest = (child.rest + data).split(b"\n")
+        *lines, rest = (child.rest + data).split(b"\n")
+        child.rest = rest[-_LONGEST_LINE:]
         for line in lines:
             child.heard = time.monotonic()
-            self._hand_on(child, line)
+            child.has_spoken = child.was_ever_heard = True
+            if child.is_shared:
+                self._hand_on(child, line)
             beat = heartbeat_of(line) if child is self.worker else None
             if beat is None:
                 continue
             self._last = beat
             if beat.engine == "ready" and self._suspect is not None:
-                self._blame(ledger, self._suspect)
+                self._blame(backlog, self._suspect)
                 self._suspect = None
         return False
 
-    def _blame(self, ledger: Ledger, scene_id: str) -> None:
-        try:
-            over = ledger.record_death(scene_id, self.settings.deaths)
-        except StorageError as error:
-            log.warning("%s: a death was not counted", error)
-            return
-        if over:
-            _tell(ledger, "scene-quarantined", f"the worker died on it {self.settings.deaths} times", scene_id)
+    def _blame(self, backlog: Backlog, scene_id: str) -> None:
+        limit = self.settings.deaths
+
+        def count(ledger: Ledger) -> None:
+            if ledger.record_death(scene_id, limit):
+                backlog.tell("scene-quarantined", f"the worker died on it {limit} times", scene_id)
+
+        backlog.add(count)
 
     def _hand_on(self, source: Child, line: bytes) -> None:
         for child in self.children:
@@ -233,21 +319,33 @@ class Supervisor:
 
     def _end_children(self) -> None:
         """Asks them to end, then makes them."""
-        running = [child.process for child in reversed(self.children) if child.process is not None]
-        for process in running:
-            with suppress(ProcessLookupError):
-                process.terminate()
+        running = [child for child in reversed(self.children) if child.process is not None]
+        for child in running:
+            if child.process is not None:
+                with suppress(ProcessLookupError):
+                    child.process.terminate()
         end = time.monotonic() + GRACE_S
-        for process in running:
-            try:
-                process.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:  # noqa: PERF203 -- there are two of them
+        for child in running:
+            self._wait_for(child, end)
+            child.died(time.monotonic())
+
+    def _wait_for(self, child: Child, end: float) -> None:
+        """Until it has ended, or is killed at the end of its time; systemd hears from us meanwhile."""
+        process = child.process
+        while process is not None and process.poll() is None:
+            self._systemd.alive()
+            if time.monotonic() >= end:
                 process.kill()
-                process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_TURN_S)
 
     def _lock(self) -> int:
-        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.settings.data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            lock = os.open(self.settings.data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            problem = f"cannot be written: {(error.strerror or str(error)).lower()}"
+            remedy = "set ONBOARD_DATA_DIR to a folder that this user may write"
+            raise FolderUnusable(self.settings.data_dir / LOCK_FILE, problem, remedy) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -256,21 +354,20 @@ class Supervisor:
         return lock
 
 
-def _tell(ledger: Ledger, kind: str, text: str, about: str | None) -> None:
-    """An event, or at least a line in the log: a full disk must not end the supervisor."""
+def _signal_name(number: int) -> str:
     try:
-        ledger.tell("error", kind, text, about)
-    except StorageError as error:
-        log.warning("%s: %s (%s)", kind, text, error)
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal without a name
+        return str(number)
 
 
-def serve(settings: Settings) -> None:
-    """Supervises the shipped worker, API and sampling.
+def serve(settings: Settings, before_start: Callable[[], None] = lambda: None) -> None:
+    """Supervises the shipped worker, API and sampling; see :class:`Supervisor`.
 
     Raises:
-        AlreadyRunning, LedgerDamaged: see :meth:`Supervisor.run`.
+        AlreadyRunning, FolderUnusable, OptionsRefused, LedgerDamaged: see :meth:`Supervisor.run`.
     """
     worker = [sys.executable, "-m", "onboard.jobs.worker"]
     api = [sys.executable, "-m", "onboard.api.serve"]
     sampling = [sys.executable, "-m", "onboard.jobs.sampling"]
-    Supervisor(settings, worker, api, sampling).run()
+    Supervisor(settings, worker, api, sampling, before_start).run()

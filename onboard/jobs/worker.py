@@ -6,7 +6,6 @@ another. An engine that computes wrong is opened afresh; while there is none tha
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import logging
 import os
@@ -25,19 +24,20 @@ from engines.open import load_runtime
 from engines.twice import TwiceEngine
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
-from onboard.jobs.erase import erase_scene
+from onboard.jobs.child import run_child
+from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
 from onboard.jobs.guard import CheckSchedule, EngineGuard
 from onboard.jobs.heartbeat import Pulse
-from onboard.jobs.intake import INCOMING, SCENE_FILE, erase_folder, facts_of
+from onboard.jobs.intake import SCENE_FILE, facts_of
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.lines import STDIN, lines_of
 from onboard.jobs.measured import Hearing
 from onboard.jobs.moment import is_synchronised
-from onboard.jobs.parent import end_with_parent
 from onboard.jobs.published import map_row_of
 from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
+from onboard.jobs.starter import Starter
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
 from onboard.scene.probe import Probes
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 LOCK_FILE = "worker.lock"
 IDLE_S = 0.2
 """Between two looks for work. A look is one read of the ledger's index, from memory."""
+SWEEP_S = 5.0
+"""Between two looks for canvases that nobody wants."""
 GOVERN_S = 0.5
 """Between two questions to the governor while work waits."""
 _TOLD = ("orbit", "hot", "peak", "quiet", "blind")
@@ -82,6 +84,7 @@ class Worker:
             settings.recovery_command, settings.recovery_minutes, settings.data_dir / "recovery.json"
         )
         self.probes = Probes()
+        self.starter = Starter(settings, ledger, self.probes.judge)
         self.hearing = Hearing()
         self.governor = Governor(limits_of(settings), seconds_of_day=_seconds_of_day)
         self.ration = Ration(settings.telemetry_dir, self.governor)
@@ -89,6 +92,7 @@ class Worker:
         self._suspect: str | None = None
         self._governed = ""
         guard.tell = ledger.tell
+        self._swept = float("-inf")
 
     def run(self) -> None:
         """Maps scene after scene; returns when told to stop."""
@@ -145,7 +149,8 @@ class Worker:
             self.ledger.put_back(begun.id)
         while not self.stop.is_set() and not self.guard.reopen_due():
             self.pulse.beat()
-            row = self.ledger.waiting()
+            self._sweep()
+            row = self.starter.next(self.guard.engine.manifest)
             if row is None:
                 if self.guard.check_due():
                     self.guard.check()
@@ -181,13 +186,18 @@ class Worker:
             self.pulse.change(scene=None)
             raise
         except StorageError as error:
-            self.ledger.put_back(row.id)
-            self.ledger.tell("error", "no-storage", str(error), row.id)
-            self.pulse.change(scene=None)
-            self._rest(self.settings.engine_retry_s)
+            # A scene that was cancelled meanwhile may have lost its folders: that says nothing of the disk.
+            if self.ledger.put_back(row.id):
+                self.ledger.tell("error", "no-storage", str(error), row.id)
+                self.pulse.change(scene=None)
+                self._rest(self.settings.engine_retry_s)
         except InputError as error:
-            self.ledger.fail(row.id, error.advice)
-            self.ledger.tell("warning", "scene-failed", error.advice, row.id)
+            if self.ledger.fail(row.id, error.advice, before=("running",)):
+                self.ledger.tell("warning", "scene-failed", error.advice, row.id)
+        except OSError:
+            if self.ledger.state_of(row.id) == "running":
+                raise
+            # It was cancelled, and its files went from under us.
         finally:
             watch.account.note()
             self._clean(row.id)
@@ -267,15 +277,22 @@ class Worker:
             "pixels": summary.scene_pixels, "tiles_per_s": summary.tiles_per_s,
             **cost,
         }  # fmt: skip
-        self.ledger.publish(replace(found, priority=row.priority), figures)
+        if not self.ledger.finish(replace(found, priority=row.priority), figures):
+            return  # cancelled at the last moment; if it is queued again, the next attempt finds the map that stands
         self.pulse.change(scenes_total=self.pulse.state.scenes_total + 1)
         if not self.settings.keep_scenes:
-            erase_folder(self.settings.scenes_dir / row.id, self.settings.scenes_dir / INCOMING)
+            erase_scene_file(self.settings, self.ledger, row.id)
 
     def _clean(self, scene_id: str) -> None:
         """What is left of a scene that was cancelled while it was mapped."""
-        if self.ledger.state_of(scene_id) == "cancelled":
-            erase_scene(self.settings, self.ledger, scene_id)
+        erase_scene(self.settings, self.ledger, scene_id)
+        erase_canvases(self.settings, self.ledger)
+
+    def _sweep(self) -> None:
+        """Canvases of scenes that were cancelled while they waited."""
+        if time.monotonic() - self._swept >= SWEEP_S:
+            self._swept = time.monotonic()
+            erase_canvases(self.settings, self.ledger)
 
     def _rest(self, seconds: float) -> None:
         """Waits, with heartbeats, until then or until told to stop."""
@@ -323,6 +340,7 @@ class _WorkWatch(Watch):
             raise MappingStopped("the service stops")
         if worker.ledger.state_of(self.row.id) != "running":
             raise MappingStopped("it was cancelled")
+        worker.starter.review(worker.guard.engine.manifest)
         if worker.ledger.more_urgent_waits(self.row.priority):
             raise MappingStopped("something more urgent waits")
         if worker.guard.reopen_due():
@@ -343,6 +361,9 @@ class _WorkWatch(Watch):
     def check(self) -> None:
         self.worker.guard.check()
         self.worker.pulse.checked()
+
+    def before_publishing(self) -> None:
+        # Not in check(), which is called in mid-scene too: an engine that hangs after it must fall silent at once.
         self.worker.pulse.grant(PUBLISHING_S)
 
 
@@ -414,15 +435,12 @@ def shipped_engine(settings: Settings) -> Engine:
 
 def main(open_engine: Callable[[Settings], Engine] = shipped_engine) -> None:
     """Started by the supervisor: `python -m onboard.jobs.worker --parent PID --heartbeat FD`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--parent", type=int)
-    parser.add_argument("--heartbeat", type=int)
-    arguments = parser.parse_args()
-    if arguments.parent is not None:
-        end_with_parent(arguments.parent)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    settings = read_settings()
-    work(settings, lambda: open_engine(settings), arguments.heartbeat, lines_of(STDIN))
+
+    def live(heartbeat: int | None) -> None:
+        settings = read_settings()
+        work(settings, lambda: open_engine(settings), heartbeat, lines_of(STDIN))
+
+    run_child("worker", "--heartbeat", live)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ workers, its TLS (Dask's own configuration). Workers say by a resource that they
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import rasterio
 
 from engines.errors import EngineError, InferenceFailed
+from engines.open import AUTO, FASTEST
+from engines.selection import Choice, choice_of
 from onboard.errors import OnboardError, OptionsRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer, Pixels
 from onboard.mapping.journal import TileRecord, holds
@@ -59,6 +62,7 @@ class EngineFacts:
     max_batch: int
     digest: str
     folder: Path | None = None
+    choice: Choice = field(default_factory=Choice)
 
     def infer(self, tiles: Any) -> Any:  # noqa: ARG002 - the protocol's
         """Not here.
@@ -145,8 +149,8 @@ class Crew:
         self.opener = opener
 
     def pinned(self) -> Crew:
-        """The same crew, whose openers name the backend: "auto" may choose another on another machine."""
-        if isinstance(self.opener, partial) and self.opener.keywords.get("backend") == "auto":
+        """The same crew, whose openers name the backend: "auto" may choose another on a machine of another kind."""
+        if isinstance(self.opener, partial) and self.opener.keywords.get("backend") in (AUTO, FASTEST):
             self.opener = partial(self.opener, backend=self.engine.backend)
         return self
 
@@ -219,7 +223,7 @@ def crew_at(address: str, opener: Callable[[], Engine]) -> Iterator[Crew]:
         from distributed import Client
     except ImportError:
         raise OptionsRefused(
-            "--scheduler needs dask.distributed", "pip install 'onboard-landcover[cluster]', on every machine"
+            "--scheduler needs dask.distributed", f"{sys.executable} -m pip install distributed, on every machine"
         ) from None
     try:
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)
@@ -333,8 +337,9 @@ def _described(opener: Callable[[], Engine]) -> EngineFacts | EngineError:
         except EngineError as error:
             return error
         return EngineFacts(
-            engine.manifest, engine.backend, engine.precision, engine.max_batch, engine.digest, engine.folder
-        )
+            engine.manifest, engine.backend, engine.precision, engine.max_batch, engine.digest, engine.folder,
+            choice_of(engine),
+        )  # fmt: skip
 
     return _engine_thread.submit(told).result()
 

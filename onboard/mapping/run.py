@@ -22,6 +22,7 @@ import rasterio
 
 from engines.engine import Engine
 from engines.errors import EngineError
+from engines.selection import choice_of
 from onboard.errors import OptionsRefused, SceneRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 
 WORK = ".onboard"
 # Part of every canvas's identity: raised when the same inputs would give other bytes.
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 5
 
 Progress = Callable[[int, int], None]
-Judge = Callable[[Path, SceneOptions], None]
+Judge = Callable[[Path, SceneOptions], object]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class MapRequest:
         scene: the GeoTIFF.
         out: folder in which the map's folder appears.
         name: of the map's folder; the scene's stem by default.
-        scene_options: bands, stretch and collar.
+        scene_options: bands, stretch, no data, page.
         confidence: also write the model's confidence.
         sieve_px: smallest patch kept, in pixels; 0 keeps all.
         batch: tiles in one engine call.
@@ -101,7 +102,10 @@ class MapRequest:
 
 @dataclass(frozen=True)
 class MapSummary:
-    """What `onboard process` reports; seconds are wall time of this run, resumed tiles were done by an earlier one."""
+    """What `onboard process` reports; seconds are wall time of this run, resumed tiles were done by an earlier one.
+
+    `class_shares` and `no_data_share` are of all the scene's pixels: together they are 1.
+    """
 
     folder: Path
     map_path: Path
@@ -120,6 +124,7 @@ class MapSummary:
     no_data_share: float
     already_mapped: bool
     stages_s: dict[str, float]
+    assumptions: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form: paths as text."""
@@ -355,6 +360,7 @@ class Job:
         _remove_if_empty(self.request.out)
 
     def _publish(self, canvas: Canvas, stats: PipelineStats, watch: Watch) -> dict[str, Any]:
+        watch.before_publishing()
         staged = self.work / "product"
         shutil.rmtree(staged, ignore_errors=True)
         try:
@@ -413,6 +419,7 @@ class Job:
             scene_name=self.request.title or self.request.scene.name,
             scene_sha256=self.scene_sha256,
             acquired=self.scene.acquired or self.request.acquired,
+            unread_time=self.scene.time_text,
             received=datetime.fromtimestamp(self.request.scene.stat().st_mtime, timezone.utc),
             georeference=georeference,
             width=self.scene.width,
@@ -422,6 +429,9 @@ class Job:
             pixel_area_m2=pixel_m2,
             processed=datetime.now(timezone.utc),
             software={"onboard": _version(), self.engine.backend: self.engine.digest},
+            published=self.final,
+            scene_path=self.request.scene if self._stays_here else None,
+            model_path=self._model_path() if self._stays_here else None,
             own={
                 "identity": self.identity_digest,
                 "scene_sha256": self.scene_sha256,
@@ -432,10 +442,24 @@ class Job:
                 "mean_confidence": None if confidence is None else round(confidence, 4),
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
+                "engine": {
+                    "backend": self.engine.backend, "precision": self.engine.precision,
+                    **choice_of(self.engine).as_json(),
+                },
+                "assumptions": [asdict(assumption) for assumption in self.scene.assumptions],
                 **self.request.own,
                 **watch.facts(tiles=len(self.grid), area_m2=area_m2),
             },
         )
+
+    @property
+    def _stays_here(self) -> bool:
+        """Whether map, scene and model stay on this machine: of a run by hand, whose work lies in its own folder."""
+        return self.request.work is None
+
+    def _model_path(self) -> Path | None:
+        folder = self.engine.folder
+        return None if folder is None else folder / self.engine.manifest.model.file
 
     def summary(self, item: dict[str, Any], stats: PipelineStats, seconds: float, already: bool) -> MapSummary:
         """What this run did, read back from the published item."""
@@ -456,10 +480,11 @@ class Job:
             tiles_per_s=_rate(stats),
             map_bytes=(self.final / "map.tif").stat().st_size,
             scene_pixels=pixels,
-            class_shares={row["title"]: row["share"] for row in properties["onboard:class_cover"]},
+            class_shares={row["title"]: row["pixels"] / pixels for row in properties["onboard:class_cover"]},
             no_data_share=properties["onboard:no_data_pixels"] / pixels,
             already_mapped=already,
             stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
+            assumptions=tuple(map(str, self.scene.assumptions)),
         )
 
 

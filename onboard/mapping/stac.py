@@ -7,11 +7,13 @@ Fields of our own carry the prefix `onboard:`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from engines.manifest import ClassInfo, Manifest
 from onboard.mapping.files import sha256_file
@@ -36,6 +38,7 @@ class ItemFacts:
         name: the item's id and the folder's name.
         scene_name: file name of the scene; scene_sha256: digest of its bytes.
         acquired: RFC 3339 time of acquisition, None where the scene does not say.
+        unread_time: what the scene says of that time, if it cannot be read as one.
         received: when the scene was received here.
         georeference: of the scene and so of the map.
         width: pixels; height: pixels.
@@ -44,6 +47,9 @@ class ItemFacts:
         pixel_area_m2: mean area of a pixel, None where the CRS does not allow one.
         processed: when the map was made.
         software: name to version.
+        published: the folder in which the item will lie.
+        scene_path, model_path: files that stay where they are beside the published map, so that links may lead to them;
+            None where they do not stay (a service erases scenes) or the item leaves this machine.
         own: further `onboard:` properties (stretch, bands, valid-data rule, timings).
     """
 
@@ -60,7 +66,11 @@ class ItemFacts:
     pixel_area_m2: float | None
     processed: datetime
     software: Mapping[str, str]
+    published: Path
+    scene_path: Path | None = None
+    model_path: Path | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
+    unread_time: str = ""
 
 
 def write_item(facts: ItemFacts, folder: Path) -> Path:
@@ -97,7 +107,7 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "title": f"Land cover of {facts.scene_name}",
         "datetime": facts.acquired or rfc3339(facts.received),
-        "onboard:datetime_is": "acquisition" if facts.acquired else "reception: the scene names no acquisition time",
+        "onboard:datetime_is": _datetime_is(facts),
         "created": rfc3339(facts.processed),
         "processing:level": "L3",
         "processing:datetime": rfc3339(facts.processed),
@@ -114,8 +124,19 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
     return properties | {
         "onboard:georeferencing": facts.georeference.kind,
         "onboard:class_cover": _cover(facts),
+        "onboard:model": {
+            "name": facts.manifest.name, "version": facts.manifest.version, "sha256": facts.manifest.model.sha256,
+        },
         **{f"onboard:{key}": value for key, value in facts.own.items()},
     }
+
+
+def _datetime_is(facts: ItemFacts) -> str:
+    if facts.acquired:
+        return "acquisition"
+    if facts.unread_time:
+        return f"reception: the scene's time cannot be read: {facts.unread_time[:60]!r}"
+    return "reception: the scene names no acquisition time"
 
 
 def _projection(georeference: Georeference) -> dict[str, Any]:
@@ -132,7 +153,10 @@ def _projection(georeference: Georeference) -> dict[str, Any]:
 
 
 def _cover(facts: ItemFacts) -> list[dict[str, Any]]:
-    """Pixels, share of the valid pixels and, where the CRS allows, area of each class."""
+    """Pixels, share of the valid pixels and, where the CRS allows, area of each class.
+
+    The shares of all classes add up to 1; `onboard:no_data_pixels` are no part of them.
+    """
     valid = max(1, sum(facts.class_pixels[1:]))
     rows: list[dict[str, Any]] = []
     for item in facts.manifest.classes:
@@ -145,23 +169,29 @@ def _cover(facts: ItemFacts) -> list[dict[str, Any]]:
 
 
 def _links(facts: ItemFacts) -> list[dict[str, Any]]:
+    """Links to what the map was made of, each to a file that is there; digests are in the properties either way."""
     model = facts.manifest
+    sources = (
+        (facts.scene_path, "image/tiff; application=geotiff", "the scene", facts.scene_sha256),
+        (facts.model_path, "application/octet-stream; application=onnx", f"the model {model.name} {model.version}",
+         model.model.sha256),
+    )  # fmt: skip
     return [
         {
             "rel": "derived_from",
-            "href": facts.scene_name,
-            "type": "image/tiff; application=geotiff",
-            "title": "the scene",
-            "file:checksum": multihash(facts.scene_sha256),
-        },
-        {
-            "rel": "derived_from",
-            "href": f"models/{model.name}/manifest.json",
-            "type": "application/json",
-            "title": f"the model {model.name} {model.version}",
-            "file:checksum": multihash(model.model.sha256),
-        },
+            "href": _relative(path, facts.published),
+            "type": media_type,
+            "title": title,
+            "file:checksum": multihash(sha256),
+        }
+        for path, media_type, title, sha256 in sources
+        if path is not None and path.is_file()
     ]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """URL of a file from the item's folder. Symbolic links are resolved: `..` is of the real folder."""
+    return quote(os.path.relpath(path.resolve(), folder.resolve()))
 
 
 def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:

@@ -38,6 +38,9 @@ class Watch:
             EngineError: it no longer computes what the reference does.
         """
 
+    def before_publishing(self) -> None:
+        """Called once, when every tile is on the canvas and the engine was checked: no batch comes any more."""
+
     def scrub_due(self) -> bool:
         """Whether it is time to look at the engine's constants, between two batches."""
         return False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onboard.errors import OptionsRefused, SceneRefused
+from onboard.scene.assumption import Assumption
+from onboard.scene.band_names import bands_by_wavelength, spectral_names
 
 
 @dataclass(frozen=True)
@@ -16,24 +17,34 @@ class BandChoice:
 
     Attributes:
         indexes: 1-based.
-        how: what the choice rests on: "asked for", "colour interpretation", "band descriptions", "one grey band",
-            "order".
+        how: what the choice rests on: "asked for", "band descriptions", "wavelengths", "colour interpretation",
+            "one grey band", "order".
+        assumption: what nothing in the file says.
     """
 
     indexes: tuple[int, ...]
     how: str
+    assumption: Assumption | None = None
 
 
 def chosen_bands(
-    path: Path, names: Sequence[str], *, colours: Sequence[str], descriptions: Sequence[str | None]
+    path: Path,
+    names: Sequence[str],
+    *,
+    colours: Sequence[str],
+    descriptions: Sequence[str | None],
+    wavelengths: Sequence[float | None] = (),
 ) -> BandChoice:
     """Finds the model's bands by meaning, else by order.
+
+    Descriptions go first: three bytes a pixel are marked red, green, blue by the writer's habit, whatever they are.
 
     Args:
         path: of the scene, for the error.
         names: the model's bands ("red", "green", "blue").
         colours: colour interpretation of each band of the scene, as GDAL names it.
         descriptions: description of each band.
+        wavelengths: nanometres of each band's centre.
 
     Raises:
         SceneRefused: no sensible choice; `--bands` makes one.
@@ -44,17 +55,25 @@ def chosen_bands(
         )
     if {"cyan", "magenta", "yellow"} <= set(colours):
         raise SceneRefused(path, "its bands are CMYK inks, not radiance", "convert it to RGB first")
-    for how, labels in (("colour interpretation", colours), ("band descriptions", descriptions)):
-        if found := _by_name(names, labels):
-            return BandChoice(found, how)
+    by_colour = _by_name(names, colours)
+    if found := _by_name(names, spectral_names(descriptions)):
+        return BandChoice(found, "band descriptions", _conflict(found, by_colour))
+    if found := bands_by_wavelength(names, wavelengths):
+        return BandChoice(found, "wavelengths", _conflict(found, by_colour))
+    if by_colour:
+        return BandChoice(by_colour, "colour interpretation")
     usable = [number for number, colour in enumerate(colours, 1) if colour != "alpha"]
     if len(usable) == 1:
-        return BandChoice(tuple(usable * len(names)), "one grey band")
+        text = f"its one grey band stands for {', '.join(names)}"
+        return BandChoice(tuple(usable * len(names)), "one grey band", Assumption("bands", text))
     if len(usable) < len(names):
         raise SceneRefused(
             path, f"has {len(usable)} bands, the model wants {', '.join(names)}", "say which is which, as --bands 1,2,2"
         )
-    return BandChoice(tuple(usable[: len(names)]), "order")
+    first = tuple(usable[: len(names)])
+    text = f"bands {_listed(first)} are taken for {', '.join(names)}: the file does not name its bands"
+    option = f"--bands {','.join(map(str, reversed(first)))} (if it begins with {names[-1]})"
+    return BandChoice(first, "order", Assumption("bands", text, option))
 
 
 def asked_bands(asked: Sequence[int], names: Sequence[str], count: int) -> BandChoice:
@@ -72,11 +91,18 @@ def asked_bands(asked: Sequence[int], names: Sequence[str], count: int) -> BandC
 
 
 def _by_name(names: Sequence[str], labels: Sequence[str | None]) -> tuple[int, ...]:
-    """The band of each name whose label has it as a word; empty unless every name has exactly one."""
-    found = []
-    for name in names:
-        hits = [n for n, label in enumerate(labels, 1) if label and re.search(rf"\b{name}\b", label.lower())]
-        if len(hits) != 1:
-            return ()
-        found += hits
-    return tuple(found)
+    """The band of each name that is a label; empty unless every name has exactly one."""
+    if any(list(labels).count(name) != 1 for name in names):
+        return ()
+    return tuple(list(labels).index(name) + 1 for name in names)
+
+
+def _conflict(found: tuple[int, ...], by_colour: tuple[int, ...]) -> Assumption | None:
+    if not by_colour or by_colour == found:
+        return None
+    text = f"bands {_listed(found)} are taken by name, though their colour interpretation says {_listed(by_colour)}"
+    return Assumption("bands", text, f"--bands {','.join(map(str, by_colour))}")
+
+
+def _listed(bands: Sequence[int]) -> str:
+    return ", ".join(map(str, bands))

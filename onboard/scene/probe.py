@@ -24,10 +24,17 @@ import rasterio
 
 from onboard.errors import OptionsRefused, SceneRefused
 from onboard.scene.grid import Window
-from onboard.scene.reader import Scene, SceneOptions, open_source
+from onboard.scene.reader import LESS_MEMORY, Scene, SceneOptions, open_source
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIDE = 256
+_PROBE_ENDED = "the probe ended"
+_DAMAGED = "it is damaged or made to break readers; deliver it again"
+# Not the scene's fault: the machine lets no process have as much memory, or ended it.
+_REMEDIES = {
+    _PROBE_ENDED: "see that the machine has memory left and no limit on it (ulimit -v), then try again",
+    "signal 9": "the system ended it, most often for want of memory; free memory and try again, or deliver it tiled",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ class Probe:
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> None:
-        """Returns if the scene can be mapped, as far as its header and samples of its pixels tell.
+    def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> int:
+        """Returns, with its pixels, if the scene can be mapped, as far as its header and samples of its pixels tell.
 
         Raises:
             SceneRefused: it cannot; says why and what to do.
@@ -84,7 +91,9 @@ class Probe:
         except BrokenPipeError:
             told = b""
         self._ended = not told  # seen here before the system lets us see it
-        _judge(path, json.loads(told) if told else {"died": "the probe ended"}, limits)
+        verdict = json.loads(told) if told else {"died": _PROBE_ENDED}
+        _judge(path, verdict, limits)
+        return int(verdict["pixels"])
 
     @property
     def is_alive(self) -> bool:
@@ -119,11 +128,11 @@ class Probes:
         """Has one ready, so that the first scene need not wait for it."""
         self._give(self._take())
 
-    def judge(self, path: Path, options: SceneOptions | None = None) -> None:
+    def judge(self, path: Path, options: SceneOptions | None = None) -> int:
         """As :meth:`Probe.judge`."""
         probe = self._take()
         try:
-            probe.judge(path, options)
+            return probe.judge(path, options)
         finally:
             self._give(probe)
 
@@ -195,11 +204,7 @@ def _judge(path: Path, verdict: dict[str, str], limits: Limits) -> None:
             "it is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
         )
     if "died" in verdict:
-        raise SceneRefused(
-            path,
-            f"the reader died on it ({verdict['died']})",
-            "it is damaged or made to break readers; deliver it again",
-        )
+        raise SceneRefused(path, f"the reader died on it ({verdict['died']})", _REMEDIES.get(verdict["died"], _DAMAGED))
     if verdict["refused"] == "scene":
         raise SceneRefused(path, verdict["problem"], verdict["remedy"])
     if verdict["refused"] == "options":
@@ -256,32 +261,44 @@ def _in_a_fork(request: dict[str, Any]) -> dict[str, str]:
 
 def _verdict(request: dict[str, Any]) -> dict[str, str]:
     limits = Limits(**request["limits"])
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = _limit(resource.RLIMIT_AS, limits.memory_bytes)
+    _limit(resource.RLIMIT_CPU, limits.cpu_s, beyond=1)
+    _limit(resource.RLIMIT_CORE, 0)
     told: dict[str, Any] = request["options"]
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     try:
-        _examine(Path(request["path"]), SceneOptions(**options), limits)
+        pixels = _examine(Path(request["path"]), SceneOptions(**options), limits)
     except SceneRefused as error:
+        if error.remedy == LESS_MEMORY and memory < limits.memory_bytes:
+            problem = f"reading it takes more than the {memory / 2**20:,.0f} MiB that this machine lets a process have"
+            return {"refused": "scene", "problem": problem, "remedy": "raise its limit (ulimit -v); the scene is sound"}
         return {"refused": "scene", "problem": error.problem, "remedy": error.remedy}
     except OptionsRefused as error:
         return {"refused": "options", "problem": error.problem, "remedy": error.remedy}
-    return {"refused": ""}
+    return {"refused": "", "pixels": str(pixels)}
 
 
-def _examine(path: Path, options: SceneOptions, limits: Limits) -> None:
-    _check_declared(path, limits)
+def _limit(kind: int, wanted: int, beyond: int = 0) -> int:
+    """Sets a limit of this process, or what the machine allows of it, and a hard one beyond it; returns it."""
+    _, hard = resource.getrlimit(kind)
+    most = wanted + beyond if hard == resource.RLIM_INFINITY else min(wanted + beyond, hard)
+    resource.setrlimit(kind, (min(wanted, most), most))
+    return min(wanted, most)
+
+
+def _examine(path: Path, options: SceneOptions, limits: Limits) -> int:
+    _check_declared(path, options, limits)
     with Scene.open(path, options) as scene:
         right, bottom = max(0, scene.width - _SIDE), max(0, scene.height - _SIDE)
         width, height = min(_SIDE, scene.width), min(_SIDE, scene.height)
         for col, row in {(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)}:
             scene.read(Window(col, row, width, height))
+        return int(scene.width * scene.height)
 
 
-def _check_declared(path: Path, limits: Limits) -> None:
+def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
     """Holds what the header declares against the limits and the file's size, before any pixel is asked for."""
-    with open_source(path) as source:
+    with open_source(path, page=options.page) as source:
         width, height, count = source.width, source.height, source.count
         block_height, block_width = source.block_shapes[0]
         item = max(_bytes_of(kind) for kind in source.dtypes)

@@ -19,21 +19,21 @@ class Stretch:
         percentiles: at which low and high were taken.
         low: of each band, in the scene's values.
         high: of each band; above `low`.
-        sampled_shape: (height, width) of the decimated read they were taken from.
+        sampled_pixels: how many they were taken from.
     """
 
     percentiles: tuple[float, float]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    sampled_shape: tuple[int, int]
+    sampled_pixels: int
 
     @classmethod
     def measured(cls, sample: NDArray[Any], valid: NDArray[np.bool_], percentiles: tuple[float, float]) -> Stretch:
-        """Takes low and high from a decimated read.
+        """Takes low and high from a sample.
 
         Args:
-            sample: (bands, h, w).
-            valid: (h, w), True where the sample counts; if none does, the stretch is 0..1.
+            sample: (bands, n), or (bands, h, w).
+            valid: (n,) or (h, w), True where the sample counts; if none does, the stretch is 0..1.
             percentiles: low and high, 0..100.
         """
         lows, highs = [], []
@@ -43,7 +43,7 @@ class Stretch:
             lows.append(low)
             # A band of one value must not divide by zero.
             highs.append(high if high > low else low + 1)
-        return cls(percentiles, tuple(lows), tuple(highs), (sample.shape[1], sample.shape[2]))
+        return cls(percentiles, tuple(lows), tuple(highs), int(valid.sum()))
 
     def applied(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Bytes (bands, h, w) of values (bands, h, w); not-a-number becomes 0."""
@@ -52,7 +52,8 @@ class Stretch:
         kind = np.dtype(np.float64 if wide else np.float32)
         low = np.array(self.low, kind)[:, None, None]
         scale = 255 / (np.array(self.high, kind)[:, None, None] - low)
-        scaled = (pixels.astype(kind) - low) * scale + kind.type(0.5)
+        with np.errstate(over="ignore", invalid="ignore"):  # fill values at the end of the type's range
+            scaled = (pixels.astype(kind) - low) * scale + kind.type(0.5)
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         bytes_: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
         return bytes_

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,44 +14,27 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window as RasterWindow
 
 from onboard.errors import SceneRefused
-from onboard.scene.bands import BandChoice, asked_bands, chosen_bands
-from onboard.scene.collar import Collar, find_collar
+from onboard.scene.acquired import acquisition_text, rfc3339_utc
+from onboard.scene.assumption import Assumption
+from onboard.scene.bands import BandChoice
+from onboard.scene.codecs import OTHER_CODECS, missing_codec
+from onboard.scene.decide import Decisions, SceneOptions, decided
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.grid import Window
-from onboard.scene.radiometry import Stretch, checked_percentiles
-from onboard.scene.valid import ValidRule
+from onboard.scene.pages import page_of
+from onboard.scene.radiometry import Stretch
+from onboard.scene.sample import raster_window, read_bands
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-# Side of the decimated read the stretch is taken from.
-_SAMPLE = 1024
+__all__ = ["LESS_MEMORY", "Decisions", "Scene", "SceneOptions", "ScenePixels", "open_page", "open_source"]
+
 _DELIVER_AGAIN = "the file is damaged; deliver it again"
-_LESS_MEMORY = "reading it takes more memory than there is; deliver it tiled: gdal_translate -co TILED=YES"
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """How a scene is to be read.
-
-    Attributes:
-        bands: 1-based numbers for the model's bands in its order; by meaning where None.
-        stretch_percentiles: of the stretch of scenes that are not uint8.
-        collar: whether untagged black or white borders are looked for.
-        band_names: the model's bands.
-    """
-
-    bands: tuple[int, ...] | None = None
-    stretch_percentiles: tuple[float, float] = (2.0, 98.0)
-    collar: bool = True
-    band_names: tuple[str, ...] = ("red", "green", "blue")
-
-    def __post_init__(self) -> None:
-        checked_percentiles(self.stretch_percentiles)
+LESS_MEMORY = "reading it takes more memory than there is; deliver it tiled: gdal_translate -co TILED=YES"
 
 
 @dataclass(frozen=True)
@@ -69,16 +50,6 @@ class ScenePixels:
     valid: NDArray[np.bool_] | None
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """What is decided once for a scene and holds for every window of it."""
-
-    bands: BandChoice
-    valid_rule: ValidRule
-    stretch: Stretch | None
-    collar: Collar | None
-
-
 class Scene:
     """An open scene; one thread uses one handle, `reopen` gives another with the same decisions.
 
@@ -90,24 +61,25 @@ class Scene:
         dtype: of the bands.
         georeference: as the file has it.
         acquired: RFC 3339 time of acquisition, None where the file does not say.
+        time_text: what the file says of that time, readable or not; empty where it says nothing.
     """
 
     def __init__(
         self, path: Path, options: SceneOptions, decisions: Decisions | None = None, decoders: str = "1"
     ) -> None:
         self.path, self.options = path, options
-        self._source = open_source(path, decoders)
+        self._source, self.page, self._of_pages = open_page(path, options.page, decoders)
         try:
             self.width, self.height = self._source.width, self._source.height
             self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
             self.georeference: Georeference = georeference_of(self._source)
-            self.acquired = _acquired(self._source)
+            self.time_text = acquisition_text(self._source.tags() | self._source.tags(ns="IMAGERY"))
+            self.acquired = rfc3339_utc(self.time_text)
             with _translated(path):
-                self.decisions = decisions or _decided(self._source, path, options)
+                self.decisions = decisions or decided(self._source, path, options)
         except BaseException:
             self.close()
             raise
-        self._indexes = list(self.decisions.bands.indexes)
 
     @classmethod
     def open(cls, path: Path, options: SceneOptions | None = None) -> Scene:
@@ -139,8 +111,14 @@ class Scene:
         rule, collar = self.decisions.valid_rule.text, self.decisions.collar
         if collar is None:
             return rule
-        found = f"{collar.colour} collar ({collar.share:.1%})"
+        about = f", up to {collar.tolerance:g} off" if collar.tolerance else ""
+        found = f"{collar.colour} collar ({collar.share:.1%}{about})"
         return found if rule == "all valid" else f"{rule}, {found}"
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What the file does not say and was assumed; to be told."""
+        return self._of_pages + self.decisions.assumptions
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -150,13 +128,14 @@ class Scene:
             "bands": list(self.bands.indexes),
             "bands_by": self.bands.how,
             "dtype": self.dtype,
+            "page": self.page,
             "valid_rule": self.valid_rule,
             "stretch": stretch
             and {
                 "percentiles": list(stretch.percentiles),
                 "low": list(stretch.low),
                 "high": list(stretch.high),
-                "sampled_shape": list(stretch.sampled_shape),
+                "sampled_pixels": stretch.sampled_pixels,
             },
         }
 
@@ -166,10 +145,9 @@ class Scene:
         Raises:
             SceneRefused: it cannot be decoded.
         """
-        place = RasterWindow(window.col, window.row, window.width, window.height)
         with _translated(self.path, f"at column {window.col}, row {window.row}"):
-            values = self._source.read(self._indexes, window=place)
-            valid = self.decisions.valid_rule.valid(self._source, values, window=place)
+            values = read_bands(self._source, self.bands.indexes, window)
+            valid = self.decisions.valid_rule.valid(self._source, values, raster_window(window))
         if self.decisions.collar is not None:
             inside = self.decisions.collar.valid(values, window)
             valid = inside if valid is None else valid if inside is None else valid & inside
@@ -188,54 +166,42 @@ class Scene:
         self.close()
 
 
-def open_source(path: Path, decoders: str = "1") -> DatasetReader:
-    """Opens a file as a GeoTIFF and as nothing else.
+def open_source(path: Path, decoders: str = "1", page: int | None = None) -> DatasetReader:
+    """Opens a file's page as a GeoTIFF and as nothing else; see :func:`open_page`."""
+    return open_page(path, page, decoders)[0]
+
+
+def open_page(
+    path: Path, page: int | None = None, decoders: str = "1"
+) -> tuple[DatasetReader, int, tuple[Assumption, ...]]:
+    """Opens one page of a file as a GeoTIFF and as nothing else.
 
     Args:
         path: the file.
+        page: 1-based; the largest where None.
         decoders: threads that decode the blocks of one read, as GDAL writes it. GDAL's threads outlive the file, and
             a fork of a process that has them waits for ever: the probe must have none.
 
+    Returns:
+        The dataset, the page's number, and what was assumed of the pages.
+
     Raises:
         SceneRefused: GDAL cannot open it.
+        OptionsRefused: there is no such page.
     """
     with _translated(path, "when opened"), rasterio.Env(**GDAL_ENV), warnings.catch_warnings():
         # A scene without georeferencing is mapped like any other.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, driver="GTiff", NUM_THREADS=decoders)
-
-
-def _decided(source: DatasetReader, path: Path, options: SceneOptions) -> Decisions:
-    if source.count < 1:
-        raise SceneRefused(path, "has no bands", _DELIVER_AGAIN)
-    if options.bands is None:
-        colours = [colour.name for colour in source.colorinterp]
-        bands = chosen_bands(path, options.band_names, colours=colours, descriptions=source.descriptions)
-    else:
-        bands = asked_bands(options.bands, options.band_names, source.count)
-    types = {source.dtypes[band - 1] for band in bands.indexes}
-    if len(types) > 1 or any(kind.startswith(("complex", "cint", "cfloat")) for kind in types):
-        raise SceneRefused(
-            path, f"its pixels are {', '.join(sorted(types))}", "deliver bands of one real type (detected radar, say)"
-        )
-    rule = ValidRule.of(source, bands.indexes)
-    collar = find_collar(source, bands.indexes) if options.collar and not rule.told else None
-    stretch = None if types == {"uint8"} else _measured(source, bands, rule, collar, options)
-    return Decisions(bands, rule, stretch, collar)
-
-
-def _measured(
-    source: DatasetReader, bands: BandChoice, rule: ValidRule, collar: Collar | None, options: SceneOptions
-) -> Stretch:
-    scale = max(1.0, max(source.width, source.height) / _SAMPLE)
-    shape = (max(1, round(source.height / scale)), max(1, round(source.width / scale)))
-    sample = source.read(list(bands.indexes), out_shape=(len(bands.indexes), *shape))
-    valid = rule.valid(source, sample, out_shape=shape)
-    if valid is None:
-        valid = np.ones(shape, dtype=bool)
-    if collar is not None:
-        valid &= ~(sample == collar.value).all(axis=0)
-    return Stretch.measured(sample, valid, options.stretch_percentiles)
+        first = rasterio.open(path, driver="GTiff", NUM_THREADS=decoders)
+        try:
+            number, name, assumptions = page_of(first, path, page)
+            if name is None:
+                return first, number, assumptions
+        except BaseException:
+            first.close()
+            raise
+        first.close()
+        return rasterio.open(name, driver="GTiff", NUM_THREADS=decoders), number, assumptions
 
 
 @contextmanager
@@ -244,24 +210,12 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
     try:
         yield
     except (RasterioError, ValueError, MemoryError) as error:
-        told = error.__cause__ or error
-        text = " ".join(str(told).replace(str(path), "the file").split()) or type(told).__name__
+        cause = error.__cause__ or error
+        text = " ".join(str(cause).replace(str(path), "the file").split()) or type(cause).__name__
         place = f"cannot be read {where}: " if where else "cannot be read: "
         # GDAL has no type for it: CPLE_OutOfMemory comes as any other error.
-        short = isinstance(told, MemoryError) or "allocate" in text
-        remedy = _LESS_MEMORY if short else _DELIVER_AGAIN
-        raise SceneRefused(path, place + text[:200], remedy) from error
-
-
-def _acquired(source: DatasetReader) -> str | None:
-    """Acquisition time from TIFF tags, as RFC 3339 in UTC; None where it is missing or no date."""
-    tags = {**source.tags(), **source.tags(ns="IMAGERY")}
-    text = tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME") or ""
-    match = re.fullmatch(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d+)?Z?", text.strip())
-    if match is None:
-        return None
-    try:
-        moment = datetime(*(int(part) for part in match.groups()), tzinfo=timezone.utc)  # type: ignore[misc,arg-type]
-    except ValueError:
-        return None
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if isinstance(cause, MemoryError) or "allocate" in text:
+            raise SceneRefused(path, place + text[:200], LESS_MEMORY) from error
+        if (codec := missing_codec(text)) is not None:
+            raise SceneRefused(path, f"its compression ({codec}) has no codec here", OTHER_CODECS) from error
+        raise SceneRefused(path, place + text[:200], _DELIVER_AGAIN) from error

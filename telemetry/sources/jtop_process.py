@@ -69,7 +69,8 @@ def main() -> None:
         _follow(jtop, wanted)
     except ImportError as error:
         gone = "is not installed" if getattr(error, "name", "") == "jtop" else f"cannot be imported: {error}"
-        _say(problem=f"jetson-stats {gone}", remedy="pip install 'onboard-landcover[jetson]'")
+        remedy = f"{sys.executable} -m pip install jetson-stats, of the host's version"
+        _say(problem=f"jetson-stats {gone}", remedy=remedy)
     except Exception as error:  # noqa: BLE001 -- jtop lets through queue.Empty, EOFError and what the service raised
         text = " ".join(str(error).split()) or type(error).__name__
         remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text.lower()), _OTHERWISE)

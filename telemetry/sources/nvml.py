@@ -6,6 +6,7 @@ Source: NVML API reference, device queries and nvmlClocksThrottleReasons.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -71,7 +72,7 @@ class Nvml:
         try:
             import pynvml  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
-            self._trouble = "nvidia-ml-py is not installed", "pip install 'onboard-landcover[gpu]'"
+            self._trouble = "nvidia-ml-py is not installed", f"{sys.executable} -m pip install nvidia-ml-py"
             return
         try:
             pynvml.nvmlInit()

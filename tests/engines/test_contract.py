@@ -35,7 +35,9 @@ OPENERS: dict[str, Callable[[Path], Engine]] = {
     "constant without confidence": lambda _: ConstantEngine(tile_size=32, max_batch=4),
     "identity": lambda _: IdentityEngine(tile_size=32, max_batch=4, confidence=True),
     "onnxruntime": lambda folder: open_engine(folder, backend="onnxruntime", threads=1, max_batch=4),
-    "onnxruntime, two threads that sleep": lambda folder: open_engine(folder, threads=2, spinning=False, max_batch=4),
+    "onnxruntime, two threads that sleep": lambda folder: open_engine(
+        folder, backend="onnxruntime", threads=2, spinning=False, max_batch=4
+    ),
     "openvino": lambda folder: open_engine(folder, backend="openvino", threads=1, max_batch=4),
     "openvino-bf16": lambda folder: open_engine(folder, backend="openvino-bf16", threads=1, max_batch=4),
     "tensorrt": lambda folder: open_engine(folder, backend="tensorrt", built=folder / "built", build=True, max_batch=4),

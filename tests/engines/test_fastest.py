@@ -20,23 +20,33 @@ from engines.errors import (
     InferenceFailed,
     ManifestError,
 )
-from engines.fastest import open_fastest
+from engines.fastest import open_fastest as open_fastest_measured
+from engines.fastest import seconds_a_tile
 from engines.manifest import Acceptance, Manifest
 from engines.open import open_engine
+from engines.selection import choice_of
 from engines.testing import ConstantEngine
 from tests.tiny_model import tiny_classes
 
 
 class Slow(ConstantEngine):
-    """Says what the tiny model says, after a while."""
+    """Says what the tiny model says, and is said to take so long: no test depends on a measured speed."""
 
-    def __init__(self, folder: Path, delay_s: float, *, wrong: bool = False) -> None:
-        super().__init__(tile_size=32, delay_s=delay_s)
+    def __init__(self, folder: Path, seconds: float, *, wrong: bool = False) -> None:
+        super().__init__(tile_size=32)
         self.manifest, self.folder, self.wrong = Manifest.load(folder), folder, wrong
-        self.backend = f"{delay_s:g}"
+        self.seconds, self.backend = seconds, f"{seconds:g}"
 
     def _predicted(self, tiles: Tiles) -> Prediction:
         return Prediction(np.full_like(tiles[:, 0], 1) if self.wrong else tiny_classes(tiles))
+
+
+def open_fastest(openers: Openers, key: str, choices: Path) -> Engine:
+    def seconds(engine: Engine) -> float:
+        assert isinstance(engine, Slow)
+        return engine.seconds
+
+    return open_fastest_measured(openers, key, choices, measure=seconds)
 
 
 Openers = dict[str, Callable[[], Engine]]
@@ -120,6 +130,21 @@ def test_a_choice_that_cannot_be_read_is_made_again(openers: Openers, tmp_path: 
 def test_where_it_cannot_be_kept_it_is_measured_again(openers: Openers, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert open_fastest(openers, "key", tmp_path / "file" / "backends.json").backend == "0"
+
+
+def test_its_choice_is_noted(openers: Openers, tmp_path: Path) -> None:
+    def missing() -> Engine:
+        raise BackendUnavailable("x", "not here", "install it")
+
+    chosen = choice_of(open_fastest({"x": missing, **openers}, "key", tmp_path / "backends.json"))
+    assert (chosen.how, list(chosen.passed_over)) == ("measured", ["x"])
+    assert choice_of(open_fastest(openers, "key", tmp_path / "backends.json")).how == "measured"
+
+
+def test_a_tile_is_timed_by_its_quickest_call(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 3.0, 10.0, 11.5, 20.0, 22.0])
+    monkeypatch.setattr("engines.fastest.time.perf_counter", lambda: next(times))
+    assert seconds_a_tile(Slow(tiny_model, 0)) == 1.5
 
 
 def accepted(precision: str, miou: float, most_loss: float) -> dict[str, Any]:

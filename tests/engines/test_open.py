@@ -28,7 +28,7 @@ def shipped(make_model: MakeModel) -> Path:
 
 @pytest.mark.parametrize("form", [str, Path, lambda folder: folder / "manifest.json"])
 def test_a_model_is_opened_by_folder_or_manifest(tiny_model: Path, form: Callable[[Path], str | Path]) -> None:
-    with open_engine(form(tiny_model), threads=1) as engine:
+    with open_engine(form(tiny_model), backend="onnxruntime", threads=1) as engine:
         assert (engine.backend, engine.folder) == ("onnxruntime", tiny_model)
 
 
@@ -65,7 +65,7 @@ def test_a_model_that_is_not_there_is_refused_with_the_choice(shipped: Path) -> 
 
 
 def test_a_backend_nobody_knows_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(SettingRefused, match="backend is caffe; give one of auto, onnxruntime"):
+    with pytest.raises(SettingRefused, match="backend is caffe; give one of auto, fastest, onnxruntime"):
         open_engine(tiny_model, backend="caffe")
 
 

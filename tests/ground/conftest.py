@@ -22,7 +22,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of 50 maps, eight of them different."""
     folder = tmp_path_factory.mktemp("archive")
     model = write_model(folder / "model")
-    with pytest.MonkeyPatch.context() as patch, open_engine(str(model), threads=1) as engine:
+    with pytest.MonkeyPatch.context() as patch, open_engine(str(model), backend="onnxruntime") as engine:
         patch.setattr(run, "probe_scene", lambda *_: None)  # a process a scene: its own tests run it
         for seed in range(8):
             scene = write_scene(folder / f"scene-{seed}.tif", 420 + 20 * seed, seed=seed)

@@ -365,3 +365,22 @@ def test_what_is_aboard_and_here_is_listed_and_watched(holding: Served, tmp_path
         command = [sys.executable, "-m", "ground.cli", "status", holding.url]
         left = subprocess.run(command, cwd=ROOT, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
     assert (left.returncode, left.stderr) == (141, "")
+
+
+def test_receipts_that_were_lost_aboard_are_given_again(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    assert ground("pull", holding.url, "--dest", str(dest), "--json").returncode == 0
+    with holding.ledger() as ledger:  # as a ledger that was built anew knows them
+        for row in ledger.maps(limit=100):
+            ledger.remove_map(row.id)
+            ledger.publish(replace(row, delivered=None), {})
+        other = ledger.maps(limit=1)[0].id
+    assert received(holding) == 0
+    (dest / other / "map.tif").write_bytes(b"not what is aboard")
+    # A short pass, whose plan names few maps.
+    short = json.loads(ground("pull", holding.url, "--dest", str(dest), "--json", "--bytes", "4000").stdout)
+    assert len(short["receipts"]) == FEW - 1
+    assert received(holding) == FEW - 1
+    again = json.loads(ground("pull", holding.url, "--dest", str(dest), "--json").stdout)
+    assert (again["maps"], again["receipts"], received(holding)) == ([other], [other], FEW)
+    assert digests(dest) == digests(archive)

@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
         self.send_response(206)
-        self.send_header("ETag", '"another"' if self.way == "another" else f'"{DIGEST}"')
+        self.send_header("ETag", f'"{"a" * 64}"' if self.way == "another" else f'"{DIGEST}"')
         if self.way != "silent":
             self.send_header("Content-Range", said)
         self.send_header("Content-Length", str(len(body)))
@@ -119,7 +119,7 @@ def test_a_part_of_another_version_is_not_continued(link: Link, tmp_path: Path) 
     wanted = wanted_in(tmp_path, begun=1000)
     with pytest.raises(Superseded):
         fetch(link, wanted, Tally())
-    assert list(wanted.target.parent.iterdir()) == []
+    assert wanted.part.read_bytes() == DATA[:1000]  # until that version is fetched: this one may come back
 
 
 def test_an_answer_that_does_not_say_what_it_is_counts_as_none(link: Link, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""A campaign of SIGKILLs over upload, mapping, publishing and pulling: `python -m tests.onboard.campaign --kills 200`.
+"""A campaign of faults over upload, mapping, publishing and pulling: `python -m tests.onboard.campaign --kills 200`.
 
 Scenes are delivered one after another while a station pulls pass after pass; at random moments the worker, the API, the
-whole service or the station is killed. Afterwards: every scene that was accepted is mapped, every map has the bytes of
-an undisturbed run, aboard and on the ground, and nothing that was listed was ever less than whole.
+whole service or the station is killed, the API is stopped, the engine hangs, the history is overwritten, a bit of the
+ledger's write-ahead log is flipped or the log lost, or the same scene is delivered and cancelled at once. Afterwards:
+every scene that was accepted is mapped, every map has the bytes of an undisturbed run, aboard and on the ground,
+nothing that was listed was ever less than whole, and numbers only grew.
 """
 
 from __future__ import annotations
@@ -10,26 +12,36 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import os
 import random
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from engines.open import open_engine
+from onboard.jobs.highwater import read_mark
 from onboard.mapping import run
 from onboard.mapping.run import MapRequest, map_scene
 from tests.onboard.service import ROOT, Served, until, write_scene
 
-TARGETS = ("worker", "worker", "worker", "api", "api", "service", "station")
+KILLS = ("worker", "worker", "worker", "api", "api", "service", "station")
+FAULTS = ("hung api", "hung engine", "log bit", "lost log", "damaged history", "race")
+TARGETS = (*KILLS, *KILLS, *FAULTS)
+LOST = ("ledger-rolled-back", "ledger-rebuilt")
 
 
 @dataclass
@@ -42,6 +54,8 @@ class Campaign:
         scenes: how many are delivered, over and over while kills are left.
         accepted: scene id to the scene's number, for every delivery that was answered.
         killed: how often each target was.
+        rollbacks: how often the ledger fell back or was damaged, each of which must be an event.
+        targets: what is done, by chance.
     """
 
     folder: Path
@@ -50,6 +64,8 @@ class Campaign:
     seed: int = 0
     accepted: dict[str, int] = field(default_factory=dict)
     killed: Counter[str] = field(default_factory=Counter)
+    rollbacks: int = 0
+    targets: tuple[str, ...] = TARGETS
     station: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +73,16 @@ class Campaign:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = str(one.getsockname()[1])
-        self.served = Served(self.folder / "data", {"ONBOARD_PORT": port, "ONBOARD_DEATHS": "100000"})
+        settings = {
+            "ONBOARD_PORT": port, "ONBOARD_DEATHS": "100000", "ONBOARD_HEARTBEAT_TIMEOUT_S": "6",
+            "ONBOARD_CHECK_MINUTES": "0.01", "FAULT": "stuck", "FAULT_STATE": str(self.folder / "state"),
+        }  # fmt: skip
+        self.served = Served(self.folder / "data", settings, "tests.onboard.faulty")
+        self.doing: dict[str, Callable[[], None]] = {
+            "station": self._end_station, "service": self._kill_service, "hung api": self._stop_api,
+            "hung engine": self._hang_engine, "log bit": self._flip_a_bit, "lost log": self._lose_the_log,
+            "damaged history": self._damage_history, "race": self._race,
+        }  # fmt: skip
         self.dest = self.folder / "dest"
         self.paths = [write_scene(self.folder / f"{n}.tif", 150 + 40 * (n % 4), seed=n) for n in range(self.scenes)]
 
@@ -84,10 +109,11 @@ class Campaign:
         uploader = self._uploader(number)
         if self.station is None or self.station.poll() is not None:
             self.station = self._pull()
-        target = self.random.choice(TARGETS)
+        target = self.random.choice(self.targets)
         time.sleep(self.random.random() * 0.6)
         if sum(self.killed.values()) < self.kills:
-            self._kill(target)
+            self.killed[target] += 1
+            self.doing.get(target, partial(self.served.kill, target))()
         said, _ = uploader.communicate(timeout=120)
         for line in said.decode().splitlines():
             self.accepted[line] = number
@@ -95,10 +121,15 @@ class Campaign:
 
     def _again(self) -> int:
         number = self.random.randrange(self.scenes)
-        scene = next(name for name, one in self.accepted.items() if one == number)
-        with contextlib.suppress(httpx.HTTPError), self.served.client(timeout=10) as client:
-            client.delete(f"/scenes/{scene}")
+        self._cancel(number)
         return number
+
+    def _cancel(self, number: int) -> None:
+        """Whether it was heard or not: the scene is no longer one that must be there."""
+        for scene in [name for name, own in self.accepted.items() if own == number]:
+            del self.accepted[scene]
+            with contextlib.suppress(httpx.HTTPError), self.served.client(timeout=10) as client:
+                client.delete(f"/scenes/{scene}")
 
     def _uploader(self, number: int) -> subprocess.Popen[bytes]:
         """Delivers in a process of its own; prints the id if it was accepted."""
@@ -110,15 +141,94 @@ class Campaign:
         command = [sys.executable, "-m", "ground.cli", "pull", self.served.url, "--dest", str(self.dest), "--quiet"]
         return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
-    def _kill(self, target: str) -> None:
-        self.killed[target] += 1
-        if target == "station":
-            self._end_station()
-        elif target == "service":
-            self.served.stop(signal.SIGKILL)
-            self.served.start()
-        else:
-            self.served.kill(target)
+    def _kill_service(self) -> None:
+        children = self.served.children()
+        self.served.stop(signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()), "a child lives on")
+        self.served.start()
+
+    def _stop_api(self) -> None:
+        """It is killed by the supervisor, and another answers."""
+        api = self.served.children().get("api")
+        if api is not None:
+            os.kill(api, signal.SIGSTOP)
+            until(lambda: self.served.children().get("api", api) != api, "the stopped API stays")
+
+    def _hang_engine(self) -> None:
+        """In its next call; nobody is waited for: there may be no work now."""
+        (self.folder / "state.stuck").touch()
+
+    def _flip_a_bit(self) -> None:
+        def harm(log: Path) -> None:
+            content = bytearray(log.read_bytes())
+            content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
+            log.write_bytes(content)
+
+        self._harm_log(harm)
+
+    def _lose_the_log(self) -> None:
+        self._harm_log(Path.unlink)
+
+    def _harm_log(self, harm: Callable[[Path], None]) -> None:
+        """While the service is dead: what the ledger loses by it must be an event, and no number is given twice."""
+        children = self.served.children()
+        self.served.stop(signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()), "a child lives on")
+        ledger = self.served.data / "ledger.sqlite"
+        log = ledger.with_name("ledger.sqlite-wal")
+        known = read_mark(ledger).number
+        if log.exists() and log.stat().st_size:
+            harm(log)
+        is_lost = self._reached(ledger) < known
+        self.served.start()
+        with self.served.ledger() as opened:
+            assert opened.reached() >= known
+            told = [event for event in opened.events(after=known, limit=10_000) if event.kind in LOST]
+        assert bool(told) or not is_lost, f"the ledger fell back from {known} in silence"
+        self.rollbacks += is_lost
+
+    def _reached(self, ledger: Path) -> int:
+        """The last number in a copy of the ledger, -1 where it cannot be read."""
+        with tempfile.TemporaryDirectory() as folder:
+            for ending in ("", "-wal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copy(ledger.with_name(ledger.name + ending), folder)
+            try:
+                with contextlib.closing(sqlite3.connect(Path(folder) / ledger.name)) as copy:
+                    if copy.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                        return -1
+                    return int(copy.execute("SELECT value FROM counter").fetchone()[0])
+            except (sqlite3.DatabaseError, TypeError):
+                return -1
+
+    def _damage_history(self) -> None:
+        path = self.served.data / "telemetry" / "history.sqlite"
+        with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+            file.write(self.random.randbytes(8192))
+        with contextlib.suppress(httpx.TransportError), self.served.client(timeout=10) as client:
+            for _ in range(3):
+                answer = client.get("/telemetry/history", params={"step": 1})
+                assert answer.status_code == 200, answer.text
+
+    def _race(self) -> None:
+        """The same bytes, delivered and cancelled at once; what is delivered at last has to be there."""
+        number = self.random.randrange(self.scenes)
+        scenes = [name for name, own in self.accepted.items() if own == number]
+        content = self.paths[number].read_bytes()
+
+        def post() -> None:
+            with contextlib.suppress(httpx.HTTPError), self.served.client(timeout=20) as client:
+                client.post("/scenes", content=content, headers={"Content-Type": "image/tiff"})
+
+        threads = [threading.Thread(target=work) for work in (post, partial(self._cancel, number), post)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        said, _ = self._uploader(number).communicate(timeout=120)
+        for line in said.decode().splitlines():
+            self.accepted[line] = number
+            assert not scenes or line in scenes or self.rollbacks, "the same scene got another id"
 
     def _end_station(self) -> None:
         if self.station is not None:
@@ -141,7 +251,11 @@ class Campaign:
                     assert digest == facts["sha256"], f"{path} is listed and not whole"
 
     def _finish(self) -> None:
-        """Everything is delivered once more and runs to its end; then all bytes are compared."""
+        """Everything that was accepted, and then everything once more, runs to its end; then all bytes are compared."""
+        for name in self.accepted:
+            state = self.served.wait_for(name, "mapped", "failed", "quarantined", "cancelled")
+            assert state == "mapped", f"{name} was accepted and is {state}"
+        (self.folder / "state.stuck").unlink(missing_ok=True)
         for number in range(self.scenes):
 
             def delivered(number: int = number) -> bool:
@@ -167,7 +281,8 @@ class Campaign:
         )
 
     def _undisturbed(self) -> list[str]:
-        with pytest.MonkeyPatch.context() as patch, open_engine(str(self.folder / "model"), threads=1) as engine:
+        engine = open_engine(str(self.folder / "model"), backend="onnxruntime", threads=1)  # as the service's settings
+        with pytest.MonkeyPatch.context() as patch, engine:
             patch.setattr(run, "probe_scene", lambda *_: None)  # a process a scene; they were probed already
             maps = [map_scene(MapRequest(path, self.folder / "plain"), engine).map_path for path in self.paths]
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in maps]
@@ -199,7 +314,8 @@ def main() -> None:
         campaign.run()
         killed = ", ".join(f"{name} {count}" for name, count in sorted(campaign.killed.items()))
         print(
-            f"{sum(campaign.killed.values())} SIGKILLs ({killed}) in {time.monotonic() - begin:.0f} s: "
+            f"{sum(campaign.killed.values())} faults ({killed}) in {time.monotonic() - begin:.0f} s, "
+            f"{campaign.rollbacks} times the ledger fell back: "
             f"{len(campaign.accepted)} accepted scenes, none lost, every map byte-identical aboard and on the ground"
         )
 

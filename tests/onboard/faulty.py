@@ -8,6 +8,7 @@ hangs       stops answering on a tile that is white all over
 slow:S      takes S seconds a batch more
 lost:N      cannot be opened the first N times
 opens:S     takes S seconds to open
+stuck       stops answering for ever in the first call after FAULT_STATE with the ending ".stuck" was made
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from onboard.jobs.supervisor import Supervisor
 from onboard.settings import Settings, read_settings
 
 KIND, _, NUMBER = os.environ.get("FAULT", "").partition(":")
+STUCK = Path(os.environ.get("FAULT_STATE", "state")).with_suffix(".stuck")
 
 
 def spoilt(engine: Engine) -> Engine:
@@ -45,6 +47,9 @@ def spoilt(engine: Engine) -> Engine:
         if KIND == "fails" and (tiles == 255).all():
             raise InferenceFailed("testing", "out of range", retryable=False)
         if KIND == "hangs" and (tiles == 255).all():
+            time.sleep(3600)
+        if KIND == "stuck" and STUCK.exists():
+            STUCK.unlink()
             time.sleep(3600)
         if KIND == "slow":
             time.sleep(float(NUMBER))
@@ -82,8 +87,8 @@ def main() -> None:
         worker.main(open_engine)
         return
     own = [sys.executable, "-m", "tests.onboard.faulty", "work"]
-    others = [[sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.jobs.sampling")]
-    Supervisor(read_settings(), own, *others).run()
+    api, sampling = ([sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.jobs.sampling"))
+    Supervisor(read_settings(), own, api, sampling).run()
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ class Disk:
         self.root, self.ignored, self.spliced = root, ignored, spliced or {}
         self.top = Folder()
         self.offsets: dict[tuple[str, int], int] = {}
+        self.appending: set[tuple[str, int]] = set()
         self.synced: list[str] = []
 
     def play(self, call: Call) -> None:
@@ -123,7 +124,9 @@ class Disk:
             if "O_TRUNC" in flags and node.size:
                 node.pending.append((0, None))
                 node.size = 0
-            self.offsets[(self._process, result)] = node.size if "O_APPEND" in flags else 0
+            self.offsets[(self._process, result)] = 0
+            # Where such a write goes is known when it comes: other processes append as well.
+            (self.appending.add if "O_APPEND" in flags else self.appending.discard)((self._process, result))
 
     def _lseek(self, arguments: list[str], result: int) -> None:
         node, fd = self._file(arguments[0])
@@ -138,7 +141,8 @@ class Disk:
     def _write(self, arguments: list[str], result: int) -> None:
         node, fd = self._file(arguments[0])
         if node is not None:
-            at = self.offsets.get((self._process, fd), 0)
+            key = (self._process, fd)
+            at = node.size if key in self.appending else self.offsets.get(key, 0)
             self._put(node, at, _bytes(arguments[1])[:result])
             self.offsets[(self._process, fd)] = at + result
 

@@ -78,6 +78,63 @@ def test_each_odd_file_gives_a_map_or_one_line_and_nothing_left(
             assert [item.name for item in out.iterdir()] == [path.stem]
 
 
+@pytest.fixture
+def unnamed(tmp_path: Path) -> Path:
+    """Three 16-bit bands that nothing names, with a black border."""
+    path = tmp_path / "unnamed.tif"
+    keys: dict[str, Any] = {"driver": "GTiff", "width": 300, "height": 300, "count": 3, "dtype": "uint16"}
+    pixels = np.random.default_rng(0).integers(200, 900, (3, 300, 300), dtype=np.uint16)
+    pixels[:, :, :40] = 0
+    place = {"crs": "EPSG:32640", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 2.8e6)}
+    with rasterio.open(path, "w", **keys, **place) as target:
+        target.write(pixels)
+        target.update_tags(TIFFTAG_DATETIME="04.05.2021, noon")
+    return path
+
+
+@pytest.mark.usefixtures("free_engine")
+def test_what_was_assumed_is_printed_and_stands_in_the_item(
+    unnamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert process(unnamed, "--out", tmp_path / "maps") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("onboard: assumed: ")]
+    assert [line.partition("; say otherwise with ")[2] for line in lines] == [
+        "--bands 3,2,1 (if it begins with blue)",
+        "--no-collar",
+    ]
+    properties = json.loads((tmp_path / "maps" / "unnamed" / "map.json").read_text())["properties"]
+    assert [row["about"] for row in properties["onboard:assumptions"]] == ["bands", "collar"]
+    assert properties["onboard:no_data_pixels"] == 40 * 300
+    assert "time cannot be read: '04.05.2021, noon'" in properties["onboard:datetime_is"]
+    options = ("--bands", "3,2,1", "--no-collar", "--nodata", "none", "--no-alpha", "--json", "--name", "said")
+    assert process(unnamed, "--out", tmp_path / "maps", *options) == 0
+    printed, error = capsys.readouterr()
+    summary = json.loads(printed)
+    assert (error, summary["assumptions"], summary["no_data_share"]) == ("", [], 0)
+
+
+@pytest.mark.usefixtures("free_engine")
+@pytest.mark.parametrize("command", ["process", "batch"])
+def test_quiet_is_quiet_about_assumptions_and_readers_warnings(unnamed: Path, tmp_path: Path, command: str) -> None:
+    """In a process of its own: pytest takes the warnings that GDAL's reader logs."""
+    code = (
+        "import logging, sys, engines.open\n"
+        "from engines.testing import IdentityEngine\n"
+        "from onboard import cli\n"
+        "engines.open.open_engine = lambda *_, **__: IdentityEngine(tile_size=256)\n"
+        "import onboard.scene.reader as reader\n"
+        "whole = reader.open_page\n"
+        "def loud(*asked):\n"
+        "    logging.getLogger('rasterio._env').warning('CPLE_AppWarning: odd tag')\n"
+        "    return whole(*asked)\n"
+        "reader.open_page = loud\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    words = [command, os.fspath(unnamed), "--out", os.fspath(tmp_path / "maps"), "--quiet"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.usefixtures("free_engine")
 def test_json_is_one_object_and_nothing_else(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert process(scene, "--out", tmp_path / "maps", "--json", "--confidence") == 0
@@ -86,7 +143,7 @@ def test_json_is_one_object_and_nothing_else(scene: Path, tmp_path: Path, capsys
     summary = json.loads(printed)
     assert Path(summary["map_path"]).stat().st_size == summary["map_bytes"]
     assert Path(summary["confidence_path"]).is_file()
-    assert sum(summary["class_shares"].values()) == pytest.approx(1)
+    assert sum(summary["class_shares"].values()) + summary["no_data_share"] == pytest.approx(1)
     assert summary["tiles"] == 8
 
 

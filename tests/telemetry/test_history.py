@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +178,87 @@ def test_rows_wait_for_the_flush(path: Path) -> None:
     history.add({"a": 1.0})
     assert len(Reader(path, LEVELS).query(since=-1, step_s=0).columns["tick"]) >= 1
     history.close()
+
+
+def out_of_its_log(path: Path) -> None:
+    """What the log holds is read from there, and heals the file at the next checkpoint."""
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+
+
+def damaged(path: Path) -> None:
+    out_of_its_log(path)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+
+
+def overwritten(path: Path) -> None:
+    out_of_its_log(path)
+    path.write_bytes(b"no database at all" * 2000)
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"another file")
+
+
+@pytest.mark.parametrize("harm", [damaged, overwritten, gone, replaced])
+def test_a_file_damaged_while_it_is_written_is_put_aside_and_begun_anew(
+    path: Path, harm: Callable[[Path], None]
+) -> None:
+    clock = Clock()
+    history = History(path, LEVELS, clock)
+
+    def run(seconds: int) -> None:
+        for _ in range(seconds):
+            history.add({"power_w:VDD_IN": 10.0})
+            clock.now += 1
+
+    run(200)
+    before = Reader(path, LEVELS).query(step_s=1).now
+    harm(path)
+    for step_s in (0, 1, 10, 60):  # a question, while it is damaged, is answered
+        page = Reader(path, LEVELS).query(step_s=step_s)
+        assert not page.problem or len(page.columns["tick"]) == 0
+    run(100)
+    history.flush()
+    (renewal,) = history.renewals
+    assert "begun anew" in renewal
+    assert history.problem == ""
+    page = Reader(path, LEVELS).query(step_s=1)
+    assert page.problem == ""
+    assert len(page.columns["tick"]) >= 70
+    assert page.columns["tick"][0] > before
+    assert harm is gone or path.with_name("history.sqlite.damaged").exists()
+    history.close()
+
+
+def test_a_row_that_is_none_is_no_error_of_the_reader(path: Path) -> None:
+    clock = Clock()
+    filled(path, 60, clock)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE rows SET data = x'0102030405' WHERE level = 1")
+        db.commit()
+    page = Reader(path, LEVELS).query(step_s=1)
+    assert "damaged" in page.problem
+    history = History(path, LEVELS, clock)
+    history.flush()
+    assert len(history.renewals) == 1
+    history.close()
+
+
+def test_a_reader_that_was_wrong_costs_no_history(path: Path) -> None:
+    clock = Clock()
+    filled(path, 60, clock)
+    path.with_name("history.sqlite.stumbled").write_text("database disk image is malformed")
+    history = History(path, LEVELS, clock)
+    history.flush()
+    assert history.renewals == []
+    history.close()
+    assert len(Reader(path, LEVELS).query(step_s=1).columns["tick"]) >= 30

@@ -41,6 +41,18 @@ def test_the_numbers_are_those_computed_by_hand() -> None:
     assert (figures.coldest_c, figures.hottest_c, figures.throttled_s) == (50.0, 60.0, 10.0)
 
 
+def test_speed_at_work_leaves_the_pauses_within_a_row_out() -> None:
+    """Rows of a minute in which the governor let 30 s be worked: 2.5 tiles a second at work are 1.25 a row."""
+    at = np.arange(0.0, 600, 60)
+    half = np.full(10, 0.5)
+    columns = {"tick": (1000 * at).astype(np.int64), "utc_s": 1e9 + at, "samples": np.full(10, 600)}
+    fields = {"work:busy": half, "work:tiles_per_s": 2.5 * half, "power_w:VDD_IN": np.full(10, 12.0)}
+    columns |= {f"{name}{part}": mean for name, mean in fields.items() for part in (".min", ".mean", ".max")}
+    figures = figures_of(Table(columns))
+    assert figures.tiles_per_s == 2.5
+    assert (figures.rails[0].idle_w, figures.rails[0].work_w) == (None, None)
+
+
 def test_a_gap_is_left_out_and_said() -> None:
     first = figures_of(made(gap_s=30)).rails[0]
     assert first.energy_j == pytest.approx(98 * 6 + 12.5 + 99 * 19)

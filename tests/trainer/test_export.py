@@ -324,6 +324,54 @@ def test_nothing_is_worked_out_at_run_time_but_pixels(graph: onnx.GraphProto) ->
     assert [node.name for node in graph.node if not given.intersection(node.output)] == []
 
 
+def test_what_lies_around_the_network_is_in_kernels_that_engines_have(graph: onnx.GraphProto) -> None:
+    """Each of these was measured to be run element by element, by ONNX Runtime or by OpenVINO."""
+    outside = [node for node in graph.node if not node.name.startswith(("/segmenter/student/", "/segmenter/decoder/"))]
+    kinds = {node.op_type for node in outside}
+    assert kinds & {"ArgMax", "TopK", "Softmax", "Where", "Equal", "AveragePool", "Resize", "Squeeze"} == set()
+    assert [node.op_type for node in _line_to_conv("tiles", graph)] in (["Cast", "Add"], ["Cast", "Add", "Cast"])
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    assert [made[port.name] for port in graph.output] == ["Cast"] * 2  # bytes come last
+    constants = [node.attribute[0].t.raw_data for node in graph.node if node.op_type == "Constant"]
+    large = [data for data in constants if len(data) > 1000]
+    assert len(set(large)) == len(large)  # none is written twice
+    means = [node for node in graph.node if node.op_type == "ReduceMean"]
+    assert means
+    assert all(len(next(item.ints for item in node.attribute if item.name == "axes")) == 1 for node in means)
+
+
+def _line_to_conv(name: str, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes from a tensor on to the first convolution, each the one reader of the one before."""
+    line: list[onnx.NodeProto] = []
+    while True:
+        (reader,) = (node for node in graph.node if name in node.input)
+        if reader.op_type == "Conv":
+            return line
+        line.append(reader)
+        name = reader.output[0]
+
+
+@pytest.mark.parametrize("classes", [2, 5, 16])
+@pytest.mark.parametrize("settings", [FlightSettings(), FlightSettings(cell=1), FlightSettings(cell=8, reach=3)])
+def test_any_number_of_classes_and_any_cell_flies_as_pytorch_says(
+    tmp_path: Path, classes: int, settings: FlightSettings
+) -> None:
+    torch.manual_seed(classes)
+    decoder = DecoderSettings(width=8, detail_widths=(8, 8))
+    network = Segmenter(SegmenterSettings(student=STUDENT, decoder=decoder, classes=classes)).eval()
+    with torch.no_grad():  # sure here and there, and no class ahead of the others everywhere
+        network.decoder.classifier.weight *= 20
+        assert network.decoder.classifier.bias is not None
+        network.decoder.classifier.bias.sub_(network(torch.from_numpy(tiles(2)).float()).mean(dim=(0, 2, 3)))
+    exported = export.onnx_from_segmenter(network, tmp_path / "model.onnx", trial=Trial(tiles(1)), settings=settings)
+    classes_found, confidence = opened(exported.path).run(None, {"tiles": tiles(2)})
+    expected, sure = export.flight_form(network, settings)(torch.from_numpy(tiles(2)))
+    assert len(np.unique(classes_found)) > 1
+    assert (classes_found == expected.numpy()).mean() >= 0.9999
+    same = classes_found == expected.numpy()
+    assert np.abs(confidence.astype(int) - sure.numpy().astype(int))[same].max() <= 1
+
+
 def test_attention_has_the_form_that_engines_fuse(graph: onnx.GraphProto) -> None:
     """Scale on the query before the product, nothing between product and softmax. Source: NVIDIA's list of fusions."""
     makers = {name: node for node in graph.node for name in node.output}
@@ -373,7 +421,9 @@ def test_int8_has_pairs_at_layers_and_nowhere_else(
     assert all((values[node.input[2]] == 0).all() for node in pairs)  # symmetric
     readers = {reader.op_type for node in pairs for reader in graph.node if node.output[0] in reader.input}
     assert readers == {"DequantizeLinear", "Conv", "MatMul"}
-    layers = [node for node in graph.node if node.op_type == "Conv"]
+    layers = [node for node in graph.node if node.op_type == "Conv" and node.name.startswith("/segmenter/")]
+    outside = [node for node in graph.node if node.op_type == "Conv" and node not in layers]
+    assert not {name for node in outside for name in node.input if name in makers and makers[name] in pairs}
     for layer in layers:
         taken, weight = (makers[name] for name in layer.input[:2])
         assert taken.op_type == weight.op_type == "DequantizeLinear"

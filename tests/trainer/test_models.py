@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.models.features import StudentFeatures
 from trainer.models.flight import PLAIN_FLIGHT, FlightSegmenter, FlightSettings, smoothed
 from trainer.models.linear_probe import LinearProbe
 from trainer.models.masking import Visible, all_visible, drawn_visible, visible_from
 from trainer.models.segmenter import PAPER_SEGMENTER, Segmenter, SegmenterSettings
-from trainer.models.student import Attention, Student, StudentFeatures, StudentSettings
+from trainer.models.student import Attention, Student, StudentSettings
 from trainer.models.tokens import grid_from_tokens, pool_tokens, tokens_from_grid
 from trainer.models.upernet import DecoderSettings, UPerNet, adaptive_mean
 

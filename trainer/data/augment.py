@@ -1,4 +1,4 @@
-"""Random changes that keep the labels true: scale, flips, quarter turns, rotation, colour.
+"""Random changes that keep the labels true: scale, flips, quarter turns, rotation, colour, loss of quality.
 
 Every draw comes from the caller's generator, so that a sample is the same wherever and whenever it is drawn.
 """
@@ -6,6 +6,7 @@ Every draw comes from the caller's generator, so that a sample is the same where
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.config import AugmentSettings, ColourSettings, JitterSettings
+from trainer.data.degrade import degraded
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue. Source: ITU-R BT.601."""
@@ -52,6 +54,8 @@ def augmented(
         pixels = recoloured(pixels, settings.colour, rng)
     if settings.jitter is not None:
         pixels = jittered(pixels, settings.jitter, rng)
+    if settings.degrade is not None:
+        pixels = degraded(pixels, settings.degrade, rng)
     return pixels, labels
 
 
@@ -72,9 +76,15 @@ def resized_crop(crop: Crop, side: int) -> tuple[Tensor, Tensor]:
 
 def turned(pixels: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """One of the eight symmetries of the square, the same for both."""
+    pixels, labels = turned_alike((pixels, labels), rng)
+    return pixels, labels
+
+
+def turned_alike(grids: Sequence[Tensor], rng: np.random.Generator) -> list[Tensor]:
+    """One of the eight symmetries of the square, the same for all grids (..., S, S), whatever their S."""
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
-    pixels, labels = torch.rot90(pixels, turns, (-2, -1)), torch.rot90(labels, turns, (-2, -1))
-    return (pixels.flip(-1), labels.flip(-1)) if mirror else (pixels, labels)
+    grids = [torch.rot90(grid, turns, (-2, -1)) for grid in grids]
+    return [grid.flip(-1) for grid in grids] if mirror else grids
 
 
 def rotated(pixels: Tensor, labels: Tensor, degrees: float) -> tuple[Tensor, Tensor]:

@@ -44,11 +44,12 @@ class Split(_Part):
     """Some images of the set: by ``names`` (globs allowed), and by ``lists``, files of one name a line.
 
     Lists may name files: a suffix is taken off. ``missing`` says what to do when a list names an image that is not
-    there.
+    there. Images that fit a name of ``without`` (globs allowed) are left out again.
     """
 
     names: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     missing: Literal["refuse", "leave out"] = "refuse"
 
     @model_validator(mode="after")
@@ -58,6 +59,11 @@ class Split(_Part):
         return self
 
 
+Meaning = str | tuple[str, ...] | dict[str, Annotated[float, Field(gt=0, le=1)]]
+"""What a class of a set means in another class table: one class, several of which any may be true, or several with
+the weight of each (1: as good as the label says; less: allowed, but the less likely)."""
+
+
 class SetDescription(_Part):
     """A labelled set.
 
@@ -65,10 +71,13 @@ class SetDescription(_Part):
         folder: of the set, below the folder of the data sets (of a YAML given by path: below the YAML's own folder).
         images: path of an image below ``folder``, with fields in braces: ``{area}/images/{number}.png``. A field stands
             for any text without a slash, and for the same text wherever it comes again.
-        labels: path of its label, by the same fields.
+        labels: path of its label, by the same fields; None: imagery without labels, which has no classes either.
         image_name: name of an image by the same fields; all of them with slashes between, where not given.
         threshold: colours of label files are first made 0 (below it) or 255 in each band.
         ignore: what means "not labelled".
+        gsd_m: metres on the ground of a pixel's side, where known.
+        translations: what the set's classes mean in the class table of another set, by the name of that set; a class
+            that is not named there is ignored.
     """
 
     name: str
@@ -77,11 +86,13 @@ class SetDescription(_Part):
     licence: str
     folder: Path
     images: str
-    labels: str
+    labels: str | None
     image_name: str = ""
     threshold: int | None = Field(default=None, ge=1, le=255)
-    classes: tuple[LandCoverClass, ...]
+    classes: tuple[LandCoverClass, ...] = ()
     ignore: LabelValues = LabelValues()
+    gsd_m: float | None = Field(default=None, gt=0)
+    translations: dict[str, dict[str, Meaning]] = Field(default_factory=dict)
     splits: dict[str, Split]
 
     @model_validator(mode="after")
@@ -89,7 +100,7 @@ class SetDescription(_Part):
         known = set(FIELD.findall(self.images))
         if not known:
             raise ValueError(f"images {self.images!r} has no field in braces that tells one image from another")
-        for pattern in (self.labels, self.image_name):
+        for pattern in (self.labels or "", self.image_name):
             if strange := set(FIELD.findall(pattern)) - known:
                 raise ValueError(f"{pattern!r} has fields {sorted(strange)} that images {self.images!r} has not")
         return self
@@ -97,7 +108,9 @@ class SetDescription(_Part):
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
         codes = [item.code for item in self.classes]
-        if codes != list(range(1, len(codes) + 1)) or not codes:
+        if self.labels is None and codes:
+            raise ValueError("a set without labels has no classes: give `labels`, or leave `classes` out")
+        if codes != list(range(1, len(codes) + 1)) or (self.labels is not None and not codes):
             raise ValueError(f"classes must have the codes 1 to K in this order, not {codes}")
         for item in self.classes:
             if not item.codes and not item.colours:
@@ -108,6 +121,14 @@ class SetDescription(_Part):
         _each_once(colours, "label colour")
         if self.threshold is not None and (odd := [c for c in colours if set(re.findall("..", c[1:])) - {"00", "FF"}]):
             raise ValueError(f"with a threshold, label colours are of 00 and FF only, not {odd}")
+        return self
+
+    @model_validator(mode="after")
+    def _translations_name_own_classes(self) -> Self:
+        own = {item.name for item in self.classes}
+        for table, translation in self.translations.items():
+            if strange := sorted(set(translation) - own):
+                raise ValueError(f"translations.{table} names {strange}; the set's classes are {sorted(own)}")
         return self
 
     @property

@@ -113,6 +113,14 @@ class CropSampler:
     def draw(self, side: int, scale: tuple[float, float], rng: np.random.Generator) -> Crop:
         """A square window of side / s pixels, s log-uniform in ``scale``, to be resized to ``side``."""
         zoom = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]))))
+        return self.draw_extent(max(16, round(side / zoom)), rng)
+
+    def draw_extent(self, extent: int, rng: np.random.Generator) -> Crop:
+        """A square window of ``extent`` pixels, or of as many as the image drawn has."""
+        return self.scenes.crop(*self.draw_window(extent, rng))
+
+    def draw_window(self, extent: int, rng: np.random.Generator) -> tuple[int, Window]:
+        """Which image, and a square window of ``extent`` pixels in it, or of as many as it has."""
         if rng.random() < self.balanced and self.places:
             places = self.places[int(rng.choice(list(self.places)))]
             index, row, column = (int(part) for part in places[rng.integers(len(places))])
@@ -121,10 +129,8 @@ class CropSampler:
             height, width = self.scenes.shape(index)
             row, column = int(rng.integers(height)), int(rng.integers(width))
         height, width = self.scenes.shape(index)
-        extent = min(max(16, round(side / zoom)), height, width)
-        top = _start(row, extent, height, rng)
-        left = _start(column, extent, width, rng)
-        return self.scenes.crop(index, Window(left, top, extent, extent))
+        extent = min(extent, height, width)
+        return index, Window(_start(column, extent, width, rng), _start(row, extent, height, rng), extent, extent)
 
 
 class MixedSampler:

@@ -91,6 +91,7 @@ class LabelledSet:
         names = {found for asked in split.names for found in self._matching(asked, missing="leave out")}
         for listing in split.lists:
             names.update(self._listed(self.folder / listing, split))
+        names = {found for found in names if not any(fnmatchcase(found, pattern) for pattern in split.without)}
         if not names:
             raise DataRefused(
                 self.folder, f"split {name!r} of {self.name} has no image ({split.names or split.lists})",
@@ -127,6 +128,8 @@ class LabelledSet:
             DataRefused: it has no label.
         """
         image = self.image_path(name)
+        if self.description.labels is None:
+            raise DataMissing(image, f"{self.name} has no labels", "take a labelled set")
         path = self.folder / self.description.labels.format(**self._images[name])
         if not path.is_file():
             raise DataRefused(
@@ -142,8 +145,13 @@ class LabelledSet:
             DataRefused: image and label differ in size, or one cannot be read.
         """
         if name not in self._sizes:
-            image, label = self.image_path(name), self.label_path(name)
-            size, labelled = raster_size(image), raster_size(label)
+            image = self.image_path(name)
+            size = raster_size(image)
+            if self.description.labels is None:
+                self._sizes[name] = size
+                return size
+            label = self.label_path(name)
+            labelled = raster_size(label)
             if size != labelled:
                 raise DataRefused(
                     label, f"it is {labelled[1]}x{labelled[0]} pixels and its image {image} {size[1]}x{size[0]}",
@@ -169,6 +177,9 @@ class LabelledSet:
         Raises:
             DataRefused: it cannot be read, or holds a value outside the class table.
         """
+        if self.description.labels is None:
+            shape = self.size(name) if window is None else (window.height, window.width)
+            return np.zeros(shape, dtype=np.uint8)
         path = self.label_path(name)
         values = read_label_values(path, palette=self._table.by_colour, window=window)
         row, column = (window.row, window.col) if window else (0, 0)

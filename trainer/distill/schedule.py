@@ -7,11 +7,12 @@ reach "late"; here each state has its own way out.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 StageName = Literal["early", "middle", "late"]
 
@@ -26,10 +27,36 @@ class LossWeights(BaseModel):
     student: float = Field(ge=0)
 
 
+class RelativeThresholds(BaseModel):
+    """Thresholds relative to r's own course, for runs in which r never falls to the paper's 0.85.
+
+    r begins high, falls while the teacher leads, and rises again as the student catches up; how far it falls depends
+    on the two networks and the imagery. With its first value and its lowest one so far, early ends when r has regained
+    ``turned`` of its fall, and middle when it has regained ``regained``. Ours, not the paper's.
+
+    Attributes:
+        turned, regained: shares of the fall.
+        least_fall: a fall smaller than this is noise: no stage ends on it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    turned: float = Field(default=0.15, gt=0, lt=1)
+    regained: float = Field(default=0.5, gt=0, lt=1)
+    least_fall: float = Field(default=0.03, gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RelativeThresholds:
+        if self.turned > self.regained:
+            raise ValueError(f"turned {self.turned} must not be above regained {self.regained}")
+        return self
+
+
 class ScheduleSettings(BaseModel):
     """Weights of each stage, and what ends it. Defaults are the paper's; it leaves ``window`` open.
 
     ``window`` is the steps that r's two losses are averaged over; no stage ends before so many steps of it.
+    ``relative`` thresholds take the place of ``middle_below`` and ``late_above``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +67,7 @@ class ScheduleSettings(BaseModel):
     middle_below: float = 0.85
     late_above: float = 0.95
     window: int = Field(default=100, ge=1)
+    relative: RelativeThresholds | None = None
 
     def weights(self, stage: StageName) -> LossWeights:
         """Of a stage."""
@@ -56,6 +84,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._losses: deque[tuple[float, float]] = deque(maxlen=self.settings.window)
+        self._first: float | None = None
+        self._lowest = math.inf
 
     @property
     def weights(self) -> LossWeights:
@@ -71,11 +101,26 @@ class Schedule:
         self._losses.append((teacher, student))
         r = sum(pair[0] for pair in self._losses) / sum(pair[1] for pair in self._losses)
         if len(self._losses) == self.settings.window:
-            if self.stage == "early" and r < self.settings.middle_below:
+            self._first = r if self._first is None else self._first
+            self._lowest = min(self._lowest, r)
+            if self.stage == "early" and self._ends_early(r):
                 self._enter("middle")
-            elif self.stage == "middle" and r > self.settings.late_above:
+            elif self.stage == "middle" and self._ends_middle(r):
                 self._enter("late")
         return r
+
+    def _ends_early(self, r: float) -> bool:
+        relative = self.settings.relative
+        return r < self.settings.middle_below if relative is None else self._regained(r, relative) >= relative.turned
+
+    def _ends_middle(self, r: float) -> bool:
+        relative = self.settings.relative
+        return r > self.settings.late_above if relative is None else self._regained(r, relative) >= relative.regained
+
+    def _regained(self, r: float, relative: RelativeThresholds) -> float:
+        """Share of its fall that r has regained, 0 while there was none to speak of."""
+        fall = (self._first or 0.0) - self._lowest
+        return (r - self._lowest) / fall if fall >= relative.least_fall else 0.0
 
     def _enter(self, stage: StageName) -> None:
         self.stage = stage
@@ -83,10 +128,15 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """JSON-able, for a checkpoint."""
-        return {"stage": self.stage, "losses": [list(pair) for pair in self._losses]}
+        lowest = None if math.isinf(self._lowest) else self._lowest
+        losses = [list(pair) for pair in self._losses]
+        return {"stage": self.stage, "losses": losses, "first": self._first, "lowest": lowest}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`state` gave."""
         self.stage = state["stage"]
+        self._first = state.get("first")
+        lowest = state.get("lowest")
+        self._lowest = math.inf if lowest is None else lowest
         self._losses.clear()
         self._losses.extend((pair[0], pair[1]) for pair in state["losses"])

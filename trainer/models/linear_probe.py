@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.models.student import StudentFeatures, StudentSettings
+from trainer.models.features import StudentFeatures
+from trainer.models.student import StudentSettings
 
 
 class LinearProbe(nn.Module):

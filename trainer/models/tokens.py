@@ -41,5 +41,8 @@ def pool_tokens(tokens: Tensor, window: int, pool: int) -> Tensor:
     """Mean of pool x pool neighbours inside each window: (B, N, D) to (B, N / pool^2, D)."""
     count, width = static_sizes(tokens)
     side = window // pool
-    cells = tokens.reshape(-1, count // window**2 * side, pool, side, pool, width)
-    return cells.mean(dim=(2, 4)).reshape(-1, count // pool**2, width)
+    # One axis of a 4-D view after the other: OpenVINO runs a mean over two axes of a 6-D one by its reference kernel,
+    # 40 ms for 4096 tokens of 192 on one thread, and these two in 0.6 ms.
+    rows = count // (window * pool)
+    flat = tokens.reshape(-1, rows, pool, window * width).mean(dim=2)
+    return flat.reshape(-1, rows * side, pool, width).mean(dim=2).reshape(-1, rows * side, width)

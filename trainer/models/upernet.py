@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
-from trainer.models.student import StudentFeatures, StudentSettings
+from trainer.models.features import StudentFeatures
+from trainer.models.student import StudentSettings
 from trainer.models.tokens import static_sizes
 
 POOL_BINS = (1, 2, 3, 6)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from onboard import cli
 from onboard.api.auth import Caller, Tokens, add_token, check_binding, read_tokens, remove_token
 from onboard.api.errors import NotAllowed, NotAuthenticated
 from onboard.errors import OptionsRefused
@@ -75,3 +76,18 @@ def test_without_tokens_only_this_machine_may_ask(tmp_path: Path) -> None:
             check_binding(host, Tokens())
     add_token(tmp_path / "tokens.json", "station", ["ground"])
     check_binding("0.0.0.0", read_tokens(tmp_path / "tokens.json"))
+
+
+def test_the_command_prints_the_token_alone_and_says_beside_it_where_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONBOARD_DATA_DIR", str(tmp_path / "data"))
+    kept = tmp_path / "data" / "tokens.json"
+    assert cli.main(["token", "add", "station", "--role", "ground"]) == 0
+    secret, said = capsys.readouterr()
+    assert read_tokens(kept).caller_of(f"Bearer {secret.strip()}").name == "station"
+    assert str(kept) in said
+    assert "started again" in said
+    assert secret.strip() not in said
+    assert cli.main(["token", "remove", "station"]) == 0
+    assert str(kept) in capsys.readouterr().err

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
 from onboard.api.protocol import bounded_protocol, open_body_of
+from onboard.jobs.pace import Pace
 from onboard.jobs.splice import SocketSource
 
 HEAD = b"GET /slow HTTP/1.1\r\nHost: x\r\n"
@@ -76,7 +77,7 @@ def uploads(run_server: Callable[[uvicorn.Config], tuple[str, int]]) -> tuple[st
         if taken is None:
             return "here already"
         begun, connection = taken
-        source = SocketSource(connection, body.length - len(begun), 5)
+        source = SocketSource(connection, body.length - len(begun), Pace(5, 0))
         try:
             rest = await run_in_threadpool(source.read, max(0, count - len(begun)))
         finally:

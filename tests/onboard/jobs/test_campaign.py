@@ -2,11 +2,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.onboard.campaign import Campaign
+from tests.onboard.campaign import FAULTS, KILLS, Campaign
 
 
 def test_a_short_campaign_of_kills_breaks_no_promise(tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path, kills=20, scenes=4, seed=1)
+    campaign = Campaign(tmp_path, kills=20, scenes=4, seed=1, targets=KILLS)
     campaign.run()
     assert sum(campaign.killed.values()) == 20
     assert len(campaign.killed) >= 3
+
+
+def test_a_short_campaign_of_other_faults_breaks_no_promise(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, kills=12, scenes=3, seed=2, targets=FAULTS)
+    campaign.run()
+    assert sum(campaign.killed.values()) == 12
+    assert len(campaign.killed) >= 4

@@ -106,7 +106,7 @@ def test_numbers_given_to_several_processes_are_all_different(tmp_path: Path) ->
 def test_what_was_committed_is_durable(ledger: Ledger) -> None:
     with sqlite3.connect(ledger.path) as base:
         assert base.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert ledger._base.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    assert ledger._base.connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(5000)])

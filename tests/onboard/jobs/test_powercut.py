@@ -166,7 +166,7 @@ def test_no_power_cut_breaks_a_promise(recording: Recording, tmp_path: Path) -> 
 # Not among them: the ledger's own. What it forgets is taken up again from the folders.
 NEEDED = {
     "the scene's bytes": r"data/scenes/\.incoming/\w+\.part",
-    "the scene's folder": r"data/scenes/\.incoming/s\d+-\w+\.\w+",
+    "the scene's folder": r"data/scenes/\.incoming/[0-9a-f]{32}",
     "the name of the scene's folder": r"data/scenes",
     "the canvas's pixels": r"data/canvases/.*/classes\.raw",
     "the map's bytes": r"data/canvases/.*/product/map\.tif",

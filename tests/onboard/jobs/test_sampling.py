@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from onboard.jobs.governor import Governor, Limits, Measurement
+from onboard.jobs.governor import Governor, Limits, Measurement, makes_wait
+from onboard.jobs.heartbeat import Heartbeat
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.measured import Measured, measured_of
-from onboard.jobs.sampling import Sampling
+from onboard.jobs.sampling import Sampling, _works
 from onboard.settings import Settings
 from telemetry.history import History
 from telemetry.readings import Reading, SourceState
@@ -128,3 +129,23 @@ def test_a_throttling_that_nobody_sees_any_more_has_not_ended(bench: Bench, left
         bench.source.throttled = told
         bench.run_for(20)
         assert throttling() == expected
+
+
+@pytest.mark.parametrize(
+    ("scene", "governor", "works"),
+    [
+        ("a", "off", True), ("a", "working", True), (None, "working", False), (None, "off", False),
+        ("a", "pacing", False), ("a", "orbit", False), ("a", "peak", False), ("a", "hot", False), ("a", "quiet", False),
+    ],
+)  # fmt: skip
+def test_a_pause_of_the_governor_is_no_work(scene: str | None, governor: str, works: bool) -> None:
+    assert _works(Heartbeat(scene=scene, governor=governor, governor_why="for a reason")) is works
+
+
+def test_a_blind_governor_works_a_share_of_the_time_and_says_when() -> None:
+    governor = Governor(Limits(mean_w=10, safe_duty=0.25, least_period_s=20))
+    decisions = [governor.decide(float(second)) for second in range(400)]
+    blind = [decision for decision in decisions if decision.state == "blind"]
+    assert {decision.work for decision in blind} == {True, False}
+    for decision in decisions:
+        assert makes_wait(decision.state, decision.why) is not decision.work

@@ -30,7 +30,7 @@ def data(tmp_path: Path) -> Path:
 
 def undisturbed(served: Served, scene: Path, folder: Path) -> str:
     """SHA-256 of the map that the plain command makes of the scene."""
-    with open_engine(str(served.data.parent / "model"), threads=1) as engine:
+    with open_engine(str(served.data.parent / "model"), backend="onnxruntime", threads=1) as engine:
         return hashlib.sha256(map_scene(MapRequest(scene, folder), engine).map_path.read_bytes()).hexdigest()
 
 
@@ -196,9 +196,11 @@ def test_a_scene_that_the_engine_fails_on_is_quarantined_and_others_go_on(data: 
         assert not events(served, "worker-died")
 
 
-def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("check_minutes", ["10", "0.00001"])
+def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path, check_minutes: str) -> None:
+    """Also right after a check of the engine, which is before each tile here."""
     scene = white_scene(tmp_path / "white.tif")
-    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5", "ONBOARD_DEATHS": "1"}
+    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5", "ONBOARD_DEATHS": "1", "ONBOARD_CHECK_MINUTES": check_minutes}
     with running(data, FAULTY, FAULT="hangs", FAULT_STATE=str(tmp_path / "state"), **settings) as served:
         posted = served.post(scene)
         served.wait_for(posted["id"], "quarantined")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from onboard.errors import StorageError
+from onboard.jobs.pace import Pace, TooSlow
 from onboard.jobs.splice import LUMP, Pipe, SocketSource, hash_behind, sync_behind
 
 DATA = os.urandom(3_000_001)
@@ -30,7 +31,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def received(far: socket.socket, path: Path, *, left: int, timeout_s: float = 30.0) -> bytes:
     """What a file holds that takes so many bytes; its digest is checked."""
     file, digest = os.open(path, os.O_RDWR | os.O_CREAT), hashlib.sha256()
-    source = SocketSource(far, left, timeout_s)
+    source = SocketSource(far, left, Pace(timeout_s, 0))
     try:
         with Pipe() as pipe, hash_behind(file, digest, at=0, path=path) as hashes, source.in_lumps():
             size = 0
@@ -88,7 +89,7 @@ def test_a_client_that_stops_is_given_up_but_a_slow_one_is_not(
 ) -> None:
     near, far = pair
     near.sendall(DATA[: LUMP // 2])  # less than a wait is woken for
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TooSlow):
         received(far, tmp_path / "a", left=LUMP, timeout_s=0.2)
     assert (tmp_path / "a").read_bytes() == DATA[: LUMP // 2]  # what was there was taken before
 
@@ -104,7 +105,7 @@ def test_a_connection_that_ends_early_is_told(pair: tuple[socket.socket, socket.
 def test_a_start_can_be_read_by_itself(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     near.sendall(b"abcdef")
-    source = SocketSource(far, 6, 5)
+    source = SocketSource(far, 6, Pace(5, 0))
     assert (source.read(4), source.read(9), source.read(1), source.left) == (b"abcd", b"ef", b"", 0)
 
 

@@ -130,6 +130,7 @@ def test_no_data_pixels_are_zero_and_empty_tiles_never_reach_the_engine(tmp_path
     assert (summary.tiles, summary.tiles_empty, engine.seen) == (4, 2, 2)
     assert np.array_equal(read(summary.map_path), pixels[0])
     assert summary.no_data_share == pytest.approx(156 / 256)
+    assert sum(summary.class_shares.values()) + summary.no_data_share == pytest.approx(1)
 
 
 def test_the_engine_is_driven_by_the_calling_thread(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ ODD = {
     "byte_truncated.tif": "cannot be read",
     "byte_zstd_corrupted.tif": "cannot be read",
     "complex_float32.tif": "complex64",
-    "corrupt.tif": "cannot be read at column",
+    "corrupt.tif": "cannot be read",
     "corrupted_deflate_singlestrip.tif": "palette",
     "corrupted_gtiff_tags.tif": "cannot be read",
     "excessive-memory-TIFFFillTile.tif": "cannot be read",
@@ -138,6 +140,31 @@ def test_a_block_that_takes_more_memory_than_allowed_is_refused(tmp_path: Path) 
         probe_scene(path, limits=Limits(memory_bytes=64 << 20))
 
 
+LIMITED = """
+import json, resource, sys
+import onboard.scene.probe as probe
+from onboard.errors import SceneRefused
+most = 3 << 30
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+request = {"path": sys.argv[1], "options": {}, "limits": probe.asdict(probe.Limits())}
+print(json.dumps(probe._in_a_fork(request)))
+def examine(path, *rest):
+    raise SceneRefused(path, "cannot be read: cannot allocate", probe.LESS_MEMORY)
+probe._examine = examine
+print(json.dumps(probe._in_a_fork(request)))
+"""
+
+
+def test_a_machine_that_gives_less_memory_than_the_probe_may_have_is_not_the_scenes_fault(scene: Path) -> None:
+    words = [sys.executable, "-c", LIMITED, os.fspath(scene)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.fspath(Path(__file__).parents[3])}
+    done = subprocess.run(words, capture_output=True, check=True, env=environment)
+    sound, refused = (json.loads(line) for line in done.stdout.splitlines())
+    assert sound == {"refused": ""}, "a limit below the probe's own is no failure"
+    assert "3,072 MiB that this machine lets a process have" in refused["problem"]
+    assert "the scene is sound" in refused["remedy"]
+
+
 DIES = """
 import os, signal, sys
 from pathlib import Path
@@ -146,7 +173,7 @@ whole = probe._examine
 def examine(path, *rest):
     if path.name == "deadly.tif":
         os.kill(os.getpid(), signal.SIGSEGV)
-    whole(path, *rest)
+    return whole(path, *rest)
 probe._examine = examine
 probe._serve()
 """

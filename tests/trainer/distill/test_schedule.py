@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainer.distill.schedule import Schedule, ScheduleSettings
+from trainer.distill.schedule import RelativeThresholds, Schedule, ScheduleSettings
 
 QUICK = ScheduleSettings(window=1)
 
@@ -61,3 +61,42 @@ def test_a_schedule_goes_on_from_its_state() -> None:
     told = [second.update(*pair) for pair in values[6:]]
     assert told == [whole.update(*pair) for pair in values][6:]
     assert second.stage == whole.stage == "late"
+
+
+RELATIVE = ScheduleSettings(window=1, relative=RelativeThresholds(turned=0.25, regained=0.5, least_fall=0.1))
+
+
+def test_relative_thresholds_follow_r_s_own_course() -> None:
+    schedule = Schedule(RELATIVE)
+    stages = []
+    for r in (1.4, 1.2, 1.0, 1.05, 1.1, 1.15, 1.2, 1.4):  # never below 0.85; a fall of 0.4
+        schedule.update(r, 1.0)
+        stages.append(schedule.stage)
+    assert stages == ["early", "early", "early", "early", "middle", "middle", "late", "late"]
+
+
+def test_a_fall_that_is_noise_ends_no_stage() -> None:
+    schedule = Schedule(RELATIVE)
+    for r in (1.0, 0.95, 1.0, 1.2, 0.96):
+        schedule.update(r, 1.0)
+    assert schedule.stage == "early"
+
+
+def test_a_relative_schedule_goes_on_from_its_state() -> None:
+    values = (1.4, 1.0, 1.05, 1.15, 1.19, 1.21, 1.3)
+    whole, first = Schedule(RELATIVE), Schedule(RELATIVE)
+    for r in values[:3]:
+        first.update(r, 1.0)
+    second = Schedule(RELATIVE)
+    second.load_state(json.loads(json.dumps(first.state())))
+    for r in values[3:]:
+        second.update(r, 1.0)
+    for r in values:
+        whole.update(r, 1.0)
+    assert second.state() == whole.state()
+    assert whole.stage == "late"
+
+
+def test_relative_thresholds_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="must not be above"):
+        RelativeThresholds(turned=0.6, regained=0.5)

@@ -1,0 +1,76 @@
+"""Values that stand for "no data" though the file does not say so, and alpha bands that are none.
+
+Everything here judges a sample of the scene at full resolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onboard.scene.valid import LARGEST_FLOAT
+
+# Fill values in use: GDAL's and Esri's defaults, and those of 1e20 (CF) and -999 in tables turned into rasters.
+_USUAL = (-9999.0, -32768.0, -32767.0, -999.0, -99999.0, -999999.0, 1e20, -1e20)
+_MIN_PIXELS = 4
+_MANY_VALUES = 16
+_MIN_OPAQUE, _MOST_BETWEEN = 0.25, 0.25
+
+
+def untagged_fill(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> float | None:
+    """The value that all bands have in some pixels and that lies far from all others; None where there is none.
+
+    Args:
+        pixels: (bands, n).
+        valid: (n,), True where the file's own rule finds data.
+    """
+    kept = pixels[:, valid]
+    for value in _fill_values(kept.dtype):
+        here = (kept == value).all(axis=0)
+        if int(here.sum()) >= _MIN_PIXELS and cannot_be_measured(kept, value):
+            return value
+    return None
+
+
+def cannot_be_measured(pixels: NDArray[Any], value: float) -> bool:
+    """Whether a value lies farther from the pixels (bands, n) that do not have it than these spread."""
+    if pixels.dtype == np.uint8:
+        return False
+    others = pixels[:, (pixels != value).all(axis=0)].astype(np.float64)
+    others = others[:, (np.abs(others) < LARGEST_FLOAT).all(axis=0)]
+    if others.size == 0:
+        return False
+    low, high = np.percentile(others, (0.1, 99.9)).tolist()
+    gap = low - value if value < low else value - high
+    # Zero is what shadow and deep water have in many products, and the collar's search finds it where it is none.
+    return value != 0 and bool(gap > max(high - low, np.finfo(np.float32).tiny))
+
+
+def is_graded(alpha: NDArray[Any]) -> bool:
+    """Whether a band (n,) marked alpha holds measurements (near infrared, say) and is no mask.
+
+    A mask has two values nearly everywhere: 0 and one more, or what lossy compression made of them, and others where
+    its edges are smoothed.
+    """
+    values = alpha[alpha != 0]
+    if values.size == 0:
+        return False
+    if np.unique(values).size < _MANY_VALUES:
+        return False
+    largest = float(values.max())
+    opaque = float((values >= largest * 15 / 16).mean())
+    # What lossy compression made of 0 is as low as near infrared over water, but most of a scene is opaque.
+    faint = float((values <= largest / 16).mean()) if opaque > _MIN_OPAQUE else 0.0
+    return 1 - opaque - faint > _MOST_BETWEEN
+
+
+def _fill_values(dtype: np.dtype[Any]) -> list[float]:
+    if dtype == np.uint8:
+        return []
+    if np.issubdtype(dtype, np.floating):
+        return list(_USUAL)
+    limits = np.iinfo(dtype)
+    ends = [float(limits.max)] if limits.min == 0 else [float(limits.min), float(limits.max)]
+    return ends + [value for value in _USUAL if limits.min <= value <= limits.max and value not in ends]

@@ -1,0 +1,82 @@
+"""What a person at a terminal sees of a pass: whole lines, and a bar that makes way for them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pty
+import re
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+from ground.text import LONGEST_LINE, visible
+from tests.ground.liar import Liar, lying
+from tests.onboard.service import ROOT
+
+
+def seen(raw: bytes) -> list[str]:
+    """Every line as it stood on the screen when the cursor left it: carriage returns begin it anew and overwrite."""
+    lines = []
+    for line in raw.decode().replace("\r\n", "\n").split("\n"):
+        shown: list[str] = []
+        for piece in line.split("\r"):
+            shown[: len(piece)] = piece
+        lines.append("".join(shown).rstrip())
+    return lines
+
+
+def test_the_bar_makes_way_for_lines(tmp_path: Path) -> None:
+    maps = {f"m{number}": os.urandom(200_000) for number in range(4)}
+    failed: list[str] = []
+
+    def answer(link: socket.socket, head: str) -> None:
+        data = maps["m1"]
+        if not failed:  # a connection that breaks: a line about it comes while the bar is there
+            failed.append(head)
+            tag = hashlib.sha256(data).hexdigest()
+            link.sendall(f'HTTP/1.1 200 OK\r\nETag: "{tag}"\r\nContent-Length: {len(data)}\r\n\r\n'.encode())
+            link.sendall(data[:50_000])
+            time.sleep(0.3)
+            link.sendall(data[50_000:100_000])
+            return
+        Liar.send_file(link, head, data)
+
+    with lying(maps) as liar:
+        liar.answers["GET /maps/m1/map.tif"] = answer
+        url = liar.url
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "ground.cli", "pull", liar.url, "--dest", str(tmp_path)]
+        # A terminal of no size has no room for a bar.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        raw = b""
+        with contextlib.suppress(OSError):  # EIO at the end of it
+            while some := os.read(ours, 65536):
+                raw += some
+        os.close(ours)
+        assert process.wait(60) == 0, raw
+    lines = [line for line in seen(raw) if line]
+    whole = [rf"m{number}: 200,000 bytes, whole \(rare\)" for number in range(4)]
+    trouble = rf"ground: {re.escape(url)}: .*; try 2 of 8 in 0\.\d s"
+    last = r"4 maps and 0 other files, [\d,]+ bytes.*"
+    assert b"B/s" in raw  # the bar was there
+    for pattern in (*whole, last):
+        assert sum(re.fullmatch(pattern, line) is not None for line in lines) == 1, (pattern, lines)
+    assert all(any(re.fullmatch(one, line) for one in (*whole, trouble, last)) for line in lines), lines
+    assert any(re.fullmatch(trouble, line) for line in lines), lines
+
+
+def test_text_of_others_cannot_move_a_terminal() -> None:
+    assert visible("plain äöü °C 地図") == "plain äöü °C 地図"
+    assert visible("a\x1b[2Jb\x07\x9b\x7f\r\n\t") == "a\\x1b[2Jb\\x07\\x9b\\x7f\\r\\n\\t"
+    assert visible("\u202eevil\u2066\ufeff\u200b\u2028") == "\\u202eevil\\u2066\\ufeff\\u200b\\u2028"
+    assert visible("\ud800\U000e0001") == "\\ud800\\U000e0001"
+    assert visible("x" * 5000) == "x" * LONGEST_LINE + "..."

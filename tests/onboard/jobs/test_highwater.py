@@ -1,0 +1,239 @@
+"""A ledger that falls back, by a bit of its write-ahead log or by the loss of it: nothing of it goes unsaid."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from onboard.jobs.highwater import HighWaterMark, Note, read_mark, rewrite_mark
+from onboard.jobs.ledger import Ledger, MapRow, SceneRow
+from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.settings import Settings
+from tests.full_disk import files_of_at_most
+
+SHA = "a" * 64
+
+
+def scene(ledger: Ledger, sha: str) -> SceneRow:
+    number = ledger.next_sequence()
+    return ledger.add_scene(SceneRow(f"s{number}", number, sha * 64, 1, "a scene", "routine", None, "m", "{}", {}))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+def in_a_child(work: Callable[[], None]) -> None:
+    """Does it in a process that is killed at its end: what was committed stays in the write-ahead log."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def begun(settings: Settings) -> None:
+    """A map and two scenes, all of it in the file; then a receipt and a cancellation that only the log has."""
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        mapped, doomed, again = (scene(ledger, sha) for sha in "012")
+        for row in (mapped, doomed, again):
+            (settings.scenes_dir / row.id).mkdir()
+            (settings.scenes_dir / row.id / "scene.tif").write_bytes(b"pixels")
+        (settings.maps_dir / mapped.id).mkdir()
+        (settings.maps_dir / mapped.id / "map.tif").write_bytes(b"map")
+        ledger.publish(MapRow(mapped.id, 0, "routine", {"map.tif": {"bytes": 3, "sha256": SHA}}, {}), {})
+
+    def work() -> None:
+        ledger = Ledger(settings.ledger_path)
+        ledger.receipt(mapped.id)
+        ledger.cancel(doomed.id)
+        ledger.cancel(again.id)
+        ledger.queue_again(again.id, "high")
+        for number in range(20):
+            ledger.tell("info", "told", f"the ground has read number {number}")
+
+    in_a_child(work)
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0x10
+    path.write_bytes(content)
+
+
+def harm_by_a_bit(wal: Path) -> None:
+    flip(wal, 32 + 24 + 1000)
+
+
+def harm_by_the_last_frame(wal: Path) -> None:
+    flip(wal, wal.stat().st_size - 100)
+
+
+def harm_by_loss(wal: Path) -> None:
+    wal.unlink()
+
+
+@pytest.mark.parametrize("harm", [harm_by_a_bit, harm_by_loss])
+def test_a_rollback_is_an_event_and_costs_no_number_no_receipt_and_no_cancellation(
+    settings: Settings, harm: Callable[[Path], None]
+) -> None:
+    begun(settings)
+    last = read_mark(settings.ledger_path).number
+    wal = settings.ledger_path.with_name("ledger.sqlite-wal")
+    assert wal.stat().st_size > 20 * 4096
+    harm(wal)
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        (event,) = [event for event in ledger.events() if event.kind == "ledger-rolled-back"]
+        assert event.severity == "error"
+        assert event.sequence > last
+        assert f"from number {last} to" in event.text
+        rows = ledger.scenes()
+        assert [row.state for row in rows] == ["mapped", "cancelled", "queued"]
+        (map_row,) = ledger.maps()
+        assert map_row.delivered is not None
+        events = [event for event in ledger.events() if event.kind == "ledger-restored"]
+        restored = [(event.about, event.text.split()[1]) for event in events]
+        assert restored == [(rows[1].id, "cancellation"), (rows[0].id, "receipt")]
+        assert not (settings.scenes_dir / rows[1].id).exists()
+        assert (settings.scenes_dir / rows[2].id / "scene.tif").exists()
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        assert [event.kind for event in ledger.events()].count("ledger-rolled-back") == 1
+
+
+def test_the_last_transaction_alone_is_missed_too(settings: Settings) -> None:
+    begun(settings)
+    harm_by_the_last_frame(settings.ledger_path.with_name("ledger.sqlite-wal"))
+    with open_ledger(settings) as ledger:
+        assert [event.kind for event in ledger.events()][-1] == "ledger-rolled-back"
+
+
+def test_a_ledger_that_is_whole_is_left_as_it_is(settings: Settings) -> None:
+    begun(settings)
+    with open_ledger(settings) as ledger:
+        before = ledger.reached()
+        reconcile(settings, ledger)
+        assert {event.kind for event in ledger.events()} == {"told"}
+        assert ledger.reached() == before
+
+
+def test_a_rebuilt_ledger_gets_its_receipts_and_cancellations_back(settings: Settings) -> None:
+    begun(settings)
+    for ending in ("", "-wal", "-shm"):
+        settings.ledger_path.with_name(f"ledger.sqlite{ending}").write_bytes(b"no database" * 1000)
+    last = read_mark(settings.ledger_path).number
+    with open_ledger(settings) as ledger:
+        assert ledger.next_sequence() > last
+        mark = read_mark(settings.ledger_path)
+    assert len(mark.receipts) == 1
+    assert len(mark.cancelled) == 1
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_copy_is_enough_and_the_other_is_made_anew(settings: Settings, which: int, seed: int) -> None:
+    begun(settings)
+    whole = read_mark(settings.ledger_path)
+    path = HighWaterMark(settings.ledger_path).paths[which]
+    if seed == 0:
+        path.unlink()
+    else:
+        content, chance = bytearray(path.read_bytes()), random.Random(seed)
+        for offset in chance.sample(range(len(content)), 20):
+            content[offset] ^= 1 << seed
+        path.write_bytes(content)
+    found = read_mark(settings.ledger_path)
+    assert (found.number, found.receipts, found.states) == (whole.number, whole.receipts, whole.states)
+    assert found.damaged == [path.name]
+    with open_ledger(settings) as ledger:
+        assert [event.kind for event in ledger.events()][-1] == "ledger-mark-damaged"
+    again = read_mark(settings.ledger_path)
+    assert (again.damaged, again.receipts, again.states) == ([], whole.receipts, whole.states)
+
+
+def test_notes_wait_for_room_and_cost_no_transaction(tmp_path: Path) -> None:
+    mark = HighWaterMark(tmp_path / "ledger.sqlite")
+    with files_of_at_most(0):
+        mark.note(Note(5, receipts={"one": SHA}))
+        mark.note(Note(6, cancelled=["two"]))
+    assert read_mark(tmp_path / "ledger.sqlite").number == 0
+    mark.note(Note(7))
+    mark.close()
+    found = read_mark(tmp_path / "ledger.sqlite")
+    assert (found.number, found.receipts, found.cancelled, found.damaged) == (7, {"one": (5, SHA)}, {"two": 6}, [])
+
+
+def test_a_line_that_a_cut_tore_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    mark = HighWaterMark(path)
+    mark.note(Note(1, receipts={"one": SHA}))
+    for copy in mark.paths:
+        with copy.open("ab") as file:
+            file.write(b'\n1234abcd {"n":2,"r":{"tw')
+    mark.note(Note(3, receipts={"three": SHA}))
+    mark.close()
+    found = read_mark(path)
+    assert set(found.receipts) == {"one", "three"}
+    rewrite_mark(path, found)
+    assert read_mark(path).damaged == []
+
+
+def test_the_newest_are_kept_and_the_mark_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onboard.jobs.highwater.RECEIPTS_KEPT", 10)
+    path = tmp_path / "ledger.sqlite"
+    mark = HighWaterMark(path)
+    for number in range(1, 30):
+        mark.note(Note(number, receipts={f"s{number}": SHA}))
+    mark.close()
+    rewrite_mark(path, read_mark(path))
+    found = read_mark(path)
+    assert sorted(found.receipts) == sorted(f"s{number}" for number in range(20, 30))
+    assert found.number == 29
+
+
+def test_what_stands_in_the_log_is_moved_into_the_file(settings: Settings) -> None:
+    with open_ledger(settings) as ledger, Ledger(settings.ledger_path) as other:
+        wal = settings.ledger_path.with_name("ledger.sqlite-wal")
+        other.tell("info", "told", "by another process")
+        assert wal.stat().st_size > 0
+        assert ledger.checkpoint()
+        assert wal.stat().st_size == 0
+        other.tell("info", "told", "one more")
+        other._base.connection.execute("BEGIN")
+        assert other.events()
+        ledger.tell("info", "told", "which the other does not see yet")
+        assert not ledger.checkpoint()  # and does not wait for it
+        other._base.connection.execute("ROLLBACK")
+        assert ledger.checkpoint()
+    assert not wal.exists()
+
+
+def test_a_new_attempt_that_only_the_log_knew_is_not_lost(settings: Settings) -> None:
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        row = scene(ledger, "0")
+        ledger.cancel(row.id)
+
+    def work() -> None:
+        ledger = Ledger(settings.ledger_path)
+        (settings.scenes_dir / row.id).mkdir()
+        (settings.scenes_dir / row.id / "scene.tif").write_bytes(b"pixels")
+        ledger.queue_again(row.id, "high")
+
+    in_a_child(work)
+    harm_by_loss(settings.ledger_path.with_name("ledger.sqlite-wal"))
+    with open_ledger(settings) as ledger:
+        assert ledger.state_of(row.id) == "cancelled"
+        reconcile(settings, ledger)
+        assert ledger.state_of(row.id) == "queued"
+        assert (settings.scenes_dir / row.id / "scene.tif").is_file()

@@ -1,0 +1,68 @@
+"""Logits and the cells that share a class: several cells lie along a logit, and are kept as phases of its grid.
+
+A grid of side x h rows and side x w columns is held as side^2 channels of h x w: channel i x side + j is the cell in
+row i and column j of each logit. Sums and products of such planes run at full speed in every engine, a resize and what
+follows it on the finer grid does not. ``pixel_shuffle(phases, side)`` is the finer grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+
+from trainer.models.tokens import static_sizes
+
+
+def box_means(count: int, side: int, reach: int) -> Tensor:
+    """Weights (count, count), a row for each logit along one axis: what its ``side`` cells hear in the mean.
+
+    Each cell hears the mean over the ``reach`` cells around it that exist, each of which has the value of its logit.
+    """
+    places = np.arange(count * side)
+    near = (np.abs(places[:, None] - places) <= reach // 2).astype(np.float64)
+    means = near / near.sum(axis=1, keepdims=True)
+    return torch.from_numpy(means.reshape(count, side, count, side).sum(axis=3).mean(axis=1).astype(np.float32))
+
+
+def in_phases(grid: Tensor, side: int) -> Tensor:
+    """(B, C, h, w) resized to ``side`` times its sides, bilinearly between centres, as phases (B, C x side^2, h, w).
+
+    One small convolution: a cell's value depends on three logits a side at most.
+    """
+    if side == 1:
+        return grid
+    channels, *_ = static_sizes(grid)
+    kernel = _phase_kernel(channels, side).to(grid)
+    return F.conv2d(_with_edges_twice(_with_edges_twice(grid, 2), 3), kernel)
+
+
+def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
+    """One longer at either end of an axis. Torch's own padding is exported with sizes worked out at run time."""
+    count = static_sizes(grid)[axis - 1]
+    parts = grid.split([1] * count if count < 3 else [1, count - 2, 1], dim=axis)
+    return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
+
+
+def _phase_kernel(channels: int, side: int) -> Tensor:
+    """Weights (C x side^2, C, 3, 3), no channel hearing another."""
+    offsets = (np.arange(side) + 0.5) / side - 0.5
+    line = np.stack([np.maximum(-offsets, 0), 1 - np.abs(offsets), np.maximum(offsets, 0)], axis=1)
+    plane = np.einsum("ip,jq->ijpq", line, line).reshape(side**2, 3, 3)
+    kernel = np.einsum("kc,apq->kacpq", np.eye(channels), plane)
+    return torch.from_numpy(kernel.reshape(channels * side**2, channels, 3, 3).astype(np.float32))
+
+
+def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
+    """(B, side^2, h, w), whole numbers 0..255 for each cell, to pixels uint8 (B, h x side x cell, w x side x cell).
+
+    Bytes come last: TensorRT has them at its inputs and outputs only.
+    """
+    _, rows, columns = static_sizes(phases)
+    if cell > 1:
+        planes = phases.split(1, dim=1)
+        places = range(side * cell)
+        phases = torch.cat([planes[i // cell * side + j // cell] for i in places for j in places], dim=1)
+    pixels = F.pixel_shuffle(phases, side * cell) if side * cell > 1 else phases
+    return pixels.reshape(-1, rows * side * cell, columns * side * cell).to(torch.uint8)

@@ -1,0 +1,316 @@
+"""Accuracy place by place, on labels that need not be of the model's own classes.
+
+Each place gives the IoU of the classes its labels are sure of, and their mean. A pixel whose label is a set of classes
+is no miss of any, and a false hit only of classes that the set rules out. The mean over places chooses between models:
+a mean over pixels would be that of the largest place.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from rasterio.errors import NotGeoreferencedWarning
+from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+
+from engines.manifest import Manifest, PlaceFigure
+from engines.open import open_engine
+from onboard.mapping.run import MapRequest, map_scene
+from onboard.scene.reader import SceneOptions
+from trainer.card import write_card
+from trainer.data.description import read_description
+from trainer.data.sets import LabelledSet, open_set
+from trainer.data.targets import HeadCodes
+from trainer.errors import SettingsRefused
+from trainer.export import segmenter_of
+from trainer.models.segmenter import Segmenter
+
+Mapper = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.uint8]]]
+"""Pixels uint8 (3, H, W) to codes 1..K uint8 (H, W) of each head."""
+
+
+class Place(BaseModel):
+    """One place: images of a set, and the head that is held to their labels.
+
+    Attributes:
+        name: in words.
+        set, split, names: which images.
+        head: held to their labels.
+        gsd_m: metres a pixel, in place of the set's own.
+        classes: those that count; nothing: all that the labels are sure of. Leave out those with too few pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    set: str
+    split: str = "val"
+    names: tuple[str, ...] = ()
+    head: str
+    gsd_m: float | None = Field(default=None, gt=0)
+    classes: tuple[str, ...] = ()
+
+
+class PlacesSettings(BaseModel):
+    """The places, and the labelled set whose class table each head has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    places: tuple[Place, ...]
+    heads: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PlaceScores:
+    """What was counted at one place.
+
+    Attributes:
+        place: its name.
+        head: that was held to the labels.
+        iou: of each class that the labels are sure of somewhere.
+        said: by class of the set's own labels, the share of its pixels that was said to be each class of the head.
+        images, pixels: how many, labelled pixels only.
+    """
+
+    place: str
+    head: str
+    iou: Mapping[str, float]
+    said: Mapping[str, Mapping[str, float]]
+    images: int
+    pixels: int
+
+    @property
+    def figure(self) -> float:
+        """Mean IoU over the classes above."""
+        return float(np.mean(list(self.iou.values())))
+
+
+class PlaceCount:
+    """Counts of (code of the head's table, predicted class) and of (class of the set, predicted class)."""
+
+    def __init__(self, labelled: LabelledSet, codes: HeadCodes, translation: str) -> None:
+        self.codes = codes
+        self.own = labelled.classes
+        self.table = codes.table_of(labelled.description, translation)
+        self.counts = np.zeros((len(labelled.classes) + 1, len(codes.classes) + 1), dtype=np.int64)
+
+    def add(self, labels: NDArray[np.uint8], said: NDArray[np.uint8]) -> None:
+        """Count labels of the set, uint8 (H, W) with 0 = ignore, and predicted classes 0..K of the same shape."""
+        columns = self.counts.shape[1]
+        pairs = labels.astype(np.int64).ravel() * columns + said.ravel()
+        self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def scores(self, place: str, images: int) -> PlaceScores:
+        """The figures over what has been counted so far."""
+        names = [item.name for item in self.codes.classes]
+        allowed = self.codes.allowed[self.table]  # (C + 1, K): by class of the set
+        usable = self.table > 0
+        iou = {}
+        for place_of, name in enumerate(names):
+            sure = usable & (self.table == place_of + 1)
+            if not sure.any() or not self.counts[sure].sum():
+                continue
+            said = self.counts[:, place_of + 1]
+            hits, missed = said[sure].sum(), self.counts[sure].sum() - said[sure].sum()
+            wrong = said[usable & (allowed[:, place_of] == 0)].sum()
+            iou[name] = float(hits / max(hits + missed + wrong, 1))
+        shares = {
+            item.name: dict(zip(names, (self.counts[code, 1:] / self.counts[code].sum()).tolist(), strict=True))
+            for code, item in enumerate(self.own, start=1)
+            if self.counts[code].sum()
+        }
+        return PlaceScores(place, self.codes.name, iou, shares, images, int(self.counts[1:].sum()))
+
+
+def score_places(
+    settings: PlacesSettings, mapper: Mapper, *, gsd_m: float | None = None, tell: Callable[[str], None] | None = None
+) -> list[PlaceScores]:
+    """Map every image of every place that is there and count.
+
+    Args:
+        settings: the places.
+        mapper: of images; a head that it does not give is left out.
+        gsd_m: images are brought to this resolution first and their maps back again; None: as they are.
+        tell: takes a line for each place.
+
+    Raises:
+        SettingsRefused, DataMissing, DataRefused: as the sets raise them.
+    """
+    scores = []
+    for place in settings.places:
+        labelled = open_set(place.set)
+        codes = HeadCodes(place.head, read_description(settings.heads[place.head]).classes)
+        count = PlaceCount(labelled, codes, settings.heads[place.head])
+        names = labelled.named(place.names) if place.names else labelled.split(place.split)
+        own_gsd = place.gsd_m or labelled.description.gsd_m
+        heads: set[str] = set()
+        for name in names:
+            scene = labelled.read(name)
+            maps = _mapped_at(mapper, scene.pixels, 1.0 if gsd_m is None or own_gsd is None else own_gsd / gsd_m)
+            heads |= set(maps)
+            if place.head not in maps:
+                break
+            count.add(scene.labels, maps[place.head])
+        if place.head in heads:
+            found = count.scores(place.name, len(names))
+            if place.classes:
+                found = replace(found, iou={name: found.iou[name] for name in place.classes if name in found.iou})
+            scores.append(found)
+            if tell is not None:
+                tell(f"{place.name}: {scores[-1].figure:.3f}")
+    return scores
+
+
+def _mapped_at(mapper: Mapper, pixels: NDArray[np.uint8], zoom: float) -> Mapping[str, NDArray[np.uint8]]:
+    """Maps of an image that was enlarged by ``zoom`` first, on the image's own grid."""
+    height, width = pixels.shape[1:]
+    size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
+    if size == (height, width):
+        return mapper(pixels)
+    # Uint8 has no bicubic; what flies reduces by area averages and enlarges by cubics.
+    source = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
+    mode = "area" if zoom < 1 else "bicubic"
+    resized = F.interpolate(source, size=size, mode=mode).round().clamp(0, 255).byte()[0].numpy()
+    back = {}
+    for head, codes in mapper(resized).items():
+        grid = torch.from_numpy(np.ascontiguousarray(codes))[None, None]
+        back[head] = F.interpolate(grid, size=(height, width), mode="nearest-exact")[0, 0].numpy()
+    return back
+
+
+def mapper_of_run(run: Path) -> Mapper:
+    """Maps by the averaged weights of a run, each image whole, the likeliest class of each pixel.
+
+    Raises:
+        CheckpointRefused: it has none.
+    """
+    settings, segmenter = segmenter_of(run)
+    segmenter = segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return mapper_of_network(segmenter, list(settings.heads) or ["landcover"], settings.model.student.grain)
+
+
+def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Mapper:
+    """Maps by a network in memory; images are padded to multiples of ``grain`` pixels by repeating their last ones."""
+
+    @torch.inference_mode()
+    def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
+        height, width = pixels.shape[1:]
+        image = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
+        image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = segmenter.all_logits(image)
+        maps = {}
+        for head, values in zip(heads, logits, strict=True):
+            whole = F.interpolate(values.float(), size=image.shape[-2:], mode="bilinear", align_corners=False)
+            maps[head] = (whole[0, :, :height, :width].argmax(dim=0) + 1).byte().numpy()
+        return maps
+
+    return mapped
+
+
+def mapper_of_model(folder: Path, head: str, *, threads: int | None = None, backend: str = "onnxruntime") -> Mapper:
+    """Maps by a packaged model through the pipeline that flies.
+
+    Args:
+        folder: of the model.
+        head: which head its classes are.
+        threads: of the engine.
+        backend: that runs it.
+
+    Raises:
+        EngineError, OnboardError: as the pipeline raises them.
+    """
+    engine = open_engine(folder, backend=backend, threads=threads)
+
+    def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
+        with tempfile.TemporaryDirectory(prefix="places-") as made:
+            scene = Path(made) / "scene.tif"
+            _, height, width = pixels.shape
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)  # accuracy needs pixels, not places
+                with rasterio.open(
+                    scene, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", photometric="RGB"
+                ) as copy:
+                    copy.write(pixels)
+                options = SceneOptions(collar=False)
+                request = MapRequest(scene=scene, out=Path(made) / "maps", name="map", scene_options=options)
+                with rasterio.open(map_scene(request, engine).map_path) as source:
+                    codes: NDArray[np.uint8] = source.read(1)
+        return {head: codes}
+
+    return mapped
+
+
+def head_of_model(folder: Path, heads: Mapping[str, str]) -> str:
+    """The head whose class names a packaged model has.
+
+    Raises:
+        SettingsRefused: none of them.
+    """
+    names = [item.name for item in Manifest.load(folder).classes]
+    for head, table in heads.items():
+        if [item.name for item in read_description(table).classes] == names:
+            return head
+    raise SettingsRefused(str(folder), f"its classes {', '.join(names)} are those of no head ({', '.join(heads)})")
+
+
+def record_places(folder: Path, scores: list[PlaceScores]) -> None:
+    """Write figures into a packaged model's manifest and card.
+
+    Raises:
+        ManifestError: the model's manifest cannot be read.
+    """
+    figures = tuple(
+        PlaceFigure(
+            place=item.place, images=item.images, labelled_pixels=item.pixels,
+            per_class_iou={name: round(value, 4) for name, value in item.iou.items()}, mean_iou=round(item.figure, 4),
+        )
+        for item in scores
+    )  # fmt: skip
+    manifest = Manifest.load(folder).model_copy(update={"places": figures})
+    manifest.save(folder)
+    write_card(manifest, folder)
+
+
+def mean_over_places(scores: list[PlaceScores]) -> float:
+    """What chooses between models."""
+    return float(np.mean([item.figure for item in scores]))
+
+
+def places_table(scores: list[PlaceScores]) -> str:
+    """Markdown: a row a place, and what the labels that are sets were said to be."""
+    rows = [
+        f"| {item.place} | {item.images} | {item.pixels / 1e6:.1f} | {item.figure:.3f} | "
+        + ", ".join(f"{name} {value:.3f}" for name, value in item.iou.items()) + " |"
+        for item in scores
+    ]  # fmt: skip
+    head = ["| place | images | Mpx | mean IoU | IoU of each class |", "|---|---|---|---|---|"]
+    said = [
+        f"- {item.place}: {name} was said to be "
+        + ", ".join(f"{other} {share:.1%}" for other, share in shares.items() if share >= 0.0005)
+        for item in scores for name, shares in item.said.items()
+    ]  # fmt: skip
+    return "\n".join([*head, *rows, "", f"Mean over places: {mean_over_places(scores):.4f}", "", *said])
+
+
+def places_json(scores: list[PlaceScores]) -> str:
+    """The same as JSON."""
+    rows = [
+        {
+            "place": item.place, "head": item.head, "images": item.images, "pixels": item.pixels,
+            "figure": round(item.figure, 4), "iou": {name: round(value, 4) for name, value in item.iou.items()},
+            "said": {name: {k: round(v, 4) for k, v in shares.items()} for name, shares in item.said.items()},
+        }
+        for item in scores
+    ]  # fmt: skip
+    return json.dumps({"mean": round(mean_over_places(scores), 4), "places": rows}, indent=1)
