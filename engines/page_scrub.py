@@ -18,13 +18,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.fresh_heap import FreshHeap
 from engines.process_map import (
     PAGE,
     POOL,
     POOLS_TOGETHER,
     Mapping,
     OwnMemory,
-    allocations_on_own_pages,
     is_threads_heap,
     python_objects,
     read_maps,
@@ -131,8 +131,8 @@ class PageScrub:
         self._known_files = {mapping.name for mapping in read_maps()}
         self._memory = OwnMemory()
         self._buffer = bytearray(_CHUNK)
+        self._heap = FreshHeap()
         self._before: list[tuple[int, int]] = []
-        self._heap_before: list[_Run] = []
 
     @property
     def unavailable(self) -> str | None:
@@ -150,19 +150,21 @@ class PageScrub:
 
         Call :meth:`learn` after each of the next inferences, on different tiles.
         """
-        self._runs, self.dropped = [], 0
+        self.close()
+        self.dropped = 0
         gc.collect()
-        with allocations_on_own_pages():
-            self._note_before(read_maps())
+        before = read_maps()
+        with self._heap.growing() as heap_end:
+            self._before = [
+                (item.start, min(item.end, heap_end) if item.name == "[heap]" and heap_end else item.end)
+                for item in before
+            ]
             yield
             gc.collect()
             ranges = read_maps()  # before the next line makes room for its own objects
         objects = python_objects()
-        candidates = self._candidates(ranges, objects)
-        self._runs = [self._read(start, pages, group) for start, group, pages in candidates]
-        self._runs += self._reused()
+        self._runs = [self._read(start, pages, group) for start, group, pages in self._candidates(ranges, objects)]
         self._leave_out(objects)
-        self._before, self._heap_before = [], []
         # What is zero all over is no weight, but memory that may be written to yet.
         self._shrink()
 
@@ -237,8 +239,9 @@ class PageScrub:
         return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
     def close(self) -> None:
-        """Watches nothing any more."""
+        """Watches nothing any more; before the engine's memory is given back, or after."""
         self._runs = []
+        self._heap.release()
 
     def _candidates(self, ranges: Sequence[Mapping], objects: Words) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
@@ -276,24 +279,6 @@ class PageScrub:
             on_heap = any(start <= run.start < end for start, end in heaps)
             left_out = np.isin(own, lines) if on_heap else np.isin(own // (POOL // 64), pools)
             run.xor[left_out], run.sum[left_out] = 0, 0
-
-    def _note_before(self, ranges: Sequence[Mapping]) -> None:
-        """What there is before the opening. Pieces of the heap may be used again for the engine."""
-        self._before = [(mapping.start, mapping.end) for mapping in ranges]
-        self._heap_before = [
-            self._read(mapping.start, (mapping.end - mapping.start) // PAGE, HEAP)
-            for mapping in _heaps(ranges)
-        ]
-
-    def _reused(self) -> list[_Run]:
-        """Pages of the heap that were there before the opening and were written to in it."""
-        runs = []
-        for run in self._heap_before:
-            now = self._read(run.start, run.pages, HEAP)
-            as_before = (now.xor == run.xor) & (now.sum == run.sum)
-            now.xor[as_before], now.sum[as_before] = 0, 0
-            runs.append(now)
-        return runs
 
     def _read(self, start: int, pages: int, group: int) -> _Run:
         """A run with the checksums of now; pieces that are gone have 0."""

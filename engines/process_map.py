@@ -1,16 +1,14 @@
 """This process's memory map: which ranges there are, and reading them without a fault when one is gone meanwhile.
 
-Linux only. Source: proc_pid_maps(5), proc_pid_mem(5), mallopt(3).
+Linux only. Source: proc_pid_maps(5), proc_pid_mem(5).
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import resource
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,13 +25,6 @@ Source: Objects/obmalloc.c of CPython 3.10 and later.
 _ARENA = 64 << 20
 """glibc's heaps of threads are aligned to this. Source: malloc/arena.c, HEAP_MAX_SIZE on 64 bits."""
 _STACK = 8 << 20
-OWN_PAGES_FROM = 512
-"""Bytes from which an allocation gets pages of its own: all but the smallest tensors."""
-# malloc.h
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
-# What glibc's own adjustment comes to in a process that frees large arrays; any call of mallopt ends it.
-_USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
-_OWN_PAGES = {_MMAP_THRESHOLD: OWN_PAGES_FROM, _MMAP_MAX: 16384}
 
 
 @dataclass(frozen=True)
@@ -98,27 +89,6 @@ def stack_bytes(ranges: Sequence[Mapping], index: int) -> int:
         return 0
     limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
     return min(mapping.end - mapping.start, limit if limit > 0 else _STACK)
-
-
-@contextmanager
-def allocations_on_own_pages() -> Iterator[None]:
-    """Within, whatever is allocated in OWN_PAGES_FROM or more lies on pages of its own, which go when it is freed.
-
-    So no page of a weight is shared with a free piece that something else will be written to. Nothing but on glibc.
-    """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
-        yield
-        return
-    libc.malloc_trim(0)
-    for option, value in _OWN_PAGES.items():
-        libc.mallopt(option, value)
-    try:
-        yield
-    finally:
-        for option, value in _USUAL.items():
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)
 
 
 class OwnMemory:

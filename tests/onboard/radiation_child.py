@@ -37,7 +37,7 @@ class Child:
 
         self.said: list[str] = []
         self.guard = EngineGuard(
-            lambda: open_engine(model, backend=backend), CheckSchedule(period_s=600),
+            lambda: open_engine(model, backend=backend, threads=1), CheckSchedule(period_s=600),
             prepare=lambda: load_runtime(backend), tell=lambda *event: self.said.append(" ".join(event)),
         )  # fmt: skip
         begin = time.perf_counter()

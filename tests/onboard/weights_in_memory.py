@@ -94,11 +94,16 @@ def locate(memory: ProcessMemory, tensors: dict[str, Values], model: bytes, trie
             patterns.setdefault(int.from_bytes(content[:8], "little"), []).append((content, bits, layer))
     keys = np.array(sorted(patterns), dtype=np.uint64)
     found: dict[tuple[bytes, str], Found] = {}
+    in_file: dict[bytes, int] = {}
     for start, region in memory.regions():
         for at, key in _hits(region, keys):
             for content, bits, layer in patterns[key]:
                 same = region[at : at + len(content)] == content
-                if same and (content, layer) not in found and not _is_copy(region, at, model):
+                if same and (content, layer) not in found:
+                    if content not in in_file:
+                        in_file[content] = model.find(content)
+                    if _is_copy(region, at, model, in_file[content]):
+                        continue
                     found[content, layer] = Found(layer, start + at, bits, len(content) * 8 // bits)
     return list(found.values())
 
@@ -117,9 +122,8 @@ def _hits(region: bytes, keys: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
             yield from zip((first + 8 * sure).tolist(), words[sure].tolist(), strict=True)
 
 
-def _is_copy(region: bytes, at: int, model: bytes) -> bool:
+def _is_copy(region: bytes, at: int, model: bytes, in_file: int) -> bool:
     """Whether the bytes before a hit are those before it in the model's file."""
-    in_file = model.find(region[at : at + 64])
     before = min(64, in_file, at)
     return in_file > 0 and before >= 16 and region[at - before : at] == model[in_file - before : in_file]
 
