@@ -25,10 +25,10 @@ from engines.process_map import (
     POOLS_TOGETHER,
     Mapping,
     OwnMemory,
-    is_threads_heap,
     python_objects,
     read_maps,
     stack_bytes,
+    threads_heaps,
     without,
 )
 
@@ -133,6 +133,7 @@ class PageScrub:
         self._buffer = bytearray(_CHUNK)
         self._heap = FreshHeap()
         self._before: list[tuple[int, int]] = []
+        self._threads_before: list[_Run] = []
 
     @property
     def unavailable(self) -> str | None:
@@ -159,11 +160,14 @@ class PageScrub:
                 (item.start, min(item.end, heap_end) if item.name == "[heap]" and heap_end else item.end)
                 for item in before
             ]
+            threads = threads_heaps(before)
+            self._threads_before = [self._read(start, (end - start) // PAGE, HEAP) for start, end in threads]
             yield
             gc.collect()
             ranges = read_maps()  # before the next line makes room for its own objects
         objects = python_objects()
         self._runs = [self._read(start, pages, group) for start, group, pages in self._candidates(ranges, objects)]
+        self._runs += self._reused()
         self._leave_out(objects)
         # What is zero all over is no weight, but memory that may be written to yet.
         self._shrink()
@@ -245,19 +249,19 @@ class PageScrub:
 
     def _candidates(self, ranges: Sequence[Mapping], objects: Words) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
-        heaps = [(item.start, item.end) for item in _heaps(ranges)]
+        heaps = _heaps(ranges)
         near_python = _around(_outside(objects, [*heaps, *self._before]))
         for index, mapping in enumerate(ranges):
             if self._is_code(mapping):
                 yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
             if not _is_memory(mapping):
                 continue
-            group = HEAP if mapping.name == "[heap]" or is_threads_heap(ranges, index) else OWN
+            is_heap = any(start <= mapping.start < end for start, end in heaps)
             begin = mapping.start + stack_bytes(ranges, index)
             for start, end in without(begin, mapping.end, self._before):
-                own = without(start, end, near_python) if group == OWN else []
+                own = [] if is_heap else without(start, end, near_python)
                 for first, last in own:
-                    yield first, group, (last - first) // PAGE
+                    yield first, OWN, (last - first) // PAGE
                 for first, last in without(start, end, own):
                     yield first, HEAP, (last - first) // PAGE
 
@@ -270,8 +274,7 @@ class PageScrub:
         """Python's objects change for good reasons: their lines on the heap, and whole pools of them elsewhere."""
         lines = np.unique(np.concatenate([(objects + np.uint64(step)) // 64 for step in (-32 % 2**64, 0, 32)]))
         pools = np.unique(objects // POOL)
-        ranges = read_maps()
-        heaps = [(item.start, item.end) for item in _heaps(ranges)]
+        heaps = _heaps(read_maps())
         for run in self._runs:
             if run.group != HEAP:
                 continue
@@ -279,6 +282,20 @@ class PageScrub:
             on_heap = any(start <= run.start < end for start, end in heaps)
             left_out = np.isin(own, lines) if on_heap else np.isin(own // (POOL // 64), pools)
             run.xor[left_out], run.sum[left_out] = 0, 0
+
+    def _reused(self) -> list[_Run]:
+        """Lines of threads' heaps that were there before the opening and were written to in it.
+
+        Only the free pieces of this thread's heap could be taken before.
+        """
+        runs = []
+        for run in self._threads_before:
+            now = self._read(run.start, run.pages, HEAP)
+            as_before = (now.xor == run.xor) & (now.sum == run.sum)
+            now.xor[as_before], now.sum[as_before] = 0, 0
+            runs.append(now)
+        self._threads_before = []
+        return runs
 
     def _read(self, start: int, pages: int, group: int) -> _Run:
         """A run with the checksums of now; pieces that are gone have 0."""
@@ -338,9 +355,9 @@ def _is_memory(mapping: Mapping) -> bool:
     return mapping.permissions[0] == "r" and mapping.permissions[3] == "p" and not named
 
 
-def _heaps(ranges: Sequence[Mapping]) -> list[Mapping]:
+def _heaps(ranges: Sequence[Mapping]) -> list[tuple[int, int]]:
     """Ranges that malloc hands out in small pieces."""
-    return [item for at, item in enumerate(ranges) if item.name == "[heap]" or is_threads_heap(ranges, at)]
+    return [(item.start, item.end) for item in ranges if item.name == "[heap]"] + threads_heaps(ranges)
 
 
 def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:

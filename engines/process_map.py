@@ -72,11 +72,31 @@ def python_objects() -> NDArray[np.uint64]:
     return np.unique(np.fromiter(addresses, dtype=np.uint64))
 
 
-def is_threads_heap(ranges: Sequence[Mapping], index: int) -> bool:
-    """Whether a range is memory that malloc hands out in small pieces to a thread that is not the first."""
-    mapping = ranges[index]
-    reserved = index + 1 < len(ranges) and ranges[index + 1].permissions.startswith("---")
-    return reserved and not mapping.name and mapping.start % _ARENA == 0
+def threads_heaps(ranges: Sequence[Mapping]) -> list[tuple[int, int]]:
+    """Memory that malloc hands out in small pieces to threads other than the first.
+
+    It begins at a multiple of 64 MB and is followed, up to the next, by memory that is reserved only. The kernel may
+    list it as several neighbouring ranges.
+    """
+    heaps = []
+    for index, first in enumerate(ranges):
+        if first.start % _ARENA or not _is_plain(first):
+            continue
+        end = first.end
+        for item in ranges[index + 1 :]:
+            if item.start != end or item.start >= first.start + _ARENA:
+                break
+            if item.permissions == "---p":
+                heaps.append((first.start, end))
+                break
+            if not _is_plain(item):
+                break
+            end = item.end
+    return heaps
+
+
+def _is_plain(mapping: Mapping) -> bool:
+    return mapping.permissions == "rw-p" and not mapping.name
 
 
 def stack_bytes(ranges: Sequence[Mapping], index: int) -> int:
