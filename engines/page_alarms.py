@@ -1,9 +1,9 @@
-"""What to make of pages that changed again and again: a false alarm must not have an engine opened for ever.
+"""What to make of pages that changed: a false alarm must not have an engine opened again and again.
 
 An alarm is followed by opening the engine afresh. Then its pages are looked for, by their content, among those of the
-new engine: a weight is found again, at whatever address. What is not found again was no constant of the engine, and
-after a few such alarms its kind of memory is watched no more. A page that *is* found again and still alarms time after
-time, though the engine answers right, is dropped.
+new engine: a weight is found again, at whatever address. If the engine answered right with the changed page, nobody
+can say whether it was a fault: the page is watched no more, so it costs one opening at most. What is not found again
+was no constant of the engine; after a few such alarms its kind of memory is watched no more.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import numpy as np
 from engines.page_scrub import PageChange, PageScrub, Words, lines_of
 
 SPAN_S = 3600.0
-REPEATS = 3
-"""Alarms of one page within the span that have the engine opened; the next one has the page dropped."""
 UNEXPLAINED = 5
 """Alarms within the span by what was no constant, after which that kind of memory is watched no more."""
-_ALIKE = 0.5
-"""Share of a page's 64-byte lines that must be found again."""
+_REMEMBERED = 256
+"""Alarms whose pages stay dropped over later openings."""
 
 
 class AlarmHistory:
@@ -34,40 +32,40 @@ class AlarmHistory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._alarms: deque[tuple[float, Words]] = deque()
+        self._dropped: deque[Words] = deque(maxlen=_REMEMBERED)
         self._unexplained: deque[tuple[float, frozenset[int]]] = deque()
-        self._open: tuple[Words, frozenset[int]] | None = None
+        self._open: tuple[PageChange, bool] | None = None
 
-    def is_repeated(self, change: PageChange) -> bool:
-        """Whether each of these pages alarmed before, REPEATS times within the span."""
-        self._forget_old()
-        if len(change.content) < len(change.addresses):
-            return False
-        for page in change.content:
-            lines = _telling(page)
-            alike = sum(_share(lines, earlier) >= _ALIKE for _, earlier in self._alarms)
-            if not len(lines) or alike < REPEATS:
-                return False
-        return True
-
-    def note(self, change: PageChange) -> None:
+    def note(self, change: PageChange, *, answers_right: bool) -> None:
         """The engine is closed for this; see `settle` for what follows."""
-        lines = np.unique(_telling(change.content))
-        self._alarms.append((self._clock(), lines))
-        self._open = (lines, frozenset(change.groups))
+        self._open = (change, answers_right)
 
     def settle(self, scrub: PageScrub) -> str | None:
         """After the engine was opened again and its pages are known: what was learned of the alarm, for an event.
 
-        None where it was a constant of the engine. Turns the scrub off for a group that alarmed too often otherwise.
+        None where it was a constant of the engine and its answer was wrong, or there was no alarm. Has the scrub drop
+        pages, or a whole group that alarmed too often.
         """
+        if self._dropped:
+            scrub.drop_pages(scrub.alike(np.concatenate(list(self._dropped))))
         if self._open is None:
             return None
-        (lines, groups), self._open = self._open, None
-        if len(lines) and _share(lines, scrub.lines()) >= _ALIKE:
+        (change, answers_right), self._open = self._open, None
+        lines = np.unique(_telling(change.content))
+        alike = scrub.alike(lines)
+        whole = len(change.content) == len(change.addresses)
+        if len(alike) and whole and answers_right:
+            self._dropped.append(lines)
+            scrub.drop_pages(alike)
+            return f"the engine answered right: {len(alike)} pages like those that changed are watched no more"
+        if len(alike) and not answers_right:
             return None
+        return self._not_explained(frozenset(change.groups), scrub)
+
+    def _not_explained(self, groups: frozenset[int], scrub: PageScrub) -> str:
         self._unexplained.append((self._clock(), groups))
-        self._forget_old()
+        while self._unexplained and self._clock() - self._unexplained[0][0] > SPAN_S:
+            self._unexplained.popleft()
         often = [group for group in sorted(groups) if self._count(group) >= UNEXPLAINED]
         scrub.off.update(often)
         return "what changed was no constant of the engine" + (
@@ -77,18 +75,9 @@ class AlarmHistory:
     def _count(self, group: int) -> int:
         return sum(group in groups for _, groups in self._unexplained)
 
-    def _forget_old(self) -> None:
-        for alarms in (self._alarms, self._unexplained):
-            while alarms and self._clock() - alarms[0][0] > SPAN_S:
-                alarms.popleft()
-
 
 def _telling(words: Words) -> Words:
     """Checksums of the lines that are not all zero."""
     lines = lines_of(np.ascontiguousarray(words).ravel())
     telling: Words = lines[lines != 0]
     return telling
-
-
-def _share(lines: Words, among: Words) -> float:
-    return float(np.isin(lines, among).mean()) if len(lines) else 0.0

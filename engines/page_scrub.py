@@ -41,6 +41,10 @@ _WORDS = PAGE // 8
 _LINE_WORDS = 8
 HEAP_LOOKS = 12
 """Looks in which the heap is learned: flags that go to and fro by one bit are no faults."""
+_ALIKE = 0.5
+"""Share of a page's lines that make it the same as another."""
+_CONTENTS = 1024
+"""Largest number of changed pages whose content is kept."""
 _GAP_PAGES = 16
 """Pages without anything to watch that are still read, for the sake of one long read instead of two."""
 
@@ -79,7 +83,7 @@ class PageChange:
         addresses: of the pages.
         groups: one of OWN, HEAP, FILE each.
         single_bit: how many of them differ by one bit.
-        content: of up to 64 of them, as they are now, (n, PAGE / 8).
+        content: of up to 1,024 of them, as they are now, (n, PAGE / 8).
     """
 
     addresses: tuple[int, ...]
@@ -208,7 +212,7 @@ class PageScrub:
         if not pages:
             return None
         addresses, groups, flips = zip(*pages, strict=True)
-        return PageChange(addresses, groups, sum(flips), self._content(addresses[:64]))
+        return PageChange(addresses, groups, sum(flips), self._content(addresses[:_CONTENTS]))
 
     def _confirmed(self, pages: list[_Changed], infer: Callable[[], object]) -> list[_Changed]:
         """Without the lines of the heap that change again; they are dropped."""
@@ -234,13 +238,26 @@ class PageScrub:
                     run.xor[index] = run.sum[index] = 0
                     self.dropped += 1
 
-    def lines(self) -> Words:
-        """A checksum of each 64 bytes of all pages that are watched: to recognise a constant at another address."""
-        found = []
+    def drop_pages(self, pages: Sequence[int]) -> None:
+        """Stops watching these pages, whatever their pieces."""
         for run in self._runs:
-            for view, _ in self._chunks(run.start, run.pages):
-                found.append(lines_of(view))
-        return np.concatenate(found) if found else np.zeros(0, np.uint64)
+            a_page = _WORDS // run.words
+            for address in pages:
+                index = (address - run.start) // (8 * run.words)
+                if 0 <= index < len(run.xor):
+                    run.xor[index : index + a_page] = run.sum[index : index + a_page] = 0
+                    self.dropped += 1
+
+    def alike(self, lines: Words) -> tuple[int, ...]:
+        """Watched pages that hold mostly such lines (see `lines_of`): a constant, at whatever address it now lies."""
+        found: list[int] = []
+        for run in self._runs if len(lines) else ():
+            for words, first in self._chunks(run.start, run.pages):
+                own = lines_of(words).reshape(-1, PAGE // 64)
+                there = own != 0
+                share = np.isin(own, lines).sum(axis=1, where=there) / np.maximum(1, there.sum(axis=1))
+                found += (run.start + PAGE * (first + np.flatnonzero(share >= _ALIKE))).tolist()
+        return tuple(found)
 
     def close(self) -> None:
         """Watches nothing any more; before the engine's memory is given back, or after."""

@@ -149,20 +149,14 @@ class EngineGuard:
 
         Raises:
             ConstantsChanged: some differ; it is out of service until it is opened again.
-            EngineError: its answer differs as well.
+            EngineError: its answer differs as well, or it failed.
         """
         engine = self.engine
         change = None if self._watch is None else self._watch.changed(self._check_answer)
         if change is not None:
-            if self._scrub is not None and self._alarms.is_repeated(change):
-                self._check_answer()
-                self._scrub.drop(change.addresses)
-                text = f"{len(change.addresses)} pages changed again and again, the engine answers right: not watched"
-                self.tell("warning", "pages-dropped", text)
-            else:
-                self._alarms.note(change)
-                self.close()
-                raise ConstantsChanged(engine.backend, pages=len(change.addresses), flips=change.single_bit)
+            self._alarms.note(change, answers_right=self._answers_right())
+            self.close()
+            raise ConstantsChanged(engine.backend, pages=len(change.addresses), flips=change.single_bit)
         self._scrubbed = self._clock()
 
     def close(self) -> None:
@@ -173,6 +167,13 @@ class EngineGuard:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+    def _answers_right(self) -> bool:
+        try:
+            self._check_answer()
+        except EngineError:
+            return False
+        return True
 
     def _check_answer(self) -> None:
         try:
@@ -201,7 +202,7 @@ class EngineGuard:
             self._scrub.learn(_SETTLING_LOOKS)
         log.info("%.1f MB of constants are watched", self._scrub.watched_bytes / 1e6)
         if (explanation := self._alarms.settle(self._scrub)) is not None:
-            self.tell("warning", "pages-unexplained", explanation)
+            self.tell("warning", "pages-dropped", explanation)
 
 
 def _page_scrub() -> PageScrub | None:

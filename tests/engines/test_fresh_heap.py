@@ -8,7 +8,7 @@ import pytest
 from engines.fresh_heap import OWN_PAGES_FROM, FreshHeap
 from engines.process_map import read_maps
 
-SIZES = (24, 64, 100, 256, 300, OWN_PAGES_FROM, 600, 5000, 100_000, 10 << 20)
+SIZES = (40, 64, 100, 256, 300, OWN_PAGES_FROM, 600, 5000, 100_000, 10 << 20)
 
 libc = ctypes.CDLL(None)
 malloc, free = libc.malloc, libc.free

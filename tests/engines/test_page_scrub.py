@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.page_alarms import REPEATS, SPAN_S, UNEXPLAINED, AlarmHistory
+from engines.page_alarms import SPAN_S, UNEXPLAINED, AlarmHistory
 from engines.page_scrub import HEAP, OWN, PageChange, PageScrub, lines_of
-from engines.process_map import PAGE, Mapping, OwnMemory, read_maps, stack_bytes, without
+from engines.process_map import PAGE, Mapping, OwnMemory, read_maps, stack_bytes, threads_heaps, without
 
 WORDS = PAGE // 8
 
@@ -104,9 +105,14 @@ def test_a_dropped_page_and_a_group_that_is_off_are_not_watched(weights: NDArray
 
 def test_a_constant_is_recognised_at_another_address(weights: NDArray[np.float32]) -> None:
     scrub, constants, _ = opened(weights)
-    place = (-constants.ctypes.data % 64) // 4
-    lines = lines_of(constants[place : place + 160_000].view(np.uint64).copy())
-    assert np.isin(lines, scrub.lines()).mean() > 0.99
+    page = constants.ctypes.data + PAGE - constants.ctypes.data % PAGE + 50 * PAGE
+    at = (page - constants.ctypes.data) // 4
+    lines = lines_of(constants[at : at + PAGE // 4].view(np.uint64).copy())
+    assert scrub.alike(lines) == (page,)
+    scrub.drop_pages((page,))
+    flip(constants, at + 1000, 4)
+    assert scrub.changed(nothing) is None
+    assert not scrub.alike(np.zeros(0, np.uint64))
 
 
 def page(seed: int) -> NDArray[np.uint64]:
@@ -118,44 +124,47 @@ def change(seed: int, group: int = OWN) -> PageChange:
 
 
 class Opened(PageScrub):
-    """A scrub whose engine holds these pages."""
+    """A scrub whose engine holds these pages, at addresses 4096 times their seeds."""
 
     def __init__(self, *seeds: int) -> None:
         super().__init__()
-        self.seeds = seeds
+        self.seeds, self.given_up = seeds, set[int]()
 
-    def lines(self) -> NDArray[np.uint64]:
-        return np.concatenate([lines_of(page(seed).ravel()) for seed in self.seeds])
+    def alike(self, lines: NDArray[np.uint64]) -> tuple[int, ...]:
+        return tuple(4096 * seed for seed in self.seeds if np.isin(lines_of(page(seed).ravel()), lines).all())
+
+    def drop_pages(self, pages: Sequence[int]) -> None:
+        self.given_up.update(pages)
 
 
-def test_a_page_that_alarms_again_and_again_is_repeated_within_the_span_only() -> None:
-    now = [0.0]
-    alarms = AlarmHistory(lambda: now[0])
-    for _ in range(REPEATS):
-        assert not alarms.is_repeated(change(1))
-        alarms.note(change(1))
-    assert alarms.is_repeated(change(1))
-    assert not alarms.is_repeated(change(2))
-    now[0] += SPAN_S + 1
-    assert not alarms.is_repeated(change(1))
+def test_a_page_that_alarmed_while_the_engine_answered_right_is_watched_no_more() -> None:
+    alarms, scrub = AlarmHistory(lambda: 0.0), Opened(7, 8)
+    alarms.note(change(7), answers_right=True)
+    assert "1 pages like those that changed are watched no more" in str(alarms.settle(scrub))
+    assert scrub.given_up == {7 * 4096}
+    later = Opened(7, 8)
+    assert alarms.settle(later) is None, "an opening without an alarm before it"
+    assert later.given_up == {7 * 4096}, "it stays so when the engine is opened again"
+
+
+def test_a_page_whose_change_made_the_answer_wrong_stays_watched() -> None:
+    alarms, scrub = AlarmHistory(lambda: 0.0), Opened(7, 8)
+    for _ in range(3 * UNEXPLAINED):
+        alarms.note(change(7), answers_right=False)
+        assert alarms.settle(scrub) is None
+    assert not scrub.off
+    assert not scrub.given_up
 
 
 def test_alarms_by_no_constant_of_the_engine_end_in_watching_less() -> None:
-    alarms, scrub = AlarmHistory(lambda: 0.0), Opened(7, 8)
-    for number in range(UNEXPLAINED):
+    now = [0.0]
+    alarms, scrub = AlarmHistory(lambda: now[0]), Opened(7, 8)
+    for number in range(2 * UNEXPLAINED - 1):
         assert not scrub.off
-        alarms.note(change(100 + number, HEAP))
+        now[0] += 2 * SPAN_S if number == UNEXPLAINED - 1 else 0.0  # those before are forgotten
+        alarms.note(change(100 + number, HEAP), answers_right=True)
         assert "no constant" in str(alarms.settle(scrub))
     assert scrub.off == {HEAP}
-
-
-def test_alarms_by_constants_never_end_the_watch() -> None:
-    alarms, scrub = AlarmHistory(lambda: 0.0), Opened(7, 8)
-    for _ in range(3 * UNEXPLAINED):
-        alarms.note(change(7))
-        assert alarms.settle(scrub) is None
-    assert not scrub.off
-    assert alarms.settle(scrub) is None, "an opening without an alarm before it"
 
 
 def test_ranges_are_told_apart() -> None:
@@ -164,6 +173,17 @@ def test_ranges_are_told_apart() -> None:
     guard, stack = Mapping(0, PAGE, "---p", ""), Mapping(PAGE, 100 << 20, "rw-p", "")
     assert 0 < stack_bytes([guard, stack], 1) <= (100 << 20) - PAGE
     assert stack_bytes([stack], 0) == 0
+
+
+def test_heaps_of_threads_are_told_by_what_is_reserved_after_them() -> None:
+    block = 64 << 20
+    split = [Mapping(block, block + PAGE, "rw-p", ""), Mapping(block + PAGE, block + 3 * PAGE, "rw-p", "")]
+    reserved = Mapping(block + 3 * PAGE, 2 * block, "---p", "")
+    assert threads_heaps([*split, reserved]) == [(block, block + 3 * PAGE)]
+    assert threads_heaps(split) == []
+    code = Mapping(block + 3 * PAGE, block + 4 * PAGE, "rwxp", "")
+    assert threads_heaps([*split, code]) == []
+    assert threads_heaps([Mapping(PAGE, 2 * PAGE, "rw-p", ""), Mapping(2 * PAGE, 3 * PAGE, "---p", "")]) == []
 
 
 def test_reading_what_is_not_there_is_no_crash(tmp_path: Path) -> None:
