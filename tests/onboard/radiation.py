@@ -116,9 +116,22 @@ class WeightsCampaign:
         tensors = tensors_of(file)
         self.found: list[Found] = locate(self.patient.memory, tensors, file.read_bytes())
         self.layers = len(tensors)
+        self.unwatched = self._unwatched()
+        print(f"{len(self.unwatched)} of {len(self.found)} places found are not watched", flush=True)
+        for place in self.unwatched:
+            print(f"not watched: {place}", flush=True)
         self.expected = self.patient.ask("map")["digest"]
         for _ in range(HEAP_LOOKS):
             self.patient.ask("look")
+
+    def _unwatched(self) -> list[Found]:
+        runs = self.patient.ask("watched")["runs"]
+        last = [(place, place.address + place.count * place.bits // 8 - 1) for place in self.found]
+        return [
+            place
+            for place, end in last
+            if not any(start <= place.address and end < start + 4096 * pages for start, pages, _ in runs)
+        ]
 
     def run(self, count: int, seed: int = 0, deadline: float | None = None) -> int:
         """Gives how many flips were made by the deadline."""
@@ -131,6 +144,8 @@ class WeightsCampaign:
                 outcome = ENDED
             self.by_kind.add(flip.kind, outcome)
             self.by_layer.add(flip.layer.partition("/")[0], outcome)
+            if outcome != SEEN_PAGES:
+                print(f"{outcome}: {flip}", flush=True)
             if outcome == SILENT:
                 self.silent.append(flip)
             if outcome == ENDED:
@@ -146,7 +161,9 @@ class WeightsCampaign:
             alarms = patient.ask("look").get("addresses", [])
             if any(start <= flip.address < start + 4096 for start in alarms):
                 return SEEN_PAGES
-            self.false_alarms += bool(alarms)
+            if alarms:
+                self.false_alarms += 1
+                print(f"alarm at another place: {alarms[:4]}", flush=True)
             if patient.ask("answer")["changed"]:
                 return SEEN_ANSWER
             reply = patient.ask("map")
@@ -269,7 +286,7 @@ def main() -> None:
             print(f"silent: {flip}")
         silent += campaign.by_kind.total(SILENT)
         transient = Tally()
-        for times in (1, 2):
+        for times in (1, 2) if options.activations else ():
             flip_activations(campaign, options.activations, transient, times=times)
         print("\n".join(["", *transient.lines()]))
         cost = {name: statistics.median(values) for name, values in campaign.patient.seconds.items()}

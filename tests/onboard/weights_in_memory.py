@@ -21,6 +21,8 @@ from engines.process_map import read_maps
 Values = NDArray[np.float32]
 SIDE_BY_SIDE = 16
 _LARGEST = 1 << 30
+_COMMON = 200
+"""Places within 8 MB from which eight bytes are no sign of a weight."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def _hits(region: bytes, keys: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
             words = np.frombuffer(region, np.uint64, count, first)
             maybe = np.flatnonzero(table[(words * factor) >> shift])
             sure = maybe[np.isin(words[maybe], keys)]
+            values, counts = np.unique(words[sure], return_counts=True)
+            sure = sure[~np.isin(words[sure], values[counts > _COMMON])]
             yield from zip((first + 8 * sure).tolist(), words[sure].tolist(), strict=True)
 
 
