@@ -41,8 +41,8 @@ _WORDS = PAGE // 8
 _LINE_WORDS = 8
 HEAP_LOOKS = 12
 """Looks in which the heap is learned: flags that go to and fro by one bit are no faults."""
-_ALIKE = 0.5
-"""Share of a page's lines that make it the same as another."""
+_ALIKE = 0.1
+"""Share of the lines of a page, at least, by which it is recognised: much of it may have changed."""
 _CONTENTS = 1024
 """Largest number of changed pages whose content is kept."""
 _GAP_PAGES = 16
@@ -163,6 +163,7 @@ class PageScrub:
             self._before = [
                 (item.start, min(item.end, heap_end) if item.name == "[heap]" and heap_end else item.end)
                 for item in before
+                if item.permissions[0] == "r"  # what is reserved only is where the heaps of threads grow to
             ]
             threads = threads_heaps(before)
             self._threads_before = [self._read(start, (end - start) // PAGE, HEAP) for start, end in threads]

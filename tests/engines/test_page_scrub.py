@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ctypes
+import queue
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -215,3 +218,31 @@ def test_a_line_of_the_heap_that_changes_again_is_dropped(weights: NDArray[np.fl
     flip(constants, 90_000, 4)
     constants[90_001] += 1
     assert scrub.changed(nothing) is None, "more than one bit of a line of the heap is no fault"
+
+
+def test_pieces_that_a_threads_heap_grew_by_are_watched() -> None:
+    """The heap was there before, with most of its 64 MB reserved only."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        pytest.skip("the C library is not glibc")
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    scrub, ask, pieces = PageScrub(), queue.Queue[int](), queue.Queue[list[int]]()
+
+    def allocate() -> None:
+        while count := ask.get():
+            made = [libc.malloc(256) for _ in range(count)]
+            for address in made:
+                ctypes.memset(address, 7, 256)
+            pieces.put(made)
+
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    ask.put(10)
+    pieces.get()
+    with scrub.opening():
+        ask.put(5000)
+        made = pieces.get()
+    ask.put(0)
+    thread.join()
+    watched = [(run.start, run.start + run.pages * PAGE) for run in scrub._runs if run.group == HEAP]
+    assert all(any(start <= address < end for start, end in watched) for address in made[100:])
