@@ -43,7 +43,7 @@ class AlarmHistory:
     def settle(self, scrub: PageScrub) -> str | None:
         """After the engine was opened again and its pages are known: what was learned of the alarm, for an event.
 
-        None where it was a constant of the engine and its answer was wrong, or there was no alarm. Has the scrub drop
+        None where its answer had become wrong too, or there was no alarm. Has the scrub drop
         pages, or a whole group that alarmed too often.
         """
         if self._dropped:
@@ -58,7 +58,7 @@ class AlarmHistory:
             self._dropped.append(lines)
             scrub.drop_pages(alike)
             return f"the engine answered right: {len(alike)} pages like those that changed are watched no more"
-        if len(alike) and not answers_right:
+        if not answers_right:
             return None
         return self._not_explained(frozenset(change.groups), scrub)
 

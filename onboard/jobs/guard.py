@@ -16,7 +16,7 @@ from engines.constants import constants_watch
 from engines.engine import Engine
 from engines.errors import ConstantsChanged, EngineError
 from engines.page_alarms import AlarmHistory
-from engines.page_scrub import ConstantsWatch, PageScrub
+from engines.page_scrub import HEAP, ConstantsWatch, PageScrub
 from engines.self_check import SelfCheck
 from engines.verify import GoldenCheck, golden_tiles, verify_golden
 from telemetry.sources.nvml import ecc_state
@@ -36,6 +36,7 @@ class CheckSchedule:
         period_s: seconds between two checks of its answer.
         period_tiles: tiles between two.
         scrub_s: seconds between two looks at its constants in memory; 0 for none.
+        scrub_small: whether that includes small pieces, which lie among memory that may change for good reasons.
         reopen_s: age at which it is opened afresh; None for never.
         batch: tiles in one call, as in service.
     """
@@ -43,6 +44,7 @@ class CheckSchedule:
     period_s: float
     period_tiles: int = 128
     scrub_s: float = 10.0
+    scrub_small: bool = False
     reopen_s: float | None = None
     batch: int = 1
 
@@ -72,6 +74,8 @@ class EngineGuard:
         self._open, self._schedule, self._verify, self._clock = open_engine, schedule, verify, clock
         self._prepare, self.tell = prepare, tell
         self._scrub = _page_scrub() if schedule.scrub_s > 0 else None
+        if self._scrub is not None and not schedule.scrub_small:
+            self._scrub.off.add(HEAP)
         self._alarms = AlarmHistory(clock)
         self._engine: Engine | None = None
         self._self_check: SelfCheck | None = None

@@ -173,9 +173,7 @@ class Worker:
         self.pulse.grant(PREPARING_S)
         watch = _WorkWatch(self, row)
         try:
-            summary = map_scene(
-                self._request(row), self._engine(row), self.pulse.tiles, watch, judge=self.probes.judge
-            )
+            summary = map_scene(self._request(row), self._engine(row), self.pulse.tiles, watch, judge=self.probes.judge)
             self._publish(row, summary, watch.told)
         except MappingStopped:
             self.ledger.put_back(row.id)
@@ -412,6 +410,7 @@ def work(
     pulse.beat(force=True)
     schedule = CheckSchedule(
         period_s=60 * settings.check_minutes, period_tiles=settings.check_tiles, scrub_s=settings.scrub_s,
+        scrub_small=settings.scrub_small,
         reopen_s=None if settings.reopen_hours is None else 3600 * settings.reopen_hours, batch=settings.batch,
     )  # fmt: skip
     guard = EngineGuard(open_engine, schedule, prepare=lambda: load_runtime(settings.backend))

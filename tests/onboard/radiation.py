@@ -63,9 +63,9 @@ class Tally:
 class Patient:
     """The process whose memory is hit."""
 
-    def __init__(self, model: str, backend: str, tiles: int = 2) -> None:
+    def __init__(self, model: str, backend: str, tiles: int = 2, *, small: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.onboard.radiation_child", model, backend, str(tiles)],
+            [sys.executable, "-m", "tests.onboard.radiation_child", model, backend, str(tiles), *(["small"] if small else [])],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.opened = self._line()
@@ -103,7 +103,8 @@ class Patient:
 class WeightsCampaign:
     """Flips bits of weights, one at a time; each is put right before the next."""
 
-    def __init__(self, model: str, backend: str) -> None:
+    def __init__(self, model: str, backend: str, *, small: bool = False) -> None:
+        self.small = small
         self.model, self.backend = model, backend
         self.by_kind, self.by_layer = Tally(), Tally()
         self.silent: list[Flip] = []
@@ -111,7 +112,7 @@ class WeightsCampaign:
         self._begin()
 
     def _begin(self) -> None:
-        self.patient = Patient(self.model, self.backend)
+        self.patient = Patient(self.model, self.backend, small=self.small)
         file = manifest_path(self.model).parent / "model.onnx"
         tensors = tensors_of(file)
         self.found: list[Found] = locate(self.patient.memory, tensors, file.read_bytes())
@@ -271,11 +272,12 @@ def main() -> None:
     parser.add_argument("--model", default="dubai-lite")
     parser.add_argument("--backends", nargs="+", default=["onnxruntime", "openvino-bf16"])
     parser.add_argument("--minutes", type=float, help="for the weights of each backend, at most")
+    parser.add_argument("--small", action="store_true", help="with ONBOARD_SCRUB_SMALL")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     silent = 0
     for backend in options.backends:
-        campaign = WeightsCampaign(options.model, backend)
+        campaign = WeightsCampaign(options.model, backend, small=options.small)
         deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
         made = campaign.run(options.flips, options.seed, deadline)
         places = len({place.layer for place in campaign.found})

@@ -37,7 +37,7 @@ class Child:
 
         self.said: list[str] = []
         self.guard = EngineGuard(
-            lambda: open_engine(model, backend=backend, threads=1), CheckSchedule(period_s=600),
+            lambda: open_engine(model, backend=backend, threads=1), CheckSchedule(period_s=600, scrub_small="small" in sys.argv[4:]),
             prepare=lambda: load_runtime(backend), tell=lambda *event: self.said.append(" ".join(event)),
         )  # fmt: skip
         begin = time.perf_counter()
@@ -107,7 +107,7 @@ class Child:
 
 def main() -> None:
     """Answers until its input ends."""
-    model, backend, tiles = sys.argv[1:]
+    model, backend, tiles = sys.argv[1:4]
     child = Child(model, backend, int(tiles))
     watched = child.guard._scrub.watched_bytes if child.guard._scrub is not None else 0
     print(json.dumps({"opened_s": child.opened_s, "watched": watched, "said": child.said}), flush=True)
