@@ -64,8 +64,9 @@ class Patient:
     """The process whose memory is hit."""
 
     def __init__(self, model: str, backend: str, tiles: int = 2, *, small: bool = False) -> None:
+        more = ["small"] if small else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.onboard.radiation_child", model, backend, str(tiles), *(["small"] if small else [])],
+            [sys.executable, "-m", "tests.onboard.radiation_child", model, backend, str(tiles), *more],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.opened = self._line()
