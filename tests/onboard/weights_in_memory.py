@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,10 +140,12 @@ def _patterns(values: Values, chance: np.random.Generator) -> Iterator[tuple[byt
     if values.ndim >= 2 and values.shape[0] >= SIDE_BY_SIDE:
         outputs = int(chance.integers(0, values.shape[0] // SIDE_BY_SIDE)) * SIDE_BY_SIDE
         rest = [int(chance.integers(0, side)) for side in values.shape[1:]]
-        rows.append(values[(slice(outputs, outputs + SIDE_BY_SIDE), *rest)])
+        index: tuple[Any, ...] = (slice(outputs, outputs + SIDE_BY_SIDE), *rest)
+        rows.append(values[index])
         if values.shape[1] >= 2:
             rest[0] = min(rest[0] - rest[0] % 2, values.shape[1] - 2)
-            pair = [values[(slice(outputs, outputs + SIDE_BY_SIDE), rest[0] + k, *rest[1:])] for k in (0, 1)]
+            pairs: list[tuple[Any, ...]] = [(index[0], rest[0] + k, *rest[1:]) for k in (0, 1)]
+            pair = [values[one] for one in pairs]
             rows.append(np.stack(pair, axis=1).ravel())
     if values.ndim == 2 and values.shape[1] >= SIDE_BY_SIDE and values.shape[0] >= 2:
         row = int(chance.integers(0, values.shape[0] // 2)) * 2
