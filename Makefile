@@ -8,9 +8,10 @@ OUT    ?= out
 # make campaign   the long version of the tests that kill
 # make bench-peers   the same job by other tools, in an environment of its own; hours on two cores
 PEERS  ?= .venv-peers
+# make radiation   bits of weights, buffers, canvas and scene are flipped: docs/radiation.md; an hour or more
 # make test-hermetic   the tests beside a poisoned cache of chosen backends and under load; TESTS=... names some of them
 TESTS  ?=
-.PHONY: demo test test-hermetic check bench bench-peers campaign pictures clean
+.PHONY: demo test test-hermetic check bench bench-peers campaign radiation pictures clean
 
 # OpenVINO, 60 MB and 180 MB installed, where `auto` prefers it: on x86-64. FAST_CPU= leaves it out.
 FAST_CPU ?= $(filter x86_64 AMD64,$(shell uname -m))
@@ -50,6 +51,10 @@ check: $(VENV)/.dev
 campaign: $(VENV)/.dev
 	$(BIN)/python -m tests.onboard.campaign --kills 200
 	ODD_SCENES=500 $(BIN)/python -m pytest tests/onboard/api/test_odd_scenes.py
+
+# Without AMX or AVX-512 bfloat16 leave the second backend out: RADIATION="--backends onnxruntime".
+radiation: $(VENV)/.dev
+	$(BIN)/python -m tests.onboard.radiation $(RADIATION)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

@@ -3,7 +3,9 @@
 EngineError                 a failure of ours (exit code 1)
 ├── InferenceFailed         retry if `retryable`, else open the engine again or stop
 ├── GoldenFailed            never put this engine into service; open another backend or model
-├── AcceptanceFailed        likewise: labelled data have shown it
+├── AnswerChanged           close the engine, open it again, do its last tiles again
+├── ConstantsChanged        likewise: its memory is not what it was
+├── AcceptanceFailed        take another precision: labelled data have shown it
 ├── BuildFailed             read the log; take another backend
 ├── TilesRefused            a fault in the calling code: mend the tiles it makes
 └── OpeningRefused          nothing was opened (exit code 2)
@@ -65,6 +67,23 @@ class GoldenFailed(EngineError):
             f"{backend} {precision}: agrees with the reference on {agreement:.4%} of the golden tile's pixels, "
             f"{required:.4%} required; use another backend or precision for this model"
         )
+
+
+class AnswerChanged(EngineError):
+    """The engine does not say what it said at its opening, of the same tile."""
+
+    def __init__(self, backend: str, precision: str, *, differing: int) -> None:
+        self.backend, self.precision, self.differing = backend, precision, differing
+        what = f"{differing} pixels of the check tile" if differing else "the confidence of the check tile"
+        super().__init__(f"{backend} {precision}: {what} changed since the engine was opened")
+
+
+class ConstantsChanged(EngineError):
+    """Memory of the engine that held still since its opening has changed; `pages` have, `flips` of them by one bit."""
+
+    def __init__(self, backend: str, *, pages: int, flips: int) -> None:
+        self.backend, self.pages, self.flips = backend, pages, flips
+        super().__init__(f"{backend}: {pages} pages of its constants changed in memory, {flips} of them by one bit")
 
 
 class AcceptanceFailed(EngineError):

@@ -151,6 +151,12 @@ def backend_states() -> tuple[BackendState, ...]:
     return tuple(_state(name, version) for name, version in _VERSIONS.items())
 
 
+def load_runtime(backend: str = AUTO) -> None:
+    """Imports the runtime of a backend, all of them for "auto"; one that is not here is left to the opening."""
+    for name in _VERSIONS if backend == AUTO else {backend} & set(_VERSIONS):
+        _state(name, _VERSIONS[name])
+
+
 def _state(name: str, version: Callable[[], str]) -> BackendState:
     try:
         return BackendState(name, version(), None)

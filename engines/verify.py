@@ -29,7 +29,7 @@ class GoldenCheck:
     Attributes:
         agreement: share of the golden tile's pixels with the reference's class.
         required: least share for this precision.
-        output_sha256: hex digest of the engine's own class map; a later check on the same device can ask for equality.
+        output_sha256: hex digest of the engine's own class map. Later checks ask for equality: see engines.self_check.
     """
 
     agreement: float
@@ -105,19 +105,45 @@ def read_golden(manifest: Manifest, folder: Path) -> tuple[Tiles, NDArray[np.uin
         raise ManifestError(folder / MANIFEST_NAME, "golden", "there is none", "use a model with a golden tile")
     size = manifest.input.tile_size
     shapes = {"tile": (len(manifest.input.bands), size, size), "classes": (size, size)}
+    arrays = _golden_arrays(golden, folder, tuple(shapes))
+    for name, shape in shapes.items():
+        _check_array(arrays[name], folder / golden.file, name, shape)
+    return arrays["tile"][np.newaxis], arrays["classes"]
+
+
+def read_packed(manifest: Manifest, folder: Path) -> Tiles | None:
+    """The packed tile (1, bands, S, S), see engines.packed_tile; None where the golden file is older than that.
+
+    Raises:
+        ModelMismatch: the file is missing, another, or holds another kind of array.
+    """
+    golden = manifest.golden
+    if golden is None:
+        return None
+    arrays = _golden_arrays(golden, folder, (), ("packed",))
+    if "packed" not in arrays:
+        return None
+    size = manifest.input.tile_size
+    _check_array(arrays["packed"], folder / golden.file, "packed", (len(manifest.input.bands), size, size))
+    return arrays["packed"][np.newaxis]
+
+
+def _golden_arrays(
+    golden: GoldenTile, folder: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, NDArray[np.uint8]]:
     content = golden.read_verified(folder)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found: dict[str, NDArray[np.uint8]] = {name: arrays[name] for name in shapes}
+            return {name: arrays[name] for name in (*required, *(set(optional) & set(arrays.files)))}
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ModelMismatch(
             folder / golden.file, "content", given=f"not readable ({error})", required="arrays tile and classes"
         ) from error
-    for name, shape in shapes.items():
-        if found[name].dtype != np.uint8 or found[name].shape != shape:
-            given = f"{found[name].dtype} {found[name].shape}"
-            raise ModelMismatch(folder / golden.file, f"array {name}", given=given, required=f"uint8 {shape}")
-    return found["tile"][np.newaxis], found["classes"]
+
+
+def _check_array(array: NDArray[np.uint8], path: Path, name: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.uint8 or array.shape != shape:
+        raise ModelMismatch(path, f"array {name}", given=f"{array.dtype} {array.shape}", required=f"uint8 {shape}")
 
 
 def write_golden(
@@ -126,13 +152,18 @@ def write_golden(
     tile: NDArray[np.uint8],
     classes: NDArray[np.uint8],
     least_agreement: dict[Precision, float],
+    packed: NDArray[np.uint8] | None = None,
 ) -> GoldenTile:
     """Writes golden.npz into a model's folder: tile (bands, S, S) and the reference's classes (S, S), both uint8.
 
-    Equal arrays give equal bytes. Returns the manifest's entry.
+    ``packed``: a tile of crops (bands, S, S) that an engine is compared with itself on, see engines.packed_tile. Files
+    without it are read as well. Equal arrays give equal bytes. Returns the manifest's entry.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, tile=tile, classes=classes)
+    if packed is None:
+        np.savez_compressed(buffer, tile=tile, classes=classes)
+    else:
+        np.savez_compressed(buffer, tile=tile, classes=classes, packed=packed)
     (folder / GOLDEN_NAME).write_bytes(buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     return GoldenTile(file=GOLDEN_NAME, sha256=digest, least_agreement=least_agreement)

@@ -26,6 +26,7 @@ from engines.manifest import (
     Slug,
     TwinFile,
 )
+from engines.packed_tile import packed_tile, variants
 from onboard.scene.grid import Window, pad_to_tile
 from trainer.calibration import Evidence, calibration_of, evidence_of
 from trainer.card import NOTES, write_card
@@ -346,10 +347,16 @@ def _padded(crop: Crop, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 
 
 def golden(flight: FlightSegmenter, tile: NDArray[np.uint8], path: Path) -> GoldenTile:
-    """Write a tile and PyTorch's FP32 class map of it."""
+    """Write a tile, PyTorch's FP32 class map of it, and the packed tile that engines are compared with themselves on.
+
+    The packed tile's crops are chosen by what the network says of the tile's variants: many classes, sure and unsure.
+    """
+    pictures = variants(tile)
     with torch.inference_mode():
-        classes = flight(torch.from_numpy(tile[None]))[0][0].numpy()
-    np.savez_compressed(path, tile=tile, classes=classes)
+        outputs = [[layer.numpy() for layer in flight(torch.from_numpy(picture[None]))] for picture in pictures]
+    classes = np.concatenate([layers[0] for layers in outputs])
+    confidence = np.concatenate([layers[1] for layers in outputs]) if len(outputs[0]) > 1 else None
+    np.savez_compressed(path, tile=tile, classes=classes[0], packed=packed_tile(pictures, classes, confidence))
     entry: FileEntry = ModelFile.of(path)
     return GoldenTile.model_validate({"file": entry.file, "sha256": entry.sha256, "least_agreement": LEAST_AGREEMENT})
 

@@ -21,6 +21,7 @@ from onboard.api.listening import bound_socket
 from onboard.api.log_limit import RepeatLimit
 from onboard.api.protocol import bounded_protocol
 from onboard.api.service import Service
+from onboard.downlink.map_scrub import MapScrub
 from onboard.downlink.retention import tend
 from onboard.errors import LedgerDamaged
 from onboard.jobs.child import DAMAGED, run_child, say
@@ -133,10 +134,12 @@ class _Server(uvicorn.Server):
 
 def _tend(service: Service) -> None:
     """Housekeeping until the service ends; ends the process where the ledger is damaged."""
+    scrub = MapScrub(service.settings)
     emptied = time.monotonic()
     while not service.is_damaged:
         try:
             tend(service.settings, service.ledger, service.kind)
+            scrub.step(service.ledger)
             take_inbox(service)
             if time.monotonic() - emptied >= EMPTY_LOG_S and service.ledger.checkpoint():
                 emptied = time.monotonic()

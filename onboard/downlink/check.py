@@ -24,7 +24,7 @@ def check_map(settings: Settings, ledger: Ledger, row: MapRow) -> list[str]:
     """
     folder = settings.maps_dir / row.id
     wrong = [name for name, facts in row.assets.items() if _stored_digest(folder / name) != facts["sha256"]]
-    if not wrong:
+    if not wrong or ledger.map(row.id) is None:  # erased meanwhile
         return []
     if MAP_FILE not in wrong and ITEM_FILE not in wrong:
         ledger.drop_assets(row.id, wrong)

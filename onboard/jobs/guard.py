@@ -1,15 +1,52 @@
-"""The engine in service: opened, held to its golden tile, taken out of service when it computes wrong."""
+"""The engine in service: opened, held to its golden tile, taken out of service when it computes wrong.
+
+The golden tile with its tolerance decides at the opening. From then on the engine is compared with itself: its answer
+to a packed tile, byte for byte, and the pages of memory that hold its constants.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 
+from engines.constants import constants_watch
 from engines.engine import Engine
-from engines.errors import EngineError
-from engines.verify import GoldenCheck, verify_golden
+from engines.errors import ConstantsChanged, EngineError
+from engines.page_alarms import AlarmHistory
+from engines.page_scrub import HEAP, ConstantsWatch, PageScrub
+from engines.self_check import SelfCheck
+from engines.verify import GoldenCheck, golden_tiles, verify_golden
+from telemetry.sources.nvml import ecc_state
 
+log = logging.getLogger(__name__)
 Open = Callable[[], Engine]
+Tell = Callable[[str, str, str], object]
+_SETTLING_LOOKS = 2
+"""Looks at the pages, with real tiles between them, in which what still changes is forgotten."""
+
+
+@dataclass(frozen=True)
+class CheckSchedule:
+    """When an engine is checked while it works.
+
+    Attributes:
+        period_s: seconds between two checks of its answer.
+        period_tiles: tiles between two.
+        scrub_s: seconds between two looks at its constants in memory; 0 for none.
+        scrub_small: whether that includes small pieces, which lie among memory that may change for good reasons.
+        reopen_s: age at which it is opened afresh; None for never.
+        batch: tiles in one call, as in service.
+    """
+
+    period_s: float
+    period_tiles: int = 128
+    scrub_s: float = 10.0
+    scrub_small: bool = False
+    reopen_s: float | None = None
+    batch: int = 1
 
 
 class EngineGuard:
@@ -17,22 +54,35 @@ class EngineGuard:
 
     Args:
         open_engine: opens and verifies an engine (digest of the file, then the golden tile).
-        period_s: seconds between two checks while it works.
-        verify: the check.
+        schedule: when it is checked.
+        verify: the check at the opening.
+        prepare: loads the runtime, so that its own objects are not taken for the engine's.
+        tell: takes events: severity, kind, text.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         open_engine: Open,
+        schedule: CheckSchedule,
         *,
-        period_s: float,
         verify: Callable[[Engine], GoldenCheck | None] = verify_golden,
+        prepare: Callable[[], object] = lambda: None,
+        tell: Tell = lambda _severity, _kind, _text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._open, self._verify, self._period_s, self._clock = open_engine, verify, period_s, clock
+        self._open, self._schedule, self._verify, self._clock = open_engine, schedule, verify, clock
+        self._prepare, self.tell = prepare, tell
+        self._scrub = _page_scrub() if schedule.scrub_s > 0 else None
+        if self._scrub is not None and not schedule.scrub_small:
+            self._scrub.off.add(HEAP)
+        self._alarms = AlarmHistory(clock)
         self._engine: Engine | None = None
-        self._checked = clock()
+        self._self_check: SelfCheck | None = None
+        self._watch: ConstantsWatch | None = None
+        self._opened = self._checked = self._scrubbed = clock()
+        self._tiles = 0
+        self._said_unwatched = False
 
     @property
     def engine(self) -> Engine:
@@ -52,34 +102,116 @@ class EngineGuard:
             EngineError: it cannot be opened, or does not compute what the reference does.
         """
         self.close()
-        engine = self._open()
+        self._prepare()
+        with self._scrub.opening() if self._scrub is not None else nullcontext():
+            engine = self._open()
+            try:
+                self._verify(engine)
+                self._self_check = SelfCheck.of(engine)
+            except BaseException:
+                engine.close()
+                raise
         try:
-            self._verify(engine)
+            self._learn(engine)
         except BaseException:
             engine.close()
             raise
-        self._engine, self._checked = engine, self._clock()
+        self._engine, self._tiles = engine, 0
+        self._opened = self._checked = self._scrubbed = self._clock()
         return engine
+
+    def note_tiles(self, count: int) -> None:
+        """So many tiles were inferred."""
+        self._tiles += count
 
     def check_due(self) -> bool:
         """Whether the last check is long enough ago."""
-        return self._clock() - self._checked >= self._period_s
+        plan = self._schedule
+        return self._tiles >= plan.period_tiles or self._clock() - self._checked >= plan.period_s
+
+    def scrub_due(self) -> bool:
+        """Whether the last look at its constants is long enough ago."""
+        is_watched = self._watch is not None and self._watch.unavailable is None
+        return is_watched and self._clock() - self._scrubbed >= self._schedule.scrub_s
+
+    def reopen_due(self) -> bool:
+        """Whether the engine is old enough to be opened afresh."""
+        age_s = self._schedule.reopen_s
+        return age_s is not None and self._clock() - self._opened >= age_s
 
     def check(self) -> None:
-        """Holds the engine to its golden tile.
+        """Compares its constants and its answer with those of its opening.
 
         Raises:
-            EngineError: it fails; it is out of service until it is opened again.
+            EngineError: they differ; it is out of service until it is opened again.
         """
-        try:
-            self._verify(self.engine)
-        except EngineError:
+        self.scrub()
+        self._check_answer()
+
+    def scrub(self) -> None:
+        """Compares its constants with those of its opening.
+
+        Raises:
+            ConstantsChanged: some differ; it is out of service until it is opened again.
+            EngineError: its answer differs as well, or it failed.
+        """
+        engine = self.engine
+        change = None if self._watch is None else self._watch.changed(self._check_answer)
+        if change is not None:
+            self._alarms.note(change, answers_right=self._answers_right())
             self.close()
-            raise
-        self._checked = self._clock()
+            raise ConstantsChanged(engine.backend, pages=len(change.addresses), flips=change.single_bit)
+        self._scrubbed = self._clock()
 
     def close(self) -> None:
         """Takes it out of service."""
+        if self._scrub is not None:
+            self._scrub.close()
+        self._watch = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+    def _answers_right(self) -> bool:
+        try:
+            self._check_answer()
+        except EngineError:
+            return False
+        return True
+
+    def _check_answer(self) -> None:
+        try:
+            if self._self_check is not None:
+                self._self_check.check(self.engine)
+        except EngineError:
+            self.close()
+            raise
+        self._checked, self._tiles = self._clock(), 0
+
+    def _learn(self, engine: Engine) -> None:
+        """Has it infer tiles of several kinds and finds what held still."""
+        check = self._self_check
+        if check is not None and not check.exact:
+            text = f"{engine.backend} does not repeat itself bit for bit; it is held to {check.least_agreement:.4%}"
+            self.tell("warning", "engine-inexact", text)
+        self._watch = constants_watch(engine, self._scrub)
+        if self._schedule.scrub_s > 0 and self._watch.unavailable is not None and not self._said_unwatched:
+            self._said_unwatched = True
+            ecc = f"; error correction of the GPU's memory: {ecc_state()}" if engine.backend == "tensorrt" else ""
+            self.tell("info", "constants-unwatched", f"{self._watch.unavailable}{ecc}")
+        if self._scrub is None or self._watch is not self._scrub or check is None:
+            return
+        for tiles in (golden_tiles(engine, min(self._schedule.batch, engine.max_batch)), check.tiles):
+            engine.infer(tiles)
+            self._scrub.learn(_SETTLING_LOOKS)
+        log.info("%.1f MB of constants are watched", self._scrub.watched_bytes / 1e6)
+        if (explanation := self._alarms.settle(self._scrub)) is not None:
+            self.tell("warning", "pages-dropped", explanation)
+
+
+def _page_scrub() -> PageScrub | None:
+    """None where the system has no /proc."""
+    try:
+        return PageScrub()
+    except OSError:
+        return None

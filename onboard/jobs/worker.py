@@ -20,12 +20,14 @@ from typing import Any
 
 from engines.engine import Engine
 from engines.errors import EngineError, InferenceFailed, OpeningRefused
+from engines.open import load_runtime
+from engines.twice import TwiceEngine
 from onboard.errors import AlreadyRunning, InputError, MappingStopped, StorageError
 from onboard.jobs.account import SceneAccount
 from onboard.jobs.child import run_child
 from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.governor import Governor, Measurement, ModeLadder, limits_of
-from onboard.jobs.guard import EngineGuard
+from onboard.jobs.guard import CheckSchedule, EngineGuard
 from onboard.jobs.heartbeat import Pulse
 from onboard.jobs.intake import facts_of
 from onboard.jobs.ledger import Ledger, SceneRow
@@ -90,6 +92,7 @@ class Worker:
         self.ladder = ModeLadder([name.strip() for name in settings.power_modes.split(",") if name.strip()])
         self._suspect: str | None = None
         self._governed = ""
+        guard.tell = ledger.tell
         self._swept = float("-inf")
 
     def run(self) -> None:
@@ -137,7 +140,7 @@ class Worker:
         return False
 
     def _serve(self) -> None:
-        """Maps with the open engine until told to stop.
+        """Maps with the open engine until told to stop, or until it is old enough to be opened afresh.
 
         Raises:
             EngineError: it failed; it is out of service.
@@ -145,7 +148,7 @@ class Worker:
         """
         for begun in self.ledger.running():
             self.ledger.put_back(begun.id)
-        while not self.stop.is_set():
+        while not self.stop.is_set() and not self.guard.reopen_due():
             self.pulse.beat()
             self._sweep()
             row = self.starter.next(self.guard.engine.manifest)
@@ -171,9 +174,7 @@ class Worker:
         self.pulse.grant(PREPARING_S)
         watch = _WorkWatch(self, row)
         try:
-            summary = map_scene(
-                self._request(row), self.guard.engine, self.pulse.tiles, watch, judge=self.probes.judge
-            )
+            summary = map_scene(self._request(row), self._engine(row), self.pulse.tiles, watch, judge=self.probes.judge)
             self._publish(row, summary, watch.told)
         except MappingStopped:
             self.ledger.put_back(row.id)
@@ -202,6 +203,15 @@ class Worker:
             self.pulse.grant(0)
         self.pulse.change(scene=None)
 
+    def _engine(self, row: SceneRow) -> Engine:
+        """The engine in service, computing a share of the tiles twice where that is set."""
+        engine = self.guard.engine
+        if not self.settings.twice:
+            return engine
+        return TwiceEngine(
+            engine, self.settings.twice, lambda text: self.ledger.tell("warning", "tile-recomputed", text, row.id)
+        )
+
     def _blame_suspect(self) -> None:
         """A scene that an engine failed on, though it computes right otherwise, is not tried for ever."""
         suspect, self._suspect = self._suspect, None
@@ -217,6 +227,7 @@ class Worker:
             out=settings.maps_dir,
             work=settings.canvases_dir,
             name=row.id,
+            scene_sha256=row.sha256,
             title=row.name,
             acquired=row.acquired,
             scene_options=SceneOptions(band_names=bands),
@@ -307,6 +318,7 @@ class _WorkWatch(Watch):
         worker.pulse.beat()
         self.account.take(worker.hearing.last)
         self._check_stopped()
+        worker.guard.note_tiles(worker.settings.batch)
         while not worker.govern(self.row):
             worker.stop.wait(GOVERN_S)
             worker.pulse.beat()
@@ -330,9 +342,20 @@ class _WorkWatch(Watch):
         worker.starter.review(worker.guard.engine.manifest)
         if worker.ledger.more_urgent_waits(self.row.priority):
             raise MappingStopped("something more urgent waits")
+        if worker.guard.reopen_due():
+            raise MappingStopped("the engine is opened afresh")
 
     def check_due(self) -> bool:
         return self.worker.guard.check_due()
+
+    def scrub_due(self) -> bool:
+        return self.worker.guard.scrub_due()
+
+    def scrub(self) -> None:
+        self.worker.guard.scrub()
+
+    def repaired(self, kind: str, text: str) -> None:
+        self.worker.ledger.tell("warning", kind, text, self.row.id)
 
     def check(self) -> None:
         self.worker.guard.check()
@@ -386,7 +409,12 @@ def work(
         os.set_blocking(heartbeat, False)
     pulse = Pulse(heartbeat)
     pulse.beat(force=True)
-    guard = EngineGuard(open_engine, period_s=60 * settings.check_minutes)
+    schedule = CheckSchedule(
+        period_s=60 * settings.check_minutes, period_tiles=settings.check_tiles, scrub_s=settings.scrub_s,
+        scrub_small=settings.scrub_small,
+        reopen_s=None if settings.reopen_hours is None else 3600 * settings.reopen_hours, batch=settings.batch,
+    )  # fmt: skip
+    guard = EngineGuard(open_engine, schedule, prepare=lambda: load_runtime(settings.backend))
     with Ledger(settings.ledger_path) as ledger:
         worker = Worker(settings, ledger, guard, pulse, stop)
         threading.Thread(target=worker.hearing.listen, args=(measured,), name="measured", daemon=True).start()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onboard.errors import OptionsRefused
 from onboard.mapping.files import storage_error, synced_folder
-from onboard.mapping.journal import Identity, Journal, Sureness, holds
+from onboard.mapping.journal import Identity, Journal, TileRecord, holds
 from onboard.scene.grid import Window
 
 GROUP_TILES = 64
@@ -68,6 +68,15 @@ class Layer:
             size = os.preadv(self._file, [view], at)
             view, at = view[size:], at + size
         return np.frombuffer(data, dtype=np.uint8).reshape(rows, self.width)
+
+    def read_window(self, where: Window) -> Pixels:
+        """Returns a window as a new array (h, w)."""
+        if where.width == self.width:
+            return self.read(where.row, where.height)
+        pixels = np.empty((where.height, where.width), dtype=np.uint8)
+        for offset, row in enumerate(pixels):
+            os.preadv(self._file, [row.data], (where.row + offset) * self.width + where.col)
+        return pixels
 
     def write_rows(self, first_row: int, pixels: Pixels) -> None:
         """Writes whole rows (h, width) from `first_row` on."""
@@ -123,7 +132,7 @@ class Canvas:
     ) -> None:
         self.folder = folder
         self._clock = clock
-        self._pending: dict[int, Sureness] = {}
+        self._pending: dict[int, TileRecord] = {}
         self._layers: list[Layer] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(folder)
@@ -153,6 +162,11 @@ class Canvas:
         """Tiles whose pixels are safely on disk."""
         return frozenset(self._journal.finished)
 
+    @property
+    def records(self) -> dict[int, TileRecord]:
+        """Of all finished tiles, with those that are not on disk yet."""
+        return {**self._journal.finished, **self._pending}
+
     def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None) -> None:
         """Writes one core (h, w); `finish` its tile afterwards."""
         self.classes.write(core, classes)
@@ -163,15 +177,15 @@ class Canvas:
     def mean_confidence(self) -> float | None:
         """Over the valid pixels of all finished tiles, 0..1; None where the model gives none."""
         sums = [*self._journal.finished.values(), *self._pending.values()]
-        pixels = sum(one[0] for one in sums)
-        return sum(one[1] for one in sums) / (255 * pixels) if pixels else None
+        pixels = sum(record.pixels for record in sums)
+        return sum(record.confidence for record in sums) / (255 * pixels) if pixels else None
 
-    def finish(self, tiles: Sequence[int], sureness: Mapping[int, Sureness] | None = None) -> None:
+    def finish(self, tiles: Sequence[int], records: Mapping[int, TileRecord] | None = None) -> None:
         """Counts a batch's tiles as written; commits when a group is full or old enough.
 
-        ``sureness`` has (valid pixels, sum of confidence 0..255) of those for which there is any.
+        ``records`` are of those that were written; the others hold no data at all.
         """
-        self._pending.update({tile: (sureness or {}).get(tile, (0, 0)) for tile in tiles})
+        self._pending.update({tile: (records or {}).get(tile, TileRecord()) for tile in tiles})
         if len(self._pending) >= GROUP_TILES or self._clock() - self._last_commit >= GROUP_SECONDS:
             self.commit()
 
@@ -187,7 +201,7 @@ class Canvas:
     def forget(self, tiles: Iterable[int]) -> None:
         """Has these tiles count as unfinished, durably; no write may be under way."""
         gone = set(tiles)
-        self._pending = {tile: told for tile, told in self._pending.items() if tile not in gone}
+        self._pending = {tile: record for tile, record in self._pending.items() if tile not in gone}
         self.commit()
         self._journal.forget(gone)
 

@@ -29,7 +29,7 @@ from engines.open import AUTO, FASTEST
 from engines.selection import Choice, choice_of
 from onboard.errors import OnboardError, OptionsRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer, Pixels
-from onboard.mapping.journal import Sureness, holds
+from onboard.mapping.journal import TileRecord, holds
 from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid, Window
@@ -114,12 +114,12 @@ class Finished:
     """What came of a part.
 
     Attributes:
-        sureness: of its tiles, as the journal wants it.
+        records: of its tiles, as the journal wants them.
         failure: an error of ours, as a result: raised, it would count against the worker.
     """
 
     tiles: tuple[int, ...]
-    sureness: dict[int, Sureness] = field(default_factory=dict)
+    records: dict[int, TileRecord] = field(default_factory=dict)
     stats: PipelineStats = field(default_factory=PipelineStats)
     failure: OnboardError | EngineError | None = None
 
@@ -192,7 +192,7 @@ class Crew:
                 future.release()
                 if told.failure is not None:
                     raise told.failure
-                canvas.finish(told.tiles, told.sureness)
+                canvas.finish(told.tiles, told.records)
                 finished += len(told.tiles)
                 stats.tiles_inferred += told.stats.tiles_inferred
                 stats.tiles_empty += told.stats.tiles_empty
@@ -273,7 +273,7 @@ def _mapped(part: Part, tiles: tuple[int, ...]) -> Finished:
                 canvas.left_out = frozenset(range(len(grid))) - frozenset(tiles)
                 pipeline = Pipeline(scene, grid, engine, canvas, batch=part.batch, read_timeout_s=part.read_timeout_s)
                 stats = pipeline.run()
-                return Finished(tiles, canvas.sureness, stats)
+                return Finished(tiles, canvas.records, stats)
     except (OnboardError, EngineError) as error:
         return Finished(tiles, failure=error)
 
@@ -283,7 +283,7 @@ class PartCanvas:
 
     Attributes:
         left_out: tiles that are not this worker's; they count as finished.
-        sureness: of the tiles finished here.
+        records: of the tiles finished here.
 
     Raises:
         StorageError: the canvas is not there, or belongs to other work.
@@ -291,7 +291,7 @@ class PartCanvas:
 
     def __init__(self, part: Part, *, width: int, height: int, others: int) -> None:
         self.left_out: frozenset[int] = frozenset(range(others))
-        self.sureness: dict[int, Sureness] = {}
+        self.records: dict[int, TileRecord] = {}
         if not holds(part.canvas / "journal", part.identity):
             raise StorageError(
                 part.canvas, "a worker does not find the canvas there",
@@ -311,9 +311,9 @@ class PartCanvas:
             if pixels is not None:
                 layer.write(core, pixels)
 
-    def finish(self, tiles: Sequence[int], sureness: Mapping[int, Sureness] | None = None) -> None:
+    def finish(self, tiles: Sequence[int], records: Mapping[int, TileRecord] | None = None) -> None:
         """Counts a batch's tiles as written."""
-        self.sureness.update({tile: (sureness or {}).get(tile, (0, 0)) for tile in tiles})
+        self.records.update({tile: (records or {}).get(tile, TileRecord()) for tile in tiles})
 
     def commit(self) -> None:
         """Makes the pixels durable; the journal comes after."""

@@ -1,9 +1,9 @@
 """The canvas's journal: which tiles are finished, in records that a power cut cannot forge.
 
 A record is `length (u32) | crc32 (u32) | payload`, little endian. The first holds the identity of the work as
-canonical JSON, each later one a group of finished tiles, three numbers (u32) each: the tile's index, its valid pixels
-and the sum of the model's confidence over them (0 where the model gives none). A torn or damaged tail is dropped at
-opening: what it said is simply done again.
+canonical JSON, each later one a group of finished tiles, five numbers (u32) each: the tile's index, its valid pixels,
+the sum of the model's confidence over them (0 where the model gives none), and the checksums of its pixels in the two
+rasters. A torn or damaged tail is dropped at opening: what it said is simply done again.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onboard.mapping.files import synced_folder, write_all
 
@@ -25,8 +26,31 @@ _HEAD = struct.Struct("<II")
 # Far above any real record; a damaged length must not make us allocate gigabytes.
 _LONGEST = 64 << 20
 
+# Of the records. A journal of another layout is one of other work.
+_LAYOUT = 2
+
 Identity = Mapping[str, Any]
-Sureness = tuple[int, int]
+
+
+class TileRecord(NamedTuple):
+    """What the journal keeps of a finished tile.
+
+    Attributes:
+        pixels: valid ones with a confidence; 0 where the model gives none.
+        confidence: the sum over them, 0..255 each.
+        classes_crc: checksum of the core in the class raster; 0 where it was not written and holds zeros.
+        confidence_crc: likewise in the confidence raster.
+    """
+
+    pixels: int = 0
+    confidence: int = 0
+    classes_crc: int = 0
+    confidence_crc: int = 0
+
+
+def checksum(pixels: NDArray[np.uint8]) -> int:
+    """CRC-32 of pixels (h, w), row by row; never 0."""
+    return zlib.crc32(np.ascontiguousarray(pixels)) or 1
 
 
 def identity_bytes(identity: Identity) -> bytes:
@@ -36,7 +60,11 @@ def identity_bytes(identity: Identity) -> bytes:
 
 def holds(path: Path, identity: Identity) -> bool:
     """Whether the journal at `path` was written for this identity."""
-    return any(payload == identity_bytes(identity) for payload, _ in islice(_records(path), 1))
+    return any(payload == _first_record(identity) for payload, _ in islice(_records(path), 1))
+
+
+def _first_record(identity: Identity) -> bytes:
+    return identity_bytes({**identity, "journal_layout": _LAYOUT})
 
 
 class Journal:
@@ -47,15 +75,15 @@ class Journal:
         identity: what the work depends on; a journal written for another is not resumed.
 
     Attributes:
-        finished: indices of the tiles recorded so far, each with (valid pixels, sum of confidence).
+        finished: indices of the tiles recorded so far, with their records.
         resumed: whether an earlier journal with this identity was found.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
-        self.finished: dict[int, Sureness] = {}
+        self.finished: dict[int, TileRecord] = {}
         self._identity = identity
-        wanted = identity_bytes(identity)
+        wanted = _first_record(identity)
         end = self._replay(wanted)
         self.resumed = end > 0
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -65,9 +93,9 @@ class Journal:
             self._append(wanted)
             synced_folder(path.parent)
 
-    def record(self, tiles: Mapping[int, Sureness]) -> None:
+    def record(self, tiles: Mapping[int, TileRecord]) -> None:
         """Appends one group of tiles and syncs it; their pixels must have been synced before."""
-        self._append(np.asarray([(tile, *sureness) for tile, sureness in tiles.items()], dtype="<u4").tobytes())
+        self._append(np.asarray([(tile, *record) for tile, record in tiles.items()], dtype="<u4").tobytes())
         self.finished.update(tiles)
 
     def forget(self, tiles: Iterable[int]) -> None:
@@ -101,8 +129,8 @@ class Journal:
             if position == 0 and payload != wanted:
                 return 0
             if position > 0:
-                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, 3).tolist()
-                self.finished.update({tile: (pixels, confidence) for tile, pixels, confidence in rows})
+                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, 5).tolist()
+                self.finished.update({tile: TileRecord(*record) for tile, *record in rows})
             end = after
         return end
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.engine import Engine, Prediction
+from engines.errors import ConstantsChanged, EngineError
 from onboard.errors import SceneRefused
-from onboard.mapping.journal import Sureness
+from onboard.mapping.journal import TileRecord, checksum
 from onboard.mapping.watch import Watch
 from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
 from onboard.scene.reader import ScenePixels
@@ -56,7 +57,7 @@ class Surface(Protocol):
     def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None) -> None:
         """Writes one core (h, w)."""
 
-    def finish(self, tiles: Sequence[int], sureness: Mapping[int, Sureness] | None = None) -> None:
+    def finish(self, tiles: Sequence[int], records: Mapping[int, TileRecord] | None = None) -> None:
         """Counts a batch's tiles as written."""
 
     def commit(self) -> None:
@@ -79,6 +80,7 @@ class PipelineStats:
 
     Attributes:
         unchecked: tiles inferred since the engine was last found right.
+        unscrubbed: tiles inferred since its constants were last found unchanged.
     """
 
     tiles_inferred: int = 0
@@ -90,6 +92,11 @@ class PipelineStats:
     write_s: float = 0.0
     stalls: dict[str, float] = field(default_factory=dict)
     unchecked: list[int] = field(default_factory=list)
+    unscrubbed: list[int] = field(default_factory=list)
+
+    def doubtful(self, error: EngineError) -> list[int]:
+        """Tiles to be done again after this failure of the engine."""
+        return self.unscrubbed if isinstance(error, ConstantsChanged) else self.unchecked
 
 
 class Stage(Generic[T]):
@@ -249,8 +256,13 @@ class Pipeline:
             if self.watch.check_due():
                 self.watch.check()
                 stats.unchecked.clear()
+                stats.unscrubbed.clear()
+            elif self.watch.scrub_due():
+                self.watch.scrub()
+                stats.unscrubbed.clear()
             begin = time.perf_counter()
             stats.unchecked.extend(batch.indices)
+            stats.unscrubbed.extend(batch.indices)
             prediction = None if batch.pixels is None else self.engine.infer(batch.pixels)
             took = time.perf_counter() - begin
             stats.infer_s += took
@@ -273,8 +285,8 @@ class Pipeline:
             while (item := mapped.get()) is not None:
                 begin = time.perf_counter()
                 batch, prediction = item
-                sureness = {} if prediction is None else self._store(batch, prediction)
-                self.canvas.finish(batch.indices, sureness)
+                records = {} if prediction is None else self._store(batch, prediction)
+                self.canvas.finish(batch.indices, records)
                 finished += len(batch.indices)
                 took = time.perf_counter() - begin
                 stats.write_s += took
@@ -285,9 +297,9 @@ class Pipeline:
             failures.append(error)
             mapped.close()
 
-    def _store(self, batch: Batch, prediction: Prediction) -> dict[int, Sureness]:
-        """Writes a batch's cores; gives how sure the model was of each, where it says."""
-        sureness = {}
+    def _store(self, batch: Batch, prediction: Prediction) -> dict[int, TileRecord]:
+        """Writes a batch's cores; gives the checksum of each, and how sure the model was, where it says."""
+        records = {}
         for position, (tile, valid) in enumerate(zip(batch.tiles, batch.valid, strict=True)):
             at = (position, tile.core_in_tile.rows, tile.core_in_tile.cols)
             classes = prediction.classes[at]
@@ -296,10 +308,13 @@ class Pipeline:
                 classes = classes * valid
                 confidence = None if confidence is None else confidence * valid
             self.canvas.write(tile.core, classes, confidence)
+            pixels, total = 0, 0
             if confidence is not None:
                 pixels = confidence.size if valid is None else int(valid.sum())
-                sureness[tile.index] = (pixels, int(confidence.sum(dtype=np.uint64)))
-        return sureness
+                total = int(confidence.sum(dtype=np.uint64))
+            confidence_crc = 0 if confidence is None else checksum(confidence)
+            records[tile.index] = TileRecord(pixels, total, checksum(classes), confidence_crc)
+        return records
 
 
 def _core_in_source(tile: Tile) -> tuple[slice, slice]:

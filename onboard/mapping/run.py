@@ -23,9 +23,10 @@ import rasterio
 from engines.engine import Engine
 from engines.errors import EngineError
 from engines.selection import choice_of
-from onboard.errors import OptionsRefused, SceneRefused
+from onboard.errors import OptionsRefused, SceneRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
+from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, check_written, forget_damaged
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.mapping.product import count_classes, sieve, write_confidence, write_map, write_quicklook
@@ -68,6 +69,7 @@ class MapRequest:
         title: the scene's name in the item; its file's name by default.
         acquired: when it was taken, RFC 3339, where its own tags do not say.
         own: more `onboard:` properties of the item.
+        scene_sha256: the digest that the scene was accepted by; another one is refused. None takes it as it is.
     """
 
     scene: Path
@@ -84,6 +86,7 @@ class MapRequest:
     title: str | None = None
     acquired: str | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
+    scene_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -204,6 +207,9 @@ class Job:
         grid = Grid(scene.width, scene.height, tile_size=manifest.input.tile_size, halo=halo)
         scene_files = _digests(request.scene)
         scene_sha256 = digest_of_all(scene_files)
+        if request.scene_sha256 is not None:
+            check_scene(request.scene, scene_sha256, request.scene_sha256)
+            scene_sha256 = request.scene_sha256
         identity = {
             "pipeline": PIPELINE_VERSION,
             "scene": scene_sha256,
@@ -282,14 +288,55 @@ class Job:
         )
         try:
             with canvas:
-                stats = self._map(canvas, progress, watch) if crew is None else self._spread(crew, canvas, progress)
-                item = self._publish(canvas, stats, watch)
+                item, stats = self._made(canvas, progress, watch, crew)
         except SceneRefused:
             # Nothing can be resumed from a file that cannot be read.
             self._clean()
             raise
         self._clean()
         return self.summary(item, stats, time.monotonic() - begin, False)
+
+    def _made(
+        self, canvas: Canvas, progress: Progress | None, watch: Watch, crew: Crew | None
+    ) -> tuple[dict[str, Any], PipelineStats]:
+        """Maps and publishes; what is found changed on the disk on the way is made again.
+
+        Raises:
+            StorageError: it changes again and again.
+        """
+        self._repaired(canvas, watch)
+        stats = PipelineStats()
+        for _ in range(ATTEMPTS):
+            again = self._map(canvas, progress, watch) if crew is None else self._spread(crew, canvas, progress)
+            stats = again if again.tiles_inferred or not stats.seconds else stats
+            if self._repaired(canvas, watch) or self._scene_changed(canvas, watch):
+                continue
+            try:
+                return self._publish(canvas, stats, watch), stats
+            except ProductDamaged as error:
+                watch.repaired("map-rewritten", f"{error}; it is written again")
+        raise StorageError(self.work, "what is written there does not stay as it was", "look at the disk")
+
+    def _repaired(self, canvas: Canvas, watch: Watch) -> bool:
+        """Whether tiles of the canvas were found changed; they are to be done again."""
+        damaged = forget_damaged(canvas, self.grid)
+        if damaged:
+            watch.repaired("canvas-damaged", f"{len(damaged)} tiles changed on the disk and are done again")
+        return bool(damaged)
+
+    def _scene_changed(self, canvas: Canvas, watch: Watch) -> bool:
+        """Whether the scene's bytes changed while it was mapped, in memory alone: all of it is to be done again.
+
+        Raises:
+            SceneRefused: they changed in storage.
+        """
+        digest = digest_of_all(_digests(self.request.scene))
+        if digest == self.scene_sha256:
+            return False
+        check_scene(self.request.scene, digest, self.scene_sha256)
+        canvas.forget(range(len(self.grid)))
+        watch.repaired("scene-reread", "the scene had changed in memory while it was mapped; it is mapped again")
+        return True
 
     def _map(self, canvas: Canvas, progress: Progress | None, watch: Watch) -> PipelineStats:
         """Here. The engine is checked after the last tile; tiles of an engine in doubt are forgotten."""
@@ -300,9 +347,9 @@ class Job:
         try:
             stats = pipeline.run(progress)
             watch.check()
-        except EngineError:
+        except EngineError as error:
             if watch.doubts:
-                canvas.forget(pipeline.stats.unchecked)
+                canvas.forget(pipeline.stats.doubtful(error))
             raise
         return stats
 
@@ -340,6 +387,11 @@ class Job:
             write_confidence(canvas.confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
         write_quicklook(staged / "map.tif", staged / "quicklook.webp", classes)
         item = write_item(self._item_facts(counts, stats, canvas.mean_confidence, watch), staged)
+        check_written(layer, staged / "map.tif")
+        if canvas.confidence is not None:
+            check_written(canvas.confidence, staged / "confidence.tif")
+        if self._repaired(canvas, watch):
+            raise ProductDamaged("the canvas changed while the map was written")
         publish_folder(staged, self.final)
         found: dict[str, Any] = json.loads((self.final / item.name).read_text(encoding="utf-8"))
         return found

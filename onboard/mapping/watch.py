@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -37,6 +40,21 @@ class Watch:
 
     def before_publishing(self) -> None:
         """Called once, when every tile is on the canvas and the engine was checked: no batch comes any more."""
+
+    def scrub_due(self) -> bool:
+        """Whether it is time to look at the engine's constants, between two batches."""
+        return False
+
+    def scrub(self) -> None:
+        """Looks at the engine's constants in memory; `check` does so as well.
+
+        Raises:
+            ConstantsChanged: they are not what they were when the engine was opened.
+        """
+
+    def repaired(self, kind: str, text: str) -> None:
+        """Stored data were found changed and are made again; ``kind`` is an event's."""
+        log.warning("%s: %s", kind, text)
 
     def took(self, stage: str, seconds: float) -> None:
         """A stage ("read", "infer", "write") took so long for one batch; called on that stage's thread."""

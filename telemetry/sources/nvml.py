@@ -120,3 +120,27 @@ def _said(error: Exception) -> str:
 def _lost(nvml: Any) -> tuple[int, ...]:
     names = ("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_UNINITIALIZED", "NVML_ERROR_DRIVER_NOT_LOADED")
     return tuple(getattr(nvml, name) for name in names if hasattr(nvml, name))
+
+
+def ecc_state() -> str:
+    """Error correction of the first GPU's memory: "on", "off", or why that is not known.
+
+    Source: NVML API reference, nvmlDeviceGetEccMode.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return "not known (nvidia-ml-py is not installed)"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return f"not known ({error})"
+    try:
+        current, _ = pynvml.nvmlDeviceGetEccMode(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except pynvml.NVMLError as error:
+        return f"not known ({error})"
+    else:
+        return "on" if current else "off"
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()

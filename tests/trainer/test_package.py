@@ -14,6 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from engines.manifest import Evaluation, Manifest
 from engines.metrics import Confusion
 from engines.open import open_engine
+from engines.verify import read_golden, read_packed
 from onboard.mapping.run import MapRequest, map_scene
 from trainer import export
 from trainer.card import CARD, write_card
@@ -104,6 +105,10 @@ def test_a_packaged_run_is_a_folder_that_the_engines_read(tmp_path: Path, finish
     manifest.model.read_verified(folder)
     assert manifest.golden is not None
     manifest.golden.read_verified(folder)
+    packed = read_packed(manifest, folder)
+    assert packed is not None
+    assert packed.shape == (1, 3, 128, 128)
+    assert not np.array_equal(packed, read_golden(manifest, folder)[0])
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["tiny"]
     assert manifest.class_titles[5] == "Bare land"
     assert manifest.training is not None

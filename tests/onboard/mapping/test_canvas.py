@@ -8,6 +8,7 @@ import pytest
 
 from onboard.errors import OptionsRefused, StorageError
 from onboard.mapping.canvas import GROUP_SECONDS, GROUP_TILES, Canvas
+from onboard.mapping.journal import TileRecord
 from onboard.scene.grid import Window
 
 IDENTITY = {"scene": "abc"}
@@ -59,9 +60,9 @@ def test_a_missing_raster_starts_afresh_even_with_a_journal(tmp_path: Path) -> N
 def test_confidence_is_averaged_over_valid_pixels_of_every_run(tmp_path: Path) -> None:
     with opened(tmp_path / "c") as canvas:
         assert canvas.mean_confidence is None
-        canvas.finish([0, 1], {0: (10, 2550)})  # tile 1 has no data at all
+        canvas.finish([0, 1], {0: TileRecord(10, 2550)})  # tile 1 has no data at all
     with opened(tmp_path / "c") as canvas:
-        canvas.finish([2, 3], {2: (20, 2550), 3: (10, 0)})
+        canvas.finish([2, 3], {2: TileRecord(20, 2550), 3: TileRecord(10, 0)})
         assert canvas.mean_confidence == pytest.approx(0.5)
         canvas.forget([0])
         assert canvas.mean_confidence == pytest.approx(1 / 3)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onboard.mapping.journal import Journal, holds, identity_bytes
+from onboard.mapping.journal import Journal, TileRecord, holds, identity_bytes
 
 IDENTITY = {"scene": "abc", "size": [4, 3]}
 
@@ -14,7 +14,7 @@ IDENTITY = {"scene": "abc", "size": [4, 3]}
 def written(path: Path, *groups: list[int]) -> Path:
     journal = Journal(path, IDENTITY)
     for group in groups:
-        journal.record({tile: (tile, 10 * tile) for tile in group})
+        journal.record({tile: TileRecord(tile, 10 * tile, tile + 1, 2**32 - 1) for tile in group})
     journal.close()
     return path
 
@@ -23,7 +23,7 @@ def test_recorded_tiles_are_found_again(tmp_path: Path) -> None:
     path = written(tmp_path / "journal", [0, 1], [5])
     journal = Journal(path, IDENTITY)
     assert journal.resumed
-    assert journal.finished == {0: (0, 0), 1: (1, 10), 5: (5, 50)}
+    assert journal.finished == {tile: (tile, 10 * tile, tile + 1, 2**32 - 1) for tile in (0, 1, 5)}
     journal.close()
 
 
@@ -49,7 +49,7 @@ def test_a_torn_tail_loses_only_the_last_group(tmp_path: Path, lost: int) -> Non
     path.write_bytes(path.read_bytes()[:-lost])
     journal = Journal(path, IDENTITY)
     assert set(journal.finished) == {0, 1}
-    journal.record({7: (7, 70)})
+    journal.record({7: TileRecord(7, 70)})
     journal.close()
     again = Journal(path, IDENTITY)
     assert set(again.finished) == {0, 1, 7}
