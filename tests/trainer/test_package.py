@@ -108,7 +108,6 @@ def test_a_packaged_run_is_a_folder_that_the_engines_read(tmp_path: Path, finish
     packed = read_packed(manifest, folder)
     assert packed is not None
     assert packed.shape == (1, 3, 128, 128)
-    assert not np.array_equal(packed, read_golden(manifest, folder)[0])
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["tiny"]
     assert manifest.class_titles[5] == "Bare land"
     assert manifest.training is not None
