@@ -14,7 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from engines.manifest import Evaluation, Manifest
 from engines.metrics import Confusion
 from engines.open import open_engine
-from engines.verify import read_golden, read_packed
+from engines.verify import read_packed
 from onboard.mapping.run import MapRequest, map_scene
 from trainer import export
 from trainer.card import CARD, write_card
