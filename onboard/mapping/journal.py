@@ -50,7 +50,7 @@ class TileRecord(NamedTuple):
 
 def checksum(pixels: NDArray[np.uint8]) -> int:
     """CRC-32 of pixels (h, w), row by row; never 0."""
-    return zlib.crc32(np.ascontiguousarray(pixels)) or 1
+    return zlib.crc32(np.ascontiguousarray(pixels).data) or 1
 
 
 def identity_bytes(identity: Identity) -> bytes:

@@ -59,7 +59,7 @@ def test_an_engine_that_does_not_repeat_itself_is_held_to_a_share() -> None:
     assert 0.9 < check.least_agreement < 1
     check.check(engine)
     engine.first, engine.last, engine.wrong = 1, 10**9, 64
-    engine.infer = lambda _: Prediction(np.full((1, 64, 64), 255, np.uint8))  # type: ignore[method-assign, misc, assignment]
+    engine.infer = lambda _: Prediction(np.full((1, 64, 64), 255, np.uint8))  # type: ignore[method-assign, assignment]
     with pytest.raises(AnswerChanged):
         check.check(engine)
 

@@ -14,7 +14,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -236,11 +236,11 @@ def fused_early_blocks(trunk: nn.Module) -> None:
     them is lost, and what it did has to be learnt again. Source of the shape: Tan and Le, "EfficientNetV2", ICML 2021
     (Fused-MBConv).
     """
-    first, second = trunk.blocks[0], trunk.blocks[1]  # type: ignore[index]
-    trunk.blocks[0] = _Fused(_narrowed(first.depthwise, first.project), None, adds=first.adds)  # type: ignore[index]
-    trunk.blocks[1] = _Fused(  # type: ignore[index]
-        nn.Sequential(_widened(second.expand, second.depthwise), nn.ReLU6()), second.project, adds=second.adds
-    )
+    blocks: Any = trunk.blocks
+    first, second = blocks[0], blocks[1]
+    blocks[0] = _Fused(_narrowed(first.depthwise, first.project), None, adds=first.adds)
+    widened = nn.Sequential(_widened(second.expand, second.depthwise), nn.ReLU6())
+    blocks[1] = _Fused(widened, second.project, adds=second.adds)
 
 
 class _Fused(nn.Module):
@@ -251,8 +251,9 @@ class _Fused(nn.Module):
         self.conv, self.project, self.adds = conv, project or nn.Identity(), adds
 
     def forward(self, grid: Tensor) -> Tensor:
-        out = self.project(self.conv(grid))
-        return grid + out if self.adds else out  # type: ignore[no-any-return]
+        """(B, C, h, w) to (B, C', h/stride, w/stride)."""
+        out: Tensor = self.project(self.conv(grid))
+        return grid + out if self.adds else out
 
 
 @torch.no_grad()
@@ -261,7 +262,8 @@ def _widened(expand: nn.Sequential, depthwise: nn.Sequential) -> nn.Conv2d:
     (wide, by), (filters, after) = _scaled(expand), _scaled(depthwise)
     conv = _dense_like(depthwise[0], wide.shape[1], len(filters))
     conv.weight.copy_(filters * wide[:, :, 0, 0][:, :, None, None])
-    conv.bias.copy_(filters.sum(dim=(1, 2, 3)) * by + after)  # type: ignore[union-attr]
+    assert conv.bias is not None  # noqa: S101 -- made with one
+    conv.bias.copy_(filters.sum(dim=(1, 2, 3)) * by + after)
     return conv
 
 
@@ -271,19 +273,21 @@ def _narrowed(depthwise: nn.Sequential, project: nn.Sequential) -> nn.Conv2d:
     (filters, by), (narrow, after) = _scaled(depthwise), _scaled(project)
     conv = _dense_like(depthwise[0], len(filters), len(narrow))
     conv.weight.copy_(narrow * filters[:, 0][None])
-    conv.bias.copy_(narrow[:, :, 0, 0] @ by + after)  # type: ignore[union-attr]
+    assert conv.bias is not None  # noqa: S101 -- made with one
+    conv.bias.copy_(narrow[:, :, 0, 0] @ by + after)
     return conv
 
 
 def _scaled(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Weights and bias of a convolution with its norm, by the norm's own statistics."""
-    conv, norm = layers[0], layers[1]
+    conv: Any = layers[0]
+    norm: Any = layers[1]
     by = norm.weight / (norm.running_var + norm.eps).sqrt()
     return conv.weight * by[:, None, None, None], norm.bias - norm.running_mean * by
 
 
-def _dense_like(conv: nn.Module, inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, conv.kernel_size, stride=conv.stride, padding=conv.padding)  # type: ignore[arg-type]
+def _dense_like(conv: Any, inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, conv.kernel_size, stride=conv.stride, padding=conv.padding)
 
 
 def load_published(trunk: nn.Module, name: LiteName, source: str | Path) -> None:

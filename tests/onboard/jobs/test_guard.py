@@ -83,7 +83,7 @@ def test_any_other_answer_than_the_first_takes_the_engine_out_of_service(guarded
     engine = guarded.engines[0]
     whole = engine.infer
 
-    def infer(tiles: np.ndarray) -> object:  # type: ignore[type-arg]
+    def infer(tiles: np.ndarray) -> object:
         answer = whole(tiles)
         answer.classes[0, 5, 5] ^= 1
         return answer

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engines.testing import IdentityEngine
 from onboard.errors import MappingStopped, SceneRefused, StorageError
-from onboard.mapping import run
+from onboard.mapping import product, run, scene_files
 from onboard.mapping.canvas import Canvas
 from onboard.mapping.files import sha256_file
 from onboard.mapping.integrity import forget_damaged
@@ -115,8 +115,8 @@ def test_a_scene_changed_in_memory_alone_is_mapped_again(
 ) -> None:
     """What the system keeps of a file in memory is given up before the scene is condemned."""
     digests = iter([request_.scene_sha256, "0" * 64])
-    whole = run._digest
-    monkeypatch.setattr(run, "_digest", lambda path: next(digests, None) or whole(path))
+    whole = scene_files.digest_of_all
+    monkeypatch.setattr("onboard.mapping.run.digest_of_all", lambda found: next(digests, None) or whole(found))
     watch = Meddling(lambda: None)
     engine = IdentityEngine(tile_size=64)
     summary = map_scene(request_, engine, watch=watch)
@@ -125,7 +125,7 @@ def test_a_scene_changed_in_memory_alone_is_mapped_again(
 
 
 def test_a_map_that_was_written_wrong_is_written_again(request_: MapRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    written, whole = [], run.write_map
+    written, whole = [], product.write_map
 
     def write_map(layer: object, target: Path, **options: object) -> None:
         whole(layer, target, **options)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_a_map_that_was_written_wrong_is_written_again(request_: MapRequest, mon
             with rasterio.open(target, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
                 file.write(np.full((1, 1), 9, np.uint8), 1, window=((5, 6), (5, 6)))
 
-    monkeypatch.setattr(run, "write_map", write_map)
+    monkeypatch.setattr("onboard.mapping.run.write_map", write_map)
     watch = Meddling(lambda: None)
     summary = map_scene(request_, IdentityEngine(tile_size=64), watch=watch)
     assert is_right(request_, summary.map_path)
