@@ -74,6 +74,14 @@ class Row:
         return cls(**told | runs | {"scores": scores})
 
 
+_LATER: dict[str, Any] = {
+    "degrade": None, "sets": [], "gsd_m": None, "largest_enlargement": 1.6, "heads": {}, "label_stride": 1,
+    "frozen_depthwise": False, "soft_weight": 0.5, "relative": None,
+}  # fmt: skip
+"""Settings that came after the first rows were made, with the values that leave everything as it was then: they count
+in a digest only where they have others, so that those rows still stand."""
+
+
 def digest_of(*settings: BaseModel | None) -> str:
     """Of what decides a run's result: not of where it runs, and a teacher's weights by what is in them."""
     told = [None if one is None else one.model_dump(mode="json", exclude={"machine", "name"}) for one in settings]
@@ -92,7 +100,8 @@ def _by_content(told: Any) -> Any:
         return [_by_content(one) for one in told]
     if not isinstance(told, dict):
         return told
-    found = {key: _by_content(value) for key, value in told.items()}
+    kept = {key: value for key, value in told.items() if key not in _LATER or value != _LATER[key]}
+    found = {key: _by_content(value) for key, value in kept.items()}
     if isinstance(weights := found.get("weights"), str) and (path := Path(weights)).exists():
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         found["weights"] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
