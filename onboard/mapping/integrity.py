@@ -6,11 +6,12 @@ Each of these is read back and compared before a map is published. What differs 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from onboard.errors import SceneRefused
@@ -87,7 +88,10 @@ def check_written(layer: Layer, path: Path) -> None:
         ProductDamaged: they differ, or the file cannot be read.
     """
     try:
-        with rasterio.open(path) as written:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixels are compared, not places
+            written = rasterio.open(path, driver="GTiff")
+        with written:
             for row in range(0, layer.height, _ROWS):
                 rows = min(_ROWS, layer.height - row)
                 pixels = written.read(1, window=RasterWindow(0, row, layer.width, rows))
