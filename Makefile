@@ -19,8 +19,10 @@ FAST_CPU ?= $(filter x86_64 AMD64,$(shell uname -m))
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
-	$(if $(FAST_CPU),$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary openvino -e '.[openvino]' \
-	  || echo "no OpenVINO for this Python: ONNX Runtime maps, at under half the speed on CPUs with bfloat16 (README)")
+ifneq ($(FAST_CPU),)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary openvino -e '.[openvino]' \
+	  || echo "no OpenVINO for this Python: ONNX Runtime maps, at under half the speed on CPUs with bfloat16 (README)"
+endif
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
