@@ -12,6 +12,7 @@ concatenation elimination, multi-head attention.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401 - asked for here, once, with a line that helps
     except ImportError as error:
-        remedy = "pip install 'onboard-landcover[build]'"
+        remedy = f"{sys.executable} -m pip install onnx"
         raise BackendUnavailable("roofline", "the onnx package is not installed", remedy) from error
 
 

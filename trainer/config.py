@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from trainer.data.degrade import DegradeSettings
 from trainer.errors import SettingsRefused
-from trainer.models.segmenter import SegmenterSettings
+from trainer.models.segmenter import TAGS, SegmenterSettings
 from trainer.models.teacher import TeacherSettings
 
 
@@ -277,7 +277,7 @@ def checked_settings(told: Mapping[str, Any], kind: type[AnySettings], source: s
         return kind.model_validate(told)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"] if part not in TAGS)
         problem = first["msg"].removeprefix("Value error, ")
         raise SettingsRefused(source, f"{where}: {problem}" if where else problem) from error
 

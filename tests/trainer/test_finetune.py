@@ -19,6 +19,7 @@ from trainer.loop import Run
 from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.models.student import PAPER_STUDENT, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings
+from trainer.places import PlacesSettings
 from trainer.schedule import elapsed_share, learning_rate, stage_at
 from trainer.source_teacher import SourceSettings
 
@@ -184,7 +185,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
     kinds: dict[str, type[BaseModel]] = {
         "ablation": AblateSettings, "study": AblateSettings, "study-rate": AblateSettings,
         "study-curve": AblateSettings, "study-teacher": SourceSettings,
-        "mask_cdkd": DistillSettings, "mask_cdkd-small": DistillSettings,
+        "mask_cdkd": DistillSettings, "mask_cdkd-small": DistillSettings, "places": PlacesSettings,
     }  # fmt: skip
     read_settings(path, kinds.get(path.stem, FinetuneSettings))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from trainer.models.features import StudentFeatures
@@ -14,12 +16,36 @@ from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
 
 
+def _encoder_kind(value: Any) -> str:
+    """Which settings of an encoder these are: those of a ViT say no kind."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind in ("plain", "lite") else "vit"
+
+
+def _decoder_kind(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "fpn" if kind == "fpn" else "upernet"
+
+
+AnyEncoder = Annotated[
+    Annotated[StudentSettings, Tag("vit")]
+    | Annotated[PlainSettings, Tag("plain")]
+    | Annotated[LiteSettings, Tag("lite")],
+    Discriminator(_encoder_kind),
+]
+AnyDecoder = Annotated[
+    Annotated[DecoderSettings, Tag("upernet")] | Annotated[FpnSettings, Tag("fpn")], Discriminator(_decoder_kind)
+]
+TAGS = frozenset({"vit", "plain", "lite", "upernet", "fpn"})
+"""Words that stand in the place of an error for the choice made above, and are no keys of a file."""
+
+
 class HeadShape(BaseModel):
     """A further head: its decoder, and K, without "no data"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    decoder: DecoderSettings | FpnSettings
+    decoder: AnyDecoder
     classes: int = Field(ge=1)
 
 
@@ -31,8 +57,8 @@ class SegmenterSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    student: StudentSettings | PlainSettings | LiteSettings = StudentSettings()
-    decoder: DecoderSettings | FpnSettings = DecoderSettings()
+    student: AnyEncoder = StudentSettings()
+    decoder: AnyDecoder = DecoderSettings()
     classes: int = Field(default=5, ge=1)
     heads: dict[str, HeadShape] = Field(default_factory=dict)
 
