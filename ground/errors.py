@@ -9,6 +9,7 @@ GroundError          a failure of ours (exit code 1)
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -24,7 +25,9 @@ class DiskFailed(GroundError):
     def __init__(self, path: Path, error: OSError) -> None:
         self.path, self.errno = path, error.errno
         reason = (error.strerror or str(error)).lower()
-        super().__init__(f"{path}: cannot read or write: {reason}; mend it, then run the same command: it continues")
+        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        what, remedy = ("write", "make room") if is_full else ("read or write", "mend it")
+        super().__init__(f"{path}: cannot {what}: {reason}; {remedy}, then run the same command: it continues")
 
 
 class MapDamaged(GroundError):
