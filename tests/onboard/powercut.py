@@ -352,7 +352,7 @@ def read_back(calls: Iterable[Call]) -> dict[str, bytes]:
     found: dict[str, bytearray] = {}
     for call in calls:
         match = _FD.match(call.arguments[0]) if call.name == "preadv2" else None
-        if match is not None:
+        if match is not None and not match[2].startswith("/proc/"):  # memory is looked at by the same call
             at, content = int(call.arguments[3]), found.setdefault(match[2], bytearray())
             content.extend(bytes(max(0, at + call.result - len(content))))
             content[at : at + call.result] = _bytes(call.arguments[1])[: call.result]
