@@ -112,7 +112,7 @@ def _torn_canvas(recording: Recording, canvases: Path) -> str | None:
     """A journal may name only tiles whose pixels are there: they must be those of the finished map."""
     for journal in canvases.glob("*/canvas/journal"):
         scene = journal.parents[1].name
-        tiles = [index for payload, _ in list(_records(journal))[1:] for index in np.frombuffer(payload, "<u4")[::3]]
+        tiles = [index for payload, _ in list(_records(journal))[1:] for index in np.frombuffer(payload, "<u4")[::5]]
         raw = journal.with_name("classes.raw")
         if tiles and (not raw.is_file() or raw.stat().st_size != SIDE * SIDE):
             return f"the journal of {scene} names tiles of a raster that is not there"
