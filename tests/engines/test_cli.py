@@ -113,7 +113,7 @@ def test_bench_without_onnx_still_says_the_bound(
     assert main(["bench", str(folder), "--backend", "onnxruntime", "--seconds", "0.01", "--roofline"]) == 0
     table = capsys.readouterr().out
     assert "bound 48.7 tiles/s (arithmetic); nothing to expect by" in table
-    assert "layers are not counted: roofline: the onnx package is not installed; pip install" in table
+    assert "layers are not counted: roofline: the onnx package is not installed; " in table
 
 
 def test_bench_counts_layers_only_where_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
