@@ -298,7 +298,7 @@ class PageScrub:
                 continue
             own = run.start // 64 + np.arange(len(run.xor), dtype=np.uint64)
             on_heap = any(start <= run.start < end for start, end in heaps)
-            left_out = np.isin(own, lines) if on_heap else np.isin(own // (POOL // 64), pools)
+            left_out = _is_among(own, lines) if on_heap else _is_among(own // (POOL // 64), pools)
             run.xor[left_out], run.sum[left_out] = 0, 0
 
     def _reused(self) -> list[_Run]:
@@ -379,9 +379,22 @@ def _heaps(ranges: Sequence[Mapping]) -> list[tuple[int, int]]:
 
 
 def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:
-    for start, end in ranges:
-        addresses = addresses[(addresses < start) | (addresses >= end)]
-    return addresses
+    """Those of the addresses, which are sorted, that lie in none of the ranges."""
+    starts, ends = np.asarray([*ranges, (0, 0)], dtype=np.uint64).T
+    first, last = np.searchsorted(addresses, starts), np.searchsorted(addresses, ends)
+    depth = np.zeros(len(addresses) + 1, dtype=np.int64)
+    np.add.at(depth, first, 1)
+    np.add.at(depth, np.maximum(first, last), -1)
+    return addresses[depth.cumsum()[:-1] == 0]
+
+
+def _is_among(values: Words, known: Words) -> NDArray[np.bool_]:
+    """Which values, of a contiguous span in order, are among known ones, which are sorted without doubles.
+
+    np.isin sorts all that is known again at each call: with a million Python objects that took most of an opening.
+    """
+    near = known[slice(*np.searchsorted(known, [values[0], values[-1] + np.uint64(1)]))] if len(values) else known[:0]
+    return np.isin(values, near)
 
 
 def _around(objects: Words) -> list[tuple[int, int]]:
