@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     deaths: int = Field(3, ge=1, description="deaths of the worker on one scene before it is quarantined")
     check_minutes: float = Field(10.0, gt=0, description="minutes between checks of the engine by its golden tile")
     check_tiles: int = Field(128, ge=1, description="tiles between checks of the engine by its own first answer")
-    scrub_small: bool = Field(False, description="small pieces of memory are looked at too; see docs/radiation.md")
+    scrub_small: bool = Field(True, description="small pieces of memory are looked at too; see docs/radiation.md")
     scrub_s: float = Field(10.0, ge=0, description="seconds between looks at the engine's constants in memory; 0: none")
     twice: float = Field(0.0, ge=0, le=1, description="share of tiles computed twice; 1: all of them")
     reopen_hours: float | None = Field(None, gt=0, description="age at which the engine is opened afresh from disk")
