@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     halo: int | None = Field(None, ge=0, description="pixels cut from tile edges (default: the model's)")
     confidence: bool = Field(False, description="also keep the model's confidence as confidence.tif")
     sieve: int = Field(0, ge=0, le=100_000, description="merge patches of fewer pixels")
+    gsd_m: float | None = Field(None, gt=0, description="ground size of a pixel, metres, of scenes that do not say it")
+    resolution: Literal["model", "scene"] = Field(
+        "model", description="grid of maps of scenes read at another resolution: that the model saw, or the scene's"
+    )
 
     inbox: Path | None = Field(None, description="folder whose GeoTIFFs may be named by {path} and are taken by itself")
     watch_inbox: bool = Field(False, description="take what appears in the inbox")

@@ -37,5 +37,9 @@ class MapKind:
             "halo": manifest.halo if settings.halo is None else settings.halo,
             "sieve": settings.sieve,
             "confidence": settings.confidence,
+            "gsd_m": settings.gsd_m,
+            "resolution": settings.resolution,
+            "model_gsd_m": manifest.gsd_m,
+            "model_range_m": manifest.gsd_range_m,
         }
         return cls(manifest.model.sha256, identity_bytes(options).decode(), manifest)

@@ -25,7 +25,8 @@ MAX_ENLARGEMENT = 2.0
 _UNTESTED = math.sqrt(2)
 """Factor about `gsd_m` within which a scene is mapped as it is, of a model that names no range: half-way to a
 doubling."""
-_CONFLICT = 2.0
+# Of a size given and one known: twofold, but for the scale of projections.
+_CONFLICT = 1.9
 _SHAPE = tuple[int, int]
 
 
