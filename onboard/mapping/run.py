@@ -481,6 +481,7 @@ class Job:
             manifest=self.engine.manifest,
             class_pixels=counts,
             pixel_area_m2=pixel_m2,
+            gsd_m=self.resolution.gsd_of((width, height)),
             processed=datetime.now(timezone.utc),
             software={"onboard": _version(), self.engine.backend: self.engine.digest},
             published=self.final,

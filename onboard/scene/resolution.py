@@ -25,8 +25,9 @@ MAX_ENLARGEMENT = 2.0
 _UNTESTED = math.sqrt(2)
 """Factor about `gsd_m` within which a scene is mapped as it is, of a model that names no range: half-way to a
 doubling."""
-# Of a size given and one known: twofold, but for the scale of projections.
-_CONFLICT = 1.9
+_SLACK = 1.05
+"""The scale of a projection: a scene of nominally two metres is not of exactly two."""
+_CONFLICT = 2 / _SLACK
 _SHAPE = tuple[int, int]
 
 
@@ -191,8 +192,8 @@ def _decided(
     width, height = (min(round(pixels), limit) for pixels, limit in zip(exact, most, strict=True))
     if gsd < low:
         return "reduced", (width, height), f"{begin}: read at {wanted:g} m"
-    if wanted == made_for:
-        return "enlarged", (width, height), f"{begin}: enlarged, read at {wanted:g} m"
+    if wanted <= made_for * _SLACK:
+        return "enlarged", (width, height), f"{begin}: enlarged, read at {wanted:.3g} m"
     return "enlarged_twofold", (width, height), f"{begin}: enlarged twofold, which is too little; the map is a guess"
 
 
