@@ -15,7 +15,7 @@ import math
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import rasterio
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
+from benchmarks.resolution import MadeFor
 from engines.engine import Engine
 from engines.metrics import Confusion
 from engines.open import open_engine
@@ -39,17 +40,6 @@ FACTORS = (0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)
 TOKYO_M = (0.5, 0.25, 0.125, 1.0)
 """Pixel sizes in metres; the first is that of the tiles as delivered."""
 Codes = NDArray[np.uint8]
-
-
-class MadeFor:
-    """An engine whose model says that it is made for one ground resolution and for no other."""
-
-    def __init__(self, engine: Engine, gsd_m: float) -> None:
-        self._engine = engine
-        self.manifest = engine.manifest.model_copy(update={"gsd_m": gsd_m, "gsd_range_m": (gsd_m, gsd_m)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
 
 
 class Mapper:

@@ -14,7 +14,8 @@ from rasterio.enums import Resampling
 from onboard.scene.grid import Window
 from onboard.scene.radiometry import Stretch
 from onboard.scene.reader import Scene, SceneOptions, ScenePixels
-from onboard.scene.resample import area_taps, cubic_taps, read_at
+from onboard.scene.resample import read_at
+from onboard.scene.taps import area_taps, cubic_taps
 
 PLAIN = SceneOptions(collar=False)
 
@@ -147,6 +148,35 @@ def test_a_tile_is_read_in_pieces_however_many_pixels_it_is_made_of(
     assert sum(sizes) == 2500 * 2000
     assert max(sizes) <= 4 << 20
     assert len(sizes) > 1
+
+
+def test_strips_are_decoded_once_for_a_row_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row of tiles is more than GDAL keeps decoded; what is read is what is read without."""
+    pixels = noise(900, 600)
+    pixels[:, 100:300, 200:700] = 0
+    path = write(tmp_path / "s.tif", pixels, nodata=0)
+    windows = [Window(col, row, 64, 64) for row in (0, 32) for col in (0, 60, 122)]
+    with Scene.open(path, PLAIN) as scene, read_at(scene, (200, 130)) as plain:
+        expected = [plain.read(window) for window in windows]
+    read_pixels = 0
+    plain_read = Scene.read
+
+    def read(scene: Scene, window: Window) -> ScenePixels:
+        nonlocal read_pixels
+        read_pixels += window.width * window.height
+        return plain_read(scene, window)
+
+    monkeypatch.setattr(Scene, "read", read)
+    monkeypatch.setattr("onboard.scene.resample.CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr("onboard.scene.resample._BAND_ROWS", 20)
+    with Scene.open(path, PLAIN) as scene, read_at(scene, (200, 130)) as other:
+        found = [other.read(window) for window in windows]
+    assert read_pixels < 2.2 * 900 * 64 * 600 / 130, "each row of tiles once"
+    for one, two in zip(found, expected, strict=True):
+        assert np.array_equal(one.pixels, two.pixels)
+        assert one.valid is not None
+        assert two.valid is not None
+        assert np.array_equal(one.valid, two.valid)
 
 
 def test_another_handle_reads_the_same(tmp_path: Path) -> None:
