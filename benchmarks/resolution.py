@@ -70,7 +70,7 @@ def _memory(folder: Path, *, side: int) -> None:
     peaks = {}
     for gsd_m in (MODEL_M, SCENE_M, SCENE_M / 4):
         shutil.rmtree(folder / "maps", ignore_errors=True)
-        command = [sys.executable, "-m", "benchmarks.resolution", scene, folder / "maps", str(gsd_m)]
+        command = [sys.executable, "-m", "benchmarks.resolution", str(scene), str(folder / "maps"), str(gsd_m)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         peaks[gsd_m] = float(json.loads(done.stdout))
         print(f"{side} x {side} as if of {gsd_m:<5g} m  peak RSS {peaks[gsd_m]:6.0f} MiB, free engine")

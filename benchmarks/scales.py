@@ -1,4 +1,4 @@
-"""Accuracy against ground resolution: at which pixel sizes a model holds. `python -m benchmarks.scales [dubai] [tokyo]`.
+"""Accuracy against ground resolution: `python -m benchmarks.scales [dubai] [tokyo]`.
 
 dubai: labelled scenes of unstated resolution, coarser and finer by known factors, mapped as they are and at the size
 of the delivered pixels, counted on the delivered grid. Where the first figure falls below the second, the model's range
@@ -33,7 +33,8 @@ from onboard.scene.reader import SceneOptions
 from onboard.scene.resolution import ResolutionOptions
 from trainer.data.description import read_description
 from trainer.data.sets import open_set
-from trainer.places import HeadCodes, PlaceCount
+from trainer.data.targets import HeadCodes
+from trainer.places import PlaceCount
 
 FACTORS = (0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)
 """Pixel sizes, of the scene's own."""
@@ -85,7 +86,7 @@ def main() -> None:
 
 
 def dubai(mapper: Mapper, names: list[str], factors: list[float]) -> None:
-    """mIoU of each scene at each pixel size, mapped as it is and as resampled to the delivered size."""
+    """Mean IoU of each scene at each pixel size, mapped as it is and as resampled to the delivered size."""
     labelled = open_set("dubai")
     print("mIoU; pixel size, of the scene's own" + "".join(f"{name + way:>19}" for name in names
                                                         for way in (" as it is", " resampled")))  # fmt: skip

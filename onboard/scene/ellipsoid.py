@@ -34,12 +34,11 @@ def mean_steps_m(longitudes: Degrees, latitudes: Degrees) -> tuple[float, float]
     """Mean length in metres of a mesh's rows and of its columns, along chords between neighbouring places.
 
     Args:
-        longitudes: degrees (rows, columns); latitudes: likewise.
+        longitudes: degrees (rows, columns).
+        latitudes: degrees, likewise.
     """
     places = _in_space(longitudes, latitudes)
-    across, down = (
-        np.linalg.norm(np.diff(places, axis=axis), axis=0).sum(axis=axis - 1).mean() for axis in (2, 1)
-    )
+    across, down = (np.linalg.norm(np.diff(places, axis=axis), axis=0).sum(axis=axis - 1).mean() for axis in (2, 1))
     return float(across), float(down)
 
 

@@ -72,7 +72,8 @@ class ResampledScene(Scene):
         if self._source.block_shapes[0][1] < width or window.width == self.width:
             return False
         decoded = window.height * height / self.height * width * self.count * np.dtype(self.dtype).itemsize
-        return decoded > CACHE_BYTES / 2 and window.height * self.width * (len(self.bands.indexes) + 1) <= _BAND_BYTES
+        band = window.height * self.width * (len(self.bands.indexes) + 1)
+        return bool(decoded > CACHE_BYTES / 2 and band <= _BAND_BYTES)
 
     def _from_band(self, window: Window) -> ScenePixels:
         """Of the whole row of tiles, reduced once and kept until another one is asked for."""

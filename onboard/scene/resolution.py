@@ -144,7 +144,7 @@ def resolution_of(scene: Scene, manifest: Manifest, options: ResolutionOptions) 
     sides = scene.georeference.pixel_sides_m(*size)
     said = None if sides is None else math.sqrt(sides[0] * sides[1])
     known = _known(sides, options)
-    rule, read_size, text = _decided(size, known, manifest, options)
+    rule, read_size, text = _decided(size, known, manifest)
     if known is not None and known.gsd_from == "option" and _conflict(known.gsd_m, said):
         text += f" (--gsd is taken, though the scene's georeferencing says {said:.3g} m)"
     low, high = manifest.gsd_range_m or (None, None)
@@ -165,36 +165,50 @@ def _known(sides: tuple[float, float] | None, options: ResolutionOptions) -> _Kn
     return None if options.default_gsd_m is None else _Known((options.default_gsd_m,) * 2, "setting")
 
 
-def _decided(
-    size: _SHAPE, known: _Known | None, manifest: Manifest, options: ResolutionOptions
-) -> tuple[Rule, _SHAPE, str]:
+def _decided(size: _SHAPE, known: _Known | None, manifest: Manifest) -> tuple[Rule, _SHAPE, str]:
     made_for = manifest.gsd_m
     if made_for is None:
         return "unknown_model", size, _of_unknown_model(known, manifest)
     if known is None:
         text = f"its ground resolution is not known, the model is made for {made_for:g} m: mapped as it is"
         return "unknown", size, f"{text}; say it with --gsd METRES"
-    gsd = known.gsd_m
     low, high = manifest.gsd_range_m or (made_for / _UNTESTED, made_for * _UNTESTED)
-    if low <= gsd <= high:
-        return "in_range", size, f"ground resolution {gsd:.3g} m, the model is made for {made_for:g} m: mapped as it is"
-    begin = f"ground resolution {gsd:.3g} m, the model is made for {made_for:g} m"
-    wanted = max(made_for, gsd / MAX_ENLARGEMENT)
-    exact = [pixels * side / wanted for pixels, side in zip(size, known.sides, strict=True)]
-    if min(exact) < 1:
-        if known.gsd_from == "option":
-            raise OptionsRefused(
-                f"--gsd {gsd:g} leaves a map of {exact[0]:.2g} x {exact[1]:.2g} pixels at the model's {made_for:g} m",
-                "give the ground size of a pixel in metres",
-            )
+    begin = f"ground resolution {known.gsd_m:.3g} m, the model is made for {made_for:g} m"
+    if low <= known.gsd_m <= high:
+        return "in_range", size, f"{begin}: mapped as it is"
+    return _outside(size, known, made_for, begin)
+
+
+def _outside(size: _SHAPE, known: _Known, made_for: float, begin: str) -> tuple[Rule, _SHAPE, str]:
+    """Of a scene outside the model's range; the text goes on from its beginning."""
+    gsd = known.gsd_m
+    read_gsd_m = max(made_for, gsd / MAX_ENLARGEMENT)
+    read_size = _size_at(size, known, read_gsd_m)
+    if read_size is None:
         return "under_one_pixel", size, f"{begin}: at that the map would be under one pixel; mapped as it is"
-    most = [pixels * int(MAX_ENLARGEMENT) for pixels in size]
-    width, height = (min(round(pixels), limit) for pixels, limit in zip(exact, most, strict=True))
-    if gsd < low:
-        return "reduced", (width, height), f"{begin}: read at {wanted:g} m"
-    if wanted <= made_for * _SLACK:
-        return "enlarged", (width, height), f"{begin}: enlarged, read at {wanted:.3g} m"
-    return "enlarged_twofold", (width, height), f"{begin}: enlarged twofold, which is too little; the map is a guess"
+    if gsd < made_for:
+        return "reduced", read_size, f"{begin}: read at {read_gsd_m:g} m"
+    if read_gsd_m <= made_for * _SLACK:
+        return "enlarged", read_size, f"{begin}: enlarged, read at {read_gsd_m:.3g} m"
+    return "enlarged_twofold", read_size, f"{begin}: enlarged twofold, which is too little; the map is a guess"
+
+
+def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
+    """(width, height) of a scene in square pixels of this size, None where that is less than one pixel.
+
+    Raises:
+        OptionsRefused: it is less, and somebody gave the size of the scene's pixels.
+    """
+    width, height = (pixels * side / read_gsd_m for pixels, side in zip(size, known.sides, strict=True))
+    if min(width, height) >= 1:
+        most = int(MAX_ENLARGEMENT)
+        return min(round(width), most * size[0]), min(round(height), most * size[1])
+    if known.gsd_from == "option":
+        raise OptionsRefused(
+            f"--gsd {known.gsd_m:g} leaves a map of {width:.2g} x {height:.2g} pixels at the model's {read_gsd_m:g} m",
+            "give the ground size of a pixel in metres",
+        )
+    return None
 
 
 def _of_unknown_model(known: _Known | None, manifest: Manifest) -> str:

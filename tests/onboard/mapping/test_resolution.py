@@ -25,9 +25,9 @@ from onboard.mapping import product, run
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.crew import Part, map_part
 from onboard.mapping.enlarge import enlarge
+from onboard.mapping.pipeline import Pipeline
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.reader import Scene, SceneOptions
-from onboard.scene.resample import read_at
 from onboard.scene.resolution import ResolutionOptions
 from tests.onboard.mapping.test_product import GEOREFERENCES, HEIGHT, WIDTH
 
@@ -263,15 +263,17 @@ def test_a_cluster_worker_reads_the_scene_at_the_same_resolution(tmp_path: Path)
     expected = read(mapped(scene, tmp_path / "out").map_path)
     height, width = expected.shape
     opener = partial(engine_for)
-    with Scene.open(scene, PLAIN) as plain, read_at(plain, (width, height)) as other:
-        with Canvas(tmp_path / "canvas", {"a": 1}, width=width, height=height) as canvas:
-            part = Part(
-                opener, engine_for().digest, scene, PLAIN, other.decisions, (width, height), 8, 1, 30.0, canvas.folder,
-                {"a": 1}, confidence=False, tiles=(),
-            )  # fmt: skip
-            finished = map_part(part, tuple(range(4)))
-            assert finished.failure is None
-            assert np.array_equal(canvas.classes.read(0, height), expected)
+    with (
+        Scene.open(scene, PLAIN) as plain,
+        Canvas(tmp_path / "canvas", {"a": 1}, width=width, height=height) as canvas,
+    ):
+        part = Part(
+            opener, engine_for().digest, scene, PLAIN, plain.decisions, (width, height), 8, 1, 30.0, canvas.folder,
+            {"a": 1}, confidence=False, tiles=(),
+        )  # fmt: skip
+        finished = map_part(part, tuple(range(4)))
+        assert finished.failure is None
+        assert np.array_equal(canvas.classes.read(0, height), expected)
 
 
 def test_an_enlarged_layer_is_written_strip_by_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,11 +328,10 @@ def test_a_given_size_that_leaves_less_than_a_pixel_leaves_nothing_behind(tmp_pa
 
 def test_a_tile_of_many_pixels_may_take_longer_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
-    plain = run.Pipeline
 
-    def pipeline(*words: Any, read_timeout_s: float, **more: Any) -> Any:
-        waits.append(read_timeout_s)
-        return plain(*words, read_timeout_s=read_timeout_s, **more)
+    def pipeline(*words: Any, **options: Any) -> Pipeline:
+        waits.append(options["read_timeout_s"])
+        return Pipeline(*words, **options)
 
     monkeypatch.setattr(run, "Pipeline", pipeline)
     scene = write(tmp_path / "scene.tif", **NORTH_UP)

@@ -43,7 +43,8 @@ def shares(source: int, target: int) -> NDArray[np.float64]:
     """(target, source): the share of each source pixel in each target pixel."""
     low = np.arange(target)[:, None] * source / target
     first = np.arange(source)
-    return np.clip(np.minimum(first + 1, low + source / target) - np.maximum(first, low), 0, 1) * target / source
+    overlap: NDArray[np.float64] = np.minimum(first + 1, low + source / target) - np.maximum(first, low)
+    return np.clip(overlap, 0, 1) * (target / source)
 
 
 @pytest.mark.parametrize("blocks", [{"tiled": True, "blockxsize": 64, "blockysize": 64}, {"blockysize": 1}, {}])
