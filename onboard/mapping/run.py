@@ -29,6 +29,7 @@ from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.enlarge import enlarge
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
 from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, check_written, forget_damaged
+from onboard.mapping.heap import give_back_heap
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.mapping.product import count_classes, sieve, write_confidence, write_map, write_quicklook
@@ -397,6 +398,8 @@ class Job:
 
     def _publish(self, canvas: Canvas, stats: PipelineStats, watch: Watch) -> dict[str, Any]:
         watch.before_publishing()
+        if self.resolution.is_resampled:
+            give_back_heap()  # 50 MB of GDAL's blocks and sums, which lie among each other
         staged = self.work / "product"
         shutil.rmtree(staged, ignore_errors=True)
         try:

@@ -27,7 +27,8 @@ _PIECE = 1024
 _PIECE_PIXELS = 4 << 20
 _BAND_BYTES = 64 << 20
 """Of a row of tiles kept reduced, at most."""
-_BAND_ROWS = 64
+_SUM_ROWS = 256
+"""Of the scene's own rows, whose sums are made at once; about."""
 
 class ResampledScene(Scene):
     """A scene of another size over the same ground; all else is as in the scene's own file.
@@ -60,6 +61,20 @@ class ResampledScene(Scene):
         return self._from_band(window) if self._wants_band(window) else self._reduced(window)
 
     def _reduced(self, window: Window) -> ScenePixels:
+        """A few rows at a time: sums are kept in four bytes a value."""
+        pixels = np.empty((len(self.bands.indexes), window.height, window.width), np.uint8)
+        valid: NDArray[np.bool_] | None = None
+        step = max(1, _SUM_ROWS * self.height // self.full_size[1])
+        for top in range(0, window.height, step):
+            rows = slice(top, min(top + step, window.height))
+            part = self._reduced_rows(Window(window.col, window.row + top, window.width, rows.stop - top))
+            pixels[:, rows] = part.pixels
+            if part.valid is not None:
+                valid = np.ones(pixels.shape[1:], np.bool_) if valid is None else valid
+                valid[rows] = part.valid
+        return ScenePixels(pixels, valid)
+
+    def _reduced_rows(self, window: Window) -> ScenePixels:
         down, across = self._taps(window)
         total = _Sums(len(self.bands.indexes), down, across)
         for piece in self._pieces(down, across):
@@ -78,14 +93,7 @@ class ResampledScene(Scene):
     def _from_band(self, window: Window) -> ScenePixels:
         """Of the whole row of tiles, reduced once and kept until another one is asked for."""
         if self._band is None or self._band[0] != window.rows:
-            pixels = np.empty((len(self.bands.indexes), window.height, self.width), np.uint8)
-            valid = np.ones((window.height, self.width), np.bool_)
-            for top in range(0, window.height, _BAND_ROWS):
-                rows = min(_BAND_ROWS, window.height - top)
-                part = self._reduced(Window(0, window.row + top, self.width, rows))
-                pixels[:, top : top + rows] = part.pixels
-                valid[top : top + rows] = True if part.valid is None else part.valid
-            self._band = window.rows, ScenePixels(pixels, None if valid.all() else valid)
+            self._band = window.rows, self._reduced(Window(0, window.row, self.width, window.height))
         band = self._band[1]
         valid_part = None if band.valid is None else band.valid[:, window.cols].copy()
         return ScenePixels(band.pixels[:, :, window.cols].copy(), valid_part)
@@ -104,7 +112,7 @@ class ResampledScene(Scene):
         rows, cols = by_rows.span, by_cols.span
         piece = Window(cols[0], rows[0], cols[1] - cols[0], rows[1] - rows[0])
         read = super().read(piece)
-        colour = weighted_sums(read.pixels, by_rows, by_cols, piece)
+        colour = np.clip(weighted_sums(read.pixels, by_rows, by_cols, piece), 0, 255)
         if read.valid is None or read.valid.all():
             return ScenePixels(_bytes(colour), None)
         averages = _Sums(len(read.pixels), *self._taps(window))
@@ -160,13 +168,13 @@ class _Sums:
         share = 1 - self._lost_share
         # Shares of single pixels are rounded: half of a pixel may come as a little less.
         valid = share >= np.float32(0.5 - 1e-5)
-        clean = (self._all - self._lost) / np.where(valid, share, 1)
+        clean = np.clip((self._all - self._lost) / np.where(valid, share, 1), 0, 255)
         return ScenePixels(_bytes(np.where(valid, clean, self._all)), valid[0])
 
 
 def _bytes(values: Reals) -> NDArray[np.uint8]:
-    rounded: NDArray[np.uint8] = np.clip(values + np.float32(0.5), 0, 255).astype(np.uint8)
-    return rounded
+    """Rounded, halves upwards; values from 0 to 255, give or take the last bit of a sum."""
+    return (values + np.float32(0.5)).astype(np.uint8)
 
 
 def _piece(block: int) -> int:

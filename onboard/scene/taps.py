@@ -86,7 +86,10 @@ def cubic_taps(source: int, target: int, start: int, stop: int) -> Taps:
 
 def weighted_sums(pixels: NDArray[np.uint8] | NDArray[np.bool_], down: Taps, across: Taps, piece: Window) -> Reals:
     """Weighted sums (bands, rows, cols) of a piece's pixels (bands, h, w), down first: rows lie together."""
-    return _along(_along(pixels, down, piece.row, axis=1), across, piece.col, axis=2)
+    sums = np.empty((len(pixels), len(down.first), len(across.first)), np.float32)
+    for band, total in zip(pixels, sums, strict=True):  # what is made on the way stays in the processor's cache
+        total[:] = _along(_along(band, down, piece.row, axis=0), across, piece.col, axis=1)
+    return sums
 
 
 def _along(pixels: NDArray[np.generic], taps: Taps, offset: int, *, axis: int) -> Reals:
@@ -100,8 +103,8 @@ def _along(pixels: NDArray[np.generic], taps: Taps, offset: int, *, axis: int) -
             continue
         # Taken as bytes, then widened: three times as fast as a product of mixed types.
         part: Reals = np.take(pixels, np.clip(index, 0, length - 1), axis=axis).astype(np.float32, copy=False)
-        part *= weights[:, np.newaxis] if axis == 1 else weights
+        part *= weights if axis else weights[:, np.newaxis]
         total = part if total is None else np.add(total, part, out=total)
     if total is not None:
         return total
-    return np.zeros((*pixels.shape[:axis], len(taps.first), *pixels.shape[axis + 1 :]), np.float32)
+    return np.zeros((len(taps.first), pixels.shape[1]) if axis == 0 else (len(pixels), len(taps.first)), np.float32)

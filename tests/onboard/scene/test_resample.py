@@ -169,7 +169,7 @@ def test_strips_are_decoded_once_for_a_row_of_tiles(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Scene, "read", read)
     monkeypatch.setattr("onboard.scene.resample.CACHE_BYTES", 1 << 20)
-    monkeypatch.setattr("onboard.scene.resample._BAND_ROWS", 20)
+    monkeypatch.setattr("onboard.scene.resample._SUM_ROWS", 90)
     with Scene.open(path, PLAIN) as scene, read_at(scene, (200, 130)) as other:
         found = [other.read(window) for window in windows]
     assert read_pixels < 2.2 * 900 * 64 * 600 / 130, "each row of tiles once"
