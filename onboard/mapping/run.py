@@ -28,8 +28,8 @@ from onboard.errors import OptionsRefused, SceneRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.enlarge import enlarge
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
-from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, check_written, forget_damaged
 from onboard.mapping.heap import give_back_heap
+from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, check_written, forget_damaged
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.mapping.product import count_classes, sieve, write_confidence, write_map, write_quicklook
