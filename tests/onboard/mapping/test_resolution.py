@@ -193,7 +193,9 @@ def test_a_size_that_is_given_is_the_items(tmp_path: Path) -> None:
     assert item_of(summary)["gsd"] == 1
 
 
-def test_maps_of_another_resolution_or_grid_are_other_maps(tmp_path: Path) -> None:
+def test_maps_of_another_resolution_or_grid_are_other_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene, out = write(tmp_path / "scene.tif", **NORTH_UP), tmp_path / "out"
     first = mapped(scene, out)
     assert mapped(scene, out).already_mapped
@@ -202,6 +204,8 @@ def test_maps_of_another_resolution_or_grid_are_other_maps(tmp_path: Path) -> No
     assert not mapped(scene, out, grid="scene").already_mapped
     assert not mapped(scene, out).already_mapped
     assert first.map_path.read_bytes() == one
+    monkeypatch.setattr(run, "RESAMPLING_VERSION", 0)
+    assert not mapped(scene, out).already_mapped
     # Without another resolution the grid is the same, and so is the map.
     mapped(scene, out, engine_for(0.5))
     again = mapped(scene, out, engine_for(0.5), grid="scene")

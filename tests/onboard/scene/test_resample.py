@@ -14,7 +14,7 @@ from rasterio.enums import Resampling
 from onboard.scene.grid import Window
 from onboard.scene.radiometry import Stretch
 from onboard.scene.reader import Scene, SceneOptions, ScenePixels
-from onboard.scene.resample import read_at
+from onboard.scene.resample import _cuts, read_at
 from onboard.scene.taps import area_taps, cubic_taps
 
 PLAIN = SceneOptions(collar=False)
@@ -159,12 +159,11 @@ def test_strips_are_decoded_once_for_a_row_of_tiles(tmp_path: Path, monkeypatch:
     windows = [Window(col, row, 64, 64) for row in (0, 32) for col in (0, 60, 122)]
     with Scene.open(path, PLAIN) as scene, read_at(scene, (200, 130)) as plain:
         expected = [plain.read(window) for window in windows]
-    read_pixels = 0
+    read_windows = []
     plain_read = Scene.read
 
     def read(scene: Scene, window: Window) -> ScenePixels:
-        nonlocal read_pixels
-        read_pixels += window.width * window.height
+        read_windows.append(window)
         return plain_read(scene, window)
 
     monkeypatch.setattr(Scene, "read", read)
@@ -172,12 +171,18 @@ def test_strips_are_decoded_once_for_a_row_of_tiles(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("onboard.scene.resample._SUM_ROWS", 90)
     with Scene.open(path, PLAIN) as scene, read_at(scene, (200, 130)) as other:
         found = [other.read(window) for window in windows]
-    assert read_pixels < 2.2 * 900 * 64 * 600 / 130, "each row of tiles once"
+    assert {window.width for window in read_windows} == {900}
+    assert sum(window.height for window in read_windows) < 2.2 * 64 * 600 / 130, "each row of tiles once"
     for one, two in zip(found, expected, strict=True):
         assert np.array_equal(one.pixels, two.pixels)
         assert one.valid is not None
         assert two.valid is not None
         assert np.array_equal(one.valid, two.valid)
+
+
+def test_pieces_are_cut_at_the_same_places_for_every_window() -> None:
+    """The order of sums, and so the last bit of each, depends on where pieces end."""
+    assert list(_cuts((100, 300), 64)) == [(100, 128), (128, 192), (192, 256), (256, 300)]
 
 
 def test_another_handle_reads_the_same(tmp_path: Path) -> None:
