@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import cluster, compression, efficientvit, loader, pipeline, scaling, service, telemetry
+from benchmarks import cluster, compression, efficientvit, loader, pipeline, resolution, scaling, service, telemetry
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "service": service.service_under_load,
     "telemetry": telemetry.telemetry,
     "scaling": scaling.cost_per_pixel,
+    "resolution": resolution.at_the_models_resolution,
     "cluster": cluster.over_workers,
     "roofline": efficientvit.predicted_beside_published,
 }

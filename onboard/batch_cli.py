@@ -130,5 +130,7 @@ def batch(
             print(line(outcome, width), flush=True)
             for text in outcome.summary.assumptions:
                 print(f"{outcome.scene.name:<{width}}  assumed: {text}", file=sys.stderr, flush=True)
+            for text in outcome.summary.notices:
+                print(f"{outcome.scene.name:<{width}}  {text}", file=sys.stderr, flush=True)
 
     return run_batch(scenes, request, engine, crew=crew, judge=judge, at_once=arguments.at_once, told=told)

@@ -137,9 +137,18 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     alpha = scene.add_mutually_exclusive_group()
     alpha.add_argument("--no-alpha", action="store_const", const=0, dest="alpha", help="take no band for a mask")
     alpha.add_argument("--alpha", type=int, metavar="BAND", help="take this band for a mask: 0 is no data")
+    scene.add_argument(
+        "--gsd", type=float, metavar="METRES",
+        help="ground size of the scene's pixels, instead of what its georeferencing says",
+    )  # fmt: skip
     scene.add_argument("--page", type=int, metavar="N", help="of a TIFF of several pages (default: the largest)")
     product = parser.add_argument_group("product")
     product.add_argument("--confidence", action="store_true", help="also write the model's confidence")
+    product.add_argument(
+        "--resolution", choices=("model", "scene"), default="model",
+        help="of a scene read at another resolution, the map on the grid that the model saw, or on the scene's own "
+        "(default: model)",
+    )  # fmt: skip
     product.add_argument("--sieve", type=int, default=0, metavar="PIXELS", help="merge patches smaller than this")
     output = parser.add_argument_group("output")
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -162,6 +171,8 @@ def _process(arguments: argparse.Namespace) -> int:
     if not arguments.quiet and not arguments.json:
         for text in summary.assumptions:
             print(f"onboard: assumed: {text}", file=sys.stderr)
+        for text in summary.notices:
+            print(f"onboard: {text}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
@@ -209,6 +220,7 @@ def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Engine, Crew | None
 def _request(arguments: argparse.Namespace) -> MapRequest:
     from onboard.mapping.run import MapRequest
     from onboard.scene.reader import SceneOptions
+    from onboard.scene.resolution import ResolutionOptions
 
     return MapRequest(
         scene=arguments.scene,
@@ -222,6 +234,7 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
             alpha=arguments.alpha,
             page=arguments.page,
         ),
+        resolution=ResolutionOptions(gsd_m=arguments.gsd, grid=arguments.resolution),
         confidence=arguments.confidence,
         sieve_px=arguments.sieve,
         batch=arguments.batch,

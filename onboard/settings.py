@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     nodata: str = Field("file", description="value that means no data; file: what the file says; none: no value at all")
     collar: bool = Field(True, description="take a border of one colour for no data")
     alpha: int | None = Field(None, ge=0, description="band that is a mask; 0: none is (default: what the file says)")
+    gsd_m: float | None = Field(None, gt=0, description="ground size of a pixel, metres, of scenes that do not say it")
+    resolution: Literal["model", "scene"] = Field(
+        "model", description="grid of maps of scenes read at another resolution: that the model saw, or the scene's"
+    )
 
     inbox: Path | None = Field(None, description="folder whose GeoTIFFs may be named by {path} and are taken by itself")
     watch_inbox: bool = Field(False, description="take what appears in the inbox")

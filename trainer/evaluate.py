@@ -23,6 +23,7 @@ from engines.metrics import Confusion, Scores
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.scene.grid import Window
+from onboard.scene.resolution import ResolutionOptions
 from trainer.bootstrap import BLOCK
 from trainer.data.description import SetDescription
 from trainer.data.rasters import is_tiff, read_pixels
@@ -102,7 +103,9 @@ def _counted(name: str, labelled: LabelledSet, engine: Engine) -> Iterator[NDArr
     with tempfile.TemporaryDirectory(prefix="evaluate-") as made:
         image = _as_geotiff(labelled.image_path(name), Path(made) / "scene.tif")
         # Images of different folders may share a file name, and maps lie in one folder.
-        summary = map_scene(MapRequest(scene=image, out=Path(made) / "maps", name="map"), engine)
+        # On the labels' grid, whatever resolution the model reads it at.
+        request = MapRequest(image, Path(made) / "maps", name="map", resolution=ResolutionOptions(grid="scene"))
+        summary = map_scene(request, engine)
         for window, truth in _strips(labelled, name):
             mapped = _read_map(summary.map_path, window)
             for left in range(0, window.width, BLOCK):

@@ -134,6 +134,7 @@ def onboard(task: Task) -> None:
     from engines.open import open_engine
     from onboard.mapping.run import MapRequest, map_scene
     from onboard.scene.probe import Probes
+    from onboard.scene.resolution import ResolutionOptions
 
     def told(done: int, tiles: int) -> None:
         task.calls = done
@@ -144,7 +145,11 @@ def onboard(task: Task) -> None:
         task.facts["engine"] = f"{engine.backend} {engine.precision}"
         with _begun(task):
             halo = task.overlap // 2 if task.halo is None else task.halo
-            request = MapRequest(task.scene, task.out / "maps", name="map", batch=task.batch, halo=halo)
+            # All tools map the scene's own pixels.
+            as_it_is = ResolutionOptions(gsd_m=engine.manifest.gsd_m)
+            request = MapRequest(
+                task.scene, task.out / "maps", name="map", batch=task.batch, halo=halo, resolution=as_it_is
+            )
             summary = map_scene(request, engine, told, judge=probes.judge)
     shutil.copy(summary.map_path, task.map_path)
     task.model_s = summary.stages_s["infer"]

@@ -42,6 +42,10 @@ class MapKind:
             "confidence": settings.confidence,
             # Those as by default are left out: keys given before there were such settings stay.
             **{name: getattr(settings, name) for name in _SCENE if getattr(settings, name) != _default(name)},
+            "gsd_m": settings.gsd_m,
+            "resolution": settings.resolution,
+            "model_gsd_m": manifest.gsd_m,
+            "model_range_m": manifest.gsd_range_m,
         }
         return cls(manifest.model.sha256, identity_bytes(options).decode(), manifest)
 

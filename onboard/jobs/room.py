@@ -37,12 +37,15 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     """What a scene of so many pixels takes, whatever it shows.
 
     Zstandard makes noise no smaller, and longer by less than 1 % (its blocks have three bytes of head); overviews by 8,
-    32, ... are a 48th of the pixels each way, first beside the canvas and then in the map.
+    32, ... are a 48th of the pixels each way, first beside the canvas and then in the map. On the scene's grid a scene
+    that is read at another resolution has its map beside its canvas, which is the smaller of the two. One that is
+    enlarged takes up to four times as much as is said here.
     """
     layers = 1 + settings.confidence
     bits = int(map_options(tuple(manifest.classes))["NBITS"]) + 8 * settings.confidence
     overviews = layers * pixels // 32
-    canvas = (layers + (settings.sieve > 0)) * pixels + overviews
+    again = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
+    canvas = (layers + again + (settings.sieve > 0)) * pixels + overviews
     product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * min(pixels, _QUICKLOOK_PIXELS)
     return Demand(canvas, product + _SMALL)
 

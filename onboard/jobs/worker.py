@@ -43,6 +43,7 @@ from onboard.jobs.starter import Starter
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
 from onboard.scene.probe import Probes
+from onboard.scene.resolution import ResolutionOptions
 from onboard.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -230,6 +231,7 @@ class Worker:
             title=row.name,
             acquired=row.acquired,
             scene_options=options_of(settings, self.guard.engine.manifest),
+            resolution=ResolutionOptions(default_gsd_m=settings.gsd_m, grid=settings.resolution),
             confidence=settings.confidence,
             sieve_px=settings.sieve,
             batch=settings.batch,

@@ -34,6 +34,7 @@ from onboard.mapping.pipeline import Pipeline, PipelineStats
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid, Window
 from onboard.scene.reader import Decisions, Scene, SceneOptions
+from onboard.scene.resample import read_at
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -91,6 +92,7 @@ class Part:
     Attributes:
         opener: opens the worker's engine, unless it is open.
         engine: digest that it must have.
+        size: (width, height) in which the model sees the scene.
         canvas: folder of the canvas, which must hold `identity`.
         tiles: whole batches of the grid.
     """
@@ -100,6 +102,7 @@ class Part:
     scene: Path
     options: SceneOptions
     decisions: Decisions
+    size: tuple[int, int]
     halo: int
     batch: int
     read_timeout_s: float
@@ -176,8 +179,9 @@ class Crew:
         stats = PipelineStats(tiles_resumed=len(done))
         progress(len(done), len(grid))
         whole = Part(
-            self.opener, self.engine.digest, scene.path.resolve(), scene.options, scene.decisions, grid.halo, batch,
-            read_timeout_s, canvas.folder.resolve(), dict(identity), canvas.confidence is not None, (),
+            self.opener, self.engine.digest, scene.path.resolve(), scene.options, scene.decisions,
+            (scene.width, scene.height), grid.halo, batch, read_timeout_s, canvas.folder.resolve(), dict(identity),
+            canvas.confidence is not None, (),
         )  # fmt: skip
         parts = parts_of(len(grid), done, batch=batch, workers=len(_workers(self.client)))
         context = self.client.scatter(whole, broadcast=True, hash=False)
@@ -267,7 +271,7 @@ def _mapped(part: Part, tiles: tuple[int, ...]) -> Finished:
                 f"a worker's engine is {engine.backend} {engine.precision} {engine.digest}, the first one's is another",
                 "give all workers the same version, model and backend (--backend)",
             )
-        with rasterio.Env(**GDAL_ENV), Scene(part.scene, part.options, part.decisions) as scene:
+        with rasterio.Env(**GDAL_ENV), _scene_of(part) as scene:
             grid = Grid(scene.width, scene.height, tile_size=engine.manifest.input.tile_size, halo=part.halo)
             with PartCanvas(part, width=scene.width, height=scene.height, others=len(grid)) as canvas:
                 canvas.left_out = frozenset(range(len(grid))) - frozenset(tiles)
@@ -276,6 +280,14 @@ def _mapped(part: Part, tiles: tuple[int, ...]) -> Finished:
                 return Finished(tiles, canvas.records, stats)
     except (OnboardError, EngineError) as error:
         return Finished(tiles, failure=error)
+
+
+def _scene_of(part: Part) -> Scene:
+    scene = Scene(part.scene, part.options, part.decisions)
+    if (scene.width, scene.height) == part.size:
+        return scene
+    with scene:
+        return read_at(scene, part.size)
 
 
 class PartCanvas:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,9 @@ from engines.errors import EngineError
 from engines.selection import choice_of
 from onboard.errors import OptionsRefused, SceneRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer
+from onboard.mapping.enlarge import enlarge
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
+from onboard.mapping.heap import give_back_heap
 from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, check_written, forget_damaged
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.pipeline import Pipeline, PipelineStats
@@ -35,9 +38,12 @@ from onboard.mapping.stac import ItemFacts, write_item
 from onboard.mapping.watch import Watch
 from onboard.scene.decoders import decoder_versions
 from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.georeference import Georeference
 from onboard.scene.grid import Grid
 from onboard.scene.probe import probe_scene
 from onboard.scene.reader import Scene, SceneOptions
+from onboard.scene.resample import RESAMPLING_VERSION, read_at
+from onboard.scene.resolution import Resolution, ResolutionOptions, resolution_of
 
 if TYPE_CHECKING:
     from onboard.mapping.crew import Crew
@@ -59,8 +65,9 @@ class MapRequest:
         out: folder in which the map's folder appears.
         name: of the map's folder; the scene's stem by default.
         scene_options: bands, stretch, no data, page.
+        resolution: the scene's ground resolution, and the map's grid.
         confidence: also write the model's confidence.
-        sieve_px: smallest patch kept, in pixels; 0 keeps all.
+        sieve_px: smallest patch kept, in pixels of the map; 0 keeps all.
         batch: tiles in one engine call.
         halo: pixels cut from tile edges, at least; the manifest's by default.
         overwrite: replace a map of another scene that has the same name.
@@ -76,6 +83,7 @@ class MapRequest:
     out: Path
     name: str | None = None
     scene_options: SceneOptions = field(default_factory=SceneOptions)
+    resolution: ResolutionOptions = field(default_factory=ResolutionOptions)
     confidence: bool = False
     sieve_px: int = 0
     batch: int = 1
@@ -106,7 +114,8 @@ class MapRequest:
 class MapSummary:
     """What `onboard process` reports; seconds are wall time of this run, resumed tiles were done by an earlier one.
 
-    `class_shares` and `no_data_share` are of all the scene's pixels: together they are 1.
+    `class_shares` and `no_data_share` are of all the map's pixels: together they are 1. `notices` are lines that a
+    person should read.
     """
 
     folder: Path
@@ -129,6 +138,8 @@ class MapSummary:
     already_mapped: bool
     stages_s: dict[str, float]
     assumptions: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    resolution: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form: paths as text."""
@@ -173,7 +184,10 @@ def map_scene(
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**GDAL_ENV))
         scene = stack.enter_context(Scene.open(request.scene, request.scene_options))
-        job = Job.of(request, scene, engine)
+        resolution = resolution_of(scene, engine.manifest, request.resolution)
+        if resolution.is_resampled:
+            scene = stack.enter_context(read_at(scene, resolution.read_size))
+        job = Job.of(request, scene, engine, resolution)
         if (earlier := job.published()) is not None:
             shutil.rmtree(job.work, ignore_errors=True)
             _remove_if_empty(job.work.parent)
@@ -186,6 +200,8 @@ class Job:
     """One request bound to its open scene and engine.
 
     Attributes:
+        scene: as the model sees it.
+        resolution: of the scene, and of what the model sees.
         scene_sha256: of the scene's file where that is all, else of all its files.
         scene_files: SHA-256 of each file of the scene by its name, the scene's own first.
         identity: everything the map's pixels depend on.
@@ -194,14 +210,15 @@ class Job:
     request: MapRequest
     scene: Scene
     engine: Engine
+    resolution: Resolution
     grid: Grid
     scene_sha256: str
     scene_files: Mapping[str, str]
     identity: dict[str, Any]
 
     @classmethod
-    def of(cls, request: MapRequest, scene: Scene, engine: Engine) -> Job:
-        """Fixes grid and identity."""
+    def of(cls, request: MapRequest, scene: Scene, engine: Engine, resolution: Resolution) -> Job:
+        """Fixes grid and identity. The scene is read as the resolution says."""
         manifest = engine.manifest
         halo = manifest.halo if request.halo is None else request.halo
         grid = Grid(scene.width, scene.height, tile_size=manifest.input.tile_size, halo=halo)
@@ -224,7 +241,10 @@ class Job:
             "scene_facts": scene.facts,
             "confidence": request.confidence,
         }
-        return cls(request, scene, engine, grid, scene_sha256, scene_files, json.loads(identity_bytes(identity)))
+        if resolution.is_resampled:
+            identity["resampled"] = {"from": list(resolution.scene_size), "version": RESAMPLING_VERSION}
+        identity = json.loads(identity_bytes(identity))
+        return cls(request, scene, engine, resolution, grid, scene_sha256, scene_files, identity)
 
     @property
     def final(self) -> Path:
@@ -240,6 +260,8 @@ class Job:
     def identity_digest(self) -> str:
         """SHA-256 over the identity and the options that only touch the product."""
         product = self.identity | {"sieve": self.request.sieve_px}
+        if self.resolution.is_resampled:
+            product["grid"] = self.resolution.grid
         return hashlib.sha256(identity_bytes(product)).hexdigest()
 
     def published(self) -> dict[str, Any] | None:
@@ -342,7 +364,7 @@ class Job:
         """Here. The engine is checked after the last tile; tiles of an engine in doubt are forgotten."""
         pipeline = Pipeline(
             self.scene, self.grid, self.engine, canvas, batch=self.request.batch,
-            read_timeout_s=self.request.read_timeout_s, watch=watch,
+            read_timeout_s=self._read_timeout_s, watch=watch,
         )  # fmt: skip
         try:
             stats = pipeline.run(progress)
@@ -357,11 +379,17 @@ class Job:
         """On the cluster's workers."""
         begin = time.monotonic()
         stats = crew.run(
-            self.scene, self.grid, canvas, batch=self.request.batch, read_timeout_s=self.request.read_timeout_s,
+            self.scene, self.grid, canvas, batch=self.request.batch, read_timeout_s=self._read_timeout_s,
             identity=self.identity, progress=progress or (lambda _done, _all: None),
         )  # fmt: skip
         stats.seconds = time.monotonic() - begin
         return stats
+
+    @property
+    def _read_timeout_s(self) -> float:
+        """As asked for; longer where a tile is made of more pixels than it has."""
+        more = math.prod(self.resolution.scene_size) / math.prod(self.resolution.read_size)
+        return self.request.read_timeout_s * max(1.0, more)
 
     def _clean(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -370,37 +398,56 @@ class Job:
 
     def _publish(self, canvas: Canvas, stats: PipelineStats, watch: Watch) -> dict[str, Any]:
         watch.before_publishing()
+        if self.resolution.is_resampled:
+            give_back_heap()  # 50 MB of GDAL's blocks and sums, which lie among each other
         staged = self.work / "product"
         shutil.rmtree(staged, ignore_errors=True)
         try:
             staged.mkdir()
         except OSError as error:
             raise storage_error(error, staged) from error
-        layer = self._sieved(canvas)
+        layer, confidence = self._on_map_grid(canvas, canvas.classes), None
+        layer = self._sieved(canvas, layer)
+        if canvas.confidence is not None:
+            confidence = self._on_map_grid(canvas, canvas.confidence)
         counts = count_classes(layer, tuple(self.engine.manifest.classes)).tolist()
         manifest = self.engine.manifest
         classes = tuple(manifest.classes)
-        georeference = self.scene.georeference
+        georeference = self._georeference
         tags = self._tags()
         write_map(layer, staged / "map.tif", georeference=georeference, classes=classes, tags=tags)
-        if canvas.confidence is not None:
-            write_confidence(canvas.confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
+        if confidence is not None:
+            write_confidence(confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
         write_quicklook(staged / "map.tif", staged / "quicklook.webp", classes)
         item = write_item(self._item_facts(counts, stats, canvas.mean_confidence, watch), staged)
         check_written(layer, staged / "map.tif")
-        if canvas.confidence is not None:
-            check_written(canvas.confidence, staged / "confidence.tif")
+        if confidence is not None:
+            check_written(confidence, staged / "confidence.tif")
         if self._repaired(canvas, watch):
             raise ProductDamaged("the canvas changed while the map was written")
         publish_folder(staged, self.final)
         found: dict[str, Any] = json.loads((self.final / item.name).read_text(encoding="utf-8"))
         return found
 
-    def _sieved(self, canvas: Canvas) -> Layer:
+    @property
+    def _georeference(self) -> Georeference:
+        """Of the map."""
+        (width, height), (mapped, rows) = self.resolution.read_size, self.resolution.map_size
+        return self.scene.georeference.scaled(width / mapped, height / rows)
+
+    def _on_map_grid(self, canvas: Canvas, layer: Layer) -> Layer:
+        width, height = self.resolution.map_size
+        if (width, height) == (layer.width, layer.height):
+            return layer
+        target = Layer(canvas.folder / f"{layer.path.stem}-enlarged.raw", width=width, height=height)
+        enlarge(layer, target)
+        return target
+
+    def _sieved(self, canvas: Canvas, layer: Layer) -> Layer:
         if not self.request.sieve_px:
-            return canvas.classes
-        target = Layer(canvas.folder / "sieved.raw", width=self.scene.width, height=self.scene.height)
-        sieve(canvas.classes, target, self.request.sieve_px)
+            return layer
+        target = Layer(canvas.folder / "sieved.raw", width=layer.width, height=layer.height)
+        sieve(layer, target, self.request.sieve_px)
         return target
 
     def _tags(self) -> dict[str, str]:
@@ -414,15 +461,16 @@ class Job:
             "ONBOARD_ENGINE": f"{self.engine.backend} {self.engine.precision} {self.engine.digest}",
             "ONBOARD_OPTIONS": identity_bytes(
                 {"halo": self.grid.halo, "sieve_px": self.request.sieve_px, "scene": self.scene.facts}
+                | ({"ground_resolution": self.resolution.as_json()} if self.resolution.is_resampled else {})
             ).decode(),
         }
 
     def _item_facts(
         self, counts: list[int], stats: PipelineStats, confidence: float | None, watch: Watch
     ) -> ItemFacts:
-        georeference = self.scene.georeference
-        pixel_m2 = georeference.pixel_area_m2(self.scene.width, self.scene.height)
-        area_m2 = None if pixel_m2 is None else pixel_m2 * self.scene.width * self.scene.height
+        georeference, (width, height) = self._georeference, self.resolution.map_size
+        pixel_m2 = georeference.pixel_area_m2(width, height)
+        area_m2 = None if pixel_m2 is None else pixel_m2 * width * height
         return ItemFacts(
             name=self.request.folder_name,
             scene_name=self.request.title or self.request.scene.name,
@@ -431,11 +479,12 @@ class Job:
             unread_time=self.scene.time_text,
             received=datetime.fromtimestamp(self.request.scene.stat().st_mtime, timezone.utc),
             georeference=georeference,
-            width=self.scene.width,
-            height=self.scene.height,
+            width=width,
+            height=height,
             manifest=self.engine.manifest,
             class_pixels=counts,
             pixel_area_m2=pixel_m2,
+            gsd_m=self.resolution.gsd_of((width, height)),
             processed=datetime.now(timezone.utc),
             software={"onboard": _version(), self.engine.backend: self.engine.digest},
             published=self.final,
@@ -454,6 +503,7 @@ class Job:
                 "mean_confidence": None if confidence is None else round(confidence, 4),
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
+                "ground_resolution": self.resolution.as_json(),
                 "engine": {
                     "backend": self.engine.backend, "precision": self.engine.precision,
                     **choice_of(self.engine).as_json(),
@@ -477,7 +527,7 @@ class Job:
         """What this run did, read back from the published item."""
         properties = item["properties"]
         confidence = self.final / "confidence.tif"
-        pixels = self.scene.width * self.scene.height
+        pixels = math.prod(self.resolution.map_size)
         return MapSummary(
             folder=self.final,
             map_path=self.final / "map.tif",
@@ -491,7 +541,7 @@ class Job:
             mapping_s=stats.seconds,
             tiles_per_s=_rate(stats),
             map_bytes=(self.final / "map.tif").stat().st_size,
-            scene_pixels=pixels,
+            scene_pixels=math.prod(self.resolution.scene_size),
             class_shares={row["title"]: row["pixels"] / pixels for row in properties["onboard:class_cover"]},
             no_data_share=properties["onboard:no_data_pixels"] / pixels,
             model=f"{self.engine.manifest.name} {self.engine.manifest.version}",
@@ -499,6 +549,8 @@ class Job:
             already_mapped=already,
             stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
             assumptions=tuple(map(str, self.scene.assumptions)),
+            notices=(self.resolution.text,) if self.resolution.is_remarkable else (),
+            resolution=self.resolution.as_json(),
         )
 
 

@@ -46,6 +46,7 @@ class ItemFacts:
         manifest: of the model.
         class_pixels: pixels of each code 0..K.
         pixel_area_m2: mean area of a pixel, None where the CRS does not allow one.
+        gsd_m: ground size of a pixel where the georeferencing tells no area: as it was given.
         processed: when the map was made.
         software: name to version.
         published: the folder in which the item will lie.
@@ -72,6 +73,7 @@ class ItemFacts:
     model_path: Path | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
     unread_time: str = ""
+    gsd_m: float | None = None
 
 
 def write_item(facts: ItemFacts, folder: Path) -> Path:
@@ -120,8 +122,9 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
         "proj:shape": [facts.height, facts.width],
     }
     properties |= _projection(facts.georeference)
-    if facts.pixel_area_m2 is not None:
-        properties["gsd"] = round(math.sqrt(facts.pixel_area_m2), 4)
+    gsd_m = facts.gsd_m if facts.pixel_area_m2 is None else math.sqrt(facts.pixel_area_m2)
+    if gsd_m is not None:
+        properties["gsd"] = round(gsd_m, 4)
     return properties | {
         "onboard:georeferencing": facts.georeference.kind,
         "onboard:class_cover": _cover(facts),

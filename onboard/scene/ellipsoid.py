@@ -30,6 +30,18 @@ def area_m2(longitudes: Degrees, latitudes: Degrees) -> float:
     return (4 * fine - coarse) / 3
 
 
+def mean_steps_m(longitudes: Degrees, latitudes: Degrees) -> tuple[float, float]:
+    """Mean length in metres of a mesh's rows and of its columns, along chords between neighbouring places.
+
+    Args:
+        longitudes: degrees (rows, columns).
+        latitudes: degrees, likewise.
+    """
+    places = _in_space(longitudes, latitudes)
+    across, down = (np.linalg.norm(np.diff(places, axis=axis), axis=0).sum(axis=axis - 1).mean() for axis in (2, 1))
+    return float(across), float(down)
+
+
 def _in_space(longitudes: Degrees, latitudes: Degrees) -> Degrees:
     """Geocentric x, y, z in metres, (3, rows, columns), at height 0. Source: Snyder (1987), 3-18 and 4-20."""
     east, north = np.radians(longitudes), np.radians(latitudes)

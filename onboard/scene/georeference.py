@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from onboard.scene.ellipsoid import area_m2
+from onboard.scene.ellipsoid import area_m2, mean_steps_m
 from onboard.scene.outline import Unlocated, geojson_of
 from onboard.scene.sidecars import lacks_offset
 
@@ -82,13 +83,43 @@ class Georeference:
         shows four times the area at 60 degrees). Rational polynomials are taken at their HEIGHT_OFF.
         """
         try:
-            columns, rows = np.meshgrid(np.linspace(0, width, _MESH + 1), np.linspace(0, height, _MESH + 1))
-            degrees = _degrees(*self._ground(columns.ravel().tolist(), rows.ravel().tolist()))
-            longitudes, latitudes = (np.reshape(part, columns.shape) for part in degrees)
-            area = area_m2(longitudes, np.clip(latitudes, -90, 90))
+            area = area_m2(*self._mesh(width, height))
         except Unlocated:
             return None
         return area / (width * height) if math.isfinite(area) and area > 0 else None
+
+    def pixel_sides_m(self, width: int, height: int) -> tuple[float, float] | None:
+        """Ground size of the mean pixel in metres, across and down; their product is `pixel_area_m2`.
+
+        They differ where a scene lies in degrees far from the equator. None where they cannot be told.
+        """
+        area = self.pixel_area_m2(width, height)
+        if area is None:
+            return None
+        across, down = mean_steps_m(*self._mesh(width, height))
+        oblong = math.sqrt(across / width / (down / height)) if across > 0 and down > 0 else 1.0
+        return math.sqrt(area) * oblong, math.sqrt(area) / oblong
+
+    def scaled(self, across: float, down: float) -> Georeference:
+        """That of the same ground in pixels that are so many of these wide and high.
+
+        Transform and control points count from the corner of the first pixel, rational polynomials from its centre.
+        """
+        if (across, down) == (1, 1):
+            return self
+        return replace(
+            self,
+            transform=None if self.transform is None else _scaled_transform(self.transform, across, down),
+            gcps=tuple(_scaled_point(point, across, down) for point in self.gcps),
+            rpcs=None if self.rpcs is None else _scaled_rpcs(self.rpcs, across, down),
+        )
+
+    def _mesh(self, width: int, height: int) -> tuple[Points, Points]:
+        """Longitudes and latitudes of a grid of pixel corners all over a scene, (rows, columns)."""
+        columns, rows = np.meshgrid(np.linspace(0, width, _MESH + 1), np.linspace(0, height, _MESH + 1))
+        degrees = _degrees(*self._ground(columns.ravel().tolist(), rows.ravel().tolist()))
+        longitudes, latitudes = (np.reshape(part, columns.shape) for part in degrees)
+        return longitudes, np.clip(latitudes, -90, 90)
 
     def footprint(self, width: int, height: int) -> dict[str, Any] | None:
         """The scene's outline as GeoJSON in longitude and latitude, None where it lies nowhere known."""
@@ -148,6 +179,27 @@ def _ring_and_middle(width: int, height: int) -> tuple[list[float], list[float]]
     columns = np.concatenate([part * width, np.full(_SIDE, width), (1 - part) * width, np.zeros(_SIDE), [0]])
     rows = np.concatenate([np.zeros(_SIDE), part * height, np.full(_SIDE, height), (1 - part) * height, [0]])
     return [*columns.tolist(), width / 2], [*rows.tolist(), height / 2]
+
+
+def _scaled_transform(transform: Affine, across: float, down: float) -> Affine:
+    # Written out: as below.
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return type(transform)(a * across, b * down, c, d * across, e * down, f)
+
+
+def _scaled_point(point: GroundControlPoint, across: float, down: float) -> GroundControlPoint:
+    from rasterio.control import GroundControlPoint
+
+    return GroundControlPoint(
+        point.row / down, point.col / across, point.x, point.y, point.z, id=point.id, info=point.info
+    )
+
+
+def _scaled_rpcs(rpcs: RPC, across: float, down: float) -> RPC:
+    scaled = copy(rpcs)
+    scaled.samp_off, scaled.line_off = (rpcs.samp_off + 0.5) / across - 0.5, (rpcs.line_off + 0.5) / down - 0.5
+    scaled.samp_scale, scaled.line_scale = rpcs.samp_scale / across, rpcs.line_scale / down
+    return scaled
 
 
 def _side_by_side(gcps: Sequence[GroundControlPoint]) -> list[GroundControlPoint]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
@@ -94,6 +95,30 @@ def test_blocks_are_of_512_pixels_and_those_without_labels_are_left_out(model: P
         block.add(truth[rows, :512], mapped[rows, :512])
         expected.append(block.counts)
     assert np.array_equal(evaluated.blocks, np.stack(expected))
+
+
+@pytest.mark.usefixtures("labelled")
+def test_what_is_read_at_another_resolution_is_counted_on_the_labels_grid(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells of four pixels of 0.5 m, a model of 1 m: nothing of them is lost."""
+    cells = np.random.default_rng(0).integers(1, 4, (25, 30), dtype=np.uint8)
+    codes = np.repeat(np.repeat(cells, 4, 0), 4, 1)
+    keys: dict[str, Any] = {"driver": "GTiff", "width": 120, "height": 100, "dtype": "uint8", "crs": "EPSG:32640"}
+    for path, count in (("image.tif", 3), ("labels/image.tif", 1)):
+        place = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 2.8e6)
+        with rasterio.open(tmp_path / "made" / path, "w", count=count, transform=place, **keys) as file:
+            file.write(np.broadcast_to(codes, (count, 100, 120)))
+    description = yaml.safe_load((tmp_path / "made.yaml").read_text())
+    (tmp_path / "placed.yaml").write_text(
+        yaml.safe_dump(description | {"images": "{id}.tif", "labels": "labels/{id}.tif"})
+    )
+    engine = IdentityEngine(128)
+    engine.manifest = MANIFEST.model_copy(update={"gsd_m": 1.0})
+    monkeypatch.setattr("trainer.evaluate.open_engine", lambda *_, **__: engine)
+    evaluated = evaluate([(model, ["image"])], open_set(str(tmp_path / "placed.yaml")))
+    assert evaluated.pooled.pixels == 120 * 100
+    assert evaluated.pooled.miou == 1
 
 
 def test_a_bad_label_is_told_before_anything_is_mapped(

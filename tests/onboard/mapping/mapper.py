@@ -1,6 +1,7 @@
 """A process for the kill tests: maps a scene with the identity engine and SIGKILLs itself at a chosen call.
 
-usage: mapper.py SCENE OUT [DIE_AT]     DIE_AT: number of the durable step (sync, rename, product write) to die at;
+usage: mapper.py SCENE OUT [DIE_AT [GSD]]     DIE_AT: number of the durable step (sync, rename, product write) to die
+at; GSD: metres that the model is made for, and a map on the scene's grid;
 prints the number of tiles inferred and of durable steps taken when it lives to the end.
 """
 
@@ -11,12 +12,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engines.testing import IdentityEngine
 from onboard.mapping import canvas, product, run
 from onboard.scene.reader import SceneOptions
+from onboard.scene.resolution import ResolutionOptions
 
 TILE = 64
 GROUP = 4
@@ -49,6 +52,7 @@ def main() -> None:
         (os, "fdatasync"),
         (os, "fsync"),
         (Path, "rename"),
+        (run, "enlarge"),
         (run, "write_map"),
         (product, "_build_overviews"),
         (run, "write_quicklook"),
@@ -59,7 +63,11 @@ def main() -> None:
     ):
         setattr(owner, name, counted(getattr(owner, name), die_at, after=die_at % 2 == 0))
     with IdentityEngine(tile_size=TILE) as engine:
-        summary = run.map_scene(run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False)), engine)
+        request = run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False))
+        if len(sys.argv) > 4:
+            engine.manifest = engine.manifest.model_copy(update={"gsd_m": float(sys.argv[4])})
+            request = replace(request, resolution=ResolutionOptions(grid="scene"))
+        summary = run.map_scene(request, engine)
     inferred = 0 if summary.already_mapped else summary.tiles - summary.tiles_resumed - summary.tiles_empty
     print(inferred, steps)
 

@@ -186,8 +186,8 @@ def part(tmp_path: Path) -> Iterator[Part]:
     identity = {"what": "this work"}
     with Scene.open(path, SceneOptions()) as scene, Canvas(tmp_path / "canvas", identity, width=300, height=300):
         yield Part(
-            partial(open_counted, tmp_path), open_counted(tmp_path).digest, path, scene.options, scene.decisions, 4, 1,
-            60.0, tmp_path / "canvas", identity, False, (),
+            partial(open_counted, tmp_path), open_counted(tmp_path).digest, path, scene.options, scene.decisions,
+            (300, 300), 4, 1, 60.0, tmp_path / "canvas", identity, False, (),
         )  # fmt: skip
 
 

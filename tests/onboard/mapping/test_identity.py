@@ -22,6 +22,7 @@ from onboard.scene.decoders import decoder_versions
 from onboard.scene.mosaic import files_of
 from onboard.scene.probe import probe_scene
 from onboard.scene.reader import Scene, SceneOptions, open_source
+from onboard.scene.resolution import resolution_of
 from tests.onboard.scene.products import linear_rpcs, write_dimap
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -148,7 +149,8 @@ def test_a_canvas_of_other_sidecars_or_decoders_is_not_gone_on_with(
 
     def identity() -> dict[str, Any]:
         with Scene.open(scene, SceneOptions()) as opened:
-            return run.Job.of(request, opened, engine).identity
+            resolution = resolution_of(opened, engine.manifest, request.resolution)
+            return run.Job.of(request, opened, engine, resolution).identity
 
     bare = identity()
     (tmp_path / "scene.prj").write_text(UTM)

@@ -1,0 +1,229 @@
+"""At which ground resolution a scene is read, and on which grid its map lies.
+
+A model knows objects by their size in pixels. Its manifest says the ground resolution that it is made for (`gsd_m`)
+and the range in which it was tested (`gsd_range_m`); a scene whose own is known and lies outside is read at the
+model's. docs/decisions/0011 has the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from onboard.errors import OptionsRefused
+
+if TYPE_CHECKING:
+    from engines.manifest import Manifest
+    from onboard.scene.reader import Scene
+
+MapGrid = Literal["model", "scene"]
+Rule = Literal["in_range", "reduced", "enlarged", "enlarged_twofold", "unknown", "unknown_model", "under_one_pixel"]
+
+MAX_ENLARGEMENT = 2.0
+"""Interpolation adds pixels, not detail: beyond it a map costs more and knows no more."""
+_UNTESTED = math.sqrt(2)
+"""Factor about `gsd_m` within which a scene is mapped as it is, of a model that names no range: half-way to a
+doubling."""
+_SLACK = 1.05
+"""The scale of a projection: a scene of nominally two metres is not of exactly two."""
+_CONFLICT = 2 / _SLACK
+_SHAPE = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ResolutionOptions:
+    """What is asked for.
+
+    Attributes:
+        gsd_m: ground size of the scene's pixels in metres, in place of what its georeferencing says.
+        default_gsd_m: the same for scenes that do not say theirs.
+        grid: on which the map lies: "model", that of the pixels the model saw, or "scene", the scene's own.
+
+    Raises:
+        OptionsRefused: a size that is none.
+    """
+
+    gsd_m: float | None = None
+    default_gsd_m: float | None = None
+    grid: MapGrid = "model"
+
+    def __post_init__(self) -> None:
+        for gsd in (self.gsd_m, self.default_gsd_m):
+            if gsd is not None and not (math.isfinite(gsd) and gsd > 0):
+                raise OptionsRefused(f"--gsd is {gsd:g}", "give the ground size of a pixel in metres, such as 0.5")
+        if self.grid not in ("model", "scene"):
+            raise OptionsRefused(f"--resolution is {self.grid!r}", "give model or scene")
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What was decided for one scene and one model.
+
+    Attributes:
+        rule: which one decided.
+        scene_size: (width, height) of the scene in pixels; read_size: of what the model sees.
+        scene_gsd_m: ground size of the scene's mean pixel in metres, None where it is not known.
+        gsd_from: what says so.
+        georeferenced_gsd_m: what the georeferencing says, None where it says nothing.
+        text: the decision as one line for people.
+        grid: on which the map lies.
+    """
+
+    rule: Rule
+    scene_size: _SHAPE
+    read_size: _SHAPE
+    scene_gsd_m: float | None
+    gsd_from: Literal["georeferencing", "option", "setting", ""]
+    georeferenced_gsd_m: float | None
+    text: str
+    grid: MapGrid = "model"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether the model sees other pixels than the scene's own."""
+        return self.read_size != self.scene_size
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether a person should hear of it: all but a scene within the model's range whose sizes agree."""
+        return self.rule != "in_range" or self._conflicts
+
+    @property
+    def map_size(self) -> _SHAPE:
+        """(width, height) of the map."""
+        return self.scene_size if self.grid == "scene" else self.read_size
+
+    def gsd_of(self, size: _SHAPE) -> float | None:
+        """Ground size of a mean pixel in metres if the scene had this many; None where it is not known."""
+        if self.scene_gsd_m is None:
+            return None
+        return self.scene_gsd_m * math.sqrt(math.prod(self.scene_size) / math.prod(size))
+
+    @property
+    def _conflicts(self) -> bool:
+        return _conflict(self.scene_gsd_m, self.georeferenced_gsd_m)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the item."""
+        return {
+            "rule": self.rule,
+            "text": self.text,
+            "scene_gsd_m": _rounded(self.scene_gsd_m),
+            "scene_gsd_from": self.gsd_from or None,
+            "georeferenced_gsd_m": _rounded(self.georeferenced_gsd_m),
+            "read_gsd_m": _rounded(self.gsd_of(self.read_size)),
+            "map_gsd_m": _rounded(self.gsd_of(self.map_size)),
+            "scene_shape": list(self.scene_size[::-1]),
+            "read_shape": list(self.read_size[::-1]),
+            "grid": self.grid,
+            **self.facts,
+        }
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Ground size of a scene's pixels: sides (across, down) in metres, and what says so."""
+
+    sides: tuple[float, float]
+    gsd_from: Literal["georeferencing", "option", "setting"]
+
+    @property
+    def gsd_m(self) -> float:
+        return math.sqrt(self.sides[0] * self.sides[1])
+
+
+def resolution_of(scene: Scene, manifest: Manifest, options: ResolutionOptions) -> Resolution:
+    """Decides how a scene is read for a model.
+
+    Raises:
+        OptionsRefused: `options.gsd_m` leaves a map of less than a pixel.
+    """
+    size = scene.width, scene.height
+    sides = scene.georeference.pixel_sides_m(*size)
+    said = None if sides is None else math.sqrt(sides[0] * sides[1])
+    known = _known(sides, options)
+    rule, read_size, text = _decided(size, known, manifest)
+    if known is not None and known.gsd_from == "option" and _conflict(known.gsd_m, said):
+        text += f" (--gsd is taken, though the scene's georeferencing says {said:.3g} m)"
+    low, high = manifest.gsd_range_m or (None, None)
+    facts = {"model_gsd_m": manifest.gsd_m, "model_range_m": None if low is None else [low, high]}
+    return Resolution(
+        rule, size, read_size, None if known is None else known.gsd_m, "" if known is None else known.gsd_from,
+        said, text, options.grid, facts,
+    )  # fmt: skip
+
+
+def _known(sides: tuple[float, float] | None, options: ResolutionOptions) -> _Known | None:
+    if options.gsd_m is not None:
+        # Oblong pixels stay so: the size that was given is that of the mean pixel.
+        slim = 1.0 if sides is None else math.sqrt(sides[0] / sides[1])
+        return _Known((options.gsd_m * slim, options.gsd_m / slim), "option")
+    if sides is not None:
+        return _Known(sides, "georeferencing")
+    return None if options.default_gsd_m is None else _Known((options.default_gsd_m,) * 2, "setting")
+
+
+def _decided(size: _SHAPE, known: _Known | None, manifest: Manifest) -> tuple[Rule, _SHAPE, str]:
+    made_for = manifest.gsd_m
+    if made_for is None:
+        return "unknown_model", size, _of_unknown_model(known, manifest)
+    if known is None:
+        text = f"its ground resolution is not known, the model is made for {made_for:g} m: mapped as it is"
+        return "unknown", size, f"{text}; say it with --gsd METRES"
+    low, high = manifest.gsd_range_m or (made_for / _UNTESTED, made_for * _UNTESTED)
+    begin = f"ground resolution {known.gsd_m:.3g} m, the model is made for {made_for:g} m"
+    if low <= known.gsd_m <= high:
+        return "in_range", size, f"{begin}: mapped as it is"
+    return _outside(size, known, made_for, begin)
+
+
+def _outside(size: _SHAPE, known: _Known, made_for: float, begin: str) -> tuple[Rule, _SHAPE, str]:
+    """Of a scene outside the model's range; the text goes on from its beginning."""
+    gsd = known.gsd_m
+    read_gsd_m = max(made_for, gsd / MAX_ENLARGEMENT)
+    read_size = _size_at(size, known, read_gsd_m)
+    if read_size is None:
+        return "under_one_pixel", size, f"{begin}: at that the map would be under one pixel; mapped as it is"
+    if gsd < made_for:
+        return "reduced", read_size, f"{begin}: read at {read_gsd_m:g} m"
+    if read_gsd_m <= made_for * _SLACK:
+        return "enlarged", read_size, f"{begin}: enlarged, read at {read_gsd_m:.3g} m"
+    return "enlarged_twofold", read_size, f"{begin}: enlarged twofold, which is too little; the map is a guess"
+
+
+def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
+    """(width, height) of a scene in square pixels of this size, None where that is less than one pixel.
+
+    Raises:
+        OptionsRefused: it is less, and somebody gave the size of the scene's pixels.
+    """
+    width, height = (pixels * side / read_gsd_m for pixels, side in zip(size, known.sides, strict=True))
+    if min(width, height) >= 1:
+        most = int(MAX_ENLARGEMENT)
+        return min(round(width), most * size[0]), min(round(height), most * size[1])
+    if known.gsd_from == "option":
+        raise OptionsRefused(
+            f"--gsd {known.gsd_m:g} leaves a map of {width:.2g} x {height:.2g} pixels at the model's {read_gsd_m:g} m",
+            "give the ground size of a pixel in metres",
+        )
+    return None
+
+
+def _of_unknown_model(known: _Known | None, manifest: Manifest) -> str:
+    text = "the model says no ground resolution that it is made for: mapped as it is"
+    if known is None or manifest.gsd_range_m is None:
+        return text
+    low, high = manifest.gsd_range_m
+    if low <= known.gsd_m <= high:
+        return text
+    return f"{text}, though {known.gsd_m:.3g} m lie outside {low:g} to {high:g} m, where it was tested"
+
+
+def _conflict(taken: float | None, said: float | None) -> bool:
+    return taken is not None and said is not None and not 1 / _CONFLICT < taken / said < _CONFLICT
+
+
+def _rounded(metres: float | None) -> float | None:
+    return None if metres is None else float(f"{metres:.6g}")
