@@ -39,8 +39,10 @@ else
 	$(BIN)/onboard process $(OUT)/landscape.tif --out $(OUT)
 endif
 
+# A process a core, each with one thread: threads that share a core wait for one another. JOBS=1 for one after the other.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && echo 8 || echo $$n)
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-hermetic: $(VENV)/.dev
 	PYTHON=$(BIN)/python tests/hermetic.sh $(TESTS)

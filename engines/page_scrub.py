@@ -385,7 +385,8 @@ def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:
     depth = np.zeros(len(addresses) + 1, dtype=np.int64)
     np.add.at(depth, first, 1)
     np.add.at(depth, np.maximum(first, last), -1)
-    return addresses[depth.cumsum()[:-1] == 0]
+    outside: Words = addresses[depth.cumsum()[:-1] == 0]
+    return outside
 
 
 def _is_among(values: Words, known: Words) -> NDArray[np.bool_]:

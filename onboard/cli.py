@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from onboard.errors import OnboardError
 from onboard.history_cli import add_parsers
@@ -122,13 +122,15 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
     model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")
     scene = parser.add_argument_group("scene")
-    scene.add_argument("--bands", type=_bands, metavar="3,2,1", help="band numbers for the model's bands in its order")
     scene.add_argument(
-        "--stretch", type=_percentiles, default=(2.0, 98.0), metavar="LOW,HIGH",
+        "--bands", type=_option("bands_of"), metavar="3,2,1", help="band numbers for the model's bands in its order"
+    )
+    scene.add_argument(
+        "--stretch", type=_option("percentiles_of"), default=(2.0, 98.0), metavar="LOW,HIGH",
         help="percentiles for scenes that are not uint8 (default: 2,98)",
     )  # fmt: skip
     scene.add_argument(
-        "--nodata", type=_nodata, default="file", metavar="VALUE",
+        "--nodata", type=_option("nodata_of"), default="file", metavar="VALUE",
         help="value that means no data, instead of the file's tag; none for no value at all",
     )  # fmt: skip
     scene.add_argument("--no-collar", action="store_true", help="do not take a border of one colour for no data")
@@ -324,28 +326,18 @@ def render(summary: MapSummary) -> str:
     return "\n".join(lines)
 
 
-def _bands(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no list of band numbers; give them like 3,2,1") from None
+def _option(read: str) -> Callable[[str], Any]:
+    """A reader of onboard.scene.option_texts for argparse, imported when an option is given."""
 
+    def taken(text: str) -> Any:
+        from onboard.scene import option_texts
 
-def _nodata(text: str) -> float | str:
-    if text.lower() in ("none", "file"):
-        return text.lower()
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no number; give the value itself, or none") from None
+        try:
+            return getattr(option_texts, read)(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-
-def _percentiles(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no pair of percentiles; give it like 2,98") from None
-    return low, high
+    return taken
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from onboard.errors import OptionsRefused
+from onboard.scene.option_texts import bands_of, nodata_of, percentiles_of
 
 PREFIX = "ONBOARD_"
 MIB, GIB = 1 << 20, 1 << 30
@@ -43,6 +44,11 @@ class Settings(BaseSettings):
     resolution: Literal["model", "scene"] = Field(
         "model", description="grid of maps of scenes read at another resolution: that the model saw, or the scene's"
     )
+    bands: str = Field("", description="numbers of the model's bands in every scene, like 3,2,1 (default: by name)")
+    stretch: str = Field("2,98", description="percentiles for scenes that are not uint8")
+    nodata: str = Field("file", description="value that means no data; file: what the file says; none: no value at all")
+    collar: bool = Field(True, description="take a border of one colour for no data")
+    alpha: int | None = Field(None, ge=0, description="band that is a mask; 0: none is (default: what the file says)")
 
     inbox: Path | None = Field(None, description="folder whose GeoTIFFs may be named by {path} and are taken by itself")
     watch_inbox: bool = Field(False, description="take what appears in the inbox")
@@ -71,7 +77,7 @@ class Settings(BaseSettings):
     deaths: int = Field(3, ge=1, description="deaths of the worker on one scene before it is quarantined")
     check_minutes: float = Field(10.0, gt=0, description="minutes between checks of the engine by its golden tile")
     check_tiles: int = Field(128, ge=1, description="tiles between checks of the engine by its own first answer")
-    scrub_small: bool = Field(False, description="small pieces of memory are looked at too; see docs/radiation.md")
+    scrub_small: bool = Field(True, description="small pieces of memory are looked at too; see docs/radiation.md")
     scrub_s: float = Field(10.0, ge=0, description="seconds between looks at the engine's constants in memory; 0: none")
     twice: float = Field(0.0, ge=0, le=1, description="share of tiles computed twice; 1: all of them")
     reopen_hours: float | None = Field(None, gt=0, description="age at which the engine is opened afresh from disk")
@@ -98,6 +104,16 @@ class Settings(BaseSettings):
     turn_s: float = Field(20.0, gt=0, description="governor: least seconds of work and rest together")
     urgent_margin: float = Field(0.1, ge=0, description="governor: share by which urgent scenes may overdraw")
     power_modes: str = Field("", description="governor: modes it may set by name, strongest first, like 40W,25W")
+
+    @field_validator("bands", "stretch", "nodata")
+    @classmethod
+    def _readable(cls, text: str, info: ValidationInfo) -> str:
+        read: Any = {"bands": bands_of, "stretch": percentiles_of, "nodata": nodata_of}[str(info.field_name)]
+        if text or info.field_name != "bands":
+            value = read(text)
+            if info.field_name == "stretch" and not 0 <= value[0] < value[1] <= 100:
+                raise ValueError("give two percentiles like 2,98")
+        return text
 
     @field_validator("data_dir", "inbox", "tokens_file")
     @classmethod

@@ -44,7 +44,7 @@ class CheckSchedule:
     period_s: float
     period_tiles: int = 128
     scrub_s: float = 10.0
-    scrub_small: bool = False
+    scrub_small: bool = True
     reopen_s: float | None = None
     batch: int = 1
 

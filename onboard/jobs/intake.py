@@ -23,10 +23,10 @@ from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
 from onboard.jobs.moment import moment
 from onboard.jobs.room import check_demand
 from onboard.jobs.scene_folder import SCENE_FILE
+from onboard.jobs.scene_options import options_of
 from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
 from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
 from onboard.scene.probe import Probes
-from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings
 
 INCOMING = ".incoming"
@@ -212,8 +212,7 @@ def accept(
             if known is not None and known.state not in OVER:
                 return Accepted(known, is_new=False)
             if pixels is None:
-                bands = tuple(band.common_name or band.name for band in kind.manifest.input.bands)
-                pixels = probes.judge(file.path, SceneOptions(band_names=bands))
+                pixels = probes.judge(file.path, options_of(settings, kind.manifest))
                 check_demand(settings, kind.manifest, pixels, free_up)
             row = known or _new_row(ledger, kind, file, delivery, pixels)
             staged.describe(row)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engines.manifest import Manifest
 from engines.open import manifest_path
 from onboard.mapping.journal import identity_bytes
 from onboard.settings import Settings
+
+_SCENE = ("bands", "stretch", "nodata", "collar", "alpha", "gsd_m", "resolution")
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,12 @@ class MapKind:
             "halo": manifest.halo if settings.halo is None else settings.halo,
             "sieve": settings.sieve,
             "confidence": settings.confidence,
-            "gsd_m": settings.gsd_m,
-            "resolution": settings.resolution,
-            "model_gsd_m": manifest.gsd_m,
-            "model_range_m": manifest.gsd_range_m,
+            # Those as by default are left out: keys given before there were such settings stay.
+            **{name: getattr(settings, name) for name in _SCENE if getattr(settings, name) != _default(name)},
+            **({} if manifest.gsd_m is None else {"model_gsd_m": [manifest.gsd_m, manifest.gsd_range_m]}),
         }
         return cls(manifest.model.sha256, identity_bytes(options).decode(), manifest)
+
+
+def _default(name: str) -> Any:
+    return Settings.model_fields[name].default

@@ -11,7 +11,7 @@ from onboard.errors import OnboardError
 from onboard.jobs.ledger import Ledger, SceneRow
 from onboard.jobs.room import demand_of, floor_of, missing_bytes
 from onboard.jobs.scene_folder import scene_file
-from onboard.scene.reader import SceneOptions
+from onboard.jobs.scene_options import options_of
 from onboard.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Starter:
 
     def _fits(self, manifest: Manifest, row: SceneRow) -> bool:
         if not row.pixels:
-            row = self._measured(row)
+            row = self._measured(manifest, row)
         wanted = missing_bytes(self.settings, manifest, row)
         fits = shutil.disk_usage(self.settings.data_dir).free - wanted >= floor_of(self.settings)
         # No figure that moves by itself: a changed reason is a write.
@@ -60,10 +60,10 @@ class Starter:
             self.ledger.tell("warning", "scene-waits", f"{row.name} waits aside: {reason}", row.id)
         return fits
 
-    def _measured(self, row: SceneRow) -> SceneRow:
+    def _measured(self, manifest: Manifest, row: SceneRow) -> SceneRow:
         path = scene_file(self.settings.scenes_dir / row.id)
         try:
-            pixels = self._measure(path, SceneOptions())
+            pixels = self._measure(path, options_of(self.settings, manifest))
         except OnboardError:
             return row  # mapping it says what is wrong
         self.ledger.set_pixels(row.id, pixels)

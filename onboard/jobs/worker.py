@@ -38,11 +38,11 @@ from onboard.jobs.published import map_row_of
 from onboard.jobs.ration import Ration
 from onboard.jobs.recovery import Recovery
 from onboard.jobs.scene_folder import scene_file
+from onboard.jobs.scene_options import options_of
 from onboard.jobs.starter import Starter
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.watch import Watch
 from onboard.scene.probe import Probes
-from onboard.scene.reader import SceneOptions
 from onboard.scene.resolution import ResolutionOptions
 from onboard.settings import Settings, read_settings
 
@@ -222,7 +222,6 @@ class Worker:
 
     def _request(self, row: SceneRow) -> MapRequest:
         settings = self.settings
-        bands = tuple(band.common_name or band.name for band in self.guard.engine.manifest.input.bands)
         return MapRequest(
             scene=scene_file(settings.scenes_dir / row.id),
             out=settings.maps_dir,
@@ -231,7 +230,7 @@ class Worker:
             scene_sha256=row.sha256,
             title=row.name,
             acquired=row.acquired,
-            scene_options=SceneOptions(band_names=bands),
+            scene_options=options_of(settings, self.guard.engine.manifest),
             resolution=ResolutionOptions(default_gsd_m=settings.gsd_m, grid=settings.resolution),
             confidence=settings.confidence,
             sieve_px=settings.sieve,

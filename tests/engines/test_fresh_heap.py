@@ -8,6 +8,8 @@ import pytest
 from engines.fresh_heap import OWN_PAGES_FROM, FreshHeap
 from engines.process_map import read_maps
 
+pytestmark = pytest.mark.own_process
+
 TOP_LEFT = 64
 """Bytes at the end of the heap that cannot be taken."""
 SIZES = (24, 64, 100, 256, 300, OWN_PAGES_FROM, 600, 5000, 100_000, 10 << 20)

@@ -14,6 +14,8 @@ from engines.page_alarms import SPAN_S, UNEXPLAINED, AlarmHistory
 from engines.page_scrub import HEAP, OWN, PageChange, PageScrub, lines_of
 from engines.process_map import PAGE, Mapping, OwnMemory, read_maps, stack_bytes, threads_heaps, without
 
+pytestmark = pytest.mark.own_process
+
 WORDS = PAGE // 8
 
 

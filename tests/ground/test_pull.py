@@ -137,8 +137,8 @@ def test_a_pass_of_few_bytes_ends_with_work_left_and_is_continued(
 
 
 def test_a_window_of_time_ends_a_pass(holding: Served, tmp_path: Path) -> None:
-    with slow_link(holding.url, pace_s=0.05) as link:  # 18 s for all of it
-        done = ground("pull", link.url, "--dest", str(tmp_path / "dest"), "--window", "1s", "--quiet")
+    with slow_link(holding.url, pace_s=0.2) as link:  # 72 s for all of it
+        done = ground("pull", link.url, "--dest", str(tmp_path / "dest"), "--window", "6s", "--quiet")
     assert done.returncode == 3
     assert ground("pull", holding.url, "--dest", str(tmp_path / "dest"), "--quiet").returncode == 0
 

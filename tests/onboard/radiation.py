@@ -63,8 +63,8 @@ class Tally:
 class Patient:
     """The process whose memory is hit."""
 
-    def __init__(self, model: str, backend: str, tiles: int = 2, *, small: bool = False) -> None:
-        more = ["small"] if small else []
+    def __init__(self, model: str, backend: str, tiles: int = 2, *, small: bool = True) -> None:
+        more = [] if small else ["large-only"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.onboard.radiation_child", model, backend, str(tiles), *more],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -104,7 +104,7 @@ class Patient:
 class WeightsCampaign:
     """Flips bits of weights, one at a time; each is put right before the next."""
 
-    def __init__(self, model: str, backend: str, *, small: bool = False) -> None:
+    def __init__(self, model: str, backend: str, *, small: bool = True) -> None:
         self.small = small
         self.model, self.backend = model, backend
         self.by_kind, self.by_layer = Tally(), Tally()
@@ -190,7 +190,7 @@ def flip_activations(campaign: WeightsCampaign, count: int, tally: Tally, *, tim
             timer.join()
             tally.add(label, ENDED)
             patient.close()
-            campaign.patient = patient = Patient(campaign.model, campaign.backend)
+            campaign.patient = patient = Patient(campaign.model, campaign.backend, small=campaign.small)
             pages = patient.ask("pages")["pages"]
             continue
         timer.join()
@@ -273,12 +273,12 @@ def main() -> None:
     parser.add_argument("--model", default="dubai-lite")
     parser.add_argument("--backends", nargs="+", default=["onnxruntime", "openvino-bf16"])
     parser.add_argument("--minutes", type=float, help="for the weights of each backend, at most")
-    parser.add_argument("--small", action="store_true", help="with ONBOARD_SCRUB_SMALL")
+    parser.add_argument("--large-only", action="store_true", help="with ONBOARD_SCRUB_SMALL=false")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     silent = 0
     for backend in options.backends:
-        campaign = WeightsCampaign(options.model, backend, small=options.small)
+        campaign = WeightsCampaign(options.model, backend, small=not options.large_only)
         deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
         made = campaign.run(options.flips, options.seed, deadline)
         places = len({place.layer for place in campaign.found})

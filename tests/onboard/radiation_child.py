@@ -36,7 +36,7 @@ class Child:
         import rasterio  # noqa: F401 -- as in the worker, before the engine
 
         self.said: list[str] = []
-        schedule = CheckSchedule(period_s=600, scrub_small="small" in sys.argv[4:])
+        schedule = CheckSchedule(period_s=600, scrub_small="large-only" not in sys.argv[4:])
         self.guard = EngineGuard(
             lambda: open_engine(model, backend=backend, threads=1), schedule,
             prepare=lambda: load_runtime(backend), tell=lambda *event: self.said.append(" ".join(event)),

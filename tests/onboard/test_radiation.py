@@ -20,13 +20,12 @@ from tests.onboard.wide_model import write_wide_model
 def test_no_flipped_weight_changes_a_map_in_silence(tmp_path: Path, backend: str) -> None:
     if backend not in {state.name for state in backend_states() if state.version}:
         pytest.skip(f"{backend} is not installed")
-    campaign = WeightsCampaign(str(write_wide_model(tmp_path / "model")), backend, small=True)
+    campaign = WeightsCampaign(str(write_wide_model(tmp_path / "model")), backend)
     try:
         assert campaign.found, "no weights were recognised in memory"
         assert campaign.run(24) == 24
         assert campaign.by_kind.total(SEEN_PAGES) >= 12, "places may be copies that are not in use"
         assert campaign.silent == []
-        # Looks at so small a model do alarm elsewhere: why ONBOARD_SCRUB_SMALL is off by default, docs/radiation.md.
     finally:
         campaign.patient.close()
 
@@ -42,10 +41,7 @@ def test_no_flipped_bit_of_canvas_or_scene_changes_a_map_in_silence(tmp_path: Pa
 def test_a_worker_hit_while_it_maps_publishes_the_right_map(tmp_path: Path) -> None:
     model = write_wide_model(tmp_path / "model")
     scene = write_scene(tmp_path / "scene.tif", side=300)
-    settings = {"ONBOARD_MODEL": str(model), "ONBOARD_SCRUB_SMALL": "true"} | {
-        "FAULT": "slow:0.02",
-        "FAULT_STATE": str(tmp_path / "state"),
-    }
+    settings = {"ONBOARD_MODEL": str(model), "FAULT": "slow:0.02", "FAULT_STATE": str(tmp_path / "state")}
     with running(tmp_path / "served" / "data", "tests.onboard.faulty", **settings) as served:
         posted = served.post(scene)
         _some_tiles(served, posted["id"])

@@ -13,6 +13,8 @@ from engines.testing import IdentityEngine
 from onboard.jobs.guard import CheckSchedule, EngineGuard
 from telemetry.sources.nvml import ecc_state
 
+pytestmark = pytest.mark.own_process
+
 
 class OnCpu(IdentityEngine):
     """An engine that counts as one whose constants lie in this process."""

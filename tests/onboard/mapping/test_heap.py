@@ -17,6 +17,8 @@ from onboard.mapping.canvas import Layer
 from onboard.mapping.heap import heap_kept
 from onboard.scene.georeference import Georeference
 
+pytestmark = pytest.mark.own_process
+
 LIBC = ctypes.CDLL(None)
 LIBC.malloc.restype = ctypes.c_void_p
 LIBC.malloc.argtypes = [ctypes.c_size_t]
