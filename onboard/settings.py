@@ -40,15 +40,15 @@ class Settings(BaseSettings):
     halo: int | None = Field(None, ge=0, description="pixels cut from tile edges (default: the model's)")
     confidence: bool = Field(False, description="also keep the model's confidence as confidence.tif")
     sieve: int = Field(0, ge=0, le=100_000, description="merge patches of fewer pixels")
+    gsd_m: float | None = Field(None, gt=0, description="ground size of a pixel, metres, of scenes that do not say it")
+    resolution: Literal["model", "scene"] = Field(
+        "model", description="grid of maps of scenes read at another resolution: that the model saw, or the scene's"
+    )
     bands: str = Field("", description="numbers of the model's bands in every scene, like 3,2,1 (default: by name)")
     stretch: str = Field("2,98", description="percentiles for scenes that are not uint8")
     nodata: str = Field("file", description="value that means no data; file: what the file says; none: no value at all")
     collar: bool = Field(True, description="take a border of one colour for no data")
     alpha: int | None = Field(None, ge=0, description="band that is a mask; 0: none is (default: what the file says)")
-    gsd_m: float | None = Field(None, gt=0, description="ground size of a pixel, metres, of scenes that do not say it")
-    resolution: Literal["model", "scene"] = Field(
-        "model", description="grid of maps of scenes read at another resolution: that the model saw, or the scene's"
-    )
 
     inbox: Path | None = Field(None, description="folder whose GeoTIFFs may be named by {path} and are taken by itself")
     watch_inbox: bool = Field(False, description="take what appears in the inbox")

@@ -11,7 +11,7 @@ from engines.open import manifest_path
 from onboard.mapping.journal import identity_bytes
 from onboard.settings import Settings
 
-_SCENE = ("bands", "stretch", "nodata", "collar", "alpha")
+_SCENE = ("bands", "stretch", "nodata", "collar", "alpha", "gsd_m", "resolution")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,7 @@ class MapKind:
             "confidence": settings.confidence,
             # Those as by default are left out: keys given before there were such settings stay.
             **{name: getattr(settings, name) for name in _SCENE if getattr(settings, name) != _default(name)},
-            "gsd_m": settings.gsd_m,
-            "resolution": settings.resolution,
-            "model_gsd_m": manifest.gsd_m,
-            "model_range_m": manifest.gsd_range_m,
+            **({} if manifest.gsd_m is None else {"model_gsd_m": [manifest.gsd_m, manifest.gsd_range_m]}),
         }
         return cls(manifest.model.sha256, identity_bytes(options).decode(), manifest)
 
