@@ -58,7 +58,7 @@ def main() -> None:
         (run.Job, "_clean"),
     ):
         setattr(owner, name, counted(getattr(owner, name), die_at, after=die_at % 2 == 0))
-    with IdentityEngine(tile_size=TILE) as engine:
+    with IdentityEngine(tile_size=TILE, familiarity=True) as engine:
         summary = run.map_scene(run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False)), engine)
     inferred = 0 if summary.already_mapped else summary.tiles - summary.tiles_resumed - summary.tiles_empty
     print(inferred, steps)
