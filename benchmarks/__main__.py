@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import cluster, compression, efficientvit, loader, pipeline, scaling, service, telemetry
+from benchmarks import cluster, compression, efficientvit, familiarity, loader, pipeline, scaling, service, telemetry
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "telemetry": telemetry.telemetry,
     "scaling": scaling.cost_per_pixel,
     "cluster": cluster.over_workers,
+    "familiarity": familiarity.cost_per_tile,
     "roofline": efficientvit.predicted_beside_published,
 }
 

@@ -15,7 +15,7 @@ from trainer.log_lines import StdoutHandler
 
 if TYPE_CHECKING:
     from trainer.config import AnySettings
-    from trainer.package import CalibrationRun
+    from trainer.package import CalibrationRun, FamiliarityImages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,6 +191,14 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--calibrate", action="append", default=[], metavar="RUN=[SET:]NAME,NAME",
         help="fit the confidence's temperature on these images (of another labelled set: its name before a colon) by "
         "the weights of this run, best one fitted without them; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--familiarity", nargs="+", default=[], metavar="SET:NAME,NAME",
+        help="also give the output that says how like its training imagery a tile is, fitted on these images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--familiarity-holdout", nargs="+", default=[], metavar="SET:NAME,NAME",
+        help="known places that set its scale (default: each image of --familiarity is left out in turn)",
     )  # fmt: skip
     parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
     parser.add_argument("--threads", type=_at_least(1), help="of PyTorch")
@@ -378,6 +386,20 @@ def _calibration_run(given: str) -> CalibrationRun:
     return CalibrationRun(folder, (rest, *names[1:]), first if colon else None)
 
 
+def _familiarity_images(options: argparse.Namespace) -> FamiliarityImages | None:
+    from trainer.familiarity.imagery import Images
+    from trainer.package import FamiliarityImages
+
+    if not options.familiarity:
+        if options.familiarity_holdout:
+            raise SettingsRefused("--familiarity-holdout", "nothing is fitted: give --familiarity SET:NAME,NAME")
+        return None
+    fit, holdout = (
+        tuple(map(Images.parsed, given)) for given in (options.familiarity, options.familiarity_holdout)
+    )
+    return FamiliarityImages(fit, holdout, in_turn=not holdout)
+
+
 def _export(options: argparse.Namespace) -> None:
     import torch
 
@@ -403,6 +425,7 @@ def _export(options: argparse.Namespace) -> None:
             head=options.head,
             gsd_range_m=tuple(options.gsd_range) if options.gsd_range else None,
             terms=options.terms,
+            familiarity=_familiarity_images(options),
         )
     )
     for manifest in manifests:

@@ -17,13 +17,13 @@ from trainer.card import write_card
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.familiarity.graph import OUTPUT, carried_over, feature_names, with_familiarity
 from trainer.familiarity.imagery import CellReader, Images, overlap, tiles_of_images
-from trainer.familiarity.statistics import THRESHOLD, Floats, Scale, Statistics, fitted, scale_of
+from trainer.familiarity.statistics import THRESHOLD, Floats, Statistics, fitted, scale_of
 from trainer.profile_onnx import cost_of
 
 if TYPE_CHECKING:
     from engines.engine import Engine
 
-MOST_RATIO: dict[Precision, float] = {"fp32": 1.02, "fp16": 1.1, "bf16": 1.5, "int8": 1.5}
+MOST_RATIO: dict[Precision, float] = {"fp32": 1.02, "fp16": 1.1, "bf16": 1.25, "int8": 1.25}
 """Of an engine's figure of the golden tile to the reference's; docs/familiarity.md has what was measured."""
 LEAST_TILES = 3
 """Held out: with fewer a scale is none."""
@@ -86,7 +86,7 @@ def add_familiarity(request: FamiliarityRequest, tell: Tell = lambda _: None) ->
 
     if request.in_turn:
         by_image = [[cells_of(replace(images, names=(name,))) for name in images.names] for images in request.fit]
-        held_out = _in_turn(by_image)
+        held_out = in_turn_distances(by_image)
         sets = [np.concatenate(cells) for cells in by_image]
     else:
         sets = [cells_of(images) for images in request.fit]
@@ -132,8 +132,12 @@ def _fitted(sets: Sequence[Floats]) -> Statistics:
         raise SettingsRefused("--fit", f"{error}: give more imagery") from error
 
 
-def _in_turn(by_image: Sequence[Sequence[Floats]]) -> Floats:
-    """Distances of each image's tiles by statistics of all others, (N,)."""
+def in_turn_distances(by_image: Sequence[Sequence[Floats]]) -> Floats:
+    """Distances of each image's tiles by statistics of all others, (N,).
+
+    Args:
+        by_image: for each entry that was fitted on, cells (N, 16, D) of each of its images.
+    """
     held_out = []
     for group, cells in enumerate(by_image):
         for left_out in range(len(cells)):
@@ -171,8 +175,9 @@ def _written(
         update["version"] = version
     changed = manifest.model_copy(update=update)
     changed.save(folder)
-    changed = changed.model_copy(update={"cost": cost_of(folder)})
-    changed.save(folder)
+    if manifest.cost is not None:
+        changed = changed.model_copy(update={"cost": cost_of(folder)})
+        changed.save(folder)
     write_card(changed, folder)
     return changed
 
@@ -215,4 +220,3 @@ def _figure(engine: Engine, familiarity: Floats | None) -> float:
     return float(familiarity[0])
 
 
-__all__ = ["FamiliarityRequest", "Scale", "add_familiarity", "carry_over"]

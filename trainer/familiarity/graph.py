@@ -103,6 +103,32 @@ def with_familiarity(
     return copy
 
 
+def only_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that gives the familiarity alone, for measuring many tiles."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [port for port in copy.graph.output if port.name == OUTPUT]
+    del copy.graph.output[:]
+    copy.graph.output.extend(kept)
+    _drop_unused(copy.graph)
+    return copy
+
+
+def scale_in(model: onnx.ModelProto) -> Scale:
+    """The scale of a graph that has the output.
+
+    Raises:
+        ExportRefused: it has none.
+    """
+    values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if item.name.startswith(SCOPE)}
+    try:
+        knots = np.concatenate([values[SCOPE + "knots"], values[SCOPE + "last_knot"]])
+        falls = values[SCOPE + "slopes"][:, 0] * values[SCOPE + "lengths"]
+        return Scale(knots, np.concatenate([[values[SCOPE + "highest"][0]], values[SCOPE + "highest"] + np.cumsum(falls)]))
+    except KeyError as error:
+        raise ExportRefused("the graph has no familiarity") from error
+
+
 def without_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the output and all that leads to it alone."""
     copy = onnx.ModelProto()

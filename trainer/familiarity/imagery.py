@@ -42,9 +42,10 @@ class Images:
 
     def described(self) -> str:
         """In words: few names whole, many by their number."""
+        name = open_set(self.set).name
         if len(self.names) <= 8:
-            return f"{self.set}: {', '.join(self.names)}"
-        return f"{self.set}: {len(self.names)} images, {self.names[0]} to {self.names[-1]}"
+            return f"{name}: {', '.join(self.names)}"
+        return f"{name}: {len(self.names)} images, {self.names[0]} to {self.names[-1]}"
 
 
 def overlap(some: Iterable[Images], others: Iterable[Images]) -> list[str]:
