@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from trainer.data.rasters import read_pixels
+from trainer.data.sets import open_set
 from trainer.familiarity.imagery import Images, Pixels, tiles_of, tiles_of_images
 
 GROSS = "gross"
@@ -50,16 +51,17 @@ def made_cases(known: Sequence[Pixels]) -> Iterator[Case]:
     yield Case("known ground, two fifths black", "known", tuple(_cut(tile) for tile in known))
 
 
-def coarser(images: Images, *, side: int, halo: int, most: int) -> Case:
+def coarser(given: Sequence[Images], *, side: int, halo: int, most: int) -> Case:
     """Whole images at a third of their resolution."""
-    from trainer.data.sets import open_set
-
-    labelled, tiles = open_set(images.set), []
-    for name in images.names:
-        picture = Image.fromarray(read_pixels(labelled.image_path(name)).transpose(1, 2, 0))
-        small = picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.BOX)
-        tiles += list(tiles_of(np.asarray(small).transpose(2, 0, 1), side=side, halo=halo))
-    return Case("three times coarser", DEGRADED, tuple(tiles[:most]))
+    tiles: list[Pixels] = []
+    for images in given:
+        labelled = open_set(images.set)
+        for name in images.names:
+            picture = Image.fromarray(read_pixels(labelled.image_path(name)).transpose(1, 2, 0))
+            small = picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.BOX)
+            tiles += tiles_of(np.asarray(small).transpose(2, 0, 1), side=side, halo=halo)
+    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(most, len(tiles))).round().astype(int))
+    return Case("three times coarser", DEGRADED, tuple(tiles[int(place)] for place in chosen))
 
 
 def real_cases(shared: Path, *, side: int, halo: int, most: int) -> Iterator[Case]:
@@ -76,7 +78,7 @@ def real_cases(shared: Path, *, side: int, halo: int, most: int) -> Iterator[Cas
         paths = sorted((shared / "geotiffs").glob(pattern))
         tiles = [tile for path in paths for tile in tiles_of(read_pixels(path), side=side, halo=halo)]
         if tiles:
-            yield Case(name, GROSS if group == GROSS else ELSEWHERE, tuple(tiles[:: max(1, len(tiles) // most)][:most]))
+            yield Case(name, group, tuple(tiles[:: max(1, len(tiles) // most)][:most]))
     for name, images in (
         ("Tokyo, 0.5 m", "tokyo:*"),
         ("Thailand, Indonesia, India, 0.5 m (DeepGlobe)", "deepglobe-tiles:*0"),
@@ -119,7 +121,8 @@ def _fractal(draw: np.random.Generator, side: int, slope: float) -> NDArray[np.f
     frequency[0, 0] = 1
     spectrum = np.fft.fft2(draw.standard_normal((side, side))) / frequency ** (slope / 2)
     values: NDArray[np.float64] = np.fft.ifft2(spectrum).real
-    return (values - values.min()) / (values.max() - values.min())
+    scaled: NDArray[np.float64] = (values - values.min()) / (values.max() - values.min())
+    return scaled
 
 
 def _cloud(tile: Pixels, draw: np.random.Generator, *, floor: float) -> Pixels:

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from engines.cores import usable_cores
 from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line

@@ -454,12 +454,9 @@ def _familiarity(options: argparse.Namespace) -> None:
             threads=options.threads,
         )
         manifest = add_familiarity(request, tell=print)
-    facts = manifest.familiarity
-    assert facts is not None
-    print(
-        f"{folder}: {facts.wrongly_unfamiliar:.1%} of {facts.held_out_tiles} held-out tiles below {facts.threshold:g}; "
-        f"sha256 {manifest.model.sha256}"
-    )
+    if (facts := manifest.familiarity) is not None:
+        wrongly = f"{facts.wrongly_unfamiliar:.1%} of {facts.held_out_tiles} held-out tiles below {facts.threshold:g}"
+        print(f"{folder}: {wrongly}; sha256 {manifest.model.sha256}")
 
 
 def _profile(options: argparse.Namespace) -> None:

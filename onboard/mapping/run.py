@@ -173,9 +173,9 @@ def map_scene(
             f"--batch {request.batch} is more than this engine takes", f"give {engine.max_batch} or less"
         )
     if request.strict and engine.manifest.familiarity is None:
-        model = engine.manifest.name
         raise OptionsRefused(
-            f"model {model} does not say how familiar a scene is", f"leave --strict out, or: trainer familiarity {model}"
+            f"model {engine.manifest.name} does not say how familiar a scene is",
+            "leave --strict out, or name a model that does (trainer familiarity)",
         )
     if request.confidence and engine.manifest.output.confidence is None:
         raise OptionsRefused(f"model {engine.manifest.name} gives no confidence", "leave --confidence out")

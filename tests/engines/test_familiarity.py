@@ -66,7 +66,7 @@ def test_a_model_without_it_gives_none(tiny_model: Path, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_graph_that_lacks_the_output_is_refused(make_model: MakeModel, backend: str) -> None:
     folder = make_model("lacking", {"familiarity": familiarity_facts()})
-    with pytest.raises((ModelMismatch, BackendUnavailable), match="familiarity|not usable here"):
+    with pytest.raises((ModelMismatch, BackendUnavailable), match=r"familiarity|not usable here"):
         open_engine(folder, backend=backend, threads=1)
 
 
@@ -85,7 +85,7 @@ def test_an_engine_whose_golden_familiarity_strays_does_not_fly(make_model: Make
         assert verify_golden(engine) is not None
     wrong = familiarity_facts(golden=golden / 1.05, most_ratio={"fp32": 1.01})
     folder = make_model("wrong", {"familiarity": wrong}, familiarity=True)
-    with pytest.raises(FamiliarityFailed, match=r"familiarity of the golden tile is 0\.\d+, .* within a factor of 1.01"):
+    with pytest.raises(FamiliarityFailed, match=r"familiarity of the golden tile is 0\.\d+, .* a factor of 1\.01"):
         open_engine(folder, backend="onnxruntime")
     assert issubclass(FamiliarityFailed, GoldenFailed), "whoever passes an engine over does so here too"
 

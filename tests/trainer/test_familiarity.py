@@ -223,7 +223,7 @@ def test_a_graph_without_a_trunk_asks_for_names(model: Path, imagery: str) -> No
     graph = onnx.load(model / "model.onnx")
     for node in graph.graph.node:
         node.name = ""
-    with pytest.raises(ExportRefused, match="no EfficientNet-Lite trunk at stride 8: name two tensors .* --features"):
+    with pytest.raises(ExportRefused, match=r"no EfficientNet-Lite trunk at stride 8: name two tensors .* --features"):
         feature_names(graph, SIDE)
     assert feature_names(graph, SIDE, ["level_8"]) == ("level_8",)
     with pytest.raises(ExportRefused, match="the graph has no tensor level_9"):

@@ -1,4 +1,4 @@
-"""`trainer familiarity`: fits the statistics, sets the scale on held-out places, and writes both into a model folder."""
+"""`trainer familiarity`: fits the statistics, sets the scale on held-out places, writes both into a model folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from engines.manifest import Familiarity, Manifest, ModelFile, Precision
 from engines.onnxrt import OnnxRuntimeEngine
@@ -118,7 +119,8 @@ def carry_over(folder: Path, source: Path, *, version: str | None = None) -> Man
     manifest, given = Manifest.load(folder), Manifest.load(source)
     if given.familiarity is None:
         raise ExportRefused(f"{given.name} has no familiarity to take over: fit it there first")
-    model, donor = (onnx.load_from_string(one.model.read_verified(at)) for one, at in ((manifest, folder), (given, source)))
+    model = onnx.load_from_string(manifest.model.read_verified(folder))
+    donor = onnx.load_from_string(given.model.read_verified(source))
     if (manifest.total_parameters, manifest.classes) != (given.total_parameters, given.classes):
         raise ExportRefused(f"these statistics are of another network: {given.name} has other parameters or classes")
     changed = carried_over(model, donor)
@@ -210,8 +212,10 @@ def _checked(before: Manifest, after: Manifest, folder: Path, reference: Path | 
     return wanted.golden
 
 
-def _differ(one: np.ndarray | None, other: np.ndarray | None) -> bool:  # type: ignore[type-arg]
-    return (one is None) != (other is None) or (one is not None and not np.array_equal(one, other))  # type: ignore[arg-type]
+def _differ(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool:
+    if one is None or other is None:
+        return one is not other
+    return not np.array_equal(one, other)
 
 
 def _figure(engine: Engine, familiarity: Floats | None) -> float:

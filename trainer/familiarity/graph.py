@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,7 +68,7 @@ class _Nodes:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, inputs: Sequence[str], name: str, *, outputs: int = 1, **attributes: object) -> str:
+    def add(self, kind: str, inputs: Sequence[str], name: str, *, outputs: int = 1, **attributes: Any) -> str:
         """A node; gives the name of its first output."""
         told = [SCOPE + name, *(f"{SCOPE}{name}/{number}" for number in range(1, outputs))]
         self.nodes.append(helper.make_node(kind, list(inputs), told, name=SCOPE + name + "/node", **attributes))
@@ -124,7 +125,8 @@ def scale_in(model: onnx.ModelProto) -> Scale:
     try:
         knots = np.concatenate([values[SCOPE + "knots"], values[SCOPE + "last_knot"]])
         falls = values[SCOPE + "slopes"][:, 0] * values[SCOPE + "lengths"]
-        return Scale(knots, np.concatenate([[values[SCOPE + "highest"][0]], values[SCOPE + "highest"] + np.cumsum(falls)]))
+        highest = values[SCOPE + "highest"]
+        return Scale(knots, np.concatenate([highest, highest + np.cumsum(falls)]))
     except KeyError as error:
         raise ExportRefused("the graph has no familiarity") from error
 

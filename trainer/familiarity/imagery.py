@@ -15,7 +15,7 @@ from trainer.data.rasters import read_pixels
 from trainer.data.sets import open_set
 from trainer.errors import SettingsRefused
 from trainer.familiarity.graph import with_cells
-from trainer.familiarity.statistics import GRID, Floats
+from trainer.familiarity.statistics import Floats
 
 Pixels = NDArray[np.uint8]
 
@@ -96,5 +96,4 @@ class CellReader:
         if not found:
             raise SettingsRefused("images", "there is no tile in them")
         cells: Floats = np.concatenate(found)
-        assert cells.shape[1] == GRID * GRID
         return cells
