@@ -162,7 +162,12 @@ def carried_over(model: onnx.ModelProto, donor: onnx.ModelProto) -> onnx.ModelPr
         if wanted[name][1][1:] != given.get(name, (0, ()))[1][1:]:
             raise ExportRefused(f"these statistics are of another network: this one has no such tensor as {name}")
     copy.graph.initializer.extend(item for item in donor.graph.initializer if item.name.startswith(SCOPE))
-    copy.graph.node.extend(added)
+    for node in added:
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        if node.name.startswith(f"{SCOPE}feature_"):
+            kept.input[0] = _as_read(copy.graph, node.input[0])
+        copy.graph.node.append(kept)
     _add_output(copy)
     return copy
 
@@ -172,12 +177,23 @@ def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> st
     for number, name in enumerate(features):
         _, (_, channels, rows, columns) = shapes[name]
         # A cast of FP32 to FP32 costs nothing, and lets the nodes serve the file in another precision.
-        real = nodes.add("Cast", [name], f"feature_{number}", to=TensorProto.FLOAT)
+        real = nodes.add("Cast", [_as_read(model.graph, name)], f"feature_{number}", to=TensorProto.FLOAT)
         across = nodes.add("MatMul", [real, nodes.constant(f"across_{number}", _means(columns).T)], f"rows_{number}")
         means = nodes.add("MatMul", [nodes.constant(f"down_{number}", _means(rows)), across], f"means_{number}")
         shape = nodes.constant(f"shape_{number}", _ints(0, channels, GRID * GRID))
         pooled.append(nodes.add("Reshape", [means, shape], f"cells_{number}"))
     return nodes.add("Transpose", [nodes.add("Concat", pooled, "channels", axis=1)], "cells", perm=[0, 2, 1])
+
+
+def _as_read(graph: onnx.GraphProto, name: str) -> str:
+    """In an INT8 graph, the tensor as the next layer reads it: behind its pair of quantisation.
+
+    Read before the pair, it has to be kept in floats as well; OpenVINO then rounds elsewhere, and 0.1 % of pixels got
+    another class.
+    """
+    whole = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == name}
+    pairs = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in whole]
+    return pairs[0].output[0] if pairs else name
 
 
 def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
