@@ -142,7 +142,7 @@ def draw(rows: Sequence[Row], known: Floats, threshold: float, target: Path, tit
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
     axes[-1].set_xlabel("familiarity (line: threshold)")
-    figure.suptitle(title, fontsize=10)
+    axes[0].set_title(title, fontsize=10)
     figure.savefig(target, dpi=110, bbox_inches="tight")
     plt.close(figure)
 

@@ -296,3 +296,27 @@ def test_the_command_fits_and_says_how_much_is_wrong(
     assert main(["familiarity", str(model), "--fit", f"{imagery}:p*", "--in-turn", "--threads", "1"]) == 0
     assert "of 32 held-out tiles below 0.02; sha256" in capsys.readouterr().out
     assert Manifest.load(model).familiarity is not None
+
+
+def test_in_an_int8_graph_features_are_read_behind_their_pair(model: Path) -> None:
+    """As the next layer reads them: a tensor kept in floats for us alone made OpenVINO round elsewhere."""
+    graph = onnx.load(model / "model.onnx")
+    scale, zero = (
+        numpy_helper.from_array(np.asarray(value), name)
+        for value, name in ((np.float32(0.1), "step"), (np.int8(0), "zero"))
+    )
+    graph.graph.initializer.extend([scale, zero])
+    pair = [
+        helper.make_node("QuantizeLinear", ["level_8", "step", "zero"], ["level_8_int8"]),
+        helper.make_node("DequantizeLinear", ["level_8_int8", "step", "zero"], ["level_8_read"]),
+    ]
+    second = next(node for node in graph.graph.node if node.output[0] == "level_16")
+    second.input[0] = "level_8_read"
+    place = list(graph.graph.node).index(second)
+    for number, node in enumerate(pair):
+        graph.graph.node.insert(place + number, node)
+    fitted_to = fitted([np.random.default_rng(0).normal(0, 1, (40, 8)).astype(np.float32)])
+    changed = with_familiarity(graph, ("level_8", "level_16"), fitted_to, scale_of(np.ones(5, np.float32)))
+    assert [
+        node.input[0] for node in changed.graph.node if node.name.startswith("/familiarity/feature_")
+    ] == ["level_8_read", "level_16"]
