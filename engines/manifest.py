@@ -285,6 +285,7 @@ class PlaceFigure(_Part):
         images, labelled_pixels: how many.
         per_class_iou: of the classes that the place's labels are sure of.
         mean_iou: over these.
+        ece: expected calibration error of the confidence there; None where it was not looked at.
     """
 
     place: Text
@@ -292,6 +293,7 @@ class PlaceFigure(_Part):
     labelled_pixels: Annotated[int, Field(ge=1)]
     per_class_iou: dict[Slug, Share]
     mean_iou: Share
+    ece: Share | None = None
 
 
 class FamiliarityCase(_Part):

@@ -63,15 +63,15 @@ def _places(manifest: Manifest) -> str:
     rows = [
         f"| {row.place} | {row.images} | {row.labelled_pixels / 1e6:.1f} | "
         + ", ".join(f"{titles[name]} {value:.3f}" for name, value in row.per_class_iou.items())
-        + f" | **{row.mean_iou:.3f}** |"
+        + f" | **{row.mean_iou:.3f}** | " + ("" if row.ece is None else f"{row.ece:.3f}") + " |"
         for row in manifest.places
     ]
     mean = sum(row.mean_iou for row in manifest.places) / len(manifest.places)
     return (
         "## Accuracy by place\n\nWhole scenes or blocks of scenes that no training saw, mapped by the pipeline that "
         "flies (`trainer places MODEL`). IoU of the classes that a place's labels are sure of; where a label allows "
-        "several classes, none of them counts as wrong.\n\n"
-        "| place | images | Mpx | IoU | mean |\n|---|---|---|---|---|\n"
+        "several classes, none of them counts as wrong. ECE: expected calibration error of the confidence.\n\n"
+        "| place | images | Mpx | IoU | mean | ECE |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows) + f"\n\nMean over places: **{mean:.3f}**."
     )  # fmt: skip
 
