@@ -7,7 +7,18 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import cluster, compression, efficientvit, loader, pipeline, resolution, scaling, service, telemetry
+from benchmarks import (
+    cluster,
+    compression,
+    efficientvit,
+    familiarity,
+    loader,
+    pipeline,
+    resolution,
+    scaling,
+    service,
+    telemetry,
+)
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -20,6 +31,7 @@ BENCHMARKS = {
     "scaling": scaling.cost_per_pixel,
     "resolution": resolution.at_the_models_resolution,
     "cluster": cluster.over_workers,
+    "familiarity": familiarity.cost_per_tile,
     "roofline": efficientvit.predicted_beside_published,
 }
 

@@ -278,12 +278,14 @@ def render(manifest: Manifest) -> str:
     taken, size = manifest.input, manifest.input.tile_size
     bands = ", ".join(band.name for band in taken.bands)
     told = ", ".join(name for name in (manifest.output.classes, manifest.output.confidence) if name)
+    familiar = manifest.familiarity
     lines = [
         f"model     {manifest.name} {manifest.version}, made {manifest.created:%Y-%m-%d}",
         f"file      {manifest.model.file}, {manifest.model.bytes:,} bytes, sha256 {manifest.model.sha256} (checked)",
         f"graph     opset {manifest.opset}, {manifest.precision}",
         f"input     {taken.name}: uint8 (N, {len(taken.bands)}, {size}, {size}), {bands}; {taken.value_scaling}",
-        f"output    {told}: uint8 (N, {size}, {size})",
+        f"output    {told}: uint8 (N, {size}, {size})"
+        + ("" if familiar is None else f"; {familiar.output}: float32 (N,), unfamiliar below {familiar.threshold:g}"),
         f"halo      {manifest.halo} pixels",
         f"golden    {'checked file, run at every opening' if manifest.golden else 'none'}",
     ]

@@ -30,15 +30,21 @@ class Prediction:
     Attributes:
         classes: uint8 (N, S, S), codes 1..K of the manifest; never 0, which is "no data" and not the model's to say.
         confidence: uint8 (N, S, S), largest class probability x 255; None where the model does not give it.
+        familiarity: float32 (N,), 0..1: how much of the known imagery is at least as unlike the training data as this
+            tile (docs/familiarity.md); None where the model does not give it.
     """
 
     classes: NDArray[np.uint8]
     confidence: NDArray[np.uint8] | None = None
+    familiarity: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         for array in (self.classes, self.confidence):
             if array is not None and (array.dtype != np.uint8 or array.shape != self.classes.shape or array.ndim != 3):
                 raise ValueError(f"classes and confidence are uint8 (N, S, S), not {array.dtype} {array.shape}")
+        value = self.familiarity
+        if value is not None and (value.dtype != np.float32 or value.shape != self.classes.shape[:1]):
+            raise ValueError(f"familiarity is float32 (N,), not {value.dtype} {value.shape}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Engine(Protocol):
         """Where the model's files lie."""
 
     def infer(self, tiles: Tiles) -> Prediction:
-        """Classes, and confidence where the model gives it, of 1..max_batch tiles; blocks until they are there.
+        """Classes, and what else the model gives, of 1..max_batch tiles; blocks until they are there.
 
         Raises:
             TilesRefused: wrong shape, type or number of tiles; the engine stays usable.

@@ -3,6 +3,7 @@
 EngineError                 a failure of ours (exit code 1)
 ├── InferenceFailed         retry if `retryable`, else open the engine again or stop
 ├── GoldenFailed            never put this engine into service; open another backend or model
+│   └── FamiliarityFailed   likewise
 ├── AnswerChanged           close the engine, open it again, do its last tiles again
 ├── ConstantsChanged        likewise: its memory is not what it was
 ├── AcceptanceFailed        take another precision: labelled data have shown it
@@ -69,12 +70,24 @@ class GoldenFailed(EngineError):
         )
 
 
+class FamiliarityFailed(GoldenFailed):
+    """The engine's figure for how familiar the golden tile is strays too far from the reference's."""
+
+    def __init__(self, backend: str, precision: str, *, given: float, required: float, most_ratio: float) -> None:
+        self.backend, self.precision, self.given, self.required = backend, precision, given, required
+        EngineError.__init__(
+            self,
+            f"{backend} {precision}: familiarity of the golden tile is {given:.4g}, {required:.4g} within a factor of "
+            f"{most_ratio:g} required; use another backend or precision for this model",
+        )
+
+
 class AnswerChanged(EngineError):
     """The engine does not say what it said at its opening, of the same tile."""
 
     def __init__(self, backend: str, precision: str, *, differing: int) -> None:
         self.backend, self.precision, self.differing = backend, precision, differing
-        what = f"{differing} pixels of the check tile" if differing else "the confidence of the check tile"
+        what = f"{differing} pixels of the check tile" if differing else "confidence or familiarity of the check tile"
         super().__init__(f"{backend} {precision}: {what} changed since the engine was opened")
 
 

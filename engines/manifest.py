@@ -285,6 +285,7 @@ class PlaceFigure(_Part):
         images, labelled_pixels: how many.
         per_class_iou: of the classes that the place's labels are sure of.
         mean_iou: over these.
+        ece: expected calibration error of the confidence there; None where it was not looked at.
     """
 
     place: Text
@@ -292,6 +293,51 @@ class PlaceFigure(_Part):
     labelled_pixels: Annotated[int, Field(ge=1)]
     per_class_iou: dict[Slug, Share]
     mean_iou: Share
+    ece: Share | None = None
+
+
+class FamiliarityCase(_Part):
+    """How well one kind of imagery is told from known places.
+
+    Attributes:
+        name: in words.
+        tiles: so many of it.
+        auroc: probability that one of its tiles is less familiar than a tile of a known place.
+        unfamiliar: share of its tiles below the threshold.
+    """
+
+    name: Text
+    tiles: Annotated[int, Field(ge=1)]
+    auroc: Share
+    unfamiliar: Share
+
+
+class Familiarity(_Part):
+    """How a tile is told that is unlike the training imagery.
+
+    Attributes:
+        output: name of the graph's output, float32 (N,): the share of known tiles of places that the statistics had
+            not seen which are at least as far from the training imagery.
+        threshold: tiles below it are unfamiliar.
+        least_valid: share of a tile's pixels that must hold data for its figure to count.
+        fitted_on: imagery that the statistics are of, in words.
+        held_out: imagery that the scale was set by, in words.
+        held_out_tiles: so many of it; `wrongly_unfamiliar` of them are below the threshold.
+        golden: the figure of the golden tile by the reference; None without one.
+        most_ratio: precision to the factor by which an engine's figure of the golden tile may differ.
+        cases: measured kinds of imagery.
+    """
+
+    output: Text = "familiarity"
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    least_valid: Share = 0.5
+    fitted_on: Text
+    held_out: Text
+    held_out_tiles: Annotated[int, Field(ge=1)]
+    wrongly_unfamiliar: Share
+    golden: Annotated[float, Field(gt=0, le=1)] | None = None
+    most_ratio: dict[Precision, Annotated[float, Field(ge=1)]] = {}
+    cases: tuple[FamiliarityCase, ...] = ()
 
 
 class Manifest(_Part):
@@ -312,6 +358,7 @@ class Manifest(_Part):
         gsd_range_m: lowest and highest ground resolution that it was tested at, metres a pixel.
         terms: what the terms of the training data allow, in plain words; empty: nothing is known against any use.
         places: accuracy by place.
+        familiarity: of the output that says how like the training imagery a tile is; None where there is none.
     """
 
     schema_version: Literal[1] = 1
@@ -340,6 +387,7 @@ class Manifest(_Part):
     gsd_range_m: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     terms: str = ""
     places: tuple[PlaceFigure, ...] = ()
+    familiarity: Familiarity | None = None
 
     @field_validator("created")
     @classmethod

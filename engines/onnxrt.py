@@ -8,12 +8,11 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from engines.cores import usable_cores
 from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.manifest import Manifest
+from engines.outputs import output_ports, prediction_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,11 +26,12 @@ _NOWHERE = "/dev/null/external"
 
 
 class _Port(NamedTuple):
-    """One input or output of the graph: its name and what the manifest says of its shape after N."""
+    """One input or output of the graph: its name and what the manifest says of its type and its shape after N."""
 
     kind: str
     name: str
     shape: tuple[int, ...]
+    type: str = "tensor(uint8)"
 
 
 def onnxruntime_version() -> str:
@@ -76,7 +76,7 @@ class OnnxRuntimeEngine:
         fixed_batch = _check_ports(self._session, manifest, folder / manifest.model.file)
         self.max_batch = 1 if fixed_batch else options.max_batch
         self._binding = self._session.io_binding()
-        self._outputs = [name for name in (manifest.output.classes, manifest.output.confidence) if name is not None]
+        self._outputs = output_ports(manifest)
         self.digest = engine_digest(
             model=manifest.model.sha256,
             backend=BACKEND,
@@ -108,19 +108,18 @@ class OnnxRuntimeEngine:
         if self._session is None:
             raise InferenceFailed(BACKEND, "the engine is closed", retryable=False)
         tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
-        shape = (len(tiles), *tiles.shape[2:])
         try:
-            buffers = [np.empty(shape, np.uint8) for _ in self._outputs]
+            buffers = [port.empty(len(tiles)) for port in self._outputs]
             self._binding.bind_cpu_input(self.manifest.input.name, tiles)
-            for name, buffer in zip(self._outputs, buffers, strict=True):
-                self._binding.bind_output(name, "cpu", 0, np.uint8, shape, buffer.ctypes.data)
+            for port, buffer in zip(self._outputs, buffers, strict=True):
+                self._binding.bind_output(port.name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
             self._session.run_with_iobinding(self._binding)
         except self._faults as error:
             raise InferenceFailed(BACKEND, one_line(error), retryable=_is_memory(error)) from error
         finally:
             self._binding.clear_binding_inputs()
             self._binding.clear_binding_outputs()
-        return Prediction(buffers[0], buffers[1] if len(buffers) > 1 else None)
+        return prediction_of(self._outputs, buffers)
 
     def close(self) -> None:
         """See Engine."""
@@ -158,7 +157,8 @@ def _check_ports(session: Any, manifest: Manifest, path: Path) -> bool:
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
     taken = [_Port("input", manifest.input.name, (bands, size, size))]
     told = [
-        _Port("output", name, (size, size)) for name in (manifest.output.classes, manifest.output.confidence) if name
+        _Port("output", port.name, port.shape, "tensor(uint8)" if port.dtype == "uint8" else "tensor(float)")
+        for port in output_ports(manifest)
     ]
     fixed = [_is_batch_fixed(port, session.get_inputs(), taken, path) for port in taken]
     fixed += [_is_batch_fixed(port, session.get_outputs(), told, path) for port in told]
@@ -174,8 +174,8 @@ def _is_batch_fixed(port: _Port, nodes: Sequence[Any], expected: Sequence[_Port]
     # Sizes the graph leaves open are strings or None; ONNX Runtime holds them to our buffers when it runs.
     batch, *rest = [size if isinstance(size, int) else None for size in node.shape] or [0]
     agrees = len(rest) == len(port.shape) and all(a is None or a == b for a, b in zip(rest, port.shape, strict=True))
-    if node.type != "tensor(uint8)" or not agrees or batch not in (None, 1):
-        required = f"tensor(uint8) [N or 1, {', '.join(map(str, port.shape))}]"
+    if node.type != port.type or not agrees or batch not in (None, 1):
+        required = f"{port.type} [{', '.join(('N or 1', *map(str, port.shape)))}]"
         raise ModelMismatch(path, f"{port.kind} {port.name}", given=given, required=required)
     return batch == 1
 

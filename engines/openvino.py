@@ -17,6 +17,7 @@ from engines.cores import usable_cores
 from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.manifest import Manifest
+from engines.outputs import output_ports, prediction_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,7 +79,7 @@ class OpenVinoEngine:
         self.precision: str = "int8" if manifest.precision == "int8" else precision
         self.max_batch = options.max_batch
         self.threads = options.threads or usable_cores()
-        self._outputs = [name for name in (manifest.output.classes, manifest.output.confidence) if name is not None]
+        self._outputs = output_ports(manifest)
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,
@@ -103,13 +104,13 @@ class OpenVinoEngine:
         try:
             # The tiles are only read during the call; results are the request's buffers, so they are copied out.
             told = self._request.infer({self.manifest.input.name: tiles}, share_inputs=True, share_outputs=False)
-            found = [np.array(told[name], dtype=np.uint8) for name in self._outputs]
+            found = [np.array(told[port.name], dtype=port.dtype) for port in self._outputs]
         except RuntimeError as error:
             memory = "alloc" in str(error).lower() or "memory" in str(error).lower()
             raise InferenceFailed(self.backend, one_line(error), retryable=memory) from error
         except MemoryError as error:
             raise InferenceFailed(self.backend, "out of memory", retryable=True) from error
-        return Prediction(found[0], found[1] if len(found) > 1 else None)
+        return prediction_of(self._outputs, found)
 
     def close(self) -> None:
         """See Engine."""
@@ -137,19 +138,21 @@ def _runtime() -> ModuleType:
 def _check_ports(model: Any, manifest: Manifest, path: Path) -> None:
     """Holds the graph's inputs and outputs to the manifest."""
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
-    taken = {manifest.input.name: (bands, size, size)}
-    told = {name: (size, size) for name in (manifest.output.classes, manifest.output.confidence) if name}
+    taken = {manifest.input.name: ("u8", (bands, size, size))}
+    told = {
+        port.name: ("u8" if port.dtype == "uint8" else "f32", port.shape) for port in output_ports(manifest)
+    }
     for kind, ports, wanted in (("input", model.inputs, taken), ("output", model.outputs, told)):
         found = {port.any_name: port for port in ports}
         if set(found) != set(wanted):
             raise ModelMismatch(path, f"{kind}s", given=", ".join(sorted(found)), required=", ".join(sorted(wanted)))
-        for name, shape in wanted.items():
+        for name, (element, shape) in wanted.items():
             port = found[name]
             rest = list(port.partial_shape)[1:]
             agrees = len(rest) == len(shape) and all(
                 side.is_dynamic or side.get_length() == length for side, length in zip(rest, shape, strict=True)
             )
-            if port.element_type.get_type_name() != "u8" or not agrees:
+            if port.element_type.get_type_name() != element or not agrees:
                 given = f"{port.element_type.get_type_name()} {port.partial_shape}"
-                required = f"u8 [N, {', '.join(map(str, shape))}]"
+                required = f"{element} [{', '.join(('N', *map(str, shape)))}]"
                 raise ModelMismatch(path, f"{kind} {name}", given=given, required=required)

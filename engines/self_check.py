@@ -1,7 +1,7 @@
 """Whether an engine still answers, byte for byte, as it did when it was opened and verified.
 
 The golden tile's tolerance (engines.verify) decides whether an engine is the model at all; it is too wide to notice a
-flipped bit. From its opening on an engine is compared with itself: classes and confidence of a packed tile, for
+flipped bit. From its opening on an engine is compared with itself: all that it gives of a packed tile, for
 equality. Measured: ONNX Runtime and OpenVINO (FP32, bfloat16) repeat themselves bit for bit, from call to call, from
 process to process and whatever the number of threads (docs/radiation.md).
 """
@@ -65,12 +65,11 @@ class SelfCheck:
 
 
 def same_answer(one: Prediction, other: Prediction) -> bool:
-    """Whether classes and confidence are equal, byte for byte."""
-    if not np.array_equal(one.classes, other.classes):
-        return False
-    if one.confidence is None or other.confidence is None:
-        return one.confidence is other.confidence
-    return np.array_equal(one.confidence, other.confidence)
+    """Whether classes, confidence and familiarity are equal, byte for byte."""
+    return np.array_equal(one.classes, other.classes) and all(
+        array is another if array is None or another is None else array.tobytes() == another.tobytes()
+        for array, another in ((one.confidence, other.confidence), (one.familiarity, other.familiarity))
+    )
 
 
 def check_tiles(engine: Engine) -> Tiles:

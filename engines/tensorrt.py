@@ -25,6 +25,7 @@ from engines.cuda import CudaError, Driver, Pinned
 from engines.engine import EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
 from engines.errors import BackendUnavailable, EngineError, InferenceFailed, ModelMismatch, one_line
 from engines.manifest import Manifest
+from engines.outputs import OutputPort, output_ports, prediction_of
 from engines.trt import BACKEND, Runtime
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class TensorRtEngine:
             found = self._execution.run(tiles)
         except CudaError as error:
             raise InferenceFailed(BACKEND, str(error), retryable=error.retryable) from error
-        return Prediction(found[0], found[1] if len(found) > 1 else None)
+        return prediction_of(output_ports(self.manifest), found)
 
     def close(self) -> None:
         """See Engine."""
@@ -188,14 +189,13 @@ class _Execution:
             self.mapped = took[True] < took[False]
         return "mapped" if self.mapped else "copied"
 
-    def run(self, tiles: Tiles) -> list[NDArray[np.uint8]]:
-        """Tiles (N, bands, S, S) to classes, and confidence where there is one, each (N, S, S).
+    def run(self, tiles: Tiles) -> list[NDArray[Any]]:
+        """Tiles (N, bands, S, S) to the arrays of the manifest's outputs, in their order.
 
         Raises:
             CudaError: nothing is in flight any more.
         """
-        size = self.manifest.input.tile_size
-        found = [np.empty((len(tiles), size, size), np.uint8) for _ in self.slots[0].told]
+        found = [port.empty(len(tiles)) for port in output_ports(self.manifest)]
         waiting: deque[tuple[_Slot, slice]] = deque()
         with self._drained():
             for number, first in enumerate(range(0, len(tiles), self.chunk)):
@@ -226,7 +226,7 @@ class _Execution:
             raise CudaError(self._logger.told or "TensorRT refused to run", retryable=False)
         self.driver.record(slot.computed, self._compute)
 
-    def _take(self, slot: _Slot, part: slice, found: list[NDArray[np.uint8]]) -> None:
+    def _take(self, slot: _Slot, part: slice, found: list[NDArray[Any]]) -> None:
         count = part.stop - part.start
         if self.mapped:
             self.driver.synchronize(slot.computed)
@@ -238,7 +238,8 @@ class _Execution:
             self.driver.record(slot.left, self._copies)
             self.driver.synchronize(slot.left)
         for port, whole in zip(slot.told, found, strict=True):
-            whole[part] = port.host.array[: count * port.tile_bytes].reshape(count, *whole.shape[1:])
+            read = port.host.array[: count * port.tile_bytes].view(whole.dtype)
+            whole[part] = read.reshape(count, *whole.shape[1:])
 
     @contextmanager
     def _drained(self) -> Iterator[None]:
@@ -266,9 +267,8 @@ class _Execution:
 
     def _slot(self) -> _Slot:
         size = self.manifest.input.tile_size
-        output = self.manifest.output
         taken = self._port(self.manifest.input.name, len(self.manifest.input.bands) * size * size)
-        told = [self._port(name, size * size) for name in (output.classes, output.confidence) if name is not None]
+        told = [self._port(port.name, port.tile_bytes) for port in output_ports(self.manifest)]
         return _Slot(taken, told, self.driver.event(), self.driver.event(), self.driver.event())
 
     def _port(self, name: str, tile_bytes: int) -> _Port:
@@ -290,12 +290,10 @@ class _Execution:
 
 def _check_ports(engine: Any, trt: Any, manifest: Manifest, path: Path) -> None:
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
-    output = manifest.output
-    wanted: dict[str, tuple[int, ...]] = {manifest.input.name: (bands, size, size)}
-    wanted |= {name: (size, size) for name in (output.classes, output.confidence) if name is not None}
+    ports = [OutputPort("", manifest.input.name, "uint8", (bands, size, size)), *output_ports(manifest)]
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = {name: (engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))[1:]) for name in names}
-    required = {name: (trt.uint8, shape) for name, shape in wanted.items()}
+    required = {port.name: (trt.uint8 if port.dtype == "uint8" else trt.float32, port.shape) for port in ports}
     if found != required:
         raise ModelMismatch(path, "inputs and outputs", given=str(found), required=str(required))
 

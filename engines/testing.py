@@ -13,7 +13,7 @@ import numpy as np
 
 from engines.engine import Prediction, Tiles, checked_count, checked_tiles, engine_digest
 from engines.errors import InferenceFailed, SettingRefused
-from engines.manifest import Band, ClassInfo, Manifest, ModelFile, ModelInput, ModelOutput
+from engines.manifest import Band, ClassInfo, Familiarity, Manifest, ModelFile, ModelInput, ModelOutput
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,9 +30,13 @@ def manifest_for_testing(
     classes: int = 5,
     halo: int | None = None,
     confidence: bool = False,
+    familiarity: bool = False,
 ) -> Manifest:
     """A valid manifest for a model without a file; the halo is an eighth of the tile unless given."""
     model = f"{name} tile_size={tile_size} bands={bands} classes={classes} confidence={confidence}".encode()
+    known = Familiarity(
+        threshold=0.02, fitted_on="nothing", held_out="nothing", held_out_tiles=1, wrongly_unfamiliar=0.0
+    )
     names = [_BANDS[index] if index < len(_BANDS) else f"band_{index + 1}" for index in range(bands)]
     return Manifest(
         name=name,
@@ -50,6 +54,7 @@ def manifest_for_testing(
         classes=tuple(_class_info(code) for code in range(1, classes + 1)),
         precision="fp32",
         opset=17,
+        familiarity=known if familiarity else None,
     )
 
 
@@ -155,9 +160,12 @@ class ConstantEngine(_FreeEngine):
 class IdentityEngine(_FreeEngine):
     """Says the first band's value as the class (0 becomes 1), so that a map equals its scene's first band.
 
+    A tile's familiarity, if wanted, is the mean of its first band / 255: dark tiles are unfamiliar.
+
     Args:
         tile_size: pixels; bands: of a tile.
         confidence: whether it says 255 everywhere, or nothing.
+        familiarity: whether it gives one.
         halo: of the manifest, an eighth of the tile by default.
         max_batch: most tiles in one call.
         delay_s: seconds slept for each tile.
@@ -171,14 +179,19 @@ class IdentityEngine(_FreeEngine):
         *,
         bands: int = 3,
         confidence: bool = False,
+        familiarity: bool = False,
         halo: int | None = None,
         max_batch: int = 8,
         delay_s: float = 0.0,
     ) -> None:
         manifest = manifest_for_testing(
-            "identity", tile_size=tile_size, bands=bands, classes=255, halo=halo, confidence=confidence
-        )
+            "identity", tile_size=tile_size, bands=bands, classes=255, halo=halo, confidence=confidence,
+            familiarity=familiarity,
+        )  # fmt: skip
         super().__init__(manifest, max_batch=max_batch, delay_s=delay_s)
 
     def _predicted(self, tiles: Tiles) -> Prediction:
-        return Prediction(np.maximum(tiles[:, 0], np.uint8(1)), self._confidence(tiles, 255))
+        familiarity = None
+        if self.manifest.familiarity is not None:
+            familiarity = (tiles[:, 0].mean(axis=(1, 2)) / 255).astype(np.float32)
+        return Prediction(np.maximum(tiles[:, 0], np.uint8(1)), self._confidence(tiles, 255), familiarity)

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.engine import Engine, Tiles
-from engines.errors import AcceptanceFailed, GoldenFailed, ManifestError, ModelMismatch
+from engines.engine import Engine, Prediction, Tiles
+from engines.errors import AcceptanceFailed, FamiliarityFailed, GoldenFailed, ManifestError, ModelMismatch
 from engines.manifest import MANIFEST_NAME, GoldenTile, Manifest, Precision
 
 GOLDEN_NAME = "golden.npz"
+_MOST_RATIO = 2.0
+"""Of a familiarity to the reference's, for a precision that the manifest says nothing of."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def verify_golden(engine: Engine) -> GoldenCheck | None:
 
     Raises:
         GoldenFailed: the engine repeats too little of it.
+        FamiliarityFailed: its figure of the tile's familiarity strays too far from the reference's.
         ModelMismatch: the golden file is not the manifest's.
         ManifestError: the manifest does not say how much an engine of this precision must repeat.
         InferenceFailed: the runtime failed.
@@ -58,11 +61,24 @@ def verify_golden(engine: Engine) -> GoldenCheck | None:
             "measure it on labelled tiles and add it, or use a precision that is listed",
         )
     tiles, expected = read_golden(engine.manifest, engine.folder)
-    classes = engine.infer(tiles).classes[0]
+    prediction = engine.infer(tiles)
+    classes = prediction.classes[0]
     agreement = pixel_agreement(classes, expected)
     if agreement < required:
         raise GoldenFailed(engine.backend, engine.precision, agreement=agreement, required=required)
+    _verify_familiarity(engine, prediction)
     return GoldenCheck(agreement, required, hashlib.sha256(classes.tobytes()).hexdigest())
+
+
+def _verify_familiarity(engine: Engine, prediction: Prediction) -> None:
+    facts = engine.manifest.familiarity
+    if facts is None or facts.golden is None or prediction.familiarity is None:
+        return
+    given, required = float(prediction.familiarity[0]), facts.golden
+    most = {str(name): ratio for name, ratio in facts.most_ratio.items()}.get(engine.precision, _MOST_RATIO)
+    # Written so that NaN fails.
+    if not required / most <= given <= required * most:
+        raise FamiliarityFailed(engine.backend, engine.precision, given=given, required=required, most_ratio=most)
 
 
 def verify_accepted(engine: Engine) -> None:

@@ -81,7 +81,8 @@ def run_batch(
         told: called after each scene, in their order.
 
     Returns:
-        0 if all are mapped, 2 if an input has to be mended, else 1.
+        0 if all are mapped, 2 if an input has to be mended, 1 if something of ours failed, 3 if a map is of ground
+        unlike the training imagery and the request is strict: the first of 2, 1, 3 that occurred.
     """
 
     def mapped(scene: Path) -> Outcome:
@@ -90,7 +91,8 @@ def run_batch(
 
         try:
             one = replace(request, scene=scene, name=None)
-            return Outcome(scene, map_scene(one, engine, crew=crew, judge=judge), "", 0)
+            summary = map_scene(one, engine, crew=crew, judge=judge)
+            return Outcome(scene, summary, "", summary.familiarity.exit_code(strict=request.strict))
         except (OnboardError, EngineError) as error:
             return Outcome(scene, None, " ".join(str(error).split()), int(getattr(error, "exit_code", 1)))
 
@@ -100,7 +102,7 @@ def run_batch(
         for outcome in pool.map(mapped, scenes) if crew is not None else map(mapped, scenes):
             codes.add(outcome.exit_code)
             told(outcome)
-    return 2 if 2 in codes else max(codes, default=0)
+    return next((code for code in (2, 1, 3) if code in codes), 0)
 
 
 def line(outcome: Outcome, width: int) -> str:
@@ -132,5 +134,7 @@ def batch(
                 print(f"{outcome.scene.name:<{width}}  assumed: {text}", file=sys.stderr, flush=True)
             for text in outcome.summary.notices:
                 print(f"{outcome.scene.name:<{width}}  {text}", file=sys.stderr, flush=True)
+            if warning := outcome.summary.familiarity.warning:
+                print(f"{outcome.scene.name:<{width}}  {warning}", file=sys.stderr, flush=True)
 
     return run_batch(scenes, request, engine, crew=crew, judge=judge, at_once=arguments.at_once, told=told)

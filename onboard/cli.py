@@ -24,7 +24,10 @@ _AT_START = "a service that runs here reads it when it is started again"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0 done, 2 mend the input, 1 a failure of ours, 130 interrupted."""
+    """Runs one command; returns its exit code.
+
+    0 done, 2 mend the input, 1 a failure of ours, 3 mapped but unlike the training imagery (--strict), 130 interrupted.
+    """
     arguments = _parser().parse_args(argv)
     from engines.errors import EngineError
     from engines.reader_gone import reader_gone
@@ -151,6 +154,10 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     product.add_argument("--sieve", type=int, default=0, metavar="PIXELS", help="merge patches smaller than this")
     output = parser.add_argument_group("output")
+    output.add_argument(
+        "--strict", action="store_true",
+        help="exit code 3 after a map of ground that is unlike the model's training imagery, or may be",
+    )
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
     output.add_argument("--json", action="store_true", help="print one machine-readable summary")
 
@@ -173,11 +180,13 @@ def _process(arguments: argparse.Namespace) -> int:
             print(f"onboard: assumed: {text}", file=sys.stderr)
         for text in summary.notices:
             print(f"onboard: {text}", file=sys.stderr)
+        if summary.familiarity.warning:
+            print(f"onboard: {summary.familiarity.warning}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
         print(render(summary))
-    return 0
+    return summary.familiarity.exit_code(strict=arguments.strict)
 
 
 def _hush(arguments: argparse.Namespace) -> None:
@@ -240,6 +249,7 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         batch=arguments.batch,
         halo=arguments.halo,
         overwrite=arguments.overwrite,
+        strict=arguments.strict,
     )
 
 
@@ -316,6 +326,7 @@ def render(summary: MapSummary) -> str:
         lines.append(f"confidence {summary.confidence_path}")
     lines += [
         f"model      {summary.model}{': ' + summary.model_terms if summary.model_terms else ''}",
+        f"familiar   {_familiar(summary)}",
         f"work       {state}, {summary.seconds:.1f} s",
         f"size       {summary.map_bytes:,} bytes, 1/{smaller:,.0f} of the scene's raw RGB",
     ]
@@ -324,6 +335,14 @@ def render(summary: MapSummary) -> str:
         lines.append(f"  {title:<{width}} {share:7.2%}  {'█' * round(share * 40)}")
     lines.append(f"  {'(no data)':<{width}} {summary.no_data_share:7.2%}")
     return "\n".join(lines)
+
+
+def _familiar(summary: MapSummary) -> str:
+    """How like the training imagery the scene is, in words."""
+    found = summary.familiarity
+    if found.unknown or found.median is None:
+        return f"not known: {found.unknown}"
+    return f"{found.tiles - found.unfamiliar} of {found.tiles} tiles (median {found.median:.2f})"
 
 
 def _option(read: str) -> Callable[[str], Any]:

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     weight_sure: float = Field(0.5, ge=0, description="downlink: worth of a mean confidence of 1")
     weight_age: float = Field(1.0, ge=0, description="downlink: worth of a thousand ledger numbers of waiting")
     weight_base: float = Field(0.5, ge=0, description="downlink: worth of any valid pixel")
+    weight_guess: float = Field(
+        0.5, ge=0, le=1, description="downlink: share of its worth that a map loses where all its ground is unfamiliar"
+    )
     quicklook_share: float = Field(0.25, ge=0, le=1, description="downlink: of a short budget, for quicklooks first")
 
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="silence after which the worker is killed")

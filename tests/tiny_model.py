@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.manifest import Band, ClassInfo, Manifest, ModelFile, ModelInput, ModelOutput
+from engines.manifest import Band, ClassInfo, Familiarity, Manifest, ModelFile, ModelInput, ModelOutput
 from engines.verify import write_golden
 
 SIZE = 32
@@ -28,6 +28,20 @@ def tiny_classes(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return codes
 
 
+def tiny_familiarity(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Of the tiny model with that output: mean of a tile's values / 255, float32 (N,)."""
+    means: NDArray[np.float32] = (tiles.astype(np.float32).mean(axis=(1, 2, 3)) / 255).astype(np.float32)
+    return means
+
+
+def familiarity_facts(**changes: Any) -> Familiarity:
+    """The manifest's entry for it."""
+    facts: dict[str, Any] = {
+        "threshold": 0.02, "fitted_on": "noise", "held_out": "noise", "held_out_tiles": 50, "wrongly_unfamiliar": 0.02,
+    }  # fmt: skip
+    return Familiarity(**(facts | changes))
+
+
 def write_onnx(  # each option is one way to be no model of ours
     path: Path,
     *,
@@ -39,6 +53,7 @@ def write_onnx(  # each option is one way to be no model of ours
     told_type: int = TensorProto.UINT8,
     scale: float = 1.0,
     failing: bool = False,
+    familiarity: bool = False,
 ) -> None:
     """uint8 in; normalisation, a 1x1 convolution and argmax inside; classes and confidence out, uint8."""
     weights = np.pad(WEIGHTS, ((0, 0), (0, bands - 3)))[:, :, None, None] * np.float32(scale)
@@ -68,11 +83,20 @@ def write_onnx(  # each option is one way to be no model of ours
             make("Gather", ["whole", "rows"], ["index"], axis=1),
         ]
     value = helper.make_tensor_value_info
+    outputs = [
+        value(told, told_type, [batch, size, size]), value("confidence", TensorProto.UINT8, [batch, size, size]),
+    ]  # fmt: skip
+    if familiarity:
+        nodes += [
+            make("ReduceMean", ["real"], ["mean_value"], axes=[1, 2, 3], keepdims=0),
+            make("Div", ["mean_value", "full"], ["familiarity"]),
+        ]
+        outputs.append(value("familiarity", TensorProto.FLOAT, [batch]))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [value(taken, TensorProto.UINT8, [batch, bands, size, size])],
-        [value(told, told_type, [batch, size, size]), value("confidence", TensorProto.UINT8, [batch, size, size])],
+        outputs,
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

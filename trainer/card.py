@@ -41,6 +41,7 @@ def card(manifest: Manifest, notes: str) -> str:
         _places(manifest),
         _agreement(manifest),
         _calibration(manifest),
+        _familiarity(manifest),
         _training(manifest),
         notes.strip(),
     ]
@@ -62,23 +63,42 @@ def _places(manifest: Manifest) -> str:
     rows = [
         f"| {row.place} | {row.images} | {row.labelled_pixels / 1e6:.1f} | "
         + ", ".join(f"{titles[name]} {value:.3f}" for name, value in row.per_class_iou.items())
-        + f" | **{row.mean_iou:.3f}** |"
+        + f" | **{row.mean_iou:.3f}** | " + ("" if row.ece is None else f"{row.ece:.3f}") + " |"
         for row in manifest.places
     ]
     mean = sum(row.mean_iou for row in manifest.places) / len(manifest.places)
     return (
         "## Accuracy by place\n\nWhole scenes or blocks of scenes that no training saw, mapped by the pipeline that "
         "flies (`trainer places MODEL`). IoU of the classes that a place's labels are sure of; where a label allows "
-        "several classes, none of them counts as wrong.\n\n"
-        "| place | images | Mpx | IoU | mean |\n|---|---|---|---|---|\n"
+        "several classes, none of them counts as wrong. ECE: expected calibration error of the confidence.\n\n"
+        "| place | images | Mpx | IoU | mean | ECE |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows) + f"\n\nMean over places: **{mean:.3f}**."
     )  # fmt: skip
 
 
+def _familiarity(manifest: Manifest) -> str:
+    facts = manifest.familiarity
+    if facts is None:
+        return ""
+    text = (
+        "## When it does not know\n\nEach tile gets a familiarity from 0 to 1: of tiles of known places that the "
+        f"statistics had not seen, the share that is at least as unlike the training imagery. Below {facts.threshold:g}"
+        f" a tile is unfamiliar. Fitted on {facts.fitted_on}; scale set by {facts.held_out} ({facts.held_out_tiles} "
+        f"tiles, {facts.wrongly_unfamiliar:.1%} of them below). docs/familiarity.md says what it misses."
+    )
+    if not facts.cases:
+        return text
+    rows = "\n".join(
+        f"| {case.name} | {case.tiles} | {case.auroc:.3f} | {case.unfamiliar:.0%} |" for case in facts.cases
+    )
+    return f"{text}\n\n| imagery | tiles | AUROC against known places | unfamiliar |\n|---|---|---|---|\n{rows}"
+
+
 def _output(manifest: Manifest) -> str:
-    if manifest.output.confidence is None:
-        return "class codes (uint8)"
-    return "class codes (uint8) and the probability of the class said x 255 (uint8)"
+    layers = "class codes (uint8)"
+    if manifest.output.confidence is not None:
+        layers += " and the probability of the class said x 255 (uint8)"
+    return layers if manifest.familiarity is None else layers + "; how familiar the tile is (float32, one a tile)"
 
 
 def _twin(manifest: Manifest) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from trainer.log_lines import StdoutHandler
 
 if TYPE_CHECKING:
     from trainer.config import AnySettings
-    from trainer.package import CalibrationRun
+    from trainer.package import CalibrationRun, FamiliarityImages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--names", nargs="+", help="fit on these images, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
 
+    _add_familiarity(
+        commands.add_parser("familiarity", help="add an output to a model: how like its training imagery a tile is")
+    )
     soften = commands.add_parser("soften", help="a teacher's soft labels for all sets of a configuration")
     soften.add_argument("--config", type=Path, required=True, help="whose `data.sets` say where soft labels go")
     soften.add_argument("--teacher", type=Path, required=True, help="run folder of a finished finetuning")
@@ -189,9 +192,34 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         help="fit the confidence's temperature on these images (of another labelled set: its name before a colon) by "
         "the weights of this run, best one fitted without them; may be given again",
     )  # fmt: skip
+    parser.add_argument(
+        "--familiarity", nargs="+", default=[], metavar="SET:NAME,NAME",
+        help="also give the output that says how like its training imagery a tile is, fitted on these images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--familiarity-holdout", nargs="+", default=[], metavar="SET:NAME,NAME",
+        help="known places that set its scale (default: each image of --familiarity is left out in turn)",
+    )  # fmt: skip
     parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
     parser.add_argument("--threads", type=_at_least(1), help="of PyTorch")
     parser.set_defaults(run=_export)
+
+
+def _add_familiarity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder; it is changed in place")
+    parser.add_argument(
+        "--fit", nargs="+", default=[], metavar="SET:NAME,NAME", help="training imagery, by set and names or globs"
+    )
+    parser.add_argument("--holdout", nargs="+", default=[], metavar="SET:NAME,NAME", help="known places not fitted on")
+    parser.add_argument("--in-turn", action="store_true", help="instead: hold each image of --fit out in turn")
+    parser.add_argument(
+        "--like", type=Path, metavar="MODEL", help="instead: take over that of this precision of the same network"
+    )
+    parser.add_argument("--features", nargs="+", default=[], metavar="TENSOR", help="of the encoder (default: found)")
+    parser.add_argument("--most", type=_at_least(1), default=200, help="tiles of each entry (default: 200)")
+    parser.add_argument("--version", help="of the model from now on")
+    parser.add_argument("--threads", type=_at_least(1))
+    parser.set_defaults(run=_familiarity)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -358,6 +386,20 @@ def _calibration_run(given: str) -> CalibrationRun:
     return CalibrationRun(folder, (rest, *names[1:]), first if colon else None)
 
 
+def _familiarity_images(options: argparse.Namespace) -> FamiliarityImages | None:
+    from trainer.familiarity.imagery import Images
+    from trainer.package import FamiliarityImages
+
+    if not options.familiarity:
+        if options.familiarity_holdout:
+            raise SettingsRefused("--familiarity-holdout", "nothing is fitted: give --familiarity SET:NAME,NAME")
+        return None
+    fit, holdout = (
+        tuple(map(Images.parsed, given)) for given in (options.familiarity, options.familiarity_holdout)
+    )
+    return FamiliarityImages(fit, holdout, in_turn=not holdout)
+
+
 def _export(options: argparse.Namespace) -> None:
     import torch
 
@@ -383,10 +425,38 @@ def _export(options: argparse.Namespace) -> None:
             head=options.head,
             gsd_range_m=tuple(options.gsd_range) if options.gsd_range else None,
             terms=options.terms,
+            familiarity=_familiarity_images(options),
         )
     )
     for manifest in manifests:
         print(f"{options.out / manifest.name}: {manifest.model.bytes / 1e6:.1f} MB, sha256 {manifest.model.sha256}")
+
+
+def _familiarity(options: argparse.Namespace) -> None:
+    from engines.open import manifest_path
+    from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
+    from trainer.familiarity.imagery import Images
+
+    folder = manifest_path(str(options.model)).parent
+    if options.like is not None:
+        if options.fit or options.holdout or options.in_turn:
+            raise SettingsRefused("--like", "it takes over what was fitted: leave --fit, --holdout and --in-turn out")
+        manifest = carry_over(folder, manifest_path(str(options.like)).parent, version=options.version)
+    else:
+        request = FamiliarityRequest(
+            folder,
+            tuple(map(Images.parsed, options.fit)),
+            tuple(map(Images.parsed, options.holdout)),
+            in_turn=options.in_turn,
+            features=tuple(options.features),
+            most=options.most,
+            version=options.version,
+            threads=options.threads,
+        )
+        manifest = add_familiarity(request, tell=print)
+    if (facts := manifest.familiarity) is not None:
+        wrongly = f"{facts.wrongly_unfamiliar:.1%} of {facts.held_out_tiles} held-out tiles below {facts.threshold:g}"
+        print(f"{folder}: {wrongly}; sha256 {manifest.model.sha256}")
 
 
 def _profile(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,6 +41,8 @@ from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 from trainer.export import Exported, ExportPrecision, Trial, flight_form, onnx_from_segmenter, segmenter_of
+from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
+from trainer.familiarity.imagery import Images
 from trainer.heads import one_head
 from trainer.models.flight import FlightSegmenter, FlightSettings
 from trainer.models.segmenter import Segmenter
@@ -73,6 +76,15 @@ class CalibrationRun:
 
 
 @dataclass(frozen=True)
+class FamiliarityImages:
+    """What the familiarity is fitted on, and what its scale is set by: see FamiliarityRequest."""
+
+    fit: tuple[Images, ...]
+    holdout: tuple[Images, ...] = ()
+    in_turn: bool = False
+
+
+@dataclass(frozen=True)
 class PackageRequest:
     """What to make of a run.
 
@@ -88,6 +100,7 @@ class PackageRequest:
         head: which head of a run of several; the first where not given.
         gsd_range_m: lowest and highest ground resolution that the model was tested at, metres a pixel.
         terms: what the training data's terms allow, in plain words.
+        familiarity: imagery that the output of that name is fitted on; None leaves it out.
     """
 
     run: Path
@@ -107,6 +120,7 @@ class PackageRequest:
     head: str | None = None
     gsd_range_m: tuple[float, float] | None = None
     terms: str = ""
+    familiarity: FamiliarityImages | None = None
 
     def folder_name(self, precision: ExportPrecision) -> str:
         """Of the model folder of that precision, and the model's name."""
@@ -135,12 +149,21 @@ def package(request: PackageRequest) -> list[Manifest]:
     request.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.out, prefix=".package-") as made:
         manifests = [_write_folder(common, precision, Path(made)) for precision in request.precisions]
+        if request.familiarity is not None:
+            manifests = _with_familiarity(request.familiarity, [Path(made) / manifest.name for manifest in manifests])
         for manifest in manifests:
             target = request.out / manifest.name
             if target.exists():  # aside, to be removed with the rest: never half a folder under the model's name
                 target.rename(Path(made) / f"{manifest.name}.before")
             (Path(made) / manifest.name).rename(target)
     return manifests
+
+
+def _with_familiarity(images: FamiliarityImages, folders: Sequence[Path]) -> list[Manifest]:
+    """Fitted on the first precision, carried over to the others."""
+    first, *others = folders
+    manifests = [add_familiarity(FamiliarityRequest(first, images.fit, images.holdout, in_turn=images.in_turn))]
+    return manifests + [carry_over(folder, first) for folder in others]
 
 
 def _check_name(name: str) -> None:

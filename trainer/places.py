@@ -35,7 +35,10 @@ from trainer.export import segmenter_of
 from trainer.models.segmenter import Segmenter
 
 Mapper = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.uint8]]]
-"""Pixels uint8 (3, H, W) to codes 1..K uint8 (H, W) of each head."""
+"""Pixels uint8 (3, H, W) to codes 1..K uint8 (H, W) of each head, and its confidence x 255 by HEAD + CONFIDENCE."""
+CONFIDENCE = " confidence"
+BINS = 15
+"""Of equal width, for the calibration error. Source: Guo et al., ICML 2017."""
 
 
 class Place(BaseModel):
@@ -79,6 +82,7 @@ class PlaceScores:
         iou: of each class that the labels are sure of somewhere.
         said: by class of the set's own labels, the share of its pixels that was said to be each class of the head.
         images, pixels: how many, labelled pixels only.
+        ece: expected calibration error of the confidence, over pixels whose label is sure; None without confidence.
     """
 
     place: str
@@ -87,6 +91,7 @@ class PlaceScores:
     said: Mapping[str, Mapping[str, float]]
     images: int
     pixels: int
+    ece: float | None = None
 
     @property
     def figure(self) -> float:
@@ -102,12 +107,30 @@ class PlaceCount:
         self.own = labelled.classes
         self.table = codes.table_of(labelled.description, translation)
         self.counts = np.zeros((len(labelled.classes) + 1, len(codes.classes) + 1), dtype=np.int64)
+        self.sureness = np.zeros((3, BINS))  # by bin: pixels, sum of confidence, right ones
 
     def add(self, labels: NDArray[np.uint8], said: NDArray[np.uint8]) -> None:
         """Count labels of the set, uint8 (H, W) with 0 = ignore, and predicted classes 0..K of the same shape."""
         columns = self.counts.shape[1]
         pairs = labels.astype(np.int64).ravel() * columns + said.ravel()
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def add_confidence(
+        self, labels: NDArray[np.uint8], said: NDArray[np.uint8], confidence: NDArray[np.uint8]
+    ) -> None:
+        """Count how sure the model was, x 255, of pixels whose label is one class of the head; all (H, W)."""
+        true = self.table[labels]
+        counted = (true > 0) & (true <= len(self.codes.classes)) & (confidence > 0)
+        values = confidence[counted] / 255
+        number = np.clip(np.ceil(values * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        right = true[counted] == said[counted]
+        self.sureness += [np.bincount(number, weight, BINS) for weight in (np.ones(len(values)), values, right)]
+
+    @property
+    def calibration_error(self) -> float | None:
+        """Mean difference of confidence and share of right pixels over the bins, by their pixels."""
+        pixels, sure, right = self.sureness
+        return float(np.abs(sure - right).sum() / pixels.sum()) if pixels.sum() else None
 
     def scores(self, place: str, images: int) -> PlaceScores:
         """The figures over what has been counted so far."""
@@ -128,7 +151,8 @@ class PlaceCount:
             for code, item in enumerate(self.own, start=1)
             if self.counts[code].sum()
         }
-        return PlaceScores(place, self.codes.name, iou, shares, images, int(self.counts[1:].sum()))
+        pixels = int(self.counts[1:].sum())
+        return PlaceScores(place, self.codes.name, iou, shares, images, pixels, self.calibration_error)
 
 
 def score_places(
@@ -160,6 +184,8 @@ def score_places(
             if place.head not in maps:
                 break
             count.add(scene.labels, maps[place.head])
+            if (confidence := maps.get(place.head + CONFIDENCE)) is not None:
+                count.add_confidence(scene.labels, maps[place.head], confidence)
         if place.head in heads:
             found = count.scores(place.name, len(names))
             if place.classes:
@@ -243,10 +269,18 @@ def mapper_of_model(folder: Path, head: str, *, threads: int | None = None, back
                 ) as copy:
                     copy.write(pixels)
                 options = SceneOptions(collar=False)
-                request = MapRequest(scene=scene, out=Path(made) / "maps", name="map", scene_options=options)
-                with rasterio.open(map_scene(request, engine).map_path) as source:
-                    codes: NDArray[np.uint8] = source.read(1)
-        return {head: codes}
+                request = MapRequest(
+                    scene=scene, out=Path(made) / "maps", name="map", scene_options=options,
+                    confidence=engine.manifest.output.confidence is not None,
+                )  # fmt: skip
+                summary = map_scene(request, engine)
+                files = {head: summary.map_path, head + CONFIDENCE: summary.confidence_path}
+                maps: dict[str, NDArray[np.uint8]] = {}
+                for name, path in files.items():
+                    if path is not None:
+                        with rasterio.open(path) as source:
+                            maps[name] = source.read(1)
+        return maps
 
     return mapped
 
@@ -274,6 +308,7 @@ def record_places(folder: Path, scores: list[PlaceScores]) -> None:
         PlaceFigure(
             place=item.place, images=item.images, labelled_pixels=item.pixels,
             per_class_iou={name: round(value, 4) for name, value in item.iou.items()}, mean_iou=round(item.figure, 4),
+            ece=None if item.ece is None else round(item.ece, 4),
         )
         for item in scores
     )  # fmt: skip
@@ -291,10 +326,11 @@ def places_table(scores: list[PlaceScores]) -> str:
     """Markdown: a row a place, and what the labels that are sets were said to be."""
     rows = [
         f"| {item.place} | {item.images} | {item.pixels / 1e6:.1f} | {item.figure:.3f} | "
+        + ("" if item.ece is None else f"{item.ece:.3f}") + " | "
         + ", ".join(f"{name} {value:.3f}" for name, value in item.iou.items()) + " |"
         for item in scores
     ]  # fmt: skip
-    head = ["| place | images | Mpx | mean IoU | IoU of each class |", "|---|---|---|---|---|"]
+    head = ["| place | images | Mpx | mean IoU | ECE | IoU of each class |", "|---|---|---|---|---|---|"]
     said = [
         f"- {item.place}: {name} was said to be "
         + ", ".join(f"{other} {share:.1%}" for other, share in shares.items() if share >= 0.0005)
@@ -308,7 +344,8 @@ def places_json(scores: list[PlaceScores]) -> str:
     rows = [
         {
             "place": item.place, "head": item.head, "images": item.images, "pixels": item.pixels,
-            "figure": round(item.figure, 4), "iou": {name: round(value, 4) for name, value in item.iou.items()},
+            "figure": round(item.figure, 4), "ece": None if item.ece is None else round(item.ece, 4),
+            "iou": {name: round(value, 4) for name, value in item.iou.items()},
             "said": {name: {k: round(v, 4) for k, v in shares.items()} for name, shares in item.said.items()},
         }
         for item in scores

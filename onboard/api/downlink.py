@@ -31,6 +31,9 @@ class PlannedFile(BaseModel):
     priority: str
     value: float
     reason: str
+    unfamiliar: float | None = Field(
+        description="share of the map's tiles that are unlike the model's training imagery; null where not known"
+    )
 
 
 class PlanAnswer(BaseModel):
@@ -88,7 +91,7 @@ def get_plan(
         PlannedFile(
             map=item.map, asset=item.asset, href=f"/maps/{item.map}/{item.asset}", offset=0, length=item.length,
             bytes=item.bytes, whole=item.whole, sha256=item.sha256, priority=item.priority, value=item.value,
-            reason=item.reason,
+            reason=item.reason, unfamiliar=item.unfamiliar,
         )
         for item in items
     ]  # fmt: skip
@@ -102,7 +105,7 @@ def weights_of(settings: Settings) -> Weights:
     """The settings' weights."""
     return Weights(
         rare=settings.weight_rare, sure=settings.weight_sure, age=settings.weight_age, base=settings.weight_base,
-        quicklooks=settings.quicklook_share,
+        quicklooks=settings.quicklook_share, guess=settings.weight_guess,
     )  # fmt: skip
 
 
@@ -121,4 +124,5 @@ def held_of(row: MapRow) -> Held:
         cover={str(entry["title"]): float(entry["share"]) for entry in cover},
         valid_px=sum(int(entry["pixels"]) for entry in cover),
         confidence=properties.get("onboard:mean_confidence"),
+        unfamiliar=(properties.get("onboard:familiarity") or {}).get("share_unfamiliar"),
     )

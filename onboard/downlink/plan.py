@@ -23,6 +23,7 @@ class Weights(BaseModel):
             that nothing waits for ever.
         base: of any valid pixel.
         quicklooks: largest share of a short budget that quicklooks may take before maps.
+        guess: share of its worth that a map loses whose tiles are all unlike the model's training imagery.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class Weights(BaseModel):
     age: float = Field(1.0, ge=0)
     base: float = Field(0.5, ge=0)
     quicklooks: float = Field(0.25, ge=0, le=1)
+    guess: float = Field(0.5, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Held:
         cover: share of its valid pixels by class.
         valid_px: valid pixels.
         confidence: mean, 0..1; None where none was kept.
+        unfamiliar: share of its tiles that are unlike the model's training imagery; None where that is not known.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Held:
     cover: Mapping[str, float]
     valid_px: int
     confidence: float | None = None
+    unfamiliar: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class PlanItem:
     priority: str
     value: float
     reason: str
+    unfamiliar: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -126,8 +131,9 @@ def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str
         bits = {name: share * -math.log2(usual[name]) for name, share in one.cover.items()}
         rank = waited[one.id] / max(1, len(held) - 1)
         age = (newest - one.sequence) / 1000
-        rate = weights.base + weights.rare * sum(bits.values()) + weights.age * age
-        rate += weights.sure * (one.confidence or 0.0)
+        said = weights.base + weights.rare * sum(bits.values()) + weights.sure * (one.confidence or 0.0)
+        # What a map that may be a guess says is worth less; its waiting counts in full, or it might wait for ever.
+        rate = said * (1 - weights.guess * (one.unfamiliar or 0.0)) + weights.age * age
         found[one.id] = (rate * one.valid_px, _reason(one, bits, rank))
     return found
 
@@ -137,6 +143,8 @@ def _reason(one: Held, bits: Mapping[str, float], rank: float) -> str:
     if bits:
         name = max(bits, key=lambda key: bits[key])
         parts.append(f"{one.cover[name]:.0%} {name}")
+    if one.unfamiliar:
+        parts.append(f"{one.unfamiliar:.0%} of tiles unlike the training imagery")
     parts.append("waited longest" if rank == 1.0 else f"waited longer than {rank:.0%} of the others")
     return ", ".join(parts)
 
@@ -178,5 +186,5 @@ def _item(
     value, reason = worth
     return PlanItem(
         map=one.id, asset=name, length=size if length is None else length, bytes=size, sha256=sha256,
-        priority=one.priority, value=round(value, 1), reason=reason + more,
+        priority=one.priority, value=round(value, 1), reason=reason + more, unfamiliar=one.unfamiliar,
     )  # fmt: skip

@@ -275,10 +275,13 @@ class Worker:
             "mapping_s": round(summary.mapping_s, 3), "seconds": round(summary.seconds, 3),
             "stages_s": {name: round(value, 3) for name, value in summary.stages_s.items()},
             "pixels": summary.scene_pixels, "tiles_per_s": summary.tiles_per_s,
+            "unfamiliar_share": summary.familiarity.share,
             **cost,
         }  # fmt: skip
         if not self.ledger.finish(replace(found, priority=row.priority), figures):
             return  # cancelled at the last moment; if it is queued again, the next attempt finds the map that stands
+        if warning := summary.familiarity.warning:
+            self.ledger.tell("warning", "map-unfamiliar", warning, row.id)
         self.pulse.change(scenes_total=self.pulse.state.scenes_total + 1)
         if not self.settings.keep_scenes:
             erase_scene_file(self.settings, self.ledger, row.id)

@@ -16,7 +16,7 @@ from rasterio.windows import Window as RasterWindow
 
 from onboard.errors import SceneRefused
 from onboard.mapping.canvas import Canvas, Layer
-from onboard.mapping.journal import checksum
+from onboard.mapping.journal import TileRecord, checksum
 from onboard.mapping.scene_files import scene_sha256
 from onboard.scene.grid import Grid
 from onboard.scene.mosaic import files_of
@@ -46,9 +46,9 @@ def forget_damaged(canvas: Canvas, grid: Grid) -> list[int]:
     return sorted(damaged)
 
 
-def _is_whole(canvas: Canvas, grid: Grid, index: int, record: tuple[int, int, int, int]) -> bool:
-    _, _, *recorded = record
-    for layer, expected in zip((canvas.classes, canvas.confidence), recorded, strict=True):
+def _is_whole(canvas: Canvas, grid: Grid, index: int, record: TileRecord) -> bool:
+    layers = ((canvas.classes, record.classes_crc), (canvas.confidence, record.confidence_crc))
+    for layer, expected in layers:
         if layer is None:
             continue
         pixels = layer.read_window(grid[index].core)

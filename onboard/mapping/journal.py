@@ -27,7 +27,7 @@ _HEAD = struct.Struct("<II")
 _LONGEST = 64 << 20
 
 # Of the records. A journal of another layout is one of other work.
-_LAYOUT = 2
+_LAYOUT = 3
 
 Identity = Mapping[str, Any]
 
@@ -40,12 +40,14 @@ class TileRecord(NamedTuple):
         confidence: the sum over them, 0..255 each.
         classes_crc: checksum of the core in the class raster; 0 where it was not written and holds zeros.
         confidence_crc: likewise in the confidence raster.
+        familiarity: see onboard.mapping.familiarity; 0 where there is none.
     """
 
     pixels: int = 0
     confidence: int = 0
     classes_crc: int = 0
     confidence_crc: int = 0
+    familiarity: int = 0
 
 
 def checksum(pixels: NDArray[np.uint8]) -> int:
@@ -129,7 +131,7 @@ class Journal:
             if position == 0 and payload != wanted:
                 return 0
             if position > 0:
-                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, 5).tolist()
+                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, 1 + len(TileRecord._fields)).tolist()
                 self.finished.update({tile: TileRecord(*record) for tile, *record in rows})
             end = after
         return end

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engines.engine import Engine, Prediction
 from engines.errors import ConstantsChanged, EngineError
 from onboard.errors import SceneRefused
+from onboard.mapping.familiarity import recorded
 from onboard.mapping.journal import TileRecord, checksum
 from onboard.mapping.watch import Watch
 from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
@@ -66,12 +67,18 @@ class Surface(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """A fixed group of the grid: the tiles that need the engine, and those that hold no data at all."""
+    """A fixed group of the grid: the tiles that need the engine, and those that hold no data at all.
+
+    Attributes:
+        valid: mask of each tile's core, None where all of it is valid.
+        valid_share: of all the scene's pixels that a tile shows.
+    """
 
     indices: tuple[int, ...]
     tiles: tuple[Tile, ...]
     pixels: Pixels | None
     valid: tuple[NDArray[np.bool_] | None, ...]
+    valid_share: tuple[float, ...]
 
 
 @dataclass
@@ -226,7 +233,7 @@ class Pipeline:
             decoded.put(error)
 
     def _batch(self, source: Source, group: tuple[int, ...]) -> Batch:
-        tiles, valid, pixels = [], [], []
+        tiles, valid, shares, pixels = [], [], [], []
         for tile in (self.grid[index] for index in group):
             read = source.read(tile.source)
             mask = None if read.valid is None else read.valid[_core_in_source(tile)]
@@ -234,9 +241,10 @@ class Pipeline:
                 continue
             tiles.append(tile)
             valid.append(None if mask is None or mask.all() else mask)
+            shares.append(1.0 if read.valid is None else float(read.valid.mean()))
             pixels.append(pad_to_tile(read.pixels, self.grid.tile_size))
         stacked = None if not pixels else pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-        return Batch(group, tuple(tiles), stacked, tuple(valid))
+        return Batch(group, tuple(tiles), stacked, tuple(valid), tuple(shares))
 
     def _infer(
         self, decoded: Stage[Batch], mapped: Stage[tuple[Batch, Prediction | None]], stats: PipelineStats
@@ -298,7 +306,7 @@ class Pipeline:
             mapped.close()
 
     def _store(self, batch: Batch, prediction: Prediction) -> dict[int, TileRecord]:
-        """Writes a batch's cores; gives the checksum of each, and how sure the model was, where it says."""
+        """Writes a batch's cores; gives the checksum of each, and how sure and how familiar the model was of it."""
         records = {}
         for position, (tile, valid) in enumerate(zip(batch.tiles, batch.valid, strict=True)):
             at = (position, tile.core_in_tile.rows, tile.core_in_tile.cols)
@@ -313,8 +321,16 @@ class Pipeline:
                 pixels = confidence.size if valid is None else int(valid.sum())
                 total = int(confidence.sum(dtype=np.uint64))
             confidence_crc = 0 if confidence is None else checksum(confidence)
-            records[tile.index] = TileRecord(pixels, total, checksum(classes), confidence_crc)
+            familiarity = recorded(self._familiarity(batch, prediction, position))
+            records[tile.index] = TileRecord(pixels, total, checksum(classes), confidence_crc, familiarity)
         return records
+
+    def _familiarity(self, batch: Batch, prediction: Prediction, position: int) -> float | None:
+        """A tile's figure; None where the model gives none, or saw mostly what fills the place of no data."""
+        facts, figures = self.engine.manifest.familiarity, prediction.familiarity
+        if facts is None or figures is None or batch.valid_share[position] < facts.least_valid:
+            return None
+        return float(figures[position])
 
 
 def _core_in_source(tile: Tile) -> tuple[slice, slice]:

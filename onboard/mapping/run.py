@@ -27,6 +27,7 @@ from engines.selection import choice_of
 from onboard.errors import OptionsRefused, SceneRefused, StorageError
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.enlarge import enlarge
+from onboard.mapping.familiarity import MapFamiliarity, map_familiarity
 from onboard.mapping.files import publish_folder, sha256_file, storage_error
 from onboard.mapping.heap import give_back_heap
 from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, check_written, forget_damaged
@@ -77,6 +78,7 @@ class MapRequest:
         acquired: when it was taken, RFC 3339, where its own tags do not say.
         own: more `onboard:` properties of the item.
         scene_sha256: the digest that the scene was accepted by; another one is refused. None takes it as it is.
+        strict: a model that gives no familiarity is refused; what an unfamiliar map comes to is the caller's to say.
     """
 
     scene: Path
@@ -95,6 +97,7 @@ class MapRequest:
     acquired: str | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
     scene_sha256: str | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -140,10 +143,12 @@ class MapSummary:
     assumptions: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     resolution: Mapping[str, Any] = field(default_factory=dict)
+    familiarity: MapFamiliarity = field(default_factory=MapFamiliarity)
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form: paths as text."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        facts = asdict(self) | {"familiarity": self.familiarity.as_json()}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
 
 
 def map_scene(
@@ -177,6 +182,11 @@ def map_scene(
     if request.batch > engine.max_batch:
         raise OptionsRefused(
             f"--batch {request.batch} is more than this engine takes", f"give {engine.max_batch} or less"
+        )
+    if request.strict and engine.manifest.familiarity is None:
+        raise OptionsRefused(
+            f"model {engine.manifest.name} does not say how familiar a scene is",
+            "leave --strict out, or name a model that does (trainer familiarity)",
         )
     if request.confidence and engine.manifest.output.confidence is None:
         raise OptionsRefused(f"model {engine.manifest.name} gives no confidence", "leave --confidence out")
@@ -419,7 +429,7 @@ class Job:
         if confidence is not None:
             write_confidence(confidence, staged / "confidence.tif", georeference=georeference, tags=tags)
         write_quicklook(staged / "map.tif", staged / "quicklook.webp", classes)
-        item = write_item(self._item_facts(counts, stats, canvas.mean_confidence, watch), staged)
+        item = write_item(self._item_facts(counts, stats, canvas, watch), staged)
         check_written(layer, staged / "map.tif")
         if confidence is not None:
             check_written(confidence, staged / "confidence.tif")
@@ -466,8 +476,10 @@ class Job:
         }
 
     def _item_facts(
-        self, counts: list[int], stats: PipelineStats, confidence: float | None, watch: Watch
+        self, counts: list[int], stats: PipelineStats, canvas: Canvas, watch: Watch
     ) -> ItemFacts:
+        confidence = canvas.mean_confidence
+        figures = [record.familiarity for record in canvas.records.values()]
         georeference, (width, height) = self._georeference, self.resolution.map_size
         pixel_m2 = georeference.pixel_area_m2(width, height)
         area_m2 = None if pixel_m2 is None else pixel_m2 * width * height
@@ -501,6 +513,7 @@ class Job:
                 "halo_px": self.grid.halo,
                 "tiles": len(self.grid),
                 "mean_confidence": None if confidence is None else round(confidence, 4),
+                "familiarity": map_familiarity(figures, self.engine.manifest).as_json(),
                 "tiles_per_s": _rate(stats),
                 "scene": self.scene.facts,
                 "ground_resolution": self.resolution.as_json(),
@@ -551,6 +564,7 @@ class Job:
             assumptions=tuple(map(str, self.scene.assumptions)),
             notices=(self.resolution.text,) if self.resolution.is_remarkable else (),
             resolution=self.resolution.as_json(),
+            familiarity=MapFamiliarity.from_json(properties.get("onboard:familiarity")),
         )
 
 

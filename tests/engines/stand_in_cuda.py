@@ -23,7 +23,7 @@ from engines.build import BuiltEngine
 from engines.cuda import CudaError, Pinned
 from engines.manifest import Manifest
 from engines.trt import Device, Runtime
-from tests.tiny_model import tiny_classes
+from tests.tiny_model import tiny_classes, tiny_familiarity
 
 DEVICE = Device("Stand-in", "8.7", "36.4.0")
 
@@ -179,6 +179,8 @@ def stand_in_tensorrt(cuda: StandInCuda, manifest: Manifest) -> Runtime:
     """TensorRT whose engines say what the tiny model says."""
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
     shapes = {manifest.input.name: (-1, bands, size, size), "classes": (-1, size, size), "confidence": (-1, size, size)}
+    if manifest.familiarity is not None:
+        shapes[manifest.familiarity.output] = (-1,)
 
     class Context:
         def __init__(self) -> None:
@@ -210,6 +212,9 @@ def stand_in_tensorrt(cuda: StandInCuda, manifest: Manifest) -> Runtime:
                 classes = tiny_classes(given.reshape(count, bands, size, size).copy())
                 memory(at["classes"])[: classes.size] = classes.reshape(-1)
                 memory(at["confidence"])[: classes.size] = classes.reshape(-1) * 50
+                if manifest.familiarity is not None:
+                    values = tiny_familiarity(given.reshape(count, bands, size, size))
+                    memory(at[manifest.familiarity.output])[: values.nbytes] = values.view(np.uint8)
 
             cuda.enqueue(stream, work)
             return True
@@ -220,8 +225,8 @@ def stand_in_tensorrt(cuda: StandInCuda, manifest: Manifest) -> Runtime:
         def get_tensor_name(self, index: int) -> str:
             return list(shapes)[index]
 
-        def get_tensor_dtype(self, name: str) -> str:  # noqa: ARG002 - as TensorRT asks it
-            return "uint8"
+        def get_tensor_dtype(self, name: str) -> str:
+            return "float32" if len(shapes[name]) == 1 else "uint8"
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return shapes[name]
@@ -248,6 +253,7 @@ def stand_in_tensorrt(cuda: StandInCuda, manifest: Manifest) -> Runtime:
 
     module = ModuleType("stand_in_tensorrt")
     module.Runtime, module.ILogger, module.uint8 = Runtime_, Logger, "uint8"  # type: ignore[attr-defined]
+    module.float32 = "float32"  # type: ignore[attr-defined]
     module.contexts = []  # type: ignore[attr-defined]
     return Runtime("tensorrt", "10.3.0", module)
 

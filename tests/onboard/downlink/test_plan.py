@@ -75,6 +75,18 @@ def test_rare_classes_large_areas_small_files_and_long_waits_are_worth_more() ->
     assert "100% flood" in plan([*common, held("x", cover={"flood": 1.0})], None)[0].reason
 
 
+def test_a_map_of_unfamiliar_ground_is_worth_less_and_says_so() -> None:
+    rows = [held("known"), held("strange", unfamiliar=0.8), held("unsaid", unfamiliar=None)]
+    values = {item.map: item for item in plan(rows, None) if item.asset == "map.tif"}
+    assert values["strange"].value < values["known"].value == values["unsaid"].value
+    assert (values["strange"].unfamiliar, values["unsaid"].unfamiliar) == (0.8, None)
+    assert "80% of tiles unlike the training imagery" in values["strange"].reason
+    indifferent = {item.map: item.value for item in plan(rows, None, Weights(guess=0)) if item.asset == "map.tif"}
+    assert indifferent["strange"] == indifferent["known"]
+    waited = [held("old", sequence=1, unfamiliar=1.0), held("new", sequence=10**6)]
+    assert plan(waited, None, Weights(guess=1))[0].map == "old", "nothing waits for ever"
+
+
 def test_nothing_waits_for_ever() -> None:
     fresh = [held(f"n{n}", sequence=20_000 + n, cover={"flood": 1.0}, valid_px=5000) for n in range(9)]
     for waited, place in ((100, 9), (20_000, 0)):

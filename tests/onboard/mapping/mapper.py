@@ -62,7 +62,7 @@ def main() -> None:
         (run.Job, "_clean"),
     ):
         setattr(owner, name, counted(getattr(owner, name), die_at, after=die_at % 2 == 0))
-    with IdentityEngine(tile_size=TILE) as engine:
+    with IdentityEngine(tile_size=TILE, familiarity=True) as engine:
         request = run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False))
         if len(sys.argv) > 4:
             engine.manifest = engine.manifest.model_copy(update={"gsd_m": float(sys.argv[4])})

@@ -14,7 +14,7 @@ IDENTITY = {"scene": "abc", "size": [4, 3]}
 def written(path: Path, *groups: list[int]) -> Path:
     journal = Journal(path, IDENTITY)
     for group in groups:
-        journal.record({tile: TileRecord(tile, 10 * tile, tile + 1, 2**32 - 1) for tile in group})
+        journal.record({tile: TileRecord(tile, 10 * tile, tile + 1, 2**32 - 1, 10**6 + 1) for tile in group})
     journal.close()
     return path
 
@@ -23,7 +23,7 @@ def test_recorded_tiles_are_found_again(tmp_path: Path) -> None:
     path = written(tmp_path / "journal", [0, 1], [5])
     journal = Journal(path, IDENTITY)
     assert journal.resumed
-    assert journal.finished == {tile: (tile, 10 * tile, tile + 1, 2**32 - 1) for tile in (0, 1, 5)}
+    assert journal.finished == {tile: TileRecord(tile, 10 * tile, tile + 1, 2**32 - 1, 10**6 + 1) for tile in (0, 1, 5)}
     journal.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import signal
 import subprocess
@@ -44,7 +45,10 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, int]:
 
 
 def digest(out: Path) -> str:
-    return hashlib.sha256((out / "scene" / "map.tif").read_bytes()).hexdigest()
+    """Of the map, and of what its item says of the tiles' familiarity, which the journal keeps."""
+    familiarity = json.loads((out / "scene" / "map.json").read_text())["properties"]["onboard:familiarity"]
+    assert familiarity["lowest"] > 0
+    return hashlib.sha256((out / "scene" / "map.tif").read_bytes() + json.dumps(familiarity).encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")

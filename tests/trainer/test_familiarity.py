@@ -1,0 +1,322 @@
+"""The familiarity output: fitted on imagery, added to a graph, carried over; a tiny trunk with the exporter's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from engines.manifest import Manifest
+from engines.open import open_engine
+from engines.verify import write_golden
+from tests.tiny_model import manifest_of
+from trainer.card import CARD
+from trainer.cli import main
+from trainer.errors import ExportRefused, SettingsRefused
+from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over, in_turn_distances
+from trainer.familiarity.graph import carried_over, feature_names, scale_in, with_familiarity, without_familiarity
+from trainer.familiarity.imagery import CellReader, Images
+from trainer.familiarity.statistics import THRESHOLD, auroc, fitted, scale_of
+
+SIDE = 64
+BLOCK = "/segmenter/student/stem/trunk/blocks.{}/project/project.0/Conv"
+
+
+def write_trunk(path: Path, *, half: bool = False, widths: tuple[int, int] = (3, 5), seed: int = 0) -> None:
+    """Classes and confidence of a trunk with two levels, at strides 8 and 16, in FP32 or FP16."""
+    draw = np.random.default_rng(seed)
+    kind, number = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
+    first, second = widths
+    constants = {
+        "first": draw.normal(0, 0.01, (first, 3, 8, 8)).astype(number),
+        "second": draw.normal(0, 0.5, (second, first, 2, 2)).astype(number),
+        "to_classes": draw.normal(0, 1, (4, second, 1, 1)).astype(number),
+        "scales": np.array([1, 1, 16, 16], np.float32), "one": np.int64(1),
+    }  # fmt: skip
+    make = helper.make_node
+    nodes = [
+        make("Cast", ["tiles"], ["real"], to=kind),
+        make("Conv", ["real", "first"], ["level_8"], name=BLOCK.format(0), strides=[8, 8]),
+        make("Conv", ["level_8", "second"], ["level_16"], name=BLOCK.format(1), strides=[2, 2]),
+        make("Conv", ["level_16", "to_classes"], ["logits"]),
+        make("Resize", ["logits", "", "scales"], ["fine"], mode="nearest"),
+        make("ArgMax", ["fine"], ["index"], axis=1, keepdims=0),
+        make("Add", ["index", "one"], ["code"]),
+        make("Cast", ["code"], ["classes"], to=TensorProto.UINT8),
+        make("Identity", ["classes"], ["confidence"]),
+    ]
+    value = helper.make_tensor_value_info
+    shape = ["N", SIDE, SIDE]
+    graph = helper.make_graph(
+        nodes, "trunk", [value("tiles", TensorProto.UINT8, ["N", 3, SIDE, SIDE])],
+        [value("classes", TensorProto.UINT8, shape), value("confidence", TensorProto.UINT8, shape)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def write_folder(folder: Path, *, half: bool = False, parameters: int = 100, **trunk: object) -> Path:
+    folder.mkdir()
+    write_trunk(folder / "model.onnx", half=half, **trunk)  # type: ignore[arg-type]
+    tile = ground(7)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    classes = session.run(["classes"], {"tiles": tile[None]})[0][0]
+    golden = write_golden(folder, tile=tile, classes=classes, least_agreement={"fp32": 0.9, "fp16": 0.9, "bf16": 0.9})
+    manifest = manifest_of(
+        folder, golden=golden, precision="fp16" if half else "fp32", total_parameters=parameters
+    )
+    shapes = manifest.input.model_copy(update={"tile_size": SIDE})
+    manifest.model_copy(update={"input": shapes, "halo": 0}).save(folder)
+    return folder
+
+
+def ground(seed: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Soft shapes, (3, side, side): what the model is said to know."""
+    draw = np.random.default_rng(seed)
+    coarse = draw.integers(60, 200, (side // 8, side // 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+@pytest.fixture
+def imagery(tmp_path: Path) -> str:
+    """A set of eight pictures of 128 x 128, four tiles each; its YAML."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(ground(100 + number, 2 * SIDE).transpose(1, 2, 0)).save(folder / f"p{number}.png")
+    text = (
+        "name: pictures\ntitle: made\nsource: made\nlicence: none\nfolder: pictures\nimages: '{name}.png'\n"
+        "labels: null\nsplits: {all: {names: ['*']}}\n"
+    )
+    (tmp_path / "pictures.yaml").write_text(text)
+    return str(tmp_path / "pictures.yaml")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "model")
+
+
+def request(model: Path, imagery: str) -> FamiliarityRequest:
+    return FamiliarityRequest(
+        model, (Images.parsed(f"{imagery}:p[0-4]"),), (Images.parsed(f"{imagery}:p5,p6,p7"),), threads=1
+    )
+
+
+def figures(folder: Path, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with open_engine(folder, backend="onnxruntime", threads=1) as engine:
+        found = engine.infer(tiles).familiarity
+    assert found is not None
+    return found
+
+
+def test_noise_is_unfamiliar_and_ground_that_was_not_fitted_is_not(model: Path, imagery: str) -> None:
+    facts = add_familiarity(request(model, imagery)).familiarity
+    assert facts is not None
+    assert (facts.held_out_tiles, facts.threshold) == (12, THRESHOLD)
+    assert facts.wrongly_unfamiliar <= 0.02
+    assert facts.fitted_on.endswith("5 images, p0 to p4; 20 tiles") or "p0, p1, p2, p3, p4" in facts.fitted_on
+    noise = np.random.default_rng(0).integers(0, 256, (6, 3, SIDE, SIDE), dtype=np.uint8)
+    assert (figures(model, noise) < THRESHOLD).all()
+    known = figures(model, np.stack([ground(300 + number) for number in range(8)]))
+    assert np.median(known) > 0.2
+    assert "When it does not know" in (model / CARD).read_text()
+
+
+def test_classes_and_confidence_stay_byte_for_byte(model: Path, imagery: str) -> None:
+    tiles = np.stack([ground(number) for number in range(4)])
+    with open_engine(model, backend="onnxruntime", threads=1) as engine:
+        before = engine.infer(tiles)
+    manifest = add_familiarity(request(model, imagery))
+    assert manifest == Manifest.load(model)
+    with open_engine(model, backend="onnxruntime", threads=1) as engine:
+        after = engine.infer(tiles)
+    assert before.familiarity is None
+    assert np.array_equal(before.classes, after.classes)
+    assert before.confidence is not None
+    assert after.confidence is not None
+    assert np.array_equal(before.confidence, after.confidence)
+    again = without_familiarity(onnx.load(model / "model.onnx"))
+    assert "familiarity" not in [port.name for port in again.graph.output]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_graph_computes_what_numpy_does(model: Path, imagery: str, backend: str) -> None:
+    pytest.importorskip(backend)
+    graph = onnx.load(model / "model.onnx")
+    features = feature_names(graph, SIDE)
+    assert features == ("level_8", "level_16")
+    reader = CellReader(graph, features, 1)
+    sets = [reader.read([ground(seed + number) for number in range(6)]) for seed in (20, 40)]
+    statistics = fitted([cells.reshape(-1, cells.shape[-1]) for cells in sets])
+    assert statistics.prototypes.shape == (2, 8)
+    held_out = [ground(60 + number) for number in range(9)]
+    scale = scale_of(statistics.distances(reader.read(held_out)))
+    manifest = add_familiarity(request(model, imagery))  # for its manifest; then the graph with two prototypes
+    onnx.save(with_familiarity(graph, features, statistics, scale), model / "model.onnx")
+    facts = manifest.familiarity
+    assert facts is not None
+    entry = type(manifest.model).of(model / "model.onnx")
+    loose = facts.model_copy(update={"golden": None})
+    manifest.model_copy(update={"model": entry, "familiarity": loose}).save(model)
+    tiles = np.stack([*held_out[:4], np.zeros((3, SIDE, SIDE), np.uint8)])
+    with open_engine(model, backend=backend, threads=1) as engine:
+        found = engine.infer(tiles).familiarity
+    expected = scale.familiarity(statistics.distances(reader.read(tiles)))
+    assert found is not None
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert np.allclose(scale_in(onnx.load(model / "model.onnx")).values, scale.values, atol=1e-6)
+
+
+def test_most_strange_cells_are_needed_to_make_a_tile_strange(model: Path, imagery: str) -> None:
+    """A quarter of black, as a collar has it, is not yet strange; all of noise but a quarter is."""
+    add_familiarity(request(model, imagery))
+    tiles = np.stack([ground(400 + number) for number in range(6)])
+    collar, noise = tiles.copy(), tiles.copy()
+    collar[:, :, :, : SIDE // 4] = 0
+    noise[:, :, :, : 3 * SIDE // 4] = np.random.default_rng(1).integers(0, 256, noise[:, :, :, : 3 * SIDE // 4].shape)
+    assert (figures(model, collar) >= THRESHOLD).all()
+    assert (figures(model, noise) < THRESHOLD).all()
+
+
+def test_another_precision_takes_the_statistics_over(model: Path, imagery: str, tmp_path: Path) -> None:
+    manifest = add_familiarity(request(model, imagery))
+    half = write_folder(tmp_path / "half", half=True)
+    carried = carry_over(half, model, version="1.1")
+    assert carried.version == "1.1"
+    assert carried.familiarity == manifest.familiarity
+    tiles = np.stack([ground(500 + number) for number in range(4)])
+    assert np.allclose(figures(half, tiles), figures(model, tiles), rtol=0.1)
+
+
+def test_statistics_of_another_network_are_refused(model: Path, imagery: str, tmp_path: Path) -> None:
+    plain = write_folder(tmp_path / "plain")
+    with pytest.raises(ExportRefused, match="tiny has no familiarity to take over: fit it there first"):
+        carry_over(model, plain)
+    add_familiarity(request(model, imagery))
+    wider = write_folder(tmp_path / "wider", widths=(3, 6))
+    with pytest.raises(ExportRefused, match="of another network: this one has no such tensor as level_16"):
+        carry_over(wider, model)
+    larger = write_folder(tmp_path / "larger", parameters=101)
+    with pytest.raises(ExportRefused, match="of another network: tiny has other parameters or classes"):
+        carry_over(larger, model)
+    other_weights = write_folder(tmp_path / "other", seed=9)
+    before = (other_weights / "model.onnx").read_bytes()
+    with pytest.raises(ExportRefused, match="statistics are of another network, or this precision needs a fit"):
+        carry_over(other_weights, model)
+    assert (other_weights / "model.onnx").read_bytes() == before
+    assert {path.name for path in other_weights.iterdir()} == {"model.onnx", "manifest.json", "golden.npz"}
+    with pytest.raises(ExportRefused, match="has no familiarity: fit it there first"):
+        carried_over(onnx.load(plain / "model.onnx"), onnx.load(plain / "model.onnx"))
+
+
+def test_a_graph_without_a_trunk_asks_for_names(model: Path, imagery: str) -> None:
+    graph = onnx.load(model / "model.onnx")
+    for node in graph.graph.node:
+        node.name = ""
+    with pytest.raises(ExportRefused, match=r"no EfficientNet-Lite trunk at stride 8: name two tensors .* --features"):
+        feature_names(graph, SIDE)
+    assert feature_names(graph, SIDE, ["level_8"]) == ("level_8",)
+    with pytest.raises(ExportRefused, match="the graph has no tensor level_9"):
+        feature_names(graph, SIDE, ["level_9"])
+    assert imagery
+
+
+def test_held_out_in_turn_is_farther_than_what_was_fitted() -> None:
+    draw = np.random.default_rng(0)
+    images = [draw.normal(place, 1, (5, 16, 4)).astype(np.float32) for place in (0, 0.5, 3)]
+    distances = in_turn_distances([images])
+    assert distances.shape == (15,)
+    whole = fitted([np.concatenate(images).reshape(-1, 4)]).distances(np.concatenate(images))
+    assert distances[10:].mean() > 1.5 * whole[10:].mean()
+
+
+def test_at_most_two_per_cent_of_held_out_tiles_are_below_the_threshold() -> None:
+    for count in (3, 49, 50, 51, 1000):
+        distances = np.random.default_rng(count).gamma(4, 1, count).astype(np.float32)
+        familiarity = scale_of(distances).familiarity(distances)
+        assert (familiarity < THRESHOLD).mean() <= 0.02
+        assert familiarity.max() == 1
+        order = np.argsort(distances)
+        assert (np.diff(familiarity[order]) <= 0).all(), "farther is never more familiar"
+    same = np.ones(5, np.float32)
+    assert (scale_of(same).familiarity(same) >= THRESHOLD).all()
+    assert scale_of(same).familiarity(np.array([100.0], np.float32))[0] < THRESHOLD
+
+
+def test_auroc_counts_ties_half() -> None:
+    low, high = np.array([0.1, 0.2], np.float32), np.array([0.2, 0.9], np.float32)
+    assert auroc(low, high) == pytest.approx(0.875)
+
+
+def test_a_request_without_a_held_out_place_is_refused(model: Path, imagery: str) -> None:
+    fit = (Images.parsed(f"{imagery}:p0,p1"),)
+    with pytest.raises(SettingsRefused, match="no held-out place: give SET:NAME,NAME, or --in-turn"):
+        FamiliarityRequest(model, fit)
+    with pytest.raises(SettingsRefused, match="p1 is also fitted on: a held-out place is another one"):
+        FamiliarityRequest(model, fit, (Images.parsed(f"{imagery}:p1,p2"),))
+    with pytest.raises(SettingsRefused, match="one image cannot be left out of itself"):
+        FamiliarityRequest(model, (Images.parsed(f"{imagery}:p0"),), in_turn=True)
+    with pytest.raises(SettingsRefused, match="2 tiles of held-out places are too few, give 3"):
+        add_familiarity(
+            FamiliarityRequest(model, (Images.parsed(f"{imagery}:p[0-4]"),), (Images.parsed(f"{imagery}:p5"),), most=2)
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit", "atlantis:a"], "atlantis"),
+        (["--fit", "pictures"], "give a labelled set and names of its images as SET:NAME,NAME"),
+        (["--in-turn"], "no imagery to fit on"),
+        (["--like", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    model: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["familiarity", str(model), *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_fits_and_says_how_much_is_wrong(
+    model: Path, imagery: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["familiarity", str(model), "--fit", f"{imagery}:p*", "--in-turn", "--threads", "1"]) == 0
+    assert "of 32 held-out tiles below 0.02; sha256" in capsys.readouterr().out
+    assert Manifest.load(model).familiarity is not None
+
+
+def test_in_an_int8_graph_features_are_read_behind_their_pair(model: Path) -> None:
+    """As the next layer reads them: a tensor kept in floats for us alone made OpenVINO round elsewhere."""
+    graph = onnx.load(model / "model.onnx")
+    scale, zero = (
+        numpy_helper.from_array(np.asarray(value), name)
+        for value, name in ((np.float32(0.1), "step"), (np.int8(0), "zero"))
+    )
+    graph.graph.initializer.extend([scale, zero])
+    pair = [
+        helper.make_node("QuantizeLinear", ["level_8", "step", "zero"], ["level_8_int8"]),
+        helper.make_node("DequantizeLinear", ["level_8_int8", "step", "zero"], ["level_8_read"]),
+    ]
+    second = next(node for node in graph.graph.node if node.output[0] == "level_16")
+    second.input[0] = "level_8_read"
+    place = list(graph.graph.node).index(second)
+    for number, node in enumerate(pair):
+        graph.graph.node.insert(place + number, node)
+    fitted_to = fitted([np.random.default_rng(0).normal(0, 1, (40, 8)).astype(np.float32)])
+    changed = with_familiarity(graph, ("level_8", "level_16"), fitted_to, scale_of(np.ones(5, np.float32)))
+    assert [
+        node.input[0] for node in changed.graph.node if node.name.startswith("/familiarity/feature_")
+    ] == ["level_8_read", "level_16"]

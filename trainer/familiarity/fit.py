@@ -1,0 +1,226 @@
+"""`trainer familiarity`: fits the statistics, sets the scale on held-out places, writes both into a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from engines.manifest import Familiarity, Manifest, ModelFile, Precision
+from engines.onnxrt import OnnxRuntimeEngine
+from engines.verify import golden_tiles
+from trainer.card import write_card
+from trainer.errors import ExportRefused, SettingsRefused
+from trainer.familiarity.graph import OUTPUT, carried_over, feature_names, with_familiarity
+from trainer.familiarity.imagery import CellReader, Images, overlap, tiles_of_images
+from trainer.familiarity.statistics import THRESHOLD, Floats, Statistics, fitted, scale_of
+from trainer.profile_onnx import cost_of
+
+if TYPE_CHECKING:
+    from engines.engine import Engine
+
+MOST_RATIO: dict[Precision, float] = {"fp32": 1.02, "fp16": 1.1, "bf16": 1.25, "int8": 1.25}
+"""Of an engine's figure of the golden tile to the reference's; docs/familiarity.md has what was measured."""
+LEAST_TILES = 3
+"""Held out: with fewer a scale is none."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FamiliarityRequest:
+    """What to fit on, and what to set the scale by.
+
+    Attributes:
+        model: folder, changed in place.
+        fit: training imagery; each entry has a prototype of its own.
+        holdout: imagery of places that are known ground but not in ``fit``.
+        in_turn: instead of ``holdout``: each image is left out of the fit once, and the scale set by those.
+        features: names of tensors, in place of the trunk's.
+        most: tiles of each entry.
+        version: of the model from now on; as before where not given.
+        threads: of ONNX Runtime.
+    """
+
+    model: Path
+    fit: tuple[Images, ...]
+    holdout: tuple[Images, ...] = ()
+    in_turn: bool = False
+    features: tuple[str, ...] = ()
+    most: int = 200
+    version: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.fit:
+            raise SettingsRefused("--fit", "there is no imagery to fit on: give SET:NAME,NAME")
+        if bool(self.holdout) == self.in_turn:
+            raise SettingsRefused("--holdout", "no held-out place: give SET:NAME,NAME, or --in-turn, and not both")
+        if twice := overlap(self.fit, self.holdout):
+            raise SettingsRefused("--holdout", f"{twice[0]} is also fitted on: a held-out place is another one")
+        if self.in_turn and sum(len(images.names) for images in self.fit) < 2:
+            raise SettingsRefused("--in-turn", "one image cannot be left out of itself: give --holdout SET:NAME,NAME")
+
+
+def add_familiarity(request: FamiliarityRequest, tell: Tell = lambda _: None) -> Manifest:
+    """Fit, check that classes and confidence stay what they are, and write model, manifest and card.
+
+    Raises:
+        SettingsRefused, DataMissing, DataRefused: as the sets raise them; too little imagery.
+        ExportRefused: the graph has no features to look at, or its classes changed.
+        ManifestError, ModelMismatch: the model folder is not whole.
+    """
+    manifest = Manifest.load(request.model)
+    model = onnx.load_from_string(manifest.model.read_verified(request.model))
+    side, halo = manifest.input.tile_size, manifest.halo
+    features = feature_names(model, side, request.features)
+    reader = CellReader(model, features, request.threads)
+
+    def cells_of(images: Images) -> Floats:
+        tell(f"reading {images.described()}")
+        return reader.read(tiles_of_images(images, side=side, halo=halo, most=request.most))
+
+    if request.in_turn:
+        by_image = [[cells_of(replace(images, names=(name,))) for name in images.names] for images in request.fit]
+        held_out = in_turn_distances(by_image)
+        sets = [np.concatenate(cells) for cells in by_image]
+    else:
+        sets = [cells_of(images) for images in request.fit]
+        known = np.concatenate([cells_of(images) for images in request.holdout])
+        held_out = _fitted(sets).distances(known)
+    if len(held_out) < LEAST_TILES:
+        raise SettingsRefused("--holdout", f"{len(held_out)} tiles of held-out places are too few, give {LEAST_TILES}")
+    statistics, scale = _fitted(sets), scale_of(held_out)
+    facts = Familiarity(
+        output=OUTPUT,
+        threshold=THRESHOLD,
+        fitted_on=f"{_described(request.fit)}; {sum(map(len, sets))} tiles",
+        held_out="each image of these, by statistics of the others" if request.in_turn
+        else _described(request.holdout),
+        held_out_tiles=len(held_out),
+        wrongly_unfamiliar=round(float((scale.familiarity(held_out) < THRESHOLD).mean()), 4),
+    )  # fmt: skip
+    changed = with_familiarity(model, features, statistics, scale)
+    return _written(request.model, manifest, changed, facts, version=request.version)
+
+
+def carry_over(folder: Path, source: Path, *, version: str | None = None) -> Manifest:
+    """Give a model the familiarity of another precision of the same network.
+
+    Raises:
+        ExportRefused: the source has none, or is another network.
+        ManifestError, ModelMismatch: a model folder is not whole.
+    """
+    manifest, given = Manifest.load(folder), Manifest.load(source)
+    if given.familiarity is None:
+        raise ExportRefused(f"{given.name} has no familiarity to take over: fit it there first")
+    model = onnx.load_from_string(manifest.model.read_verified(folder))
+    donor = onnx.load_from_string(given.model.read_verified(source))
+    if (manifest.total_parameters, manifest.classes) != (given.total_parameters, given.classes):
+        raise ExportRefused(f"these statistics are of another network: {given.name} has other parameters or classes")
+    changed = carried_over(model, donor)
+    return _written(folder, manifest, changed, given.familiarity, version=version, reference=source)
+
+
+def _fitted(sets: Sequence[Floats]) -> Statistics:
+    try:
+        return fitted([cells.reshape(-1, cells.shape[-1]) for cells in sets])
+    except ValueError as error:
+        raise SettingsRefused("--fit", f"{error}: give more imagery") from error
+
+
+def in_turn_distances(by_image: Sequence[Sequence[Floats]]) -> Floats:
+    """Distances of each image's tiles by statistics of all others, (N,).
+
+    Args:
+        by_image: for each entry that was fitted on, cells (N, 16, D) of each of its images.
+    """
+    held_out = []
+    for group, cells in enumerate(by_image):
+        for left_out in range(len(cells)):
+            others = [
+                np.concatenate([one for at, one in enumerate(images) if (number, at) != (group, left_out)])
+                for number, images in enumerate(by_image) if number != group or len(images) > 1
+            ]  # fmt: skip
+            held_out.append(_fitted(others).distances(cells[left_out]))
+    return np.concatenate(held_out)
+
+
+def _described(given: Sequence[Images]) -> str:
+    return "; ".join(images.described() for images in given)
+
+
+def _written(
+    folder: Path, manifest: Manifest, model: onnx.ModelProto, facts: Familiarity, *, version: str | None,
+    reference: Path | None = None,
+) -> Manifest:  # fmt: skip
+    """The changed file in the folder, after a look at what it says; or nothing is changed."""
+    partial = folder / (manifest.model.file + ".part")
+    try:
+        onnx.save(model, partial)
+        entry = ModelFile.of(partial)
+        facts = facts.model_copy(update={"most_ratio": MOST_RATIO, "golden": None})
+        changed = manifest.model_copy(update={"model": entry, "familiarity": facts})
+        golden = _checked(manifest, changed, folder, reference)
+        facts = facts.model_copy(update={"golden": golden})
+        partial.replace(folder / manifest.model.file)
+    finally:
+        partial.unlink(missing_ok=True)
+    entry = ModelFile.of(folder / manifest.model.file)
+    update: dict[str, object] = {"model": entry, "familiarity": facts}
+    if version is not None:
+        update["version"] = version
+    changed = manifest.model_copy(update=update)
+    changed.save(folder)
+    if manifest.cost is not None:
+        changed = changed.model_copy(update={"cost": cost_of(folder)})
+        changed.save(folder)
+    write_card(changed, folder)
+    return changed
+
+
+def _checked(before: Manifest, after: Manifest, folder: Path, reference: Path | None) -> float | None:
+    """The reference's figure of the golden tile; None without such a tile.
+
+    Raises:
+        ExportRefused: classes or confidence of it are not what they were, or another precision says another figure.
+    """
+    with OnnxRuntimeEngine(before, folder) as old, OnnxRuntimeEngine(after, folder) as new:
+        tiles = golden_tiles(old, 1)
+        said, says = old.infer(tiles), new.infer(tiles)
+        if (said.classes != says.classes).any() or _differ(said.confidence, says.confidence):
+            raise ExportRefused("classes or confidence of the golden tile changed: the graph was not only added to")
+        given = _figure(new, says.familiarity)
+    if before.golden is None:
+        return None
+    if reference is None:
+        return given
+    wanted = Manifest.load(reference).familiarity
+    if wanted is None or wanted.golden is None:
+        return given
+    most = MOST_RATIO[after.precision]
+    if not wanted.golden / most <= given <= wanted.golden * most:
+        raise ExportRefused(
+            f"familiarity of the golden tile is {given:.4g} and {wanted.golden:.4g} where it was fitted: these "
+            "statistics are of another network, or this precision needs a fit of its own"
+        )
+    return wanted.golden
+
+
+def _differ(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool:
+    if one is None or other is None:
+        return one is not other
+    return not np.array_equal(one, other)
+
+
+def _figure(engine: Engine, familiarity: Floats | None) -> float:
+    if familiarity is None or not 0 < float(familiarity[0]) <= 1:
+        raise ExportRefused(f"{engine.manifest.name} gives no figure of the golden tile: {familiarity}")
+    return float(familiarity[0])
+
+

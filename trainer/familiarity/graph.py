@@ -1,0 +1,270 @@
+"""The familiarity output in an exported ONNX graph: added, taken out, carried over to another precision.
+
+Products and sums only, in FP32 whatever the rest is in: no operator that a backend lacks or that changed between the
+opsets of our files. All nodes and constants are named /familiarity/....
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from trainer.errors import ExportRefused
+from trainer.familiarity.statistics import GRID, RANK, Scale, Statistics
+
+SCOPE = "/familiarity/"
+OUTPUT = "familiarity"
+STRIDES = (8, 16)
+"""Of the levels of the encoder that are looked at. Measured: deeper ones tell strange imagery less well."""
+_LEVEL = re.compile(r"/segmenter/student/stem/trunk/blocks\.\d+/(Add|project/project\.0/Conv)$")
+"""Ends of the blocks of an EfficientNet-Lite trunk, by the exporter's names."""
+
+Constant = NDArray[np.float32] | NDArray[np.int64]
+
+
+def feature_names(model: onnx.ModelProto, tile_size: int, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Tensors that are looked at: the trunk's last ones of each stride, or those given by name.
+
+    Raises:
+        ExportRefused: the graph has no such tensors.
+    """
+    shapes = tensor_shapes(model)
+    if given:
+        if unknown := [name for name in given if len(shapes.get(name, (0, ()))[1]) != 4]:
+            raise ExportRefused(f"the graph has no tensor {unknown[0]} of four dimensions; look at it with a viewer")
+        return tuple(given)
+    last: dict[int, str] = {}
+    for node in model.graph.node:
+        side = shapes.get(node.output[0], (0, ()))[1][2:3]
+        if _LEVEL.search(node.name) and side and side[0]:
+            last[tile_size // side[0]] = node.output[0]
+    if missing := [stride for stride in STRIDES if stride not in last]:
+        raise ExportRefused(
+            f"the graph has no EfficientNet-Lite trunk at stride {missing[0]}: name two tensors of its encoder with "
+            "--features"
+        )
+    return tuple(last[stride] for stride in STRIDES)
+
+
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Of every tensor: element type, and sizes with 0 for what is open."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        info.name: (info.type.tensor_type.elem_type, tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim))
+        for info in [*graph.value_info, *graph.output, *graph.input]
+    }
+
+
+class _Nodes:
+    """Nodes and constants to be added to a graph."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, inputs: Sequence[str], name: str, *, outputs: int = 1, **attributes: Any) -> str:
+        """A node; gives the name of its first output."""
+        told = [SCOPE + name, *(f"{SCOPE}{name}/{number}" for number in range(1, outputs))]
+        self.nodes.append(helper.make_node(kind, list(inputs), told, name=SCOPE + name + "/node", **attributes))
+        return told[0]
+
+    def constant(self, name: str, value: Constant) -> str:
+        """A constant; gives its name."""
+        self.constants.append(numpy_helper.from_array(value, SCOPE + name))
+        return SCOPE + name
+
+
+def with_cells(model: onnx.ModelProto, features: Sequence[str]) -> onnx.ModelProto:
+    """A copy whose only output is the tiles' cells, float32 (N, 16, D), and what leads there."""
+    copy, nodes = without_familiarity(model), _Nodes()
+    cells = _cells(nodes, copy, features)
+    _extend(copy, nodes)
+    del copy.graph.output[:]
+    copy.graph.output.append(helper.make_tensor_value_info(cells, TensorProto.FLOAT, None))
+    _drop_unused(copy.graph)
+    return copy
+
+
+def with_familiarity(
+    model: onnx.ModelProto, features: Sequence[str], statistics: Statistics, scale: Scale
+) -> onnx.ModelProto:
+    """A copy with the output ``familiarity``, float32 (N,), in place of an earlier one."""
+    copy, nodes = without_familiarity(model), _Nodes()
+    distance = _distance(nodes, _cells(nodes, copy, features), statistics)
+    value = _on_scale(nodes, distance, scale)
+    nodes.nodes.append(helper.make_node("Squeeze", [value, nodes.constant("axis", _ints(1))], [OUTPUT], SCOPE + "out"))
+    _extend(copy, nodes)
+    _add_output(copy)
+    return copy
+
+
+def only_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that gives the familiarity alone, for measuring many tiles."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [port for port in copy.graph.output if port.name == OUTPUT]
+    del copy.graph.output[:]
+    copy.graph.output.extend(kept)
+    _drop_unused(copy.graph)
+    return copy
+
+
+def scale_in(model: onnx.ModelProto) -> Scale:
+    """The scale of a graph that has the output.
+
+    Raises:
+        ExportRefused: it has none.
+    """
+    values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if item.name.startswith(SCOPE)}
+    try:
+        knots = np.concatenate([values[SCOPE + "knots"], values[SCOPE + "last_knot"]])
+        falls = values[SCOPE + "slopes"][:, 0] * values[SCOPE + "lengths"]
+        highest = values[SCOPE + "highest"]
+        return Scale(knots, np.concatenate([highest, highest + np.cumsum(falls)]))
+    except KeyError as error:
+        raise ExportRefused("the graph has no familiarity") from error
+
+
+def without_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the output and all that leads to it alone."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    for items in (graph.node, graph.initializer, graph.value_info):
+        kept = [item for item in items if not item.name.startswith(SCOPE)]
+        del items[:]
+        items.extend(kept)
+    outputs = [port for port in graph.output if port.name != OUTPUT]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    return copy
+
+
+def carried_over(model: onnx.ModelProto, donor: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph with the familiarity of another precision of the same network.
+
+    Raises:
+        ExportRefused: the donor has none, or is another network.
+    """
+    added = [node for node in donor.graph.node if node.name.startswith(SCOPE)]
+    if not added:
+        raise ExportRefused("the model to take statistics from has no familiarity: fit it there first")
+    copy = without_familiarity(model)
+    wanted, given = tensor_shapes(donor), tensor_shapes(copy)
+    features = [node.input[0] for node in added if node.name.startswith(f"{SCOPE}feature_")]
+    for name in features:
+        if wanted[name][1][1:] != given.get(name, (0, ()))[1][1:]:
+            raise ExportRefused(f"these statistics are of another network: this one has no such tensor as {name}")
+    copy.graph.initializer.extend(item for item in donor.graph.initializer if item.name.startswith(SCOPE))
+    for node in added:
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        if node.name.startswith(f"{SCOPE}feature_"):
+            kept.input[0] = _as_read(copy.graph, node.input[0])
+        copy.graph.node.append(kept)
+    _add_output(copy)
+    return copy
+
+
+def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> str:
+    shapes, pooled = tensor_shapes(model), []
+    for number, name in enumerate(features):
+        _, (_, channels, rows, columns) = shapes[name]
+        # A cast of FP32 to FP32 costs nothing, and lets the nodes serve the file in another precision.
+        real = nodes.add("Cast", [_as_read(model.graph, name)], f"feature_{number}", to=TensorProto.FLOAT)
+        across = nodes.add("MatMul", [real, nodes.constant(f"across_{number}", _means(columns).T)], f"rows_{number}")
+        means = nodes.add("MatMul", [nodes.constant(f"down_{number}", _means(rows)), across], f"means_{number}")
+        shape = nodes.constant(f"shape_{number}", _ints(0, channels, GRID * GRID))
+        pooled.append(nodes.add("Reshape", [means, shape], f"cells_{number}"))
+    return nodes.add("Transpose", [nodes.add("Concat", pooled, "channels", axis=1)], "cells", perm=[0, 2, 1])
+
+
+def _as_read(graph: onnx.GraphProto, name: str) -> str:
+    """In an INT8 graph, the tensor as the next layer reads it: behind its pair of quantisation.
+
+    Read before the pair, it has to be kept in floats as well; OpenVINO then rounds elsewhere, and 0.1 % of pixels got
+    another class.
+    """
+    whole = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == name}
+    pairs = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in whole]
+    return pairs[0].output[0] if pairs else name
+
+
+def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
+    """(N, 1): of each tile."""
+    width = len(statistics.mean)
+    centred = nodes.add("Sub", [cells, nodes.constant("mean", statistics.mean)], "centred")
+    projected = nodes.add("MatMul", [centred, nodes.constant("projection", statistics.projection)], "projected")
+    each = nodes.add("Unsqueeze", [projected, nodes.constant("prototype_axis", _ints(2))], "each")
+    apart = nodes.add("Sub", [each, nodes.constant("prototypes", statistics.prototypes)], "apart")
+    squares = nodes.add("Mul", [apart, apart], "squares")
+    mean = nodes.constant("mean_of_squares", np.full((width, 1), 1 / width, np.float32))
+    square = nodes.add("Squeeze", [nodes.add("MatMul", [squares, mean], "mean_square"),
+                                   nodes.constant("last_axis", _ints(3))], "by_prototype")  # fmt: skip
+    nearest = nodes.add(
+        "TopK", [square, nodes.constant("one", _ints(1))], "nearest", outputs=2, axis=2, largest=0, sorted=1
+    )
+    of_cells = nodes.add("Squeeze", [nearest, nodes.constant("nearest_axis", _ints(2))], "of_cells")
+    ranked = nodes.add(
+        "TopK", [of_cells, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
+    )
+    place = [nodes.constant(name, _ints(value)) for name, value in (("from", RANK - 1), ("to", RANK), ("along", 1))]
+    return nodes.add("Sqrt", [nodes.add("Slice", [ranked, *place], "tile")], "distance")
+
+
+def _on_scale(nodes: _Nodes, distance: str, scale: Scale) -> str:
+    """(N, 1): see Scale."""
+    knots, lengths = scale.knots, np.diff(scale.knots)
+    slopes = (np.diff(scale.values) / lengths).astype(np.float32)
+    past = nodes.add("Sub", [distance, nodes.constant("knots", knots[:-1])], "past")
+    zero, whole = nodes.constant("zero", np.zeros(1, np.float32)), nodes.constant("lengths", lengths)
+    gone = nodes.add("Min", [nodes.add("Max", [past, zero], "forward"), whole], "gone")
+    fallen = nodes.add("MatMul", [gone, nodes.constant("slopes", slopes[:, None])], "fallen")
+    inside = nodes.add("Add", [fallen, nodes.constant("highest", scale.values[:1])], "inside")
+    last = nodes.constant("last_knot", knots[-1:])
+    beyond = nodes.add("Div", [last, nodes.add("Max", [distance, last], "outside")], "beyond")
+    return nodes.add("Mul", [inside, beyond], "value")
+
+
+def _means(length: int) -> NDArray[np.float32]:
+    """(GRID, length): rows take the mean of each part of an axis; parts differ by one where it does not divide."""
+    matrix = np.zeros((GRID, length), np.float32)
+    for row, part in enumerate(np.array_split(np.arange(length), GRID)):
+        matrix[row, part] = 1 / max(1, len(part))
+    return matrix
+
+
+def _ints(*values: int) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def _extend(model: onnx.ModelProto, nodes: _Nodes) -> None:
+    model.graph.node.extend(nodes.nodes)
+    model.graph.initializer.extend(nodes.constants)
+
+
+def _add_output(model: onnx.ModelProto) -> None:
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    port = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch.dim_param or batch.dim_value or "N"])
+    model.graph.output.append(port)
+    onnx.checker.check_model(model)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    needed = {port.name for port in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    constants = [item for item in graph.initializer if item.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
