@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_every_backend_gives_one_float_a_tile(familiar_model: Path, backend: str
     with engine:
         familiarity = engine.infer(tiles).familiarity
     assert familiarity is not None
-    assert (familiarity.dtype, familiarity.shape) == (np.float32, (5,))
+    assert familiarity.dtype == np.float32
+    assert familiarity.shape == (5,)
     tolerance = 0.02 if backend == "openvino-bf16" else 1e-5
     assert np.allclose(familiarity, tiny_familiarity(tiles), rtol=tolerance)
 
@@ -73,7 +75,8 @@ def test_a_graph_that_lacks_the_output_is_refused(make_model: MakeModel, backend
 def test_a_prediction_holds_one_float_for_each_tile() -> None:
     classes = np.ones((2, 4, 4), np.uint8)
     assert Prediction(classes, None, np.ones(2, np.float32)).familiarity is not None
-    for wrong in (np.ones(3, np.float32), np.ones(2, np.float64), np.ones((2, 1), np.float32)):
+    wrongs: list[Any] = [np.ones(3, np.float32), np.ones(2, np.float64), np.ones((2, 1), np.float32)]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=r"familiarity is float32 \(N,\)"):
             Prediction(classes, None, wrong)
 

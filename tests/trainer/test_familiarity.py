@@ -52,7 +52,7 @@ def write_trunk(path: Path, *, half: bool = False, widths: tuple[int, int] = (3,
         make("Identity", ["classes"], ["confidence"]),
     ]
     value = helper.make_tensor_value_info
-    shape = ["N", SIDE, SIDE]
+    shape: list[str | int | None] = ["N", SIDE, SIDE]
     graph = helper.make_graph(
         nodes, "trunk", [value("tiles", TensorProto.UINT8, ["N", 3, SIDE, SIDE])],
         [value("classes", TensorProto.UINT8, shape), value("confidence", TensorProto.UINT8, shape)],
