@@ -188,8 +188,8 @@ def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> st
 def _as_read(graph: onnx.GraphProto, name: str) -> str:
     """In an INT8 graph, the tensor as the next layer reads it: behind its pair of quantisation.
 
-    Read before the pair, it has to be kept in floats as well; OpenVINO then rounds elsewhere, and 0.1 % of pixels got
-    another class.
+    Read before the pair, it has to be kept in floats as well; OpenVINO then rounds elsewhere, and up to 0.11 % of a
+    tile's pixels got another class.
     """
     whole = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == name}
     pairs = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in whole]
