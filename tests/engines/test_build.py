@@ -46,10 +46,10 @@ def built(rtx: Runtime, manifest: Manifest, tmp_path_factory: pytest.TempPathFac
     return build_engine(manifest, SHIPPED.parent, tmp_path_factory.mktemp("built"), rtx, AMPERE)
 
 
-def outputs(model: bytes, tile: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def outputs(model: bytes, tile: NDArray[np.uint8]) -> list[NDArray[Any]]:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
-    found: list[NDArray[np.uint8]] = onnxruntime.InferenceSession(model, settings).run(None, {"tiles": tile})
+    found: list[NDArray[Any]] = onnxruntime.InferenceSession(model, settings).run(None, {"tiles": tile})
     return found
 
 
@@ -63,8 +63,9 @@ def test_uint8_at_the_edges_changes_no_pixel(manifest: Manifest) -> None:
     onnx.checker.check_model(onnx.load_from_string(moved))
     tile, _ = read_golden(manifest, SHIPPED.parent)
     for one, other in zip(outputs(content, tile), outputs(moved, tile), strict=True):
-        assert one.dtype == other.dtype == np.uint8
+        assert one.dtype == other.dtype
         assert np.array_equal(one, other)
+    assert [one.dtype for one in outputs(moved, tile)] == [np.uint8, np.uint8, np.float32]
     assert uint8_at_the_edges(moved) == moved
 
 
@@ -127,7 +128,7 @@ def test_half_precision_is_parsed_and_built(wide: bool, manifest: Manifest, rtx:
         output["dtype"]
         for layer in json.loads(path.with_suffix(".layers.json").read_text())
         for output in layer["outputs"]
-        if layer["kind"] == "MATRIX_MULTIPLY"
+        if layer["kind"] == "MATRIX_MULTIPLY" and "/familiarity/" not in layer["name"]  # distances stay in FP32
     }
     assert kinds == {"HALF"}
     assert BuiltEngine.load(path).precision == "fp16"
