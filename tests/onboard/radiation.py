@@ -126,6 +126,13 @@ class WeightsCampaign:
         for _ in range(HEAP_LOOKS):
             self.patient.ask("look")
 
+    def next_patient(self) -> tuple[Patient, list[int]]:
+        """Another process in place of this one, and its pages that inference rewrites."""
+        self.patient.close()
+        self.patient = Patient(self.model, self.backend, small=self.small)
+        pages: list[int] = self.patient.ask("pages")["pages"]
+        return self.patient, pages
+
     def _unwatched(self) -> list[Found]:
         runs = self.patient.ask("watched")["runs"]
         last = [(place, place.address + place.count * place.bits // 8 - 1) for place in self.found]
@@ -189,13 +196,12 @@ def flip_activations(campaign: WeightsCampaign, count: int, tally: Tally, *, tim
         except OSError:
             timer.join()
             tally.add(label, ENDED)
-            patient.close()
-            campaign.patient = patient = Patient(campaign.model, campaign.backend, small=campaign.small)
-            pages = patient.ask("pages")["pages"]
+            patient, pages = campaign.next_patient()
             continue
         timer.join()
         if patient.ask("look")["pages"]:
             tally.add(label, SEEN_PAGES)
+            patient, pages = campaign.next_patient()  # the flip stays there, and every later look would see it
         elif reply.get("differed") or "failed" in reply:
             tally.add(label, "seen by the second computation")
         elif patient.ask("answer")["changed"]:
