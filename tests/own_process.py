@@ -1,7 +1,8 @@
-"""Modules marked `own_process` run in an interpreter of their own: what they do to malloc cannot be taken back.
+"""Modules marked `own_process` run in an interpreter of their own.
 
-They change the C library's settings for the whole process and look at its heap: beside hundreds of other tests they
-would see those tests' memory, and leave them theirs. The module is run once, by pytest, when its first test is due.
+Some change malloc's settings for the whole process and look at its heap, which cannot be taken back: beside hundreds of
+other tests they would see those tests' memory, and leave them theirs. Others fork, beside libraries that do not bear
+it. The module is run once, by pytest, when its first test is due.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ from trainer.errors import CheckpointNotWritten, CheckpointRefused, RunInterrupt
 from trainer.loop import Batch, Run, Slice
 from trainer.record import Record, read_record
 
+# Its DataLoader's workers are forks: after OpenVINO 2026.4 had run in the process, their end was one by SIGSEGV.
+pytestmark = pytest.mark.own_process
+
 CPU = MachineSettings(accelerator="cpu", precision="32-true")
 SETTINGS = RunSettings(
     name="tiny", stages=(Stage(until=1.0, crop=4, batch=4),), max_steps=6, learning_rate=1e-2, machine=CPU

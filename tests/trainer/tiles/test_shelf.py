@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader
 from trainer.errors import DataMissing, DataRefused
 from trainer.tiles.shelf import MOST_OPEN, TileShelf
 
+# Its DataLoader's workers are forks: after OpenVINO 2026.4 had run in the process, their end was one by SIGSEGV.
+pytestmark = pytest.mark.own_process
+
 
 def picture(value: int, form: str = "PNG", side: int = 8) -> bytes:
     buffer = io.BytesIO()
