@@ -18,7 +18,7 @@ import pytest
 
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.reconcile import open_ledger, reconcile
-from onboard.mapping.journal import _records
+from onboard.mapping.journal import TileRecord, _records
 from onboard.settings import read_settings
 from tests.onboard.powercut import STRACE, Call, Disk, calls_of, read_back
 from tests.onboard.service import ROOT, running, write_scene
@@ -112,7 +112,8 @@ def _torn_canvas(recording: Recording, canvases: Path) -> str | None:
     """A journal may name only tiles whose pixels are there: they must be those of the finished map."""
     for journal in canvases.glob("*/canvas/journal"):
         scene = journal.parents[1].name
-        tiles = [index for payload, _ in list(_records(journal))[1:] for index in np.frombuffer(payload, "<u4")[::5]]
+        words = 1 + len(TileRecord._fields)
+        tiles = [index for payload, _ in list(_records(journal))[1:] for index in np.frombuffer(payload, "<u4")[::words]]
         raw = journal.with_name("classes.raw")
         if tiles and (not raw.is_file() or raw.stat().st_size != SIDE * SIDE):
             return f"the journal of {scene} names tiles of a raster that is not there"
