@@ -113,7 +113,8 @@ def _torn_canvas(recording: Recording, canvases: Path) -> str | None:
     for journal in canvases.glob("*/canvas/journal"):
         scene = journal.parents[1].name
         words = 1 + len(TileRecord._fields)
-        tiles = [index for payload, _ in list(_records(journal))[1:] for index in np.frombuffer(payload, "<u4")[::words]]
+        groups = [np.frombuffer(payload, "<u4")[::words] for payload, _ in list(_records(journal))[1:]]
+        tiles = [index for group in groups for index in group]
         raw = journal.with_name("classes.raw")
         if tiles and (not raw.is_file() or raw.stat().st_size != SIDE * SIDE):
             return f"the journal of {scene} names tiles of a raster that is not there"
