@@ -29,12 +29,16 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data")
 
 
-def in_a_child(work: Callable[[], None]) -> None:
-    """Does it in a process that is killed at its end: what was committed stays in the write-ahead log."""
+def in_a_child(work: Callable[[], Ledger]) -> None:
+    """Does it in a process that is killed at its end: what was committed stays in the write-ahead log.
+
+    The work gives its ledger, which stays open: one that nobody holds is closed, and its log emptied.
+    """
     child = os.fork()
     if child == 0:
+        held = []
         try:
-            work()
+            held.append(work())
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
@@ -52,7 +56,7 @@ def begun(settings: Settings) -> None:
         (settings.maps_dir / mapped.id / "map.tif").write_bytes(b"map")
         ledger.publish(MapRow(mapped.id, 0, "routine", {"map.tif": {"bytes": 3, "sha256": SHA}}, {}), {})
 
-    def work() -> None:
+    def work() -> Ledger:
         ledger = Ledger(settings.ledger_path)
         ledger.receipt(mapped.id)
         ledger.cancel(doomed.id)
@@ -60,6 +64,7 @@ def begun(settings: Settings) -> None:
         ledger.queue_again(again.id, "high")
         for number in range(20):
             ledger.tell("info", "told", f"the ground has read number {number}")
+        return ledger
 
     in_a_child(work)
 
@@ -224,11 +229,12 @@ def test_a_new_attempt_that_only_the_log_knew_is_not_lost(settings: Settings) ->
         row = scene(ledger, "0")
         ledger.cancel(row.id)
 
-    def work() -> None:
+    def work() -> Ledger:
         ledger = Ledger(settings.ledger_path)
         (settings.scenes_dir / row.id).mkdir()
         (settings.scenes_dir / row.id / "scene.tif").write_bytes(b"pixels")
         ledger.queue_again(row.id, "high")
+        return ledger
 
     in_a_child(work)
     harm_by_loss(settings.ledger_path.with_name("ledger.sqlite-wal"))
