@@ -18,7 +18,7 @@ import pytest
 
 _INSIDE = "TESTS_OWN_PROCESS"
 _Outcomes = dict[str, tuple[str, str]]
-_DONE: dict[Path, _Outcomes] = {}
+_DONE: dict[Path, tuple[_Outcomes, str]] = {}
 
 
 def _is_ours(item: pytest.Item) -> bool:
@@ -39,8 +39,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     if pyfuncitem.path not in _DONE:
         _DONE[pyfuncitem.path] = _run(pyfuncitem.path, pyfuncitem.config.rootpath)
-    ended = ("failure", "the module's own process ended before this test")
-    kind, text = _DONE[pyfuncitem.path].get(pyfuncitem.name, ended)
+    outcomes, printed = _DONE[pyfuncitem.path]
+    ended = ("failure", f"the module's own process ended before this test:\n{printed}")
+    kind, text = outcomes.get(pyfuncitem.name, ended)
     if kind == "skipped":
         pytest.skip(text)
     if kind != "passed":
@@ -48,15 +49,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def _run(module: Path, root: Path) -> _Outcomes:
+def _run(module: Path, root: Path) -> tuple[_Outcomes, str]:
+    """The outcomes, and the end of what was printed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/tmp"]
-        subprocess.run(
-            [*command, f"--junitxml={report}", str(module)],
-            cwd=root, env={**os.environ, _INSIDE: "1"}, check=False, stdout=subprocess.DEVNULL,
+        ended = subprocess.run(
+            [*command, f"--junitxml={report}", str(module)], cwd=root, env={**os.environ, _INSIDE: "1"}, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
-        return _read(report) if report.exists() else {}
+        printed = f"{ended.stdout[-2000:]}\nexit status {ended.returncode}"
+        return (_read(report) if report.exists() else {}), printed
 
 
 def _read(report: Path) -> _Outcomes:

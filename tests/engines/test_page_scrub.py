@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.page_alarms import SPAN_S, UNEXPLAINED, AlarmHistory
-from engines.page_scrub import HEAP, OWN, PageChange, PageScrub, lines_of
+from engines.page_scrub import HEAP, OWN, PageChange, PageScrub, _is_among, _outside, lines_of
 from engines.process_map import PAGE, Mapping, OwnMemory, read_maps, stack_bytes, threads_heaps, without
 
 pytestmark = pytest.mark.own_process
@@ -39,6 +39,18 @@ def opened(weights: NDArray[np.float32]) -> tuple[PageScrub, NDArray[np.float32]
         scrub.learn()
     scrub.off.add(HEAP)  # of pytest's own objects
     return scrub, constants, activations
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spans_and_ranges_are_searched_as_one_by_one(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    addresses = np.unique(draw.integers(0, 300, 60)).astype(np.uint64)
+    ranges = [(int(start), int(start + length)) for start, length in draw.integers(0, 60, (6, 2)) * 5]
+    apart = [a for a in addresses.tolist() if not any(start <= a < end for start, end in ranges)]
+    assert _outside(addresses, ranges).tolist() == apart
+    span = np.arange(draw.integers(0, 200), 260, dtype=np.uint64)
+    assert _is_among(span, addresses).tolist() == [value in addresses.tolist() for value in span.tolist()]
+    assert _is_among(span[:0], addresses).tolist() == []
 
 
 def flip(array: NDArray[np.float32], at: int, bit: int) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from engines.constants import constants_watch
 from engines.errors import AnswerChanged, ConstantsChanged
-from engines.page_scrub import OWN, PageChange, PageScrub
+from engines.page_scrub import HEAP, OWN, PageChange, PageScrub
 from engines.testing import IdentityEngine
 from onboard.jobs.guard import CheckSchedule, EngineGuard
+from onboard.settings import Settings
 from telemetry.sources.nvml import ecc_state
 
 pytestmark = pytest.mark.own_process
@@ -58,6 +59,14 @@ def guarded() -> Iterator[Guarded]:
 def hit(engine: IdentityEngine) -> None:
     assert isinstance(engine, OnCpu)
     engine.constants.view(np.uint64)[600_000] ^= np.uint64(1 << 40)
+
+
+def test_small_pieces_are_watched_unless_the_setting_says_otherwise() -> None:
+    assert Settings().scrub_small
+    for given, off in (({}, set()), ({"scrub_small": False}, {HEAP})):
+        guard = Guarded(**given).guard  # type: ignore[arg-type]
+        assert guard._scrub is not None
+        assert guard._scrub.off == off
 
 
 def test_a_constant_that_changed_has_the_engine_opened_again(guarded: Guarded) -> None:
