@@ -18,13 +18,14 @@ from onboard.settings import Settings, read_settings
 from tests.onboard.service import running
 from tests.tiny_model import write_model
 
+PLACE = rasterio.Affine(2, 0, 3e5, 0, -2, 2.8e6)
+
 
 def bordered_scene(path: Path) -> Path:
     """Noise with a black border, which a collar is taken for."""
     pixels = np.random.default_rng(3).integers(40, 256, (3, 96, 96), dtype=np.uint8)
     pixels[:, :, :24] = 0
-    place = rasterio.Affine(2, 0, 3e5, 0, -2, 2.8e6)
-    with rasterio.open(path, "w", "GTiff", 96, 96, 3, dtype="uint8", crs="EPSG:32640", transform=place) as file:
+    with rasterio.open(path, "w", "GTiff", 96, 96, 3, dtype="uint8", crs="EPSG:32640", transform=PLACE) as file:
         file.write(pixels)
     return path
 
@@ -36,6 +37,17 @@ def test_a_border_is_mapped_where_the_setting_says_so(tmp_path: Path, collar: st
         served.wait_for(posted["id"], "mapped")
         with rasterio.open(served.data / "maps" / posted["id"] / "map.tif") as file:
             assert int((file.read(1) == 0).sum()) == no_data
+
+
+def test_a_scene_is_judged_at_its_delivery_as_it_will_be_read(tmp_path: Path) -> None:
+    """Two bands are refused by their names, but not where the setting says which to take."""
+    two = tmp_path / "two.tif"
+    with rasterio.open(two, "w", "GTiff", 96, 96, 2, dtype="uint8", crs="EPSG:32640", transform=PLACE) as file:
+        file.write(np.random.default_rng(3).integers(40, 256, (2, 96, 96), dtype=np.uint8))
+    with running(tmp_path / "strict" / "data") as served, pytest.raises(AssertionError, match="band"):
+        served.post(two)
+    with running(tmp_path / "told" / "data", ONBOARD_BANDS="1,2,1") as served:
+        served.wait_for(served.post(two)["id"], "mapped")
 
 
 @pytest.mark.parametrize(
