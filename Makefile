@@ -1,17 +1,20 @@
 # make demo   map a made scene (or SCENE=path.tif) and print where everything is
+# make wheel   a wheel with the shipped models, and a source distribution;  make lock  the pinned packages of the images
 # make test   run the tests;  make check  ruff and mypy;  make bench  the benchmarks
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= out
 
+# make console   a demo satellite, passes, and the ground's console over them; prints the address
 # make campaign   the long version of the tests that kill
 # make bench-peers   the same job by other tools, in an environment of its own; hours on two cores
 PEERS  ?= .venv-peers
 # make radiation   bits of weights, buffers, canvas and scene are flipped: docs/radiation.md; an hour or more
 # make test-hermetic   the tests beside a poisoned cache of chosen backends and under load; TESTS=... names some of them
 TESTS  ?=
-.PHONY: demo test test-hermetic check bench bench-peers campaign radiation pictures clean
+
+.PHONY: demo console wheel lock test test-hermetic check bench bench-peers campaign radiation pictures clean
 
 # OpenVINO, 60 MB and 180 MB installed, where `auto` prefers it: on x86-64. FAST_CPU= leaves it out.
 FAST_CPU ?= $(filter x86_64 AMD64,$(shell uname -m))
@@ -21,7 +24,7 @@ $(VENV)/.run: pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
 ifneq ($(FAST_CPU),)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary openvino -e '.[openvino]' \
-	  || echo "no OpenVINO for this Python: ONNX Runtime maps, at under half the speed on CPUs with bfloat16 (README)"
+	  || echo "no OpenVINO for this Python: ONNX Runtime maps, at under half the speed on CPUs with bfloat16 (docs/models.md)"
 endif
 	touch $@
 
@@ -39,6 +42,13 @@ else
 	$(BIN)/onboard process $(OUT)/landscape.tif --out $(OUT)
 endif
 
+$(VENV)/.console: pyproject.toml $(VENV)/.run
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[console]'
+	touch $@
+
+console: $(VENV)/.console
+	$(BIN)/python -m benchmarks.console_demo --folder $(OUT)/console
+
 # A process a core, each with one thread: threads that share a core wait for one another. JOBS=1 for one after the other.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && echo 8 || echo $$n)
 test: $(VENV)/.dev
@@ -49,6 +59,7 @@ test-hermetic: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Hundreds of SIGKILLs and other faults, and 500 damaged TIFFs: half an hour.
@@ -59,6 +70,16 @@ campaign: $(VENV)/.dev
 # Without AMX or AVX-512 bfloat16 leave the second backend out: RADIATION="--backends onnxruntime".
 radiation: $(VENV)/.dev
 	$(BIN)/python -m tests.onboard.radiation $(RADIATION)
+
+# A wheel with the shipped models inside, and a source distribution, in dist/.
+wheel: $(VENV)/.run
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'build>=1.2,<2'
+	$(BIN)/python -m build --outdir dist .
+
+# Every package of the Docker images, pinned with hashes: docker/requirements/*.txt. Read the difference, then commit it.
+lock: $(VENV)/.run
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'uv>=0.5'
+	PATH="$(abspath $(BIN)):$$PATH" sh docker/lock.sh
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -77,4 +98,4 @@ pictures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.pictures
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(OUT) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(OUT) dist .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios against something measured in the same run. `make bench`."""
+"""Benchmarks: ratios to something measured in the same run. `make bench`."""

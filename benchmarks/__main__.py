@@ -8,10 +8,12 @@ import platform
 from pathlib import Path
 
 from benchmarks import (
+    change,
     cluster,
     compression,
     efficientvit,
     familiarity,
+    heads,
     loader,
     pipeline,
     resolution,
@@ -19,6 +21,35 @@ from benchmarks import (
     service,
     telemetry,
 )
+
+
+def _console(folder: Path, *, quick: bool) -> None:
+    """Of the ground's console; its browser and the extra `dev` are needed for this one alone."""
+    from benchmarks import console
+
+    console.opening_times(folder, quick=quick)
+
+
+def _polygons(folder: Path, *, quick: bool) -> None:
+    """Of `ground polygons`; the extra `polygons` is needed for this one alone."""
+    from benchmarks import polygons
+
+    polygons.beside_gdal(folder, quick=quick)
+
+
+def _uplink(folder: Path, *, quick: bool) -> None:
+    """Of a retrained head; the extra `uplink` is needed for this one."""
+    from benchmarks import uplink
+
+    uplink.bytes_of_a_head(folder, quick=quick)
+
+
+def _activation(folder: Path, *, quick: bool) -> None:
+    """Of another model while scenes are mapped; the extra `uplink` is needed for this one."""
+    from benchmarks import activation
+
+    activation.downtime(folder, quick=quick)
+
 
 BENCHMARKS = {
     "engine": pipeline.against_bare_engine,
@@ -32,6 +63,12 @@ BENCHMARKS = {
     "resolution": resolution.at_the_models_resolution,
     "cluster": cluster.over_workers,
     "familiarity": familiarity.cost_per_tile,
+    "heads": heads.second_head,
+    "console": _console,
+    "polygons": _polygons,
+    "change": change.bytes_of_changes,
+    "uplink": _uplink,
+    "activation": _activation,
     "roofline": efficientvit.predicted_beside_published,
 }
 

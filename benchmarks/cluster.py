@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.pipeline import made_landscape
 from engines.testing import IdentityEngine
-from onboard.mapping.crew import RESOURCE, crew_at
+from onboard.mapping.dask_executor import RESOURCE, dask_executor
 from onboard.mapping.run import MapRequest, map_scene
 
 SECONDS_A_TILE = 0.25
@@ -38,9 +38,9 @@ def over_workers(folder: Path, *, quick: bool) -> None:
     print(f"one process     {alone.tiles / alone.mapping_s:6.2f} tiles/s   {time.monotonic() - begin:6.1f} s")
     first = None
     for workers in (1, 2, 4):
-        shutil.rmtree(folder / "crew", ignore_errors=True)
-        with _cluster(folder, workers) as address, crew_at(address, opener) as crew:
-            summary = map_scene(MapRequest(scene, folder / "crew"), crew.engine, crew=crew)
+        shutil.rmtree(folder / "cluster", ignore_errors=True)
+        with _cluster(folder, workers) as address, dask_executor(address, opener) as executor:
+            summary = map_scene(MapRequest(scene, folder / "cluster"), executor)
         rate = summary.tiles / summary.mapping_s
         first = first or rate
         same = summary.map_path.read_bytes() == alone.map_path.read_bytes()

@@ -1,4 +1,4 @@
-"""What maps of real scenes weigh, beside the same array in other formats and under other options."""
+"""Size of maps of real scenes, compared with other formats and options for the same array."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def map_sizes(folder: Path, *, quick: bool) -> None:
 
 def _scenes(folder: Path, *, quick: bool) -> list[Path]:
     data = Path(os.environ.get("SHARED_DATA", "../shared/data")) / "dubai" / "scenes"
-    found = sorted(data.glob("scene_*.tif"))
-    if not found:
+    scenes = sorted(data.glob("scene_*.tif"))
+    if not scenes:
         print(f"no real scenes in {data}: a made landscape instead")
         made = folder / "landscape_2048.tif"
         write_landscape(made, seed=7, width=2048, height=2048)
-        found = [made]
-    return found[:1] if quick else found
+        scenes = [made]
+    return scenes[:1] if quick else scenes
 
 
 def _deflate(codes: NDArray[np.uint8], folder: Path) -> int:

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.layers import layers_of
-from engines.roofline import AGX_ORIN
+from engines.profiling.layers import layers_of
+from engines.profiling.roofline import AGX_ORIN
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ HELD_OUT = (
 
 def predicted_beside_published(_folder: Path, *, quick: bool) -> None:
     """Prints the roofline's latencies on AGX Orin beside the published ones."""
-    print("EfficientViT, segmentation, AGX Orin, TensorRT FP16, one image: published, expected by engines/roofline.py")
+    print("EfficientViT, segmentation, AGX Orin, TensorRT FP16, one image: published, expected by our roofline")
     for kind, networks in (("the rates were chosen by", CALIBRATED), ("held out", HELD_OUT)):
         for network in networks[: 2 if quick else None]:
             layers = layers_of(graph(network))

@@ -1,4 +1,4 @@
-"""What a model's familiarity tells apart, and what it costs.
+"""What a model's familiarity can separate, and its cost.
 
 `python -m benchmarks.familiarity MODEL --in-turn SET:NAMES --known SET:NAMES` prints the AUROC of each kind of strange
 imagery against tiles of known places, and draws histograms; `python -m benchmarks familiarity` prints the cost.
@@ -30,12 +30,13 @@ from benchmarks.strange_imagery import (
 )
 from engines.engine import Prediction, Tiles
 from engines.errors import EngineError
+from engines.heads_graph import graph_of
 from engines.manifest import FamiliarityCase, Manifest, ModelFile
 from engines.open import SHIPPED, manifest_path, open_engine
 from engines.verify import golden_tiles
-from trainer.card import write_card
 from trainer.data.sets import data_root
-from trainer.familiarity.fit import in_turn_distances
+from trainer.export.card import write_card
+from trainer.familiarity.fit import held_out_in_turn
 from trainer.familiarity.graph import feature_names, only_familiarity, scale_in, without_familiarity
 from trainer.familiarity.imagery import CellReader, Images, Pixels, tiles_of_images
 from trainer.familiarity.statistics import Floats, auroc
@@ -53,7 +54,7 @@ class Meter:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, Manifest.load(folder)
-        self.model = onnx.load_from_string(self.manifest.model.read_verified(folder))
+        self.model = onnx.load_from_string(graph_of(self.manifest, folder))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         content = only_familiarity(self.model).SerializeToString()
@@ -73,10 +74,12 @@ class Meter:
     def held_out_in_turn(self, given: Sequence[Images], most: int) -> Floats:
         """Of each image's tiles by statistics of the others, on the model's scale."""
         reader = CellReader(self.model, feature_names(self.model, self.manifest.input.tile_size))
+        side, halo = self.manifest.input.tile_size, self.manifest.halo
         cells = [
-            [reader.read(self.tiles(replace(images, names=(name,)), most)) for name in images.names] for images in given
+            [reader.read_all(replace(images, names=(name,)), side=side, halo=halo, most=most) for name in images.names]
+            for images in given
         ]
-        return scale_in(self.model).familiarity(in_turn_distances(cells))
+        return scale_in(self.model).familiarity(held_out_in_turn(cells).tile_distances())
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,14 @@ def cost_per_tile(folder: Path, *, quick: bool) -> None:
     print("| backend | without, s of CPU, least | with, least | more | median of pairs |\n|---|---|---|---|---|")
     for backend in ("onnxruntime", "openvino", "openvino-bf16"):
         try:
-            with open_engine(bare, backend=backend, threads=1) as one, open_engine(
-                source, backend=backend, threads=1
-            ) as other:
-                tiles = golden_tiles(one, 1)
+            with (
+                open_engine(bare, backend=backend, threads=1, check_golden=False) as bare_engine,
+                open_engine(source, backend=backend, threads=1) as with_output,
+            ):
+                tiles = golden_tiles(with_output, 1)
                 pairs = [
-                    [_seconds(engine.infer, tiles) for engine in (one, other)] for _ in range(5 if quick else 15)
+                    [_seconds(engine.infer, tiles) for engine in (bare_engine, with_output)]
+                    for _ in range(5 if quick else 15)
                 ]
         except EngineError as error:
             print(f"| {backend} | {error} | | | |")
@@ -181,13 +186,14 @@ def cost_per_tile(folder: Path, *, quick: bool) -> None:
 
 
 def _without(source: Path, target: Path) -> Path:
-    """The same model without the output."""
+    """The same model, of its first head, as one graph without the output."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
-    manifest = Manifest.load(target)
-    path = target / manifest.model.file
-    onnx.save(without_familiarity(onnx.load(path)), path)
-    manifest.model_copy(update={"model": ModelFile.of(path), "familiarity": None}).save(target)
+    target.mkdir(parents=True)
+    manifest, path = Manifest.load(source), target / "model.onnx"
+    onnx.save(without_familiarity(onnx.load_from_string(graph_of(manifest, source))), path)
+    fields = {name: getattr(manifest, name) for name in Manifest.model_fields}
+    changes = {"schema_version": 1, "model": ModelFile.of(path), "familiarity": None, "golden": None}
+    Manifest(**(fields | changes)).save(target)
     return target
 
 
@@ -217,8 +223,9 @@ def main() -> None:
     values = [meter.held_out_in_turn(turned, options.most)] if turned else []
     seen = [tile for images in places for tile in meter.tiles(images, options.most)]
     values += [meter.read(seen)] if seen else []
-    for name, one in zip(["in turn"] * bool(turned) + ["known"], values, strict=False):
-        print(f"{name}: {len(one)} tiles, {(one < facts.threshold).mean():.1%} below, median {np.median(one):.3f}")
+    for name, value in zip(["in turn"] * bool(turned) + ["known"], values, strict=False):
+        below = (value < facts.threshold).mean()
+        print(f"{name}: {len(value)} tiles, {below:.1%} below, median {np.median(value):.3f}")
     known = np.concatenate(values)
     base = [tile for images in [*turned, *places] for tile in meter.tiles(images, BASE_TILES)]
     base = [base[int(place)] for place in np.linspace(0, len(base) - 1, min(BASE_TILES, len(base))).round()]

@@ -1,4 +1,4 @@
-"""The loader of training tiles: images/s beside bare decoding of the same JPEGs, and memory at 100,000 tiles."""
+"""The loader of training tiles: images/s compared with plain JPEG decoding, and memory at 100,000 tiles."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from trainer.config import AugmentSettings, JitterSettings, Stage
 from trainer.data.landscape import write_landscape
 from trainer.distill.settings import DistillSettings
 from trainer.distill.task import DistillTask
-from trainer.loop import Steps
 from trainer.tiles.run import TileRequest, make_tiles
 from trainer.tiles.settings import TileSettings
-from trainer.tiles.shelf import TileShelf
+from trainer.tiles.shard_reader import ShardDataset
+from trainer.training.loop import Steps
 
 BATCH = 4
 # Opens a shelf in a process of its own and says how much resident memory grew by that, in bytes.
-MEASURE_SHELF = """
+MEASURE_READER = """
 import sys, os, time
 from pathlib import Path
-from trainer.tiles.shelf import TileShelf
+from trainer.tiles.shard_reader import ShardDataset
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-TileShelf(Path(sys.argv[2]))[0]
+ShardDataset(Path(sys.argv[2]))[0]
 before, begin = resident(), time.monotonic()
-shelf = TileShelf(Path(sys.argv[1]))
+shelf = ShardDataset(Path(sys.argv[1]))
 took = time.monotonic() - begin
 print(len(shelf), shelf.index_bytes, resident() - before, took)
 """
@@ -48,7 +48,7 @@ def training_loader(folder: Path, *, quick: bool) -> None:
     """Images/s of the shelf and of a distillation's whole loader, over Pillow decoding the same bytes in memory."""
     tiles = folder / "tiles"
     _make_tiles(tiles, side=3072 if quick else 7168)
-    shelf = TileShelf(tiles)
+    shelf = ShardDataset(tiles)
     cores, rounds = os.cpu_count() or 1, 1 if quick else 5
     encoded = [shelf.encoded(number) for number in range(len(shelf))]
     bare, read, loaded = [], [], []
@@ -80,7 +80,7 @@ def _decoded(data: bytes) -> NDArray[np.uint8]:
         return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
-def _loader_rate(shelf: TileShelf, *, workers: int, steps: int) -> float:
+def _loader_rate(shelf: ShardDataset, *, workers: int, steps: int) -> float:
     """The loop's own loader with the paper's augmentation, its start not counted."""
     settings = DistillSettings(
         name="loader",
@@ -101,13 +101,13 @@ def _print_memory(folder: Path, tiles: Path, *, count: int) -> None:
     many = folder / "many"
     _write_many(many, count)
     answer = subprocess.run(
-        [sys.executable, "-c", MEASURE_SHELF, str(many), str(tiles)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", MEASURE_READER, str(many), str(tiles)], check=True, capture_output=True, text=True
     ).stdout.split()
     shutil.rmtree(many)
-    found, index, grown, seconds = int(answer[0]), int(answer[1]), int(answer[2]), float(answer[3])
+    tiles_read, index, grown, seconds = int(answer[0]), int(answer[1]), int(answer[2]), float(answer[3])
     print(
-        f"{found} tiles in shards: index {index / found:.0f} bytes a tile, resident memory grew by {grown / found:.0f} "
-        f"bytes a tile, found in {seconds:.1f} s"
+        f"{tiles_read} tiles in shards: index {index / tiles_read:.0f} bytes a tile, "
+        f"resident memory grew by {grown / tiles_read:.0f} bytes a tile, found in {seconds:.1f} s"
     )
 
 

@@ -1,12 +1,13 @@
 """Makes the pictures of README and docs: `make pictures`.
 
 A scene of Dubai (CC0) beside its map, a place where the map is wrong beside what the labels say, and a made landscape
-beside its map.
+beside its map; and the quicklook of that scene as the mapper writes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from rasterio.windows import Window as RasterWindow
 from benchmarks.telemetry import draw_governor
 from engines.manifest import ClassInfo
 from engines.open import open_engine
+from onboard.mapping.quicklook import QUICKLOOK
 from onboard.mapping.run import MapRequest, map_scene
 from trainer.data.landscape import write_landscape
 
@@ -44,7 +46,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open_engine(None) as engine:
         work, classes = Path(folder), tuple(engine.manifest.classes)
         scene = dubai / "scenes" / "scene_1.tif"
-        codes, colours = map_scene(MapRequest(scene, work / "maps"), engine).map_path, colours_of(classes)
+        summary = map_scene(MapRequest(scene, work / "maps"), engine)
+        codes, colours = summary.map_path, colours_of(classes)
+        shutil.copyfile(summary.folder / QUICKLOOK, arguments.out / QUICKLOOK)
         whole = [_imagery(scene, SHOWN), _classes(codes, SHOWN, colours)]
         _beside(whole, classes).save(arguments.out / "scene-and-map.jpg", quality=88)
         wrong = [
@@ -54,10 +58,10 @@ def main() -> None:
         _beside(wrong, classes).save(arguments.out / "failure.jpg", quality=88)
         scene = work / "landscape.tif"
         write_landscape(scene, seed=7, width=2048, height=2048)
-        mapped = Image.open(map_scene(MapRequest(scene, work / "maps"), engine).quicklook_path)
+        mapped = _classes(map_scene(MapRequest(scene, work / "maps"), engine).map_path, None, colours)
         # JPEG: the landscape's noise is a megabyte as PNG.
         _beside([_imagery(scene), mapped], classes).save(arguments.out / "landscape.jpg", quality=88)
-    print(f"written: {arguments.out}/scene-and-map.jpg, failure.jpg, landscape.jpg")
+    print(f"written: {arguments.out}/scene-and-map.jpg, failure.jpg, landscape.jpg, {QUICKLOOK}")
 
 
 def colours_of(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:

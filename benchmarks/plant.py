@@ -1,4 +1,4 @@
-"""A board to govern: power by load and heat by one resistance and one capacity. The constants are assumed.
+"""A simulated board for the governor: power by load, and heat by one thermal resistance and one capacity.
 
 What the governor sees of it is late, noisy and sometimes missing; what the constants are, it is not told.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onboard.jobs.governor import Governor, Limits, Measurement
+from onboard.power.governor import Governor, Limits, Measurement
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def simulate(plant: Plant, limits: Limits, seconds: int, seed: int = 0, *, sees_
     for step in range(seconds):
         now = float(step)
         while coming and now - coming[0].at_s >= plant.delay_s:
-            governor.measured(coming.popleft())
+            governor.add_measurement(coming.popleft())
         decision = governor.decide(now)
         drawn = (plant.work_w if decision.work else plant.rest_w) * (1 + jitter[step])
         temperature += (drawn - (temperature - plant.ambient_c) / plant.k_per_w) / plant.j_per_k

@@ -1,4 +1,4 @@
-"""What tiled maps are compared with: probabilities averaged over tiles that overlap by three quarters."""
+"""The reference for tiled maps: probabilities averaged over tiles that overlap by three quarters."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def reference_classes(
     step = step or twin.size // 4
     for row in starts(height, twin.size, step):
         for col in starts(width, twin.size, step):
-            found = _met(part, row, col, twin.size)
-            if found is None:
+            met = _met(part, row, col, twin.size)
+            if met is None:
                 continue
-            inside, of_tile = found
+            inside, of_tile = met
             tile = pad_to_tile(pixels[:, row : row + twin.size, col : col + twin.size], twin.size)
             total[(slice(None), *inside)] += twin(tile[np.newaxis])[(0, slice(None), *of_tile)]
     places: Classes = total.argmax(axis=0).astype(np.uint8)
@@ -67,11 +67,11 @@ def near_mask(height: int, width: int, rows: Sequence[int], cols: Sequence[int])
     return mask
 
 
-def block_counts(found: Classes, expected: Classes, mask: Mask) -> Counts:
+def block_counts(mapped: Classes, expected: Classes, mask: Mask) -> Counts:
     """Pixels (n, 4) of each block: differing and all of those near borders, then of those elsewhere."""
-    unequal = found != expected
+    unequal = mapped != expected
     of_pixel = np.stack([unequal & mask, mask, unequal & ~mask, ~mask])
-    rows, columns = (np.arange(0, length, BLOCK_PX) for length in found.shape)
+    rows, columns = (np.arange(0, length, BLOCK_PX) for length in mapped.shape)
     sums = np.add.reduceat(np.add.reduceat(of_pixel, rows, axis=1, dtype=np.int64), columns, axis=2)
     return sums.reshape(4, -1).T
 
@@ -86,18 +86,18 @@ def difference(ours: Counts, theirs: Counts, *, draws: int = 4000, seed: int = 0
     """What ours has over theirs, in points: [difference, low, high], of "near" and of "seam", near less elsewhere.
 
     The interval holds 95 % of resamplings of the blocks, the same blocks for both, since a place that is hard is hard
-    for both. Source: trainer/bootstrap.py names it.
+    for both. Source: trainer/evaluate/bootstrap.py names it.
     """
     taken = np.random.default_rng(seed).multinomial(len(ours), np.full(len(ours), 1 / len(ours)), size=draws)
     taken = np.concatenate([np.ones((1, len(ours)), np.int64), taken])  # first: as they are
     near, elsewhere = (
         100 * (a - b) for a, b in zip(_shares(taken @ ours), _shares(taken @ theirs), strict=True)
     )  # fmt: skip
-    told = {}
+    figures = {}
     for name, values in (("near", near), ("seam", near - elsewhere)):
         low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-        told[name] = [round(float(value), 4) for value in (values[0], low, high)]
-    return told
+        figures[name] = [round(float(value), 4) for value in (values[0], low, high)]
+    return figures
 
 
 def _shares(sums: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

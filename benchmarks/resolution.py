@@ -1,4 +1,4 @@
-"""A scene finer than its model: time and memory of mapping it at the model's resolution, beside mapping it as it is."""
+"""Time and memory of mapping a fine scene at the model's resolution, compared with its own resolution."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def at_the_models_resolution(folder: Path, *, quick: bool) -> None:
     ratios = [b.seconds / a.seconds for a, b in zip(plain, reduced, strict=True)]
     cpu = [b / a for a, b in zip(plain_cpu, reduced_cpu, strict=True)]
     print(f"{side} x {side} pixels of {SCENE_M:g} m, a model of {MODEL_M:g} m, {engine.backend} {engine.precision}")
-    print(f"as it is            {spread([one.seconds for one in plain])} s, {plain[0].tiles} tiles")
-    print(f"read at {MODEL_M:g} m         {spread([one.seconds for one in reduced])} s, {reduced[0].tiles} tiles")
+    print(f"as it is            {spread([run.seconds for run in plain])} s, {plain[0].tiles} tiles")
+    print(f"read at {MODEL_M:g} m         {spread([run.seconds for run in reduced])} s, {reduced[0].tiles} tiles")
     print(f"read at / as it is  {spread(ratios)}   (wanted: 0.35 or less)")
     print(f"processor time      {spread(cpu)}")
-    reading = [one.stages_s["read"] for one in reduced], [one.stages_s["read"] for one in plain]
+    reading = [run.stages_s["read"] for run in reduced], [run.stages_s["read"] for run in plain]
     print(f"reader busy         {spread(reading[0])} s, as it is {spread(reading[1])} s")
     _memory(folder, side=4096 if quick else 12_000)
 

@@ -34,7 +34,7 @@ from onboard.scene.resolution import ResolutionOptions
 from trainer.data.description import read_description
 from trainer.data.sets import open_set
 from trainer.data.targets import HeadCodes
-from trainer.places import PlaceCount
+from trainer.evaluate.places import PlaceCount
 
 FACTORS = (0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)
 """Pixel sizes, of the scene's own."""
@@ -112,8 +112,8 @@ def tokyo(mapper: Mapper) -> None:
         for gsd_m in TOKYO_M:
             count, same = PlaceCount(labelled, table, "dubai"), []
             for name in names:
-                told = mapper.gsd_m if way == "as it is" else gsd_m
-                codes = mapper.codes(labelled.image_path(name), gsd_m / TOKYO_M[0], told)
+                resolution_m = mapper.gsd_m if way == "as it is" else gsd_m
+                codes = mapper.codes(labelled.image_path(name), gsd_m / TOKYO_M[0], resolution_m)
                 count.add(labelled.read_labels(name), codes)
                 same.append(float((codes == native.setdefault(name, codes)).mean()))
             print(f"{gsd_m:>9g} {way:>14} {math.fsum(same) / len(same):>22.3f} "

@@ -1,4 +1,4 @@
-"""Cost a pixel from 1 to 400 megapixels, with a free engine and with the one installed; where the time goes."""
+"""Cost per pixel from 1 to 400 megapixels, with a free engine and the installed one, by pipeline stage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cost_per_pixel(folder: Path, *, quick: bool) -> None:
         with Probes() as probes:
             _steps(scene, folder / "maps", probes)  # has it ready
             rounds = [_steps(scene, folder / "maps", probes) for _ in range(1 if quick else 3)]
-        costs = [1e9 * one["seconds"] / side**2 for one in rounds]
+        costs = [1e9 * result["seconds"] / side**2 for result in rounds]
         print(f"{side:>6} x {side:<6} {spread(costs)} ns a pixel")
         rows.append({"side": side, "ns": costs, "steps": rounds[-1]})
     print(f"\nwhere {sides[-1]:,} x {sides[-1]:,} pixels spend their time, one run:")
@@ -88,11 +88,11 @@ def _steps(scene: Path, out: Path, probes: Probes) -> dict[str, float]:
         profile.enable()
         summary = map_scene(MapRequest(scene, out, halo=64), engine, judge=probes.judge)
         profile.disable()
-    found = dict.fromkeys(STEPS, 0.0)
+    totals = dict.fromkeys(STEPS, 0.0)
     for (file, _, name), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        if name in found and "onboard" in file:
-            found[name] = seconds
-    return found | {"seconds": summary.seconds, **{f"{key} (busy)": value for key, value in summary.stages_s.items()}}
+        if name in totals and "onboard" in file:
+            totals[name] = seconds
+    return totals | {"seconds": summary.seconds, **{f"{key} (busy)": value for key, value in summary.stages_s.items()}}
 
 
 def draw(rows: list[dict[str, object]], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a halo costs and what it gives: seams against halo, on real scenes. `python -m benchmarks.seams`.
+"""Differences at tile borders and time by halo width, on real scenes: `python -m benchmarks.seams`.
 
 For each halo, cores are cut out of tiles as they are when flying, and, for comparison, blended: probabilities of
 neighbouring tiles averaged by linear ramps over the whole overlap, as tools that blend do. Both are compared with
@@ -50,7 +50,10 @@ class Row:
 def main() -> None:
     """Measures, writes a JSON file and a picture."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seams", description=__doc__)
-    parser.add_argument("--model", help="shipped name or folder (default: the shipped default)")
+    parser.add_argument(
+        "--model", default="dubai-lite",
+        help="shipped name or folder of a model of one graph that ends in an ArgMax (default: dubai-lite)",
+    )  # fmt: skip
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SHARED_DATA", "../shared/data")) / "dubai")
     parser.add_argument("--scenes", nargs="+", default=["scene_3", "scene_4", "scene_5", "scene_6"])
     parser.add_argument("--halos", type=int, nargs="+", default=list(HALOS))
@@ -61,8 +64,8 @@ def main() -> None:
     twin = Twin(arguments.folder, manifest_path(arguments.model).parent, arguments.threads)
     rows = measure(twin, arguments.data, arguments.scenes, arguments.halos)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    told = {"model": f"{twin.manifest.name} {twin.manifest.version}", "scenes": arguments.scenes}
-    arguments.out.write_text(json.dumps({**told, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    document = {"model": f"{twin.manifest.name} {twin.manifest.version}", "scenes": arguments.scenes}
+    arguments.out.write_text(json.dumps({**document, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     draw(rows, arguments.out.with_suffix(".png"), twin.size)
 
 
@@ -82,10 +85,10 @@ def measure(twin: Twin, data: Path, scenes: Sequence[str], halos: Sequence[int])
         for halo in halos:
             grid = Grid(pixels.shape[2], pixels.shape[1], tile_size=twin.size, halo=halo)
             mask = near_mask(pixels.shape[1], pixels.shape[2], *borders(grid))
-            for way, found in zip(("cut", "blended"), both(twin, pixels, grid), strict=True):
-                unequal = found != expected
+            for way, classes in zip(("cut", "blended"), both(twin, pixels, grid), strict=True):
+                unequal = classes != expected
                 counts[way, halo] += [unequal[mask].sum(), mask.sum(), unequal[~mask].sum(), (~mask).sum()]
-                hits[way, halo].add(labels, found + 1)
+                hits[way, halo].add(labels, classes + 1)
         print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
     rows = [Row("reference", 0, (twin.size // 4) ** 2, 0.0, 0.0, hits["reference", 0].scores().miou)]
     for way, halo in ways:

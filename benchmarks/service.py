@@ -1,4 +1,4 @@
-"""The service under load: telemetry's latency and upload's speed while a scene is mapped on all cores, beside idle."""
+"""The service under load: telemetry latency and upload speed while a scene is mapped, compared with idle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import httpx
 import numpy as np
 import rasterio
 
+from benchmarks.serving import service
 from benchmarks.spread import spread
 from trainer.data.landscape import write_landscape
 
@@ -34,14 +34,13 @@ def service_under_load(folder: Path, *, quick: bool) -> None:
         write_landscape(work, width=4096 if quick else 10_240, height=4096, seed=5)
     scenes = [_large_scene(folder / f"service-{side}-{number}.tif", side, number) for number in range(2 * rounds)]
     os.sync()  # what was just written is not to be synced at others' cost
-    with _service(folder / "service") as (client, api):
+    with service(folder / "service") as (client, supervisor):
+        api = _api_of(supervisor)
         _wait_until_ready(client)
         idle = _latencies(client, asked)
         before = _resident(api, "VmRSS")
         with _worker_held(api):
-            pairs = [
-                (_copy_rate(path, folder / "copy.tif"), _upload_rate(client, path)) for path in scenes[:rounds]
-            ]
+            pairs = [(_copy_rate(path, folder / "copy.tif"), _upload_rate(client, path)) for path in scenes[:rounds]]
             copied, uploads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             grown = _resident(api, "VmHWM") - before
             _cancel_all(client)
@@ -64,30 +63,6 @@ def service_under_load(folder: Path, *, quick: bool) -> None:
     print(f"API's memory above idle      {grown / MIB:.0f} MiB at its peak during uploads (wanted: under 64)")
 
 
-@contextlib.contextmanager
-def _service(data: Path) -> Iterator[tuple[httpx.Client, int]]:
-    """A service of its own; gives a client and the API's process id."""
-    shutil.rmtree(data, ignore_errors=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOARD_")}
-    told = {"ONBOARD_DATA_DIR": str(data), "ONBOARD_PORT": "0", "ONBOARD_REQUESTS_BURST": "1000000"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "onboard.cli", "serve"], env=kept | told, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None  # noqa: S101 -- asked for above
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found is not None  # noqa: S101 -- the service says so or has ended
-        with httpx.Client(base_url=found[0], timeout=300) as client:
-            yield client, _api_of(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        if process.stdout is not None:
-            process.stdout.close()
-        shutil.rmtree(data, ignore_errors=True)
-
-
 def _api_of(parent: int) -> int:
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return next(int(pid) for pid in children if b"onboard.api" in Path(f"/proc/{pid}/cmdline").read_bytes())
@@ -97,8 +72,8 @@ def _resident(pid: int, name: str) -> int:
     if name == "VmRSS":
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is counted from here
     text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(rf"{name}:\s+(\d+) kB", text)
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(rf"{name}:\s+(\d+) kB", text)
+    return int(match[1]) * 1024 if match else 0
 
 
 @contextlib.contextmanager
@@ -107,7 +82,7 @@ def _worker_held(api: int) -> Iterator[None]:
     status = Path(f"/proc/{api}/status").read_text()
     parent = int(re.search(r"PPid:\s+(\d+)", status)[1])  # type: ignore[index]
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    worker = next(int(pid) for pid in children if b"jobs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    worker = next(int(pid) for pid in children if b"processes.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(worker, signal.SIGSTOP)
     try:
         yield
@@ -132,13 +107,13 @@ def _cancel_all(client: httpx.Client) -> None:
 
 def _latencies(client: httpx.Client, count: int) -> list[float]:
     """Milliseconds of so many requests, ten a second: an operator's screen and then some."""
-    found = []
+    latencies = []
     for _ in range(count):
         begin = time.perf_counter()
         client.get("/telemetry").raise_for_status()
-        found.append(1e3 * (time.perf_counter() - begin))
+        latencies.append(1e3 * (time.perf_counter() - begin))
         time.sleep(0.02)
-    return found
+    return latencies
 
 
 def _percentile(values: list[float], share: float) -> float:

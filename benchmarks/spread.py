@@ -1,4 +1,4 @@
-"""How figures of several rounds are printed."""
+"""Prints the median and spread of several rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imagery that a land-cover model must say it does not know: made here, or read from the shared data by name.
+"""Imagery that a model should find unfamiliar: synthetic, or read from the shared data by name.
 
 Clouds, snow and glint are procedural textures (fractal noise), not photographs: no imagery of them is at hand.
 """
@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 
 from trainer.data.rasters import read_pixels
 from trainer.data.sets import open_set
+from trainer.familiarity.band_order import ORDERS
 from trainer.familiarity.imagery import Images, Pixels, tiles_of, tiles_of_images
 
 GROSS = "gross"
@@ -45,6 +46,9 @@ def made_cases(known: Sequence[Pixels]) -> Iterator[Case]:
     yield Case("cloud (made), over known ground", GROSS, tuple(_cloud(tile, draw, floor=0.12) for tile in known))
     yield Case("broken cloud (made)", DEGRADED, tuple(_cloud(tile, draw, floor=0.45) for tile in known))
     yield Case("red and blue exchanged", DEGRADED, tuple(np.ascontiguousarray(tile[::-1]) for tile in known))
+    for order in ORDERS[1]:
+        name = "".join("RGB"[band] for band in order)
+        yield Case(f"bands in the order {name}", DEGRADED, tuple(np.ascontiguousarray(t[list(order)]) for t in known))
     yield Case("three times finer", DEGRADED, tuple(_finer(tile) for tile in known))
     yield Case("blurred, sigma 4", DEGRADED, tuple(_edited(tile, ImageFilter.GaussianBlur(4)) for tile in known))
     yield Case("JPEG of quality 5", DEGRADED, tuple(_jpeg(tile, 5) for tile in known))
@@ -86,8 +90,8 @@ def real_cases(shared: Path, *, side: int, halo: int, most: int) -> Iterator[Cas
         ("American suburbs, 0.3 m (UC Merced)", "ucmerced:*"),
         ("Central European fields", "farm-fields:*"),
     ):
-        found = tuple(tiles_of_images(Images.parsed(images), side=side, halo=halo, most=most))
-        yield Case(name, ELSEWHERE, found)
+        cut_tiles = tuple(tiles_of_images(Images.parsed(images), side=side, halo=halo, most=most))
+        yield Case(name, ELSEWHERE, cut_tiles)
 
 
 def photographs(paths: Sequence[Path], side: int) -> Case | None:

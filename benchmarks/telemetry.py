@@ -1,4 +1,4 @@
-"""Telemetry: the sampler's cost, the history's size and speed, a day replayed, and the governor's picture."""
+"""Telemetry: cost of the sampler, size and speed of the history, a replayed day, a picture of the governor."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.plant import Plant, best_duty, simulate, turns, window_means
-from onboard.jobs.governor import Limits
 from onboard.jobs.reconcile import open_ledger
+from onboard.power.governor import Limits
 from onboard.settings import read_settings
 from telemetry.discover import sources
 from telemetry.history import LEVELS, History, Reader
@@ -60,11 +60,11 @@ def _whole_process(seconds: float) -> None:
     """Processor time and memory of the real sampling process on the same tree: lines, events and waking included."""
     with tempfile.TemporaryDirectory() as name:
         root = orin_nx(Path(name) / "board")
-        told = {"ONBOARD_DATA_DIR": f"{name}/data", "ONBOARD_TELEMETRY_ROOT": str(root)}
+        settings = {"ONBOARD_DATA_DIR": f"{name}/data", "ONBOARD_TELEMETRY_ROOT": str(root)}
         with open_ledger(read_settings(data_dir=Path(name) / "data")):
             reading, writing = os.pipe()
-            command = [sys.executable, "-m", "onboard.jobs.sampling", "--out", str(writing)]
-            process = subprocess.Popen(command, pass_fds=[writing], stdin=subprocess.PIPE, env=os.environ | told)
+            command = [sys.executable, "-m", "onboard.processes.sampling", "--out", str(writing)]
+            process = subprocess.Popen(command, pass_fds=[writing], stdin=subprocess.PIPE, env=os.environ | settings)
             os.close(writing)
             lines = os.fdopen(reading, "rb")
             next(lines)  # it is at work
@@ -87,11 +87,11 @@ def _cpu_s(pid: int) -> float:
 
 def _replayed(root: Path, clock: list[float], history: History) -> Sampler:
     """A sampler whose sources live by the benchmark's clock: every ten seconds of it they look for files again."""
-    found = sources(root)
-    for source in found:
+    replayed_sources = sources(root)
+    for source in replayed_sources:
         if isinstance(source, SysfsSource):
             source.clock = lambda: clock[0]
-    return Sampler(found, 0.1, [lambda sample: history.add(sample.values())], lambda: clock[0])
+    return Sampler(replayed_sources, 0.1, [lambda sample: history.add(sample.values())], lambda: clock[0])
 
 
 def _day(folder: Path, hours: float) -> None:
@@ -217,15 +217,15 @@ def draw_governor(picture: Path) -> None:
         order = ["working", "pacing", "hot", "orbit", "blind"]
         colours = dict(zip(order, ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#555555"), strict=True))
         for number, state in enumerate(order):
-            there = np.array([one == state for one in trace.states])
+            in_state = np.array([current == state for current in trace.states])
             axes[2].fill_between(
-                minutes, number, number + 0.8, where=there, color=colours[state], linewidth=0, step="post"
+                minutes, number, number + 0.8, where=in_state, color=colours[state], linewidth=0, step="post"
             )
         axes[2].set_yticks([number + 0.4 for number in range(len(order))], order)
         axes[2].tick_params(axis="y", length=0)
-        for one in axes:
+        for axis in axes:
             for orbit in (95, 190):
-                one.axvline(orbit, color="#BBBBBB", linewidth=0.8)
+                axis.axvline(orbit, color="#BBBBBB", linewidth=0.8)
         axes[2].set_xlabel("minutes; grey lines are the ends of orbits")
         axes[2].set_xlim(0, minutes[-1])
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The shipped model's twin that gives probabilities, for tools that blend: cut out of the file that flies."""
+"""The shipped model with class probabilities as output, for tools that blend tiles; cut from its ONNX file."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ class Twin:
 
     def __call__(self, tiles: NDArray[np.uint8]) -> Probabilities:
         """Probabilities (N, K, S, S) of tiles (N, bands, S, S)."""
-        found: Probabilities = self._session.run(None, {self._input: tiles})[0]
-        return found
+        probabilities: Probabilities = self._session.run(None, {self._input: tiles})[0]
+        return probabilities

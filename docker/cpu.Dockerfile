@@ -15,7 +15,7 @@ RUN python3 -m venv /opt/onboard \
 COPY docker/requirements/make.txt /src/make.txt
 RUN python3 -m venv /opt/make \
  && /opt/make/bin/pip install --no-cache-dir --require-hashes -r /src/make.txt
-COPY pyproject.toml README.md /src/
+COPY pyproject.toml README.md LICENSE /src/
 COPY engines /src/engines
 COPY ground /src/ground
 COPY onboard /src/onboard

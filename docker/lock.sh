@@ -10,8 +10,8 @@ lock() { # OUTPUT PYTHON INPUTS...
     uv pip compile --quiet --python-platform aarch64-manylinux_2_35 --generate-hashes --no-emit-index-url --no-header --no-annotate \
         --python-version "$python" --output-file "$out" "$@"
 }
-lock cpu.txt 3.11 --extra openvino ../../pyproject.toml
-printf 'onnx>=1.16,<2\nnvidia-ml-py>=12\n' | lock gpu.txt 3.10 ../../pyproject.toml -
+lock cpu.txt 3.11 --extra openvino --extra uplink ../../pyproject.toml
+printf 'nvidia-ml-py>=12\n' | lock gpu.txt 3.10 --extra uplink ../../pyproject.toml -
 printf 'setuptools>=69\nwheel\n' | lock make.txt 3.10 -
 printf 'numpy\nsetuptools>=69\nwheel\n' | lock pycuda-make.txt 3.10 --constraints gpu.txt -
 printf 'pycuda>=2025.1\n' | lock pycuda.txt 3.10 --constraints gpu.txt -

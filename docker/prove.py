@@ -205,7 +205,10 @@ def use(stage: Stage, work: Path) -> int:
         roles = [word for role in ("ingest", "ground", "telemetry") for word in ("--role", role)]
         added = subprocess.run(
             [*call, "token", "add", "prove", *roles],
-            check=True, env=environment, stdout=subprocess.PIPE, text=True,
+            check=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         token = next(word for line in added.stdout.splitlines() for word in line.split() if len(word) > 20)
         with socket.socket() as free:

@@ -33,7 +33,7 @@ RUN /opt/onboard/bin/pip install --no-cache-dir --no-index --no-deps /wheels/*.w
 COPY docker/requirements/make.txt /src/make.txt
 RUN python3 -m venv /opt/make \
  && /opt/make/bin/pip install --no-cache-dir --require-hashes -r /src/make.txt
-COPY pyproject.toml README.md /src/
+COPY pyproject.toml README.md LICENSE /src/
 COPY engines /src/engines
 COPY ground /src/ground
 COPY onboard /src/onboard
@@ -66,7 +66,7 @@ ENV PATH=/opt/onboard/bin:$PATH \
     ONBOARD_DATA_DIR=/data \
     ENGINES_CACHE_DIR=/data/cache \
     ONBOARD_HOST=0.0.0.0 \
-    ONBOARD_MODEL=dubai-lite-fp16 \
+    ONBOARD_MODEL=landcover-fp16 \
     ONBOARD_BACKEND=tensorrt
 USER 10001:10001
 WORKDIR /data

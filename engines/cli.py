@@ -7,13 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from engines.broken_pipe import discard_stdout
+from engines.command_line import OneLineParser, add_examples, add_version, names_of
 from engines.errors import EngineError
-from engines.reader_gone import reader_gone
 
 if TYPE_CHECKING:
     from engines.manifest import Manifest
+    from engines.manifest_fields import ClassInfo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("engines: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return reader_gone()
+        return discard_stdout()
     except OSError as error:  # of a file that the command line names
         if arguments.debug:
             raise
@@ -43,52 +45,65 @@ def main(argv: Sequence[str] | None = None) -> int:
 ALL = "all"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage above it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+EXAMPLES = {
+    "list": "engines list",
+    "inspect": "engines inspect dubai-lite",
+    "bench": "engines bench dubai-lite dubai-lite-int8 --seconds 8",
+    "build": "engines build dubai-lite-fp16",
+    "verify": "engines verify dubai-lite-int8 --reference dubai-lite --scenes scene.tif",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="engines", description="Models and what runs them.")
+    parser = OneLineParser(prog="engines", description="Inspects, builds, measures and verifies models.")
+    add_version(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="shipped models, and the backends of this machine")
     listing.set_defaults(command=_list)
-    inspect = commands.add_parser("inspect", help="say what a model is and check its files")
+    inspect = commands.add_parser("inspect", help="show what a model is and check its files")
     inspect.set_defaults(command=_inspect)
     inspect.add_argument("--json", action="store_true", help="print the manifest")
-    bench = commands.add_parser("bench", help="time models on this machine's backends, and say what bounds them")
+    bench = commands.add_parser("bench", help="measure models on this machine's backends, with their bounds")
     bench.set_defaults(command=_bench)
     bench.add_argument("models", nargs="*", help="shipped names or folders (default: the shipped default)")
     bench.add_argument("--backend", nargs="+", default=[ALL], help="names (default: all that can run the model)")
     bench.add_argument("--threads", type=int, help="threads of the engine (default: all usable cores)")
-    bench.add_argument("--no-spinning", action="store_true", help="idle threads sleep")
+    bench.add_argument("--no-spinning", action="store_true", help="let idle threads sleep instead of spin")
     bench.add_argument("--batch", type=_batches, default=(1,), metavar="1,2,4", help="tiles in one call (default: 1)")
-    bench.add_argument("--seconds", type=float, default=10.0, help="for each batch size (default: 10)")
-    bench.add_argument("--roofline", action="store_true", help="also bounds and expectations on named devices, counted")
+    bench.add_argument("--seconds", type=float, default=10.0, help="seconds for each batch size (default: 10)")
+    bench.add_argument("--roofline", action="store_true", help="also bounds and expected tiles/s on named devices")
     bench.add_argument(
         "--layers", type=_whole_number, nargs="?", const=20, metavar="N",
-        help="with --roofline: no timing, but where operations, bytes and expected time go, with the N dearest layers "
+        help="with --roofline: no timing, but where operations, bytes and expected time go, with the N slowest layers "
         "(default: 20); takes .onnx files too",
     )  # fmt: skip
     bench.add_argument("--json", action="store_true", help="machine-readable")
-    build = commands.add_parser("build", help="make a TensorRT engine of a model, for this device or another")
+    build = commands.add_parser("build", help="build a TensorRT engine of a model, for this device or another")
     build.set_defaults(command=_build)
     build.add_argument("--out", type=Path, help="folder (default: where engines are looked for)")
-    build.add_argument("--batches", type=_batches, default=(1, 1, 8), metavar="1,1,8", help="least, usual, most tiles")
+    build.add_argument(
+        "--batches", type=_batches, default=(1, 1, 8), metavar="1,1,8", help="minimum, usual, maximum tiles in one call"
+    )
     build.add_argument("--target", help="compute capability to build for without the device, like 8.6 (TensorRT-RTX)")
-    build.add_argument("--workspace", type=_whole_number, default=2048, help="most scratch memory, MiB (default: 2048)")
+    build.add_argument(
+        "--workspace", type=_whole_number, default=2048, help="maximum scratch memory, MiB (default: 2048)"
+    )
     build.add_argument("--json", action="store_true", help="machine-readable")
-    verify = commands.add_parser("verify", help="hold an engine to the reference on real tiles, and on labels")
+    build.add_argument(
+        "--heads",
+        default="",
+        metavar="NAME,NAME",
+        help="that the engine gives (default: the first)",
+    )
+    verify = commands.add_parser("verify", help="compare an engine with the reference on real tiles, and with labels")
     verify.set_defaults(command=_verify)
     verify.add_argument("--backend", default="auto", help="of the engine (default: auto)")
     verify.add_argument("--reference", help="FP32 model of the same classes (default: the model itself)")
     verify.add_argument("--scenes", type=Path, nargs="+", default=[], help="rasters; without: the tile with the model")
     verify.add_argument("--labels", type=Path, nargs="+", default=[], help="class rasters, in the order of the scenes")
     verify.add_argument("--data", help="what the scenes are, in words (default: their names)")
+    verify.add_argument("--head", help="head of a model with heads (default: its first)")
     verify.add_argument("--record", action="store_true", help="write the acceptance into the model's manifest")
     verify.add_argument("--threads", type=int, help="threads of the engines (default: all usable cores)")
     verify.add_argument("--json", action="store_true", help="machine-readable")
@@ -96,31 +111,33 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "model", nargs="?", help="shipped name, model folder or manifest.json (default: the shipped default)"
         )
+    add_examples(commands, EXAMPLES)
     return parser
 
 
 def _build(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from engines.build import Batches, BuiltEngine, build_engine
+    from engines.cache_dirs import engines_dir
     from engines.errors import SettingRefused
     from engines.manifest import Manifest
     from engines.open import manifest_path
-    from engines.places import built_folder
-    from engines.trt import Device, runtime, this_device
+    from engines.tensorrt.build import build_engine
+    from engines.tensorrt.engine_file import Batches, BuiltEngine
+    from engines.tensorrt.runtime import Device, runtime, this_device
 
     if len(arguments.batches) != 3:
         raise SettingRefused("--batches", arguments.batches, "three numbers: least, usual, most")
     file = manifest_path(arguments.model)
-    manifest = Manifest.load(file)
-    found = runtime()
+    manifest = Manifest.load(file).with_heads(names_of(arguments.heads))
+    tensorrt = runtime()
     device = Device("any", arguments.target) if arguments.target else this_device()
 
     def show(phase: str, step: int, steps: int) -> None:
         print(f"\r{phase[:60]:<60} {step + 1}/{steps}", end="", file=sys.stderr, flush=True)
 
     path = build_engine(
-        manifest, file.parent, arguments.out or built_folder(), found, device, batches=Batches(*arguments.batches),
+        manifest, file.parent, arguments.out or engines_dir(), tensorrt, device, batches=Batches(*arguments.batches),
         workspace_bytes=arguments.workspace << 20, progress=show if sys.stderr.isatty() else None,
     )  # fmt: skip
     built = BuiltEngine.load(path)
@@ -146,38 +163,49 @@ def _verify(arguments: argparse.Namespace) -> int:
     if labels and len(labels) != len(scenes):
         raise SettingRefused("--labels", f"{len(labels)} files", f"one for each of the {len(scenes)} scenes")
     if arguments.record and not labels:
-        raise SettingRefused("--record", "without --labels", "labelled scenes: without labels a loss cannot be told")
+        raise SettingRefused(
+            "--record", "without --labels", "labelled scenes: a loss cannot be measured without labels"
+        )
+    heads = () if arguments.head is None else (arguments.head,)
+    reference_model = arguments.reference or arguments.model
+    known = Manifest.load(manifest_path(reference_model)).head_names
     with ExitStack() as stack:
         engine = stack.enter_context(
-            open_engine(arguments.model, backend=arguments.backend, threads=arguments.threads, check_golden=False)
+            open_engine(
+                arguments.model, heads=heads, backend=arguments.backend, threads=arguments.threads, check_golden=False
+            )
         )
         reference = stack.enter_context(
             open_engine(
-                arguments.reference or arguments.model, backend=REFERENCE, threads=arguments.threads, check_golden=False
+                reference_model,
+                heads=heads if known else (),
+                backend=REFERENCE,
+                threads=arguments.threads,
+                check_golden=False,
             )
         )
         pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
         tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
-        found = compare(reference, engine, tiles if scenes else carried_tiles(engine))
+        comparison = compare(reference, engine, tiles if scenes else carried_tiles(engine))
     names = [item.title for item in engine.manifest.classes]
     facts = {
         "engine": f"{engine.manifest.name} {engine.manifest.version}, {engine.backend} {engine.precision}",
         "reference": f"{reference.manifest.name} {reference.manifest.version}, {reference.backend}",
-        "tiles": found.tiles,
-        "agreement": found.pixel_agreement,
-        "worst_tile": {"agreement": found.worst_tile[0], "name": found.worst_tile[1]},
-        "iou_between": dict(zip(names, found.iou_between, strict=True)),
-        "collapsed": found.collapsed,
-        "miou": None if found.miou is None else {"reference": found.miou[0], "engine": found.miou[1]},
+        "tiles": comparison.tiles,
+        "agreement": comparison.pixel_agreement,
+        "worst_tile": {"agreement": comparison.worst_tile[0], "name": comparison.worst_tile[1]},
+        "iou_between": dict(zip(names, comparison.iou_between, strict=True)),
+        "collapsed": comparison.collapsed,
+        "miou": None if comparison.miou is None else {"reference": comparison.miou[0], "engine": comparison.miou[1]},
     }
-    passed = not found.collapsed
-    if found.miou is not None:
+    passed = not comparison.collapsed
+    if comparison.miou is not None:
         data = arguments.data or ", ".join(path.stem for path in scenes)
-        acceptance = found.acceptance(engine, data)
+        acceptance = comparison.acceptance(engine, data)
         facts["most_loss"], passed = acceptance.most_loss, passed and acceptance.passed
-        if arguments.record and not found.collapsed:  # else mIoU alone would let it fly
+        if arguments.record and not comparison.collapsed:  # a good mIoU must not accept an engine that collapses
             folder = manifest_path(arguments.model).parent
-            manifest = Manifest.load(folder)
+            manifest = Manifest.load(folder).with_heads(heads)
             others = [item for item in manifest.acceptance if item.precision != acceptance.precision]
             manifest.model_copy(update={"acceptance": (*others, acceptance)}).save(folder)
     facts["passed"] = passed
@@ -196,9 +224,10 @@ def _print_comparison(facts: dict[str, Any]) -> None:
     for name, value in facts["iou_between"].items():
         print(f"           {name}: IoU between them {value:.4f}")
     if facts["miou"] is not None:
-        one, other = facts["miou"]["reference"], facts["miou"]["engine"]
-        print(f"mIoU       {one:.5f} reference, {other:.5f} engine: {100 * (other - one):+.3f} points,", end=" ")
-        print(f"{100 * facts['most_loss']:.2f} may be lost")
+        reference, engine = facts["miou"]["reference"], facts["miou"]["engine"]
+        difference, allowed = 100 * (engine - reference), 100 * facts["most_loss"]
+        print(f"mIoU       {reference:.5f} reference, {engine:.5f} engine: {difference:+.3f} points,", end=" ")
+        print(f"{allowed:.2f} may be lost")
     if facts["collapsed"]:
         print(f"collapsed  {', '.join(facts['collapsed'][:5])}")
     print("passed" if facts["passed"] else "NOT passed: this engine must not fly")
@@ -230,17 +259,17 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     file = manifest_path(arguments.model)
     manifest = Manifest.load(file)
-    manifest.model.read_verified(file.parent)
+    manifest.check_files(file.parent)
     if manifest.golden is not None:
         read_golden(manifest, file.parent)
-    print(manifest.to_json() if arguments.json else render(manifest))
+    print(manifest.to_json() if arguments.json else render(manifest.with_heads(manifest.head_names)))
     return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from engines.bench import bench, machine
     from engines.errors import SettingRefused
-    from engines.roofline import DEVICES, this_cpu
+    from engines.profiling.bench import bench, machine
+    from engines.profiling.roofline import DEVICES, this_cpu
 
     if arguments.layers is not None:
         if not arguments.roofline:
@@ -248,22 +277,36 @@ def _bench(arguments: argparse.Namespace) -> int:
         return _count_layers(arguments)
 
     cpu = this_cpu()
-    found = bench(
+    result = bench(
         arguments.models or [None], None if arguments.backend == [ALL] else arguments.backend, cpu,
         batches=arguments.batch, seconds=arguments.seconds, threads=arguments.threads,
         spinning=not arguments.no_spinning, devices=DEVICES if arguments.roofline else (),
     )  # fmt: skip
     if arguments.json:
-        print(json.dumps(found.facts() | {"machine": machine()}))
+        print(json.dumps(result.facts() | {"machine": machine()}))
         return 0
     print(f"machine  {machine()}")
     print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
-    print(found.table())
+    print(result.table())
     return 0
 
 
+def _files(manifest: Manifest) -> list[str]:
+    """Lines of the files with a graph in them."""
+    if not (heads := manifest.opened_heads):
+        model = manifest.model
+        return [f"file      {model.file}, {model.bytes:,} bytes, sha256 {model.sha256} (checked)"]
+    files = [("encoder", manifest.files[0]), *(("head", head.model) for head in heads)]
+    lines = [f"{kind:<9} {entry.file}, sha256 {entry.sha256} (checked)" for kind, entry in files]
+    return [*lines, f"heads     {', '.join(manifest.head_names)} (the first one is used unless others are asked for)"]
+
+
+def _classes(classes: Sequence[ClassInfo], width: int) -> list[str]:
+    return [f"  {item.code:3} {item.title:<{width}} {item.color}" for item in classes]
+
+
 def _count_layers(arguments: argparse.Namespace) -> int:
-    from engines.layer_report import LayerReport, named_layers
+    from engines.profiling.layer_report import LayerReport, named_layers
 
     reports = [LayerReport(*named_layers(model)) for model in arguments.models or [None]]
     if arguments.json:
@@ -275,16 +318,16 @@ def _count_layers(arguments: argparse.Namespace) -> int:
 
 def render(manifest: Manifest) -> str:
     """A model's facts as a person reads them."""
-    taken, size = manifest.input, manifest.input.tile_size
-    bands = ", ".join(band.name for band in taken.bands)
-    told = ", ".join(name for name in (manifest.output.classes, manifest.output.confidence) if name)
+    name, size, scaling = manifest.input.name, manifest.input.tile_size, manifest.input.value_scaling
+    bands = [band.name for band in manifest.input.bands]
+    outputs = ", ".join(name for name in (manifest.output.classes, manifest.output.confidence) if name)
     familiar = manifest.familiarity
     lines = [
         f"model     {manifest.name} {manifest.version}, made {manifest.created:%Y-%m-%d}",
-        f"file      {manifest.model.file}, {manifest.model.bytes:,} bytes, sha256 {manifest.model.sha256} (checked)",
+        *_files(manifest),
         f"graph     opset {manifest.opset}, {manifest.precision}",
-        f"input     {taken.name}: uint8 (N, {len(taken.bands)}, {size}, {size}), {bands}; {taken.value_scaling}",
-        f"output    {told}: uint8 (N, {size}, {size})"
+        f"input     {name}: uint8 (N, {len(bands)}, {size}, {size}), {', '.join(bands)}; {scaling}",
+        f"output    {outputs}: uint8 (N, {size}, {size})"
         + ("" if familiar is None else f"; {familiar.output}: float32 (N,), unfamiliar below {familiar.threshold:g}"),
         f"halo      {manifest.halo} pixels",
         f"golden    {'checked file, run at every opening' if manifest.golden else 'none'}",
@@ -292,14 +335,17 @@ def render(manifest: Manifest) -> str:
     if manifest.cost is not None:
         cost = manifest.cost
         lines.append(f"cost      {cost.flops / 1e9:.0f} GFLOP, {cost.bytes_moved / 1e9:.1f} GB moved a tile (FP16)")
-    for found in manifest.acceptance:
-        loss, verdict = 100 * (found.miou - found.miou_reference), "accepted" if found.passed else "REFUSED"
-        lines.append(f"{found.precision:<9} {verdict}: {loss:+.2f} points of mIoU on {found.data}, {found.backend}")
+    for acceptance in manifest.acceptance:
+        verdict = "accepted" if acceptance.passed else "REFUSED"
+        change = f"{100 * (acceptance.miou - acceptance.miou_reference):+.2f} points of mIoU"
+        lines.append(f"{acceptance.precision:<9} {verdict}: {change} on {acceptance.data}, {acceptance.backend}")
     if manifest.training is not None:
         sets = "; ".join(f"{item.name} ({item.license})" for item in manifest.training.data_sets)
         lines.append(f"trained   on {sets}; {manifest.training.epochs:g} epochs, commit {manifest.training.commit}")
     width = max(len(item.title) for item in manifest.classes)
-    lines += [f"  {item.code:3} {item.title:<{width}} {item.color}" for item in manifest.classes]
+    lines += _classes(manifest.classes, width)
+    for head in manifest.further_heads:
+        lines += [f"head      {head.name}: {head.description}", *_classes(head.classes, width)]
     for row in manifest.evaluation:
         lines.append(f"on {row.data_set}, {row.split}: mIoU {row.miou:.3f}, OA {row.oa:.3f}, mF1 {row.mf1:.3f}")
         for name, iou in row.per_class_iou.items():
@@ -308,6 +354,9 @@ def render(manifest: Manifest) -> str:
 
 
 def _quality(manifest: Manifest) -> str:
+    if not manifest.evaluation and manifest.places:
+        mean = sum(place.mean_iou for place in manifest.places) / len(manifest.places)
+        return f"mean IoU {mean:.3f} over {len(manifest.places)} places"
     if not manifest.evaluation:
         return "not evaluated"
     first = manifest.evaluation[0]

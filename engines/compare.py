@@ -1,4 +1,4 @@
-"""An engine beside the reference on real tiles: where they differ, and what that costs on labels."""
+"""Compares an engine with the reference on real tiles: agreement of the class maps, and mIoU where there are labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from engines.metrics import Confusion, iou_of
 from engines.verify import read_golden
 
 MOST_LOSS: dict[Precision, float] = {"fp32": 0.0002, "fp16": 0.0002, "bf16": 0.002, "int8": 0.005}
-"""Of mIoU. FP16 by the paper's figure of 0.02 points, INT8 by issue 6; bfloat16, with three bits less, between them."""
-_ONE_CLASS = 0.999  # share of a tile beyond which it is of one class
-_ALIKE = 0.99  # share of equal pixels from which a tile has not collapsed, though one of the two is just of one class
+"""Largest accepted loss of mIoU (share). FP16: the paper's 0.02 points; INT8: issue 6; bfloat16 lies between them."""
+_ONE_CLASS = 0.999  # share of a tile's pixels above which it counts as a tile of one class
+_ALIKE = 0.99  # share of equal pixels from which a tile of one class in only one of the two maps is no collapse
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class RealTile:
     """One tile of a scene.
 
     Attributes:
-        name: of the scene and the place in it.
+        name: of the scene, with row and column of the tile in it.
         pixels: uint8 (bands, S, S).
-        core: the part that is looked at, rows and columns.
-        labels: uint8 (S, S), 0 where there is none; None for a scene without.
+        core: rows and columns that are compared.
+        labels: uint8 (S, S), 0 where there is no label; None for a scene without labels.
     """
 
     name: str
@@ -43,12 +43,13 @@ class RealTile:
 
 @dataclass
 class Comparison:
-    """What was found. Shares are of the tiles' cores.
+    """Pixel counts over the cores of all compared tiles.
 
     Attributes:
-        between: (reference, engine) counts of pixels; with `labelled` ones (truth, reference) and (truth, engine).
-        worst_tile: share of equal pixels there, and its name.
-        collapsed: tiles that differ and are of one class in one of both only, as NaN inside a network makes them.
+        between: counts of (reference class, engine class).
+        truth_reference, truth_engine: counts of (label, reference class) and (label, engine class).
+        worst_tile: share of equal pixels in the worst tile, and its name.
+        collapsed: tiles that differ and are of one class in only one of the two maps: the sign of NaN in the network.
     """
 
     between: Confusion
@@ -72,8 +73,8 @@ class Comparison:
     @property
     def miou(self) -> tuple[float, float] | None:
         """Of the reference and of the engine on the labels; None without labels."""
-        one, other = self.truth_reference.scores(), self.truth_engine.scores()
-        return (one.miou, other.miou) if one.pixels else None
+        reference, engine = self.truth_reference.scores(), self.truth_engine.scores()
+        return (reference.miou, engine.miou) if reference.pixels else None
 
     def acceptance(self, engine: Engine, data: str, most_loss: float | None = None) -> Acceptance:
         """The manifest's entry.
@@ -82,7 +83,7 @@ class Comparison:
             SettingRefused: there are no labels.
         """
         if self.miou is None:
-            raise SettingRefused("labels", "none", "labelled scenes: without labels a loss cannot be told")
+            raise SettingRefused("labels", "none", "labelled scenes: a loss cannot be measured without labels")
         precision: Precision = engine.precision  # type: ignore[assignment]
         return Acceptance(
             precision=precision, backend=engine.backend, data=data, tiles=self.tiles,
@@ -99,26 +100,26 @@ def compare(reference: Engine, engine: Engine, tiles: Iterable[RealTile]) -> Com
         SettingRefused: no tile, or models of other classes or input.
         TilesRefused, InferenceFailed: as `Engine.infer`.
     """
-    one, other = reference.manifest, engine.manifest
-    if (one.classes, one.input) != (other.classes, other.input):
-        raise SettingRefused("reference", one.name, f"a model of {other.name}'s classes and input")
-    classes = len(one.classes)
-    found = Comparison(Confusion(classes), Confusion(classes), Confusion(classes))
+    expected_model, given_model = reference.manifest, engine.manifest
+    if (expected_model.classes, expected_model.input) != (given_model.classes, given_model.input):
+        raise SettingRefused("reference", expected_model.name, f"a model of {given_model.name}'s classes and input")
+    classes = len(expected_model.classes)
+    comparison = Comparison(Confusion(classes), Confusion(classes), Confusion(classes))
     for tile in tiles:
-        wanted = reference.infer(tile.pixels[np.newaxis]).classes[0][tile.core]
+        expected = reference.infer(tile.pixels[np.newaxis]).classes[0][tile.core]
         given = engine.infer(tile.pixels[np.newaxis]).classes[0][tile.core]
-        found.between.add(wanted, given)
-        same = float((wanted == given).mean())
-        found.worst_tile = min(found.worst_tile, (same, tile.name))
-        found.tiles += 1
-        if same < _ALIKE and _of_one_class(wanted) != _of_one_class(given):
-            found.collapsed.append(tile.name)
+        comparison.between.add(expected, given)
+        same = float((expected == given).mean())
+        comparison.worst_tile = min(comparison.worst_tile, (same, tile.name))
+        comparison.tiles += 1
+        if same < _ALIKE and _of_one_class(expected) != _of_one_class(given):
+            comparison.collapsed.append(tile.name)
         if tile.labels is not None:
-            found.truth_reference.add(tile.labels[tile.core], wanted)
-            found.truth_engine.add(tile.labels[tile.core], given)
-    if not found.tiles:
+            comparison.truth_reference.add(tile.labels[tile.core], expected)
+            comparison.truth_engine.add(tile.labels[tile.core], given)
+    if not comparison.tiles:
         raise SettingRefused("scenes", "none", "at least one scene with one tile in it")
-    return found
+    return comparison
 
 
 def _of_one_class(classes: NDArray[np.uint8]) -> bool:
@@ -126,7 +127,7 @@ def _of_one_class(classes: NDArray[np.uint8]) -> bool:
 
 
 def carried_tiles(engine: Engine) -> Iterator[RealTile]:
-    """The golden tile that lies with the model: what there is aboard."""
+    """The model's golden tile: the only real tile that is there without a scene."""
     if engine.manifest.golden is not None and engine.folder is not None:
         tiles, _ = read_golden(engine.manifest, engine.folder)
         yield RealTile("golden tile", tiles[0], (slice(None), slice(None)))
@@ -145,8 +146,8 @@ def scene_tiles(scene: Path, labels: Path | None, engine: Engine) -> Iterator[Re
             if pixels.count < bands or pixels.dtypes[0] != "uint8":
                 given = f"{scene}, {pixels.count} bands of {pixels.dtypes[0]}"
                 raise SettingRefused("scene", given, f"one of {bands} bands of uint8")
-            truth = None if labels is None else _labels(
-                labels, (pixels.height, pixels.width), len(engine.manifest.classes)
+            truth = (
+                None if labels is None else _labels(labels, (pixels.height, pixels.width), len(engine.manifest.classes))
             )
             for row in range(0, pixels.height, step):
                 for col in range(0, pixels.width, step):
@@ -168,10 +169,10 @@ def _tile(pixels: rasterio.DatasetReader, row: int, col: int, size: int, bands: 
     """uint8 (bands, S, S) from `row`, `col`, mirrored beyond the scene's edges as the pipeline does."""
     top, left = max(row, 0), max(col, 0)
     window = Window(left, top, min(col + size, pixels.width) - left, min(row + size, pixels.height) - top)
-    found: NDArray[np.uint8] = pixels.read(list(range(1, bands + 1)), window=window)
-    height, width = found.shape[1:]
+    pixels_read: NDArray[np.uint8] = pixels.read(list(range(1, bands + 1)), window=window)
+    height, width = pixels_read.shape[1:]
     rows, cols = (top - row, size - height - (top - row)), (left - col, size - width - (left - col))
-    return np.pad(found, ((0, 0), rows, cols), mode="reflect")
+    return np.pad(pixels_read, ((0, 0), rows, cols), mode="reflect")
 
 
 def _labels(path: Path, size: tuple[int, int], classes: int) -> NDArray[np.uint8]:
@@ -179,8 +180,8 @@ def _labels(path: Path, size: tuple[int, int], classes: int) -> NDArray[np.uint8
         if (labels.height, labels.width) != size:
             given = f"{labels.height} x {labels.width}"
             raise SettingRefused("labels", f"{path}, {given} pixels", f"labels of the scene's {size[0]} x {size[1]}")
-        found: NDArray[np.uint8] = labels.read(1)
-    if found.max() > classes:
-        given = f"{path}, which holds {found.max()}"
+        codes: NDArray[np.uint8] = labels.read(1)
+    if codes.max() > classes:
+        given = f"{path}, which holds {codes.max()}"
         raise SettingRefused("labels", given, f"codes of 0 (none) to {classes}; what is to be ignored is 0")
-    return found
+    return codes

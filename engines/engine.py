@@ -1,10 +1,11 @@
-"""The engine: a model made ready for one device and runtime. The rest of the house knows only this protocol."""
+"""The Engine protocol: a model made ready for one device and runtime. All other code uses engines through it only."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -24,40 +25,55 @@ Tiles: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What an engine says of N tiles.
-
-    Attributes:
-        classes: uint8 (N, S, S), codes 1..K of the manifest; never 0, which is "no data" and not the model's to say.
-        confidence: uint8 (N, S, S), largest class probability x 255; None where the model does not give it.
-        familiarity: float32 (N,), 0..1: how much of the known imagery is at least as unlike the training data as this
-            tile (docs/familiarity.md); None where the model does not give it.
-    """
+class HeadPrediction:
+    """Output of one head for N tiles; see Prediction."""
 
     classes: NDArray[np.uint8]
     confidence: NDArray[np.uint8] | None = None
-    familiarity: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         for array in (self.classes, self.confidence):
             if array is not None and (array.dtype != np.uint8 or array.shape != self.classes.shape or array.ndim != 3):
                 raise ValueError(f"classes and confidence are uint8 (N, S, S), not {array.dtype} {array.shape}")
+
+
+@dataclass(frozen=True)
+class Prediction(HeadPrediction):
+    """Output of an engine for N tiles.
+
+    Attributes:
+        classes: uint8 (N, S, S), codes 1..K of the manifest; never 0, the code of "no data", which a model never gives.
+        confidence: uint8 (N, S, S), largest class probability x 255; None where the model has no such output.
+        familiarity: float32 (N,), 0..1: share of the known imagery that is at least as far from the training data as
+            this tile (docs/familiarity.md); None where the model has no such output.
+        further: of a model with heads, the output of those opened beside the first, by name; the encoder ran once.
+    """
+
+    familiarity: NDArray[np.float32] | None = None
+    further: Mapping[str, HeadPrediction] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         value = self.familiarity
         if value is not None and (value.dtype != np.float32 or value.shape != self.classes.shape[:1]):
             raise ValueError(f"familiarity is float32 (N,), not {value.dtype} {value.shape}")
 
+    @property
+    def heads(self) -> tuple[HeadPrediction, ...]:
+        """Of every head that was opened, in the order of their names in the request."""
+        return (self, *self.further.values())
+
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is made ready; what it says does not depend on it.
+    """How a model is made ready. The classes it predicts do not depend on these.
 
     Attributes:
-        threads: the backend computes with; None for the cores this process may use.
-        spinning: idle threads wait awake: lower latency, but they burn the power and the cores that a decoder beside
-            them could use.
-        max_batch: most tiles in one call. Memory grows with it.
-        built: folder of engines that were built for this device; None for the one beside the user's caches.
-        build: make the engine first where there is none, which takes minutes.
+        threads: number of threads; None for the cores that this process may use.
+        spinning: idle threads busy-wait: lower latency, at the cost of power and of cores that a decoder could use.
+        max_batch: largest number of tiles in one call. Memory grows with it.
+        built: folder of engines that were built for this device; None for the one in the user's cache.
+        build: build the TensorRT engine first where there is none, which takes minutes.
     """
 
     threads: int | None = None
@@ -79,8 +95,8 @@ class Engine(Protocol):
     queued to another thread and kept while the next batch runs. The tiles stay the caller's: they are read during the
     call, never changed, never kept after it.
 
-    Threads: one thread opens, infers and closes (a CUDA context belongs to a thread). Within a call the backend may
-    use threads of its own. The arrays returned may go to any thread.
+    Threads: the same thread opens, infers and closes (a CUDA context belongs to a thread). Within a call the backend
+    may use threads of its own. Any thread may read the arrays returned.
 
     Attributes:
         manifest: of the model.
@@ -111,14 +127,14 @@ class Engine(Protocol):
 
     @property
     def digest(self) -> str:
-        """What decides the output, as "sha256:<hex>"."""
+        """Identity of the output, as "sha256:<hex>": see the class."""
 
     @property
     def folder(self) -> Path | None:
         """Where the model's files lie."""
 
     def infer(self, tiles: Tiles) -> Prediction:
-        """Classes, and what else the model gives, of 1..max_batch tiles; blocks until they are there.
+        """Predicts 1..max_batch tiles; blocks until the result is ready.
 
         Raises:
             TilesRefused: wrong shape, type or number of tiles; the engine stays usable.
@@ -133,6 +149,22 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+class ClosesOnExit:
+    """Base class of engines: a context manager that closes the engine when it is left."""
+
+    def close(self) -> None:
+        """See Engine."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def checked_tiles(tiles: Tiles, manifest: Manifest, *, max_batch: int) -> Tiles:

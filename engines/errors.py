@@ -1,31 +1,28 @@
-"""What goes wrong when a model is opened or run, split by what the caller does next.
+"""Errors of opening and running a model; each class tells the caller what to do next.
 
-EngineError                 a failure of ours (exit code 1)
+EngineError                 an internal failure (exit code 1)
 ├── InferenceFailed         retry if `retryable`, else open the engine again or stop
 ├── GoldenFailed            never put this engine into service; open another backend or model
 │   └── FamiliarityFailed   likewise
-├── AnswerChanged           close the engine, open it again, do its last tiles again
-├── ConstantsChanged        likewise: its memory is not what it was
-├── AcceptanceFailed        take another precision: labelled data have shown it
+├── AnswerChanged           close the engine, open it again, run its last tiles again
+├── ConstantsChanged        likewise: its memory has changed
+├── AcceptanceFailed        take another precision: this one failed its test on labelled data
 ├── BuildFailed             read the log; take another backend
-├── TilesRefused            a fault in the calling code: mend the tiles it makes
+├── TilesRefused            a fault in the calling code: correct its tiles
 └── OpeningRefused          nothing was opened (exit code 2)
-    ├── ModelNotFound       name a model that is there
-    ├── ManifestError       mend the manifest
+    ├── ModelNotFound       name an existing model
+    ├── ManifestError       correct the manifest
     ├── ModelMismatch       model file and manifest do not belong together: deliver both again
     ├── EngineElsewhere     build the engine for this device, TensorRT and model
-    ├── EngineDamaged       build the engine anew
+    ├── EngineDamaged       build the engine again
     ├── BackendUnavailable  install the runtime, or take another backend
-    └── SettingRefused      mend the option
+    └── SettingRefused      correct the option
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from engines.manifest import Acceptance
+from typing import Any
 
 
 class EngineError(Exception):
@@ -34,7 +31,8 @@ class EngineError(Exception):
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors cross from a worker process to its supervisor: rebuilt from their facts, not by their constructor.
+        # Errors are pickled from a worker process to its supervisor; the constructors' arguments are not kept, so the
+        # attributes are restored instead.
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
@@ -46,11 +44,11 @@ def _rebuilt(kind: type[EngineError], args: tuple[Any, ...], facts: dict[str, An
 
 
 class InferenceFailed(EngineError):
-    """The runtime failed on tiles that were in order.
+    """The runtime failed on valid tiles.
 
     Attributes:
-        retryable: True where the same call on the same engine may work later (memory was short), False where it
-            will not (the engine is closed, the graph itself fails).
+        retryable: True where the same call on the same engine may succeed later (memory was short), False where it
+            will not (the engine is closed, or the graph itself fails).
     """
 
     def __init__(self, backend: str, problem: str, *, retryable: bool) -> None:
@@ -60,7 +58,7 @@ class InferenceFailed(EngineError):
 
 
 class GoldenFailed(EngineError):
-    """The engine does not repeat the reference's class map of the golden tile."""
+    """The engine does not reproduce the reference's class map of the golden tile."""
 
     def __init__(self, backend: str, precision: str, *, agreement: float, required: float) -> None:
         self.backend, self.precision, self.agreement, self.required = backend, precision, agreement, required
@@ -71,7 +69,7 @@ class GoldenFailed(EngineError):
 
 
 class FamiliarityFailed(GoldenFailed):
-    """The engine's figure for how familiar the golden tile is strays too far from the reference's."""
+    """The engine's familiarity of the golden tile differs too much from the reference's."""
 
     def __init__(self, backend: str, precision: str, *, given: float, required: float, most_ratio: float) -> None:
         self.backend, self.precision, self.given, self.required = backend, precision, given, required
@@ -83,16 +81,16 @@ class FamiliarityFailed(GoldenFailed):
 
 
 class AnswerChanged(EngineError):
-    """The engine does not say what it said at its opening, of the same tile."""
+    """The engine's output for the check tile differs from its output when it was opened."""
 
     def __init__(self, backend: str, precision: str, *, differing: int) -> None:
         self.backend, self.precision, self.differing = backend, precision, differing
-        what = f"{differing} pixels of the check tile" if differing else "confidence or familiarity of the check tile"
-        super().__init__(f"{backend} {precision}: {what} changed since the engine was opened")
+        part = f"{differing} pixels of the check tile" if differing else "confidence or familiarity of the check tile"
+        super().__init__(f"{backend} {precision}: {part} changed since the engine was opened")
 
 
 class ConstantsChanged(EngineError):
-    """Memory of the engine that held still since its opening has changed; `pages` have, `flips` of them by one bit."""
+    """Constant memory of the engine changed: in `pages` pages, `flips` of them by one bit."""
 
     def __init__(self, backend: str, *, pages: int, flips: int) -> None:
         self.backend, self.pages, self.flips = backend, pages, flips
@@ -100,19 +98,18 @@ class ConstantsChanged(EngineError):
 
 
 class AcceptanceFailed(EngineError):
-    """A precision that cost more accuracy on labelled data than is allowed."""
+    """A precision that loses more mIoU on labelled data than is accepted."""
 
-    def __init__(self, backend: str, found: Acceptance) -> None:
-        self.backend, self.precision = backend, str(found.precision)
-        self.loss, self.most_loss = found.miou_reference - found.miou, found.most_loss
+    def __init__(self, backend: str, precision: str, *, data: str, loss: float, most_loss: float) -> None:
+        self.backend, self.precision, self.loss, self.most_loss = backend, precision, loss, most_loss
         super().__init__(
-            f"{backend} {found.precision}: loses {100 * self.loss:.2f} points of mIoU on {found.data}, "
-            f"{100 * found.most_loss:.2f} allowed; use another precision of this model"
+            f"{backend} {precision}: loses {100 * loss:.2f} points of mIoU on {data}, "
+            f"{100 * most_loss:.2f} allowed; use another precision of this model"
         )
 
 
 class BuildFailed(EngineError):
-    """TensorRT took the model and made no engine of it; its own words are in the log."""
+    """TensorRT could not build an engine of the model; its messages are in the log."""
 
     def __init__(self, model: str, problem: str, log: Path) -> None:
         self.model, self.problem, self.log = model, problem, log
@@ -120,7 +117,7 @@ class BuildFailed(EngineError):
 
 
 class TilesRefused(EngineError):
-    """Tiles of a shape, type or number that the engine does not take."""
+    """Tiles of a wrong shape, type or number."""
 
     def __init__(self, given: str, required: str) -> None:
         self.given, self.required = given, required
@@ -128,13 +125,13 @@ class TilesRefused(EngineError):
 
 
 class OpeningRefused(EngineError):
-    """Nothing was opened; another try needs another input."""
+    """Nothing was opened; a retry needs another input."""
 
     exit_code = 2
 
 
 class ModelNotFound(OpeningRefused):
-    """There is no model of that name or at that place."""
+    """There is no model of that name or path."""
 
     def __init__(self, model: str | Path, problem: str, remedy: str) -> None:
         self.model, self.problem, self.remedy = model, problem, remedy
@@ -152,10 +149,10 @@ class ManifestError(OpeningRefused):
 class ModelMismatch(OpeningRefused):
     """A file in the model's folder is not the one its manifest describes."""
 
-    def __init__(self, path: Path, what: str, *, given: str, required: str) -> None:
-        self.path, self.what, self.given, self.required = path, what, given, required
+    def __init__(self, path: Path, subject: str, *, given: str, required: str) -> None:
+        self.path, self.subject, self.given, self.required = path, subject, given, required
         super().__init__(
-            f"{path}: {what} is {given}, the manifest says {required}; "
+            f"{path}: {subject} is {given}, the manifest says {required}; "
             "copy model file and manifest again from one release, both together"
         )
 
@@ -169,7 +166,7 @@ class EngineElsewhere(OpeningRefused):
 
 
 class EngineDamaged(OpeningRefused):
-    """A built engine is not as it was built. The model it was built of may be in order."""
+    """A built engine has changed since it was built; the model it was built from may be intact."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path, self.problem = path, problem
@@ -185,7 +182,7 @@ class BackendUnavailable(OpeningRefused):
 
 
 class SettingRefused(OpeningRefused):
-    """An option with a value that no engine can have."""
+    """An option has a value that is not allowed."""
 
     def __init__(self, setting: str, given: object, required: str) -> None:
         self.setting, self.given, self.required = setting, given, required
@@ -193,6 +190,6 @@ class SettingRefused(OpeningRefused):
 
 
 def one_line(error: BaseException) -> str:
-    """A vendor's error on one line, its first words: their texts run over many."""
+    """Message of a library's error on one line, cut to 300 characters: theirs may have many lines."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

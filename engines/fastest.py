@@ -1,9 +1,9 @@
-"""`fastest`: the backend that is fastest here and repeats the reference, measured once and then kept to.
+"""`--backend fastest`: measures which backend is fastest here, once, and remembers the result.
 
-Two machines of one kind may choose differently, by chance or by load: only who asks for it gets it, and the item says
-so. `auto` chooses by a rule (engines/selection.py). Kept, because a scene half mapped by one backend is not finished by
-another: its canvas belongs to the digest of the engine that began it. A change of model, runtime, processor or threads
-asks anew.
+Two equal machines may choose differently, by chance or by load, so this is no default, and the STAC item records it.
+`auto` chooses by a rule (engines/selection.py). The choice is remembered because a scene that one backend has begun
+cannot be finished by another: its canvas belongs to the digest of the engine that began it. After a change of model,
+runtime, processor or thread count it is measured again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.engine import Engine
-from engines.files import write_durably
+from engines.files import replace_file
 from engines.selection import PASSED_OVER, Choice, note_choice, reason_of, verified
 from engines.verify import golden_tiles
 
@@ -27,7 +27,7 @@ _CALLS = 3
 
 @dataclass(frozen=True)
 class Trial:
-    """What one backend did: seconds a tile (least of three calls), or why it is out."""
+    """Result of one backend: seconds per tile (minimum of three calls), or the problem that excludes it."""
 
     backend: str
     seconds: float | None
@@ -35,7 +35,7 @@ class Trial:
 
 
 def seconds_a_tile(engine: Engine) -> float:
-    """Least of three calls on the golden tile."""
+    """Minimum of three calls on the golden tile, in seconds."""
     tiles = golden_tiles(engine, 1)
     took = []
     for _ in range(_CALLS):
@@ -52,25 +52,25 @@ def open_fastest(
     *,
     measure: Callable[[Engine], float] = seconds_a_tile,
 ) -> Engine:
-    """Opens the backend kept for `key`, else tries all and keeps the fastest; golden-checked either way.
+    """Opens the backend remembered for `key`, else times all and remembers the fastest; always checks the golden tile.
 
     Args:
-        openers: by name; one that cannot be opened (not here, built for another board, damaged) or fails its golden
-            tile is out.
-        key: of everything that the choice depends on.
-        choices: JSON file, made if missing; where it cannot be written, the next opening measures again.
-        measure: seconds a tile of an open engine.
+        openers: by backend name. A backend that cannot be opened or fails its golden tile is left out.
+        key: digest of everything that the choice depends on, see `choice_key`.
+        choices: JSON file of remembered choices, created if missing; if it cannot be written, the next opening
+            measures again.
+        measure: returns the seconds per tile of an open engine.
 
     Raises:
         OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed: of the first backend, where none is left.
         InferenceFailed: a backend failed that may work at another try.
     """
-    kept = _kept(choices, key)
-    if kept is not None and kept in openers:
+    remembered = _remembered_backend(choices, key)
+    if remembered is not None and remembered in openers:
         try:
-            return _measured(openers[kept], {})
+            return _measured(openers[remembered], {})
         except PASSED_OVER as error:
-            log.warning("%s was the fastest and is out: %s", kept, error)
+            log.warning("%s, the fastest before, cannot be used: %s", remembered, error)
     if len(openers) == 1:
         return _measured(next(iter(openers.values())), {})
     trials, refusals = [], []
@@ -87,7 +87,7 @@ def open_fastest(
     if not timed:
         raise refusals[0]
     fastest = min(timed)[1]
-    _keep(choices, key, fastest)
+    _remember_backend(choices, key, fastest)
     problems = {trial.backend: reason_of(trial.problem) for trial in trials if trial.problem is not None}
     return _measured(openers[fastest], problems)
 
@@ -101,27 +101,27 @@ def _measured(opener: Callable[[], Engine], passed_over: Mapping[str, str]) -> E
     return note_choice(verified(opener()), Choice("measured", passed_over))
 
 
-def _kept(choices: Path, key: str) -> str | None:
+def _remembered_backend(choices: Path, key: str) -> str | None:
     try:
-        told = json.loads(choices.read_text(encoding="utf-8"))
+        stored = json.loads(choices.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    name = told.get(key) if isinstance(told, dict) else None
+    name = stored.get(key) if isinstance(stored, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _keep(choices: Path, key: str, name: str) -> None:
-    """Before it is used, so that maps begun with it are ended with it after a power cut.
+def _remember_backend(choices: Path, key: str, name: str) -> None:
+    """Written before the backend is used, so that a map is finished by the same one after a power cut.
 
-    A disk that is full or read-only costs another measurement later, nothing else.
+    If the disk is full or read-only, the only loss is another measurement later.
     """
     try:
-        told = json.loads(choices.read_text(encoding="utf-8"))
+        stored = json.loads(choices.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        told = {}
-    told = told if isinstance(told, dict) else {}
+        stored = {}
+    stored = stored if isinstance(stored, dict) else {}
     try:
         choices.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(choices, json.dumps({**told, key: name}, indent=1).encode())
+        replace_file(choices, json.dumps({**stored, key: name}, indent=1).encode())
     except OSError as error:
-        log.warning("the choice of %s cannot be kept: %s", name, error)
+        log.warning("the choice of %s cannot be saved: %s", name, error)

@@ -1,4 +1,4 @@
-"""Writing so that a power cut leaves the old file or the new one."""
+"""Atomic, durable replacement of files: a power cut leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -6,23 +6,46 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step; when this returns, the content outlasts a power cut.
+def synced_folder(folder: Path) -> None:
+    """Makes the folder's entries (creations, renames) durable."""
+    _sync(folder, os.O_DIRECTORY)
+
+
+def synced_file(path: Path) -> None:
+    """Makes the file's bytes durable."""
+    _sync(path, 0)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Writes a file beside `path` and renames it to `path`: a reader sees the old content or the new one.
+
+    Args:
+        path: of the file; its folder must exist.
+        content: all of it.
+        mode: permissions of the new file.
+        durable: sync file and folder, so that the new content survives a power cut once this returns.
 
     Raises:
-        OSError: as of the disk; the old file is as it was.
+        OSError: the disk is full or failed; the old file is unchanged.
     """
-    part = path.with_name(path.name + ".part")
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
     try:
-        with part.open("wb") as file:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            if durable:
+                os.fsync(file.fileno())
+        new.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    if durable:
+        synced_folder(path.parent)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

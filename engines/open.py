@@ -1,35 +1,28 @@
-"""From a model's name to an engine."""
+"""Opens a model, by its name or folder, on a backend of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from engines.cores import processor, usable_cores
+from engines.backend import BackendState
+from engines.backends.registry import BACKENDS
+from engines.cache_dirs import cache_dir
+from engines.cpu import processor, usable_cores
 from engines.engine import Engine, EngineOptions
-from engines.errors import BackendUnavailable, ModelNotFound, SettingRefused
-from engines.manifest import MANIFEST_NAME, Manifest, Precision
-from engines.places import cache_folder
+from engines.errors import ModelNotFound, SettingRefused
+from engines.manifest import MANIFEST_NAME, Manifest
 from engines.selection import Choice, note_choice, open_by_rule, reason_of, rule_order, verified
 
 SHIPPED = Path(__file__).parent / "shipped"
 AUTO, FASTEST, REFERENCE = "auto", "fastest", "onnxruntime"
 
 
-@dataclass(frozen=True)
-class BackendState:
-    """A backend as it is on this machine: `version` where it loads, else `problem` says why not and what to do."""
-
-    name: str
-    version: str | None
-    problem: str | None
-
-
-def open_engine(
+def open_engine(  # noqa: PLR0913 -- options of one thing, all by name
     model: str | Path | None = None,
     *,
+    heads: Sequence[str] = (),
     backend: str = AUTO,
     threads: int | None = None,
     spinning: bool = True,
@@ -44,6 +37,7 @@ def open_engine(
     Args:
         model: shipped name (it wins over a folder of that name; write ./name for the folder), model folder or
             manifest.json; None for the default of the shipped ones.
+        heads: of a model with heads, those whose maps are wanted; its first one with none.
         backend: name; "auto" for the first by a fixed rule that is usable here, computes in a precision that the
             manifest accepts and passes the golden tile; "fastest" for the fastest of these, measured at the first
             opening and kept from then on. Unchecked both are the reference.
@@ -61,14 +55,14 @@ def open_engine(
         InferenceFailed: the runtime failed on the golden tile.
     """
     options = EngineOptions(threads=threads, spinning=spinning, max_batch=max_batch, built=built, build=build)
-    if backend not in (AUTO, FASTEST, *_OPENERS):
-        raise SettingRefused("backend", backend, f"one of {', '.join((AUTO, FASTEST, *_OPENERS))}")
+    if backend not in (AUTO, FASTEST, *BACKENDS):
+        raise SettingRefused("backend", backend, f"one of {', '.join((AUTO, FASTEST, *BACKENDS))}")
     file = manifest_path(model)
-    manifest = Manifest.load(file)
+    manifest = Manifest.load(file).with_heads(heads)
     if backend in (AUTO, FASTEST) and check_golden:
         return _open_chosen(manifest, file.parent, options, choices, measure=backend == FASTEST)
     backend = REFERENCE if backend in (AUTO, FASTEST) else backend
-    engine = _OPENERS[backend](manifest, file.parent, options)
+    engine = BACKENDS[backend].open(manifest, file.parent, options)
     return verified(engine) if check_golden else engine
 
 
@@ -77,28 +71,28 @@ def _open_chosen(
 ) -> Engine:
     states = {state.name: state for state in backend_states()}
     openers, passed_over = {}, {}
-    for name in sorted(_OPENERS, key=_rank):
-        precision = _PRECISIONS.get(name, manifest.precision)
+    for name in sorted(BACKENDS, key=_rank):
+        precision = BACKENDS[name].precision or manifest.precision
         if not states[name].version:
             passed_over[name] = reason_of(str(states[name].problem).partition(";")[0])
         elif not manifest.accepts(precision):
             passed_over[name] = f"the manifest does not accept {precision}"
         else:
-            openers[name] = partial(_OPENERS[name], manifest, folder, options)
+            openers[name] = partial(BACKENDS[name].open, manifest, folder, options)
     if not openers or manifest.golden is None:
-        # Nothing to choose from, or nothing to hold the others to: the reference, or what it says.
-        unheld = {name: "the model has no golden tile to hold it to" for name in openers if name != REFERENCE}
-        engine = verified(_OPENERS[REFERENCE](manifest, folder, options))
-        return note_choice(engine, Choice("rule", passed_over | unheld))
+        # No backend to choose, or no golden tile to check the others with: open the reference, or raise its error.
+        unchecked = {name: "the model has no golden tile to hold it to" for name in openers if name != REFERENCE}
+        engine = verified(BACKENDS[REFERENCE].open(manifest, folder, options))
+        return note_choice(engine, Choice("rule", passed_over | unchecked))
     if not measure:
         return open_by_rule(openers, passed_over)
     from engines.fastest import choice_key, open_fastest
 
     key = choice_key(
         model=manifest.model.sha256, threads=options.threads, processor=processor(), cores=usable_cores(),
-        **{f"backend {name}": states[name].version for name in _OPENERS if name in openers},
+        **{f"backend {name}": states[name].version for name in BACKENDS if name in openers},
     )  # fmt: skip
-    return open_fastest(openers, key, choices or cache_folder() / "backends.json")
+    return open_fastest(openers, key, choices or cache_dir() / "backends.json")
 
 
 def _rank(name: str) -> int:
@@ -107,7 +101,7 @@ def _rank(name: str) -> int:
 
 
 def manifest_path(model: str | Path | None = None, shipped: Path = SHIPPED) -> Path:
-    """Where the manifest of a model lies: shipped name, folder, manifest.json, or None for the default.
+    """Path of a model's manifest, given a shipped name, a folder, a manifest.json, or None for the default model.
 
     Raises:
         ModelNotFound: there is none.
@@ -126,12 +120,12 @@ def manifest_path(model: str | Path | None = None, shipped: Path = SHIPPED) -> P
 
 
 def shipped_models(shipped: Path = SHIPPED) -> dict[str, Path]:
-    """Name to folder of the models that came with this software, in order of name."""
+    """Folder of each model that is shipped with this software, by name."""
     return {file.parent.name: file.parent for file in sorted(shipped.glob(f"*/{MANIFEST_NAME}"))}
 
 
 def default_model(shipped: Path = SHIPPED) -> str:
-    """Name of the shipped model that is used where none is named (first line of shipped/default.txt).
+    """Name of the shipped model that is used by default (first line of shipped/default.txt).
 
     Raises:
         ModelNotFound: there is none.
@@ -147,85 +141,17 @@ def default_model(shipped: Path = SHIPPED) -> str:
 
 
 def backend_states() -> tuple[BackendState, ...]:
-    """Every backend this software knows; loads each runtime to ask it."""
-    return tuple(_state(name, version) for name, version in _VERSIONS.items())
+    """State of every known backend; loads each runtime to ask for its version."""
+    return tuple(backend.state() for backend in BACKENDS.values())
 
 
 def load_runtime(backend: str = AUTO) -> None:
-    """Imports the runtime of a backend, all of them for "auto"; one that is not here is left to the opening."""
-    for name in _VERSIONS if backend == AUTO else {backend} & set(_VERSIONS):
-        _state(name, _VERSIONS[name])
-
-
-def _state(name: str, version: Callable[[], str]) -> BackendState:
-    try:
-        return BackendState(name, version(), None)
-    except BackendUnavailable as error:
-        return BackendState(name, None, f"{error.problem}; {error.remedy}")
+    """Imports the runtime of a backend, or of all for "auto"; a missing runtime is reported later, by `open_engine`."""
+    for name, known in BACKENDS.items():
+        if backend in (AUTO, name):
+            known.state()
 
 
 def _choice(shipped: Path) -> str:
     names = list(shipped_models(shipped))
     return f"a shipped model ({', '.join(names)})" if names else "a model of your own (none is shipped here)"
-
-
-def _open_onnxruntime(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
-    from engines.onnxrt import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(manifest, folder, options)
-
-
-def _onnxruntime_version() -> str:
-    from engines.onnxrt import onnxruntime_version
-
-    return onnxruntime_version()
-
-
-def _open_openvino(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
-    from engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(manifest, folder, options)
-
-
-def _open_openvino_bf16(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
-    from engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(manifest, folder, options, precision="bf16")
-
-
-def _openvino_version() -> str:
-    from engines.openvino import openvino_version
-
-    return openvino_version()
-
-
-def _openvino_bf16_version() -> str:
-    from engines.openvino import bf16_version
-
-    return bf16_version()
-
-
-def _open_tensorrt(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
-    from engines.built import open_built
-
-    return open_built(manifest, folder, options)
-
-
-def _tensorrt_version() -> str:
-    from engines.built import tensorrt_version
-
-    return tensorrt_version()
-
-
-_OPENERS: Mapping[str, Callable[[Manifest, Path, EngineOptions], Engine]] = {
-    "onnxruntime": _open_onnxruntime,
-    "openvino": _open_openvino,
-    "openvino-bf16": _open_openvino_bf16,
-    "tensorrt": _open_tensorrt,
-}
-_VERSIONS: Mapping[str, Callable[[], str]] = {
-    "onnxruntime": _onnxruntime_version, "openvino": _openvino_version, "openvino-bf16": _openvino_bf16_version,
-    "tensorrt": _tensorrt_version,
-}  # fmt: skip
-# Of the backends that do not take it from the model.
-_PRECISIONS: Mapping[str, Precision] = {"openvino-bf16": "bf16"}

@@ -1,4 +1,4 @@
-"""What a model's graph gives, by the manifest: one description that every backend binds and checks its outputs by."""
+"""Output tensors of a model's graph by its manifest: what every backend binds and checks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.engine import Prediction
-from engines.manifest import Manifest
+from engines.engine import HeadPrediction, Prediction
+from engines.manifest import Manifest, output_in_graph
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class OutputPort:
 
     Attributes:
         field: of Prediction that it fills.
+        head: a further head whose prediction it is part of; "" for the first head, or the model's only one.
         name: of the tensor.
         dtype: numpy's name, "uint8" or "float32".
         shape: after N, the number of tiles.
@@ -28,6 +29,7 @@ class OutputPort:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    head: str = ""
 
     def empty(self, tiles: int) -> NDArray[Any]:
         """A new array for so many tiles, not filled."""
@@ -40,11 +42,16 @@ class OutputPort:
 
 
 def output_ports(manifest: Manifest) -> tuple[OutputPort, ...]:
-    """The outputs that a graph of this manifest has, classes first."""
+    """The outputs that a graph of this manifest has: first the classes of the first head."""
     pixels = (manifest.input.tile_size, manifest.input.tile_size)
     ports = [OutputPort("classes", manifest.output.classes, "uint8", pixels)]
     if manifest.output.confidence is not None:
         ports.append(OutputPort("confidence", manifest.output.confidence, "uint8", pixels))
+    for head in manifest.further_heads:
+        output = output_in_graph(head)
+        ports.append(OutputPort("classes", output.classes, "uint8", pixels, head.name))
+        if output.confidence is not None:
+            ports.append(OutputPort("confidence", output.confidence, "uint8", pixels, head.name))
     if manifest.familiarity is not None:
         ports.append(OutputPort("familiarity", manifest.familiarity.output, "float32", ()))
     return tuple(ports)
@@ -52,4 +59,8 @@ def output_ports(manifest: Manifest) -> tuple[OutputPort, ...]:
 
 def prediction_of(ports: Sequence[OutputPort], arrays: Sequence[NDArray[Any]]) -> Prediction:
     """The prediction whose arrays these are, in the order of the ports."""
-    return Prediction(**{port.field: array for port, array in zip(ports, arrays, strict=True)})
+    by_head: dict[str, dict[str, NDArray[Any]]] = {}
+    for port, array in zip(ports, arrays, strict=True):
+        by_head.setdefault(port.head, {})[port.field] = array
+    first = by_head.pop("")
+    return Prediction(**first, further={name: HeadPrediction(**fields) for name, fields in by_head.items()})

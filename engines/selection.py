@@ -1,8 +1,8 @@
-"""`auto`: one backend by a rule, so that two machines of one kind make the same map.
+"""`--backend auto`: chooses the backend by a fixed rule, so that two equal machines make the same map.
 
-The rule: of the backends whose runtime loads here and whose instruction set or device this machine has, and whose
-precision the model's manifest accepts, the first in a fixed order that repeats the golden tile. Nothing is timed; who
-wants the backend that is fastest here and now asks for it (`fastest`, engines/fastest.py).
+The rule: the first backend in a fixed order whose runtime loads here, whose instruction set or device this machine
+has, whose precision the model's manifest accepts, and which reproduces the golden tile. Nothing is timed; `--backend
+fastest` (engines/fastest.py) measures.
 """
 
 from __future__ import annotations
@@ -13,29 +13,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.cpu import has_fast_bfloat16
 from engines.engine import Engine
 from engines.errors import AcceptanceFailed, BuildFailed, EngineError, GoldenFailed, OpeningRefused, one_line
 from engines.verify import verify_accepted, verify_golden
 
 log = logging.getLogger(__name__)
 PASSED_OVER = (OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed)
-"""What passes a backend over: it cannot be had, or computes wrong. One that fails otherwise may work at the next try,
-and is not given up for another one."""
+"""Errors after which the next backend is tried: this one is unavailable, or computes wrong. After any other error a
+retry may work, so no other backend is chosen."""
 _X86_64 = ("x86_64", "amd64")
-# Measured on x86-64 only (README, "Precisions and backends"): tiles/s of 3.61, 1.73 and 1.60 for dubai-lite, and 3.44
+# Measured on x86-64 only (docs/models.md): tiles/s of 3.61, 1.73 and 1.60 for dubai-lite, and 3.44
 # for its INT8 form on OpenVINO where ONNX Runtime does 1.19. On other processors nobody measured OpenVINO.
 _ORDER_X86_64 = ("tensorrt", "openvino-bf16", "openvino", "onnxruntime")
+# Where bfloat16 is slower than FP32 it comes last.
+_ORDER_SLOW_BFLOAT16 = ("tensorrt", "openvino", "onnxruntime", "openvino-bf16")
 _ORDER_ELSEWHERE = ("tensorrt", "onnxruntime", "openvino-bf16", "openvino")
 _REASON_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How the backend of an engine was chosen; the item of every map says it.
+    """How the backend of an engine was chosen; recorded in the STAC item of every map.
 
     Attributes:
         how: "named" by the user, by "rule", or "measured" on this machine.
-        passed_over: backends that the rule or the measurement would rather have taken, and why they were not.
+        passed_over: backends that were preferred but not usable, each with the reason.
     """
 
     how: str = "named"
@@ -47,28 +50,30 @@ class Choice:
 
 
 def choice_of(engine: Engine) -> Choice:
-    """How the engine's backend was chosen; "named" where nothing else was noted."""
+    """How the engine's backend was chosen; "named" unless `note_choice` recorded something else."""
     choice = getattr(engine, "choice", None)
     return choice if isinstance(choice, Choice) else Choice()
 
 
 def note_choice(engine: Engine, choice: Choice) -> Engine:
-    """The same engine, which now says how it was chosen."""
+    """Records on the engine how it was chosen; returns it."""
     engine.choice = choice  # type: ignore[attr-defined]
     return engine
 
 
 def rule_order(machine: str | None = None) -> tuple[str, ...]:
-    """Backends, the one to be preferred first, for a processor as `platform.machine` names it (default: this one)."""
-    return _ORDER_X86_64 if (machine or platform.machine()).lower() in _X86_64 else _ORDER_ELSEWHERE
+    """Backends in order of preference, for a processor as `platform.machine` names it (default: this machine's)."""
+    if (machine or platform.machine()).lower() not in _X86_64:
+        return _ORDER_ELSEWHERE
+    return _ORDER_X86_64 if has_fast_bfloat16() else _ORDER_SLOW_BFLOAT16
 
 
 def open_by_rule(openers: Mapping[str, Callable[[], Engine]], passed_over: Mapping[str, str]) -> Engine:
-    """Opens the first backend that opens and repeats the golden tile.
+    """Opens the first backend that can be opened and reproduces the golden tile.
 
     Args:
         openers: by name, in the rule's order.
-        passed_over: backends that come before some of these and are not here, and why.
+        passed_over: backends that are not usable here, each with the reason.
 
     Raises:
         OpeningRefused, BuildFailed, GoldenFailed, AcceptanceFailed: of the first backend, where none is left.
@@ -79,7 +84,7 @@ def open_by_rule(openers: Mapping[str, Callable[[], Engine]], passed_over: Mappi
         try:
             engine = _verified_or_again(opener)
         except PASSED_OVER as error:
-            log.warning("backend %s is passed over: %s", name, error)
+            log.warning("backend %s is skipped: %s", name, error)
             reasons[name] = reason_of(error)
             errors.append(error)
             continue
@@ -90,7 +95,7 @@ def open_by_rule(openers: Mapping[str, Callable[[], Engine]], passed_over: Mappi
 
 
 def verified(engine: Engine) -> Engine:
-    """The same engine, held to its manifest's acceptance and its golden tile; closed where it fails.
+    """Checks the engine against its manifest's acceptance and its golden tile; returns it, or closes it and raises.
 
     Raises:
         AcceptanceFailed, GoldenFailed, InferenceFailed: see engines.verify.
@@ -105,7 +110,7 @@ def verified(engine: Engine) -> Engine:
 
 
 def _verified_or_again(opener: Callable[[], Engine]) -> Engine:
-    """A bit that flipped in memory must not choose the backend: what computes wrong is opened from disk once more."""
+    """Opens once more from disk if the golden tile fails: a bit flip in memory must not decide the choice."""
     try:
         return verified(opener())
     except GoldenFailed as error:
@@ -114,6 +119,6 @@ def _verified_or_again(opener: Callable[[], Engine]) -> Engine:
 
 
 def reason_of(error: EngineError | str) -> str:
-    """Why a backend was passed over, short enough for an item that goes through the link."""
+    """Why a backend was passed over, cut to a length that suits a STAC item sent over the downlink."""
     text = one_line(error) if isinstance(error, EngineError) else " ".join(error.split())
     return text if len(text) <= _REASON_CHARACTERS else text[: _REASON_CHARACTERS - 3] + "..."

@@ -6,17 +6,12 @@ import hashlib
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.engine import Prediction, Tiles, checked_count, checked_tiles, engine_digest
+from engines.engine import ClosesOnExit, Prediction, Tiles, checked_count, checked_tiles, engine_digest
 from engines.errors import InferenceFailed, SettingRefused
 from engines.manifest import Band, ClassInfo, Familiarity, Manifest, ModelFile, ModelInput, ModelOutput
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _BANDS = ("red", "green", "blue", "nir")
 _VERSION = "1"
@@ -64,7 +59,7 @@ def _class_info(code: int) -> ClassInfo:
     return ClassInfo(code=code, name=f"class_{code}", title=f"class {code}", color=color)
 
 
-class _FreeEngine:
+class _FreeEngine(ClosesOnExit):
     """What both engines share; keeps the Engine contract, does no arithmetic.
 
     Args:
@@ -98,14 +93,6 @@ class _FreeEngine:
     def close(self) -> None:
         """See Engine."""
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _predicted(self, tiles: Tiles) -> Prediction:
         raise NotImplementedError

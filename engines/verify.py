@@ -1,7 +1,7 @@
-"""Whether an engine says what the reference said. No engine goes into service without.
+"""Checks an engine against the reference's output on the golden tile, before it is used.
 
-Reason: runtimes compute wrong in silence. Source: NVIDIA/TensorRT issue 4723, an FP16 ViT segmenter that collapses on
-one version and is right on another.
+Reason: runtimes can compute wrong values without an error. Source: NVIDIA/TensorRT issue 4723, an FP16 ViT segmenter
+that collapses on one version and is right on another.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from engines.manifest import MANIFEST_NAME, GoldenTile, Manifest, Precision
 
 GOLDEN_NAME = "golden.npz"
 _MOST_RATIO = 2.0
-"""Of a familiarity to the reference's, for a precision that the manifest says nothing of."""
+"""Largest factor between a familiarity and the reference's, for a precision that the manifest does not list."""
 
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """An engine that passed.
+    """Result of a passed check.
 
     Attributes:
-        agreement: share of the golden tile's pixels with the reference's class.
+        agreement: share of the golden tile's pixels with the reference's class; of the head that came closest to
+            failing, where there are several.
         required: least share for this precision.
-        output_sha256: hex digest of the engine's own class map. Later checks ask for equality: see engines.self_check.
+        output_sha256: hex digest of the engine's own class maps. Later checks ask for equality
+            (engines.integrity.self_check).
     """
 
     agreement: float
@@ -40,34 +42,44 @@ class GoldenCheck:
 
 
 def verify_golden(engine: Engine) -> GoldenCheck | None:
-    """Runs the golden tile; None where the model carries none.
+    """Runs the golden tile and compares; None where the model has no golden tile.
 
     Raises:
-        GoldenFailed: the engine repeats too little of it.
-        FamiliarityFailed: its figure of the tile's familiarity strays too far from the reference's.
+        GoldenFailed: too few pixels have the reference's class.
+        FamiliarityFailed: the familiarity differs too much from the reference's.
         ModelMismatch: the golden file is not the manifest's.
-        ManifestError: the manifest does not say how much an engine of this precision must repeat.
+        ManifestError: the manifest has no least agreement for this precision.
         InferenceFailed: the runtime failed.
     """
     golden = engine.manifest.golden
     if golden is None or engine.folder is None:
         return None
-    required = {str(name): share for name, share in golden.least_agreement.items()}.get(engine.precision)
+    required = [_required(engine, answer) for answer in engine.manifest.golden_answers.values()]
+    prediction = engine.infer(read_golden_tile(engine.manifest, engine.folder))
+    expected = read_answers(engine.manifest, engine.folder)
+    checks = []
+    for least, answer, head in zip(required, expected, prediction.heads, strict=True):
+        agreement = pixel_agreement(head.classes[0], answer)
+        if agreement < least:
+            raise GoldenFailed(engine.backend, engine.precision, agreement=agreement, required=least)
+        checks.append((agreement - least, agreement, least))
+    _verify_familiarity(engine, prediction)
+    _, agreement, least = min(checks)
+    digest = hashlib.sha256(b"".join(head.classes[0].tobytes() for head in prediction.heads)).hexdigest()
+    return GoldenCheck(agreement, least, digest)
+
+
+def _required(engine: Engine, answer: GoldenTile) -> float:
+    """The least agreement with one head's answer."""
+    required = {str(name): share for name, share in answer.least_agreement.items()}.get(engine.precision)
     if required is None:
         raise ManifestError(
-            engine.folder / MANIFEST_NAME,
+            (engine.folder or Path()) / MANIFEST_NAME,
             "golden.least_agreement",
             f"says nothing of {engine.precision}",
             "measure it on labelled tiles and add it, or use a precision that is listed",
         )
-    tiles, expected = read_golden(engine.manifest, engine.folder)
-    prediction = engine.infer(tiles)
-    classes = prediction.classes[0]
-    agreement = pixel_agreement(classes, expected)
-    if agreement < required:
-        raise GoldenFailed(engine.backend, engine.precision, agreement=agreement, required=required)
-    _verify_familiarity(engine, prediction)
-    return GoldenCheck(agreement, required, hashlib.sha256(classes.tobytes()).hexdigest())
+    return required
 
 
 def _verify_familiarity(engine: Engine, prediction: Prediction) -> None:
@@ -82,53 +94,80 @@ def _verify_familiarity(engine: Engine, prediction: Prediction) -> None:
 
 
 def verify_accepted(engine: Engine) -> None:
-    """Passes unless labelled data have shown before launch that this precision costs too much.
+    """Passes unless the manifest records that this precision failed its acceptance test on labelled data.
 
     Raises:
-        AcceptanceFailed: they have.
+        AcceptanceFailed: it does.
     """
-    failed = [item for item in engine.manifest.acceptance if item.precision == engine.precision and not item.passed]
+    manifest = engine.manifest
+    measured = [*manifest.acceptance, *(item for head in manifest.further_heads for item in head.acceptance)]
+    failed = [item for item in measured if item.precision == engine.precision and not item.passed]
     if failed:
-        raise AcceptanceFailed(engine.backend, failed[0])
+        acceptance = failed[0]
+        raise AcceptanceFailed(
+            engine.backend, engine.precision, data=acceptance.data, loss=acceptance.miou_reference - acceptance.miou,
+            most_loss=acceptance.most_loss,
+        )  # fmt: skip
 
 
 def golden_tiles(engine: Engine, count: int) -> Tiles:
-    """The model's golden tile, turned; noise of a fixed seed where it carries none."""
+    """`count` tiles: rotations of the model's golden tile, or noise of a fixed seed where it has none."""
     manifest = engine.manifest
     if manifest.golden is not None and engine.folder is not None:
-        tile = read_golden(manifest, engine.folder)[0][0]
+        tile = read_golden_tile(manifest, engine.folder)[0]
         return np.stack([np.rot90(tile, k=index, axes=(1, 2)) for index in range(count)])
     size = manifest.input.tile_size
     shape = (count, len(manifest.input.bands), size, size)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def pixel_agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+def pixel_agreement(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     """Share 0..1 of pixels with equal codes; both of one shape."""
-    if one.shape != other.shape:
-        raise ValueError(f"shapes {one.shape} and {other.shape} cannot be compared")
-    return float(np.mean(one == other))
+    if first.shape != second.shape:
+        raise ValueError(f"shapes {first.shape} and {second.shape} cannot be compared")
+    return float(np.mean(first == second))
 
 
 def read_golden(manifest: Manifest, folder: Path) -> tuple[Tiles, NDArray[np.uint8]]:
-    """The golden tile (1, bands, S, S) and the reference's classes (S, S), both uint8.
+    """The golden tile (1, bands, S, S) and the reference's classes (S, S) of the first head, both uint8.
 
     Raises:
-        ModelMismatch: the file is missing, another, or holds no such arrays.
+        ModelMismatch: a file is missing, another, or holds no such arrays.
+    """
+    return read_golden_tile(manifest, folder), read_answers(manifest, folder)[0]
+
+
+def read_golden_tile(manifest: Manifest, folder: Path) -> Tiles:
+    """The golden tile, uint8 (1, bands, S, S).
+
+    Raises:
+        ModelMismatch: the file is missing, another, or holds no such array.
     """
     golden = manifest.golden
     if golden is None:
         raise ManifestError(folder / MANIFEST_NAME, "golden", "there is none", "use a model with a golden tile")
     size = manifest.input.tile_size
-    shapes = {"tile": (len(manifest.input.bands), size, size), "classes": (size, size)}
-    arrays = _golden_arrays(golden, folder, tuple(shapes))
-    for name, shape in shapes.items():
-        _check_array(arrays[name], folder / golden.file, name, shape)
-    return arrays["tile"][np.newaxis], arrays["classes"]
+    tile = _golden_arrays(golden, folder, ("tile",))["tile"]
+    _check_array(tile, folder / golden.file, "tile", (len(manifest.input.bands), size, size))
+    return tile[np.newaxis]
+
+
+def read_answers(manifest: Manifest, folder: Path) -> list[NDArray[np.uint8]]:
+    """The reference's classes of the golden tile, uint8 (S, S), of each head asked for.
+
+    Raises:
+        ModelMismatch: a file is missing, another, or holds no such array.
+    """
+    size, answers = manifest.input.tile_size, []
+    for entry in manifest.golden_answers.values():
+        classes = _golden_arrays(entry, folder, ("classes",))["classes"]
+        _check_array(classes, folder / entry.file, "classes", (size, size))
+        answers.append(classes)
+    return answers
 
 
 def read_packed(manifest: Manifest, folder: Path) -> Tiles | None:
-    """The packed tile (1, bands, S, S), see engines.packed_tile; None where the golden file is older than that.
+    """The packed tile (1, bands, S, S) of engines.integrity.packed_tile; None where the golden file has none.
 
     Raises:
         ModelMismatch: the file is missing, another, or holds another kind of array.
@@ -172,14 +211,28 @@ def write_golden(
 ) -> GoldenTile:
     """Writes golden.npz into a model's folder: tile (bands, S, S) and the reference's classes (S, S), both uint8.
 
-    ``packed``: a tile of crops (bands, S, S) that an engine is compared with itself on, see engines.packed_tile. Files
-    without it are read as well. Equal arrays give equal bytes. Returns the manifest's entry.
+    ``packed``: a tile of crops (bands, S, S), on which a running engine is compared with its own first answer (see
+    engines.integrity.packed_tile). Files without it are read as well. Equal arrays give equal bytes. Returns the
+    manifest's entry.
     """
     buffer = io.BytesIO()
     if packed is None:
         np.savez_compressed(buffer, tile=tile, classes=classes)
     else:
         np.savez_compressed(buffer, tile=tile, classes=classes, packed=packed)
-    (folder / GOLDEN_NAME).write_bytes(buffer.getvalue())
+    return _write(folder / GOLDEN_NAME, buffer, least_agreement)
+
+
+def write_answer(
+    folder: Path, name: str, classes: NDArray[np.uint8], least_agreement: dict[Precision, float]
+) -> GoldenTile:
+    """Writes NAME.golden.npz, one head's reference classes of the golden tile (S, S) uint8; the manifest's entry."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, classes=classes)
+    return _write(folder / f"{name}.{GOLDEN_NAME}", buffer, least_agreement)
+
+
+def _write(path: Path, buffer: io.BytesIO, least_agreement: dict[Precision, float]) -> GoldenTile:
+    path.write_bytes(buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    return GoldenTile(file=GOLDEN_NAME, sha256=digest, least_agreement=least_agreement)
+    return GoldenTile(file=path.name, sha256=digest, least_agreement=least_agreement)

@@ -7,10 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from ground.catalog import OWN_NAMES
+from ground.passes import LOG
+
 MOST_FILES = 100_000
 LARGEST_FILE = 1 << 50
 RESERVED = frozenset({"receipt.json", "coarse.tif"})
 """Files of a map's folder that are the ground's own."""
+RESERVED_MAPS = OWN_NAMES | {LOG}
+"""Files beside the maps' folders that are the ground's own; a disk may know no case."""
 
 # Names from the link become paths here: nothing but plain ones.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -38,8 +43,10 @@ class PlannedFile(_Answer):
     def _is_possible(self) -> PlannedFile:
         if self.length > self.bytes:
             raise ValueError("length is more than bytes")
-        if self.asset in RESERVED or self.asset.endswith(".part"):
+        if self.asset.lower() in RESERVED or self.asset.endswith(".part"):
             raise ValueError("asset has a name of the ground's own files")
+        if self.map.lower() in RESERVED_MAPS:
+            raise ValueError("map has a name of the ground's own files")
         return self
 
 

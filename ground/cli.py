@@ -11,17 +11,24 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ground.change.command import add_change
 from ground.errors import AskedWrong, GroundError
-from ground.show import Screen, cell, report_line, status_lines, watch_line
+from ground.export.command import add_export
+from ground.model.command import EXAMPLES as MODEL_EXAMPLES
+from ground.model.command import add_model
+from ground.orders import add_areas, add_priority
+from ground.polygons.command import add_polygons
+from ground.show import Screen, count, report_line, status_lines, watch_line
 
 WORK_LEFT = 3
 EXIT_CODES = """exit codes:
   0  all that was planned is here
-  1  a failure of ours (the disk, a damaged map); the same command continues
-  2  mend the address, the token or the options
+  1  a failure on the ground (the disk, a damaged map); the same command continues
+  2  correct the address, the token or the options
   3  the pass ended with work left; the same command continues
   4  nothing came through the link"""
 _LONGEST_TOKEN, _TOKEN_WAIT_S = 4096, 10.0
@@ -29,6 +36,21 @@ _MOST_ROWS = 1_000_000
 _LONGEST_SPAN_S = 1e7
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+FROM_ENVIRONMENT = "GROUND_TOKEN_FILE"
+EXAMPLES = {
+    "pull": "ground pull http://satellite:8000 --dest maps --window 8m --token-file station.token",
+    "ls": "ground ls --dest maps",
+    "status": "ground status http://satellite:8000",
+    "telemetry": "ground telemetry http://satellite:8000 --dest telemetry --window 1m",
+    "export": "ground export maps --format cog8 --out exported",
+    "polygons": "ground polygons maps --out polygons --min-area 100m2",
+    "change": "ground change maps/monday maps/friday --out changes --min-area 100m2",
+    "areas": "ground areas push http://satellite:8000 areas.geojson --token-file operator.token",
+    "priority": "ground priority http://satellite:8000 s00000007-0c8555c7 urgent --token-file operator.token",
+    "watch": "ground watch http://satellite:8000 --every 2s",
+    "model": MODEL_EXAMPLES,
+    "console": "ground console http://satellite:8000 --dest maps --telemetry telemetry",
+}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -46,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         screen.note("interrupted; the same command continues")
         return 130
-    except BrokenPipeError:  # `| head` has read enough; what is left goes nowhere, as engines.reader_gone has it
+    except BrokenPipeError:  # `| head` has read enough; what is left goes nowhere, as engines.broken_pipe has it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -65,13 +87,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="ground", description="Pulls maps from a satellite in passes.", epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"ground {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    pull = commands.add_parser(
-        "pull", help="one pass: plan, transfers, receipts", epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    pull = commands.add_parser("pull", help="one pass: plan, transfers, receipts", epilog=EXIT_CODES)
     _add_link(pull)
-    pull.add_argument("--dest", type=Path, required=True, help="folder of the maps; a broken pass is taken up there")
+    pull.add_argument(
+        "--dest", type=Path, required=True, help="folder of the maps; an interrupted pass continues there"
+    )
+    pull.add_argument(
+        "--layout", metavar="PATTERN", help="folders of the maps, like '{date:%%Y/%%m}/{title}-{id}'; maps that are "
+        "there are moved, and later passes keep to it (default: as the folder is; {id} in a new one)",
+    )  # fmt: skip
     pull.add_argument("--bytes", type=_bytes, help="received at most, like 20MB (default: no end)")
     pull.add_argument("--window", type=_seconds, help="how long the pass lasts, like 8m (default: no end)")
     pull.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -82,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--dest", type=Path, help="list this folder instead of a satellite")
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(command=_ls)
-    status = commands.add_parser("status", help="how the satellite's mapper is")
+    status = commands.add_parser("status", help="state of the satellite: engine, queue, power, disk")
     _add_link(status)
     status.add_argument("--json", action="store_true")
     status.set_defaults(command=_status)
@@ -100,27 +126,75 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--count", type=_count, help="lines, then end")
     watch.add_argument("--json", action="store_true", help="the whole snapshot, a line each")
     watch.set_defaults(command=_watch)
+    _add_console(commands)
+    add_export(commands)
+    add_areas(commands, _add_link, _link)
+    add_priority(commands, _add_link, _link)
+    add_polygons(commands)
+    add_change(commands)
+    add_model(commands, _add_link, _seconds, _bytes, _link)
+    for name, example in EXAMPLES.items():
+        command = commands.choices[name]
+        lines = "\n".join(f"  {line}" for line in example.splitlines())
+        command.epilog = f"example:\n{lines}" + (f"\n\n{command.epilog}" if command.epilog else "")
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("onboard-landcover")
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
+def _add_console(commands: Any) -> None:
+    console = commands.add_parser("console", help="a page on this machine: maps, curves, events, queue, passes")
+    _add_link(console, optional=True)
+    console.add_argument("--dest", type=Path, required=True, help="folder of `ground pull`")
+    console.add_argument("--telemetry", type=Path, help="folder of `ground telemetry`")
+    console.add_argument("--scenes", type=Path, help="folder of the scenes, to show them under their maps")
+    console.add_argument("--operator-token-file", type=Path, help="file of the token that may cancel or reorder scenes")
+    console.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    console.add_argument("--port", type=_port, default=8050, help="default: 8050; 0 takes a free one")
+    console.add_argument("--name", default="", help="shown on the page, like the satellite's name")
+    console.add_argument("--orbit", type=_seconds, default=5700.0, help="length of an orbit (default: 95m)")
+    console.set_defaults(command=_console)
 
 
 def _add_link(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     parser.add_argument("url", nargs="?" if optional else None, help="of the service, like http://satellite:8000")
-    parser.add_argument("--token-file", type=Path, help="file that holds the bearer token")
+    parser.add_argument(
+        "--token-file", type=Path, default=os.environ.get(FROM_ENVIRONMENT) or None,
+        help=f"file that holds the bearer token (default: the one that {FROM_ENVIRONMENT} names, else none)",
+    )  # fmt: skip
     parser.add_argument("--stall", type=_seconds, default=15.0, help="silence after which a connection is given up")
 
 
 def _pull(options: argparse.Namespace) -> int:
     from ground.link import Window
+    from ground.passes import pass_going_on
     from ground.station import Station
 
     window = Window(options.window, options.bytes)
     spoken, screen = not (options.quiet or options.json), options.screen
+    if options.layout is not None:
+        from ground.folders import set_layout
+        from ground.layout import Layout
+
+        moved = set_layout(options.dest, Layout(options.layout))
+        if moved and spoken:
+            screen.line(f"{count(moved, 'map')} moved: {options.dest} has the layout {options.layout} now")
     with _link(options, window) as link, screen.progress(spoken and sys.stderr.isatty()) as progress:
-        report = Station(link, options.dest, screen.line if spoken else None, progress).pull()
+        station = Station(link, options.dest, screen.line if spoken else None, progress)
+        with pass_going_on(options.dest):
+            report = _logged(station, options)
     if options.json:
         print(json.dumps(asdict(report)))
     elif spoken:
         screen.line(report_line(report))
+        if not (report.maps or report.coarse or report.left or report.window_closed):
+            _say_what_is_to_come(options)
     if not spoken:  # else it was said when it was found
         for name in report.damaged:
             screen.note(report.why[name])
@@ -132,8 +206,44 @@ def _pull(options: argparse.Namespace) -> int:
     return 1 if report.damaged else 0
 
 
+def _logged(station: Any, options: argparse.Namespace) -> Any:
+    """One pass, with a line in the station's log of passes; a pass that was refused is none."""
+    from ground.passes import LOG, PassLog
+
+    log, problem, is_pass = PassLog(options.dest), "", True
+    try:
+        return station.pull()
+    except AskedWrong:
+        is_pass = False
+        raise
+    except BaseException as error:
+        problem = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        raise
+    finally:
+        if is_pass:
+            try:
+                log.write(station.report, problem)
+            except (OSError, ValueError) as error:
+                if not problem:  # else what went wrong is said already
+                    reason = getattr(error, "strerror", None) or error
+                    options.screen.note(f"{options.dest / LOG}: the pass is not logged: {reason}")
+
+
+def _say_what_is_to_come(options: argparse.Namespace) -> None:
+    """After a pass that brought no map: whether some are still being made. Whatever goes wrong here is no matter."""
+    from ground.answers import Snapshot
+
+    try:
+        with _link(options) as link:
+            scenes = link.read(Snapshot, "GET", "/telemetry").as_dict()["scenes"]
+    except GroundError:
+        return
+    if waiting := scenes.get("queued", 0) + scenes.get("running", 0):
+        options.screen.line(f"{count(waiting, 'scene')} still to be mapped aboard: pull again later")
+
+
 def _ls(options: argparse.Namespace) -> int:
-    from ground.station import held_maps
+    from ground.folders import held_maps
 
     if options.dest is not None:
         rows = held_maps(options.dest)
@@ -145,8 +255,7 @@ def _ls(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows))
         return 0
-    for row in rows:
-        options.screen.line("  ".join(cell(value) for value in row.values()))
+    options.screen.table(rows)
     return 0
 
 
@@ -195,7 +304,8 @@ def _telemetry(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(report)))
     else:
-        options.screen.line(f"{report.rows:,} rows of history, {report.events:,} events in {options.dest}")
+        rows, events = count(report.rows, "row"), count(report.events, "event")
+        options.screen.line(f"{rows} of history and {events} in {options.dest}")
     return WORK_LEFT if report.window_closed else 0
 
 
@@ -212,6 +322,22 @@ def _watch(options: argparse.Namespace) -> int:
             else:
                 options.screen.line(watch_line(link.read(Snapshot, "GET", "/telemetry").as_dict()))
             shown += 1
+    return 0
+
+
+def _console(options: argparse.Namespace) -> int:
+    from ground.console.serve import ConsoleOptions, serve_console
+
+    # Without a satellite nothing is asked: the file that the environment names need not be there.
+    reading = None if options.token_file is None or options.url is None else _token_of(options.token_file)
+    acting = None if options.operator_token_file is None else _token_of(options.operator_token_file)
+    serve_console(
+        ConsoleOptions(
+            options.dest, options.telemetry, options.scenes, options.url, reading, acting, options.host, options.port,
+            options.name, options.orbit, options.stall,
+        ),
+        options.screen.line,
+    )  # fmt: skip
     return 0
 
 
@@ -261,6 +387,12 @@ def _seconds(text: str) -> float:
     if not 0 < span <= _LONGEST_SPAN_S:
         raise argparse.ArgumentTypeError(f"{text} is no length of a pass or a pause; give it like 8m or 30s")
     return span
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 0 to 65535")
+    return int(text)
 
 
 def _step(text: str) -> float:

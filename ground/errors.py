@@ -26,17 +26,17 @@ class DiskFailed(GroundError):
         self.path, self.errno = path, error.errno
         reason = (error.strerror or str(error)).lower()
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-        what, remedy = ("write", "make room") if is_full else ("read or write", "mend it")
-        super().__init__(f"{path}: cannot {what}: {reason}; {remedy}, then run the same command: it continues")
+        action, remedy = ("write", "make room") if is_full else ("read or write", "repair it")
+        super().__init__(f"{path}: cannot {action}: {reason}; {remedy}, then run the same command: it continues")
 
 
 class MapDamaged(GroundError):
     """A file aboard is not the one of its digest; ``promised`` and ``found`` say by what."""
 
-    def __init__(self, path: Path, promised: str, found: str) -> None:
-        self.path, self.promised, self.found = path, promised, found
+    def __init__(self, path: Path, promised: str, received: str) -> None:
+        self.path, self.promised, self.received = path, promised, received
         super().__init__(
-            f"{path}: arrived with {found}, promised was {promised}; the file aboard or the path to it is "
+            f"{path}: arrived with {received}, promised was {promised}; the file aboard or the path to it is "
             f"damaged: see `ground status` and GET /events"
         )
 

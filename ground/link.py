@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from ground.errors import AskedWrong, LinkDown
+from ground.json_text import well_formed
 from ground.watchdog import Watchdog
 
 LONGEST_PAUSE_S = 20.0
@@ -211,6 +212,31 @@ class Link:
         with self._sent("GET", path, headers=headers) as answer:
             yield answer
 
+    def send(
+        self, model: type[_Model], path: str, blocks: Iterable[bytes], headers: dict[str, str], params: dict[str, str]
+    ) -> _Model:
+        """Sends a body by PUT, once, and returns the answer of a known form; the window is charged for what goes up.
+
+        Raises:
+            httpx.TransportError, ValueError: the link failed, or something else than the service answers.
+            AskedWrong, TryLater: the satellite refused.
+            WindowClosed: the pass is over; what arrived stays aboard.
+        """
+
+        def charged() -> Iterator[bytes]:
+            for block in blocks:
+                self.window.check()
+                self._watchdog.arm(min(2 * self._stall_s, max(0.05, self.window.seconds_left)))
+                yield block
+                self.window.received += len(block)
+
+        with self._sent("PUT", path, content=charged(), headers=headers, params=params) as answer:
+            body = self._whole(answer, LONGEST_JSON)
+        try:
+            return model.model_validate(_parsed(answer, body))
+        except ValidationError as error:
+            raise ValueError(f"an answer of another form ({error.error_count()} faults)") from None
+
     def chunks(self, answer: httpx.Response, longest: int) -> Iterator[bytes]:
         """The body as it comes over the link, at most ``longest`` bytes; the window is not charged.
 
@@ -287,7 +313,7 @@ class Link:
             raise TryLater(f"answers {status}: {detail}", _seconds_of(answer.headers.get("retry-after")))
         if kind != PROBLEM:
             raise httpx.RemoteProtocolError(f"answers {status} as {kind or 'nothing'}: is it an onboard service?")
-        remedy = {401: "give --token-file", 403: "ask the operator for a token with the role ground"}
+        remedy = {401: "give --token-file", 403: "ask the operator for a token with this role"}
         raise AskedWrong(
             f"{answer.request.url} answers {status}: {detail}", remedy.get(status, "see /openapi.json there"), status
         )
@@ -332,7 +358,7 @@ def _parsed(answer: httpx.Response, body: bytes) -> Any:
     if answer.headers.get("content-encoding", "identity") != "identity":
         raise ValueError("the answer is compressed, which was not asked for")
     try:
-        return json.loads(body)
+        return well_formed(json.loads(body))
     except (ValueError, RecursionError):
         kind = answer.headers.get("content-type", "nothing")[:100]
         raise ValueError(f"answers with {kind} that is no JSON: is there a portal between?") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,6 +32,29 @@ class Screen:
         """Something that goes wrong."""
         self._write(f"ground: {text}", sys.stderr)
 
+    def table(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows of one shape under their names, columns aligned, numbers to the right."""
+        if not rows:
+            self.line("nothing")
+            return
+        names = list(rows[0])
+        cells = [[visible(cell(name, row[name])) for name in names] for row in rows]
+        widths = [max(len(name), *(len(row[at]) for row in cells)) for at, name in enumerate(names)]
+        right = [any(type(row[name]) is int for row in rows) for name in names]
+
+        def line(texts: Sequence[str]) -> str:
+            padded = (
+                text.rjust(width) if to_right else text.ljust(width)
+                for text, width, to_right in zip(texts, widths, right, strict=True)
+            )  # fmt: skip
+            return "  ".join(padded).rstrip()
+
+        head = line(names)
+        underlined = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        # Every cell is made visible above, so these are the only escapes that reach the terminal.
+        sys.stdout.write(f"\x1b[4m{head}\x1b[0m\n" if underlined else f"{head}\n")
+        sys.stdout.writelines(f"{line(row)}\n" for row in cells)
+
     def _write(self, text: str, stream: TextIO) -> None:
         if self._bar is None:
             print(visible(text), file=stream, flush=True)
@@ -48,8 +72,8 @@ class Screen:
 
         with tqdm(unit="B", unit_scale=True, leave=False) as bar:
 
-            def move(done: int, every: int) -> None:
-                bar.total = every
+            def move(done: int, total: int) -> None:
+                bar.total = total
                 bar.update(done - bar.n)
 
             self._bar = bar
@@ -59,56 +83,82 @@ class Screen:
                 self._bar = None
 
 
-def cell(value: object) -> str:
-    """One cell of a listing."""
+def cell(name: str, value: object) -> str:
+    """One cell of a listing, of the column ``name``."""
     if isinstance(value, bool):
-        return "yes" if value else "no "
-    return f"{value:>12,}" if isinstance(value, int) else str(value if value is not None else "-")
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return size(value) if name.endswith("bytes") else f"{value:,}"
+    return str(value if value is not None else "-")
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that a person reads: 812 B, 4.2 MB, 48.8 GB; decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("GB takes all that is left")
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: 1 map, 2 maps."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def report_line(report: PassReport) -> str:
     """What a pass brought."""
     others = report.files - len(report.maps)
-    coarse = f", {len(report.coarse)} coarse maps" if report.coarse else ""
-    again = f" ({report.repeated_bytes:,} of them again)" if report.repeated_bytes else ""
-    left = f"; {report.left} files left" if report.left else ""
-    left += f"; {len(report.damaged)} maps damaged" if report.damaged else ""
-    left += f"; {len(report.gone)} maps gone aboard" if report.gone else ""
-    return f"{len(report.maps)} maps{coarse} and {others} other files, {report.received_bytes:,} bytes{again}{left}"
+    coarse = f", {count(len(report.coarse), 'coarse map')}" if report.coarse else ""
+    again = f" ({size(report.repeated_bytes)} of them again)" if report.repeated_bytes else ""
+    left = f"; {count(report.left, 'file')} left" if report.left else ""
+    left += f"; {count(len(report.damaged), 'map')} damaged" if report.damaged else ""
+    left += f"; {count(len(report.gone), 'map')} gone aboard" if report.gone else ""
+    maps, files = count(len(report.maps), "map"), count(others, "other file")
+    return f"{maps}{coarse} and {files}, {size(report.received_bytes)}{again}{left}"
 
 
-def status_lines(told: dict[str, Any]) -> list[str]:
+def status_lines(snapshot: dict[str, Any]) -> list[str]:
     """A telemetry snapshot."""
-    engine, disk, speed = told["engine"], told["disk"], told["tiles_per_s"]
-    said = [engine[key] for key in ("state", "backend", "precision", "model", "problem")]
-    scenes = [f"{count} {state}" for state, count in told["scenes"].items() if count]
+    engine, disk, speed = snapshot["engine"], snapshot["disk"], snapshot["tiles_per_s"]
+    engine_parts = [engine[key] for key in ("state", "backend", "precision", "model", "problem")]
+    scenes = [f"{count} {state}" for state, count in snapshot["scenes"].items() if count]
     lines = [
-        "engine    " + " ".join(part for part in said if part),
-        "now       " + _work(told),
+        "engine    " + " ".join(part for part in engine_parts if part),
+        "now       " + _work(snapshot),
         "speed     " + (f"{speed:.2f} tiles/s" if speed is not None else "nothing mapped in the last minute"),
         "scenes    " + (", ".join(scenes) or "none"),
-        f"disk      {disk['free_bytes'] / 1e9:.1f} GB free, {disk['reserve_bytes'] / 1e9:.1f} GB of them kept",
-        "power     " + _power(told["power"]),
-        "governor  " + ": ".join(part for part in (told["governor"]["state"], told["governor"]["why"]) if part),
+        f"disk      {size(disk['free_bytes'])} free, {size(disk['reserve_bytes'])} of them reserved",
+        "power     " + _power(snapshot["power"]),
+        "governor  " + ": ".join(part for part in (snapshot["governor"]["state"], snapshot["governor"]["why"]) if part),
     ]
-    for reading in told["readings"]:
-        unit = reading["unit"].replace("Cel", "°C").replace("By", "B")
-        value = f"no value: {reading['reason']}" if reading["value"] is None else f"{reading['value']:g} {unit}"
-        lines.append(f"{reading['quantity']:<13} {reading['source']} {reading['rail']}  {value}")
-    return lines
+    return lines + [
+        f"{reading['quantity']:<13} {reading['source']} {reading['rail']}  {_value(reading)}"
+        for reading in snapshot["readings"]
+    ]
 
 
-def watch_line(told: dict[str, Any]) -> str:
+def _value(reading: dict[str, Any]) -> str:
+    if reading["value"] is None:
+        return f"no value: {reading['reason']}"
+    if reading["unit"] == "By":
+        return size(reading["value"])
+    return f"{reading['value']:g} {reading['unit'].replace('Cel', '°C')}"
+
+
+def watch_line(snapshot: dict[str, Any]) -> str:
     """A telemetry snapshot in one line."""
-    speed = "-" if told["tiles_per_s"] is None else f"{told['tiles_per_s']:.2f}"
-    power = told["power"]["power_w"]
+    speed = "-" if snapshot["tiles_per_s"] is None else f"{snapshot['tiles_per_s']:.2f}"
+    power = snapshot["power"]["power_w"]
     watts = "no power source" if power is None else f"{power:.2f} W"
-    parts = [told["at"]["utc"], told["engine"]["state"], _work(told), f"{speed} tiles/s", watts]
-    return "  ".join([*parts, f"{told['scenes']['queued']} queued"])
+    parts = [snapshot["at"]["utc"], snapshot["engine"]["state"], _work(snapshot), f"{speed} tiles/s", watts]
+    return "  ".join([*parts, f"{snapshot['scenes']['queued']} queued"])
 
 
-def _work(told: dict[str, Any]) -> str:
-    return f"{told['scene']} {told['tiles_done']}/{told['tiles_all']} tiles" if told["scene"] else "idle"
+def _work(snapshot: dict[str, Any]) -> str:
+    if not snapshot["scene"]:
+        return "idle"
+    return f"{snapshot['scene']} {snapshot['tiles_done']}/{snapshot['tiles_all']} tiles"
 
 
 def _power(power: dict[str, Any]) -> str:

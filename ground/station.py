@@ -1,33 +1,31 @@
 """One pass: what the satellite plans, fetched in its order, verified, acknowledged.
 
-DEST/MAP/ holds map.tif, map.json and quicklook.webp, `coarse.tif` where only the head of a map fitted into a pass, and
-`receipt.json` once the satellite knows that the map is here. A receipt follows the rename: a map that is acknowledged
-is on the disk.
+A map's folder (ground.folders) holds map.tif, map.json and quicklook.webp, `coarse.tif` where only the head of a map
+fitted into a pass, and `receipt.json` once the satellite knows that the map is here. A receipt follows the rename: a
+map that is acknowledged is on the disk. DEST/catalog.json is a static STAC catalogue of the maps (ground.catalog).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ground.answers import Checked, Plan, PlannedFile, ReceiptTaken
-from ground.errors import AskedWrong, DiskFailed, GroundError, MapDamaged
+from ground.catalog import write_catalog
+from ground.errors import AskedWrong, DiskFailed, MapDamaged
+from ground.folders import COARSE, ITEM, MAP, RECEIPT, MapFolders
 from ground.link import Link, WindowClosed
-from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of, write_whole
+from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of
+
+__all__ = ["COARSE", "ITEM", "MAP", "RECEIPT", "Notify", "PassReport", "Station"]
 
 NOT_FOUND, ANOTHER_DIGEST = 404, 409
 MOST_PLANS = 200
 """Plans in one pass: an honest satellite needs a few, one that names ever new files is left for this pass."""
-MAP, ITEM, RECEIPT, COARSE = "map.tif", "map.json", "receipt.json", "coarse.tif"
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-Told = Callable[[str], None]
+Notify = Callable[[str], None]
 """Called with one line for people."""
 
 
@@ -76,18 +74,21 @@ class Station:
     Args:
         link: to the satellite; its window is the pass's.
         folder: DEST.
-        told: what happens, a line each.
+        notify: takes what happens, a line each.
         progress: called with (bytes done, bytes planned).
     """
 
     def __init__(
-        self, link: Link, folder: Path, told: Told | None = None, progress: Callable[[int, int], None] | None = None
+        self, link: Link, folder: Path, notify: Notify | None = None, progress: Callable[[int, int], None] | None = None
     ) -> None:
         self.link, self.folder = link, folder
-        self.told = told or (lambda _: None)
+        self.notify = notify or (lambda _: None)
         self.progress = progress
         self.tally = Tally()
+        self.report = PassReport()
+        """Of the last pass, or of the one that is going on."""
         self._superseded: set[tuple[str, str]] = set()
+        self._folders: MapFolders
 
     def pull(self) -> PassReport:
         """One pass, to the end of its window or of what there is.
@@ -95,9 +96,12 @@ class Station:
         Raises:
             GroundError: nothing more can be done now; what came stays.
         """
-        report = PassReport()
+        report = self.report = PassReport()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._folders = MapFolders(self.folder)
+            for name in self._folders.incoming():  # what an earlier pass acknowledged and did not put in its place
+                self._settle(name)
             for name in self._unacknowledged():
                 self._acknowledge(name, report)
             self._acknowledge_again(report)
@@ -108,7 +112,15 @@ class Station:
             raise DiskFailed(self.folder, error) from error
         finally:
             report.received_bytes, report.repeated_bytes = self.tally.received, self.tally.repeated
+            self._write_catalog()
         return report
+
+    def _write_catalog(self) -> None:
+        """A catalogue that cannot be written fails no pass: what came is here, and the next pass writes it."""
+        try:
+            write_catalog(self.folder)
+        except OSError as error:
+            self.notify(f"the catalogue is not written: {error.strerror or error}; the next pass tries again")
 
     def _fetch_planned(self, report: PassReport) -> None:
         """Plan after plan, until the satellite has nothing more that fits."""
@@ -125,7 +137,7 @@ class Station:
             if more <= held:
                 return
             held = more
-        self.told(f"the satellite made {MOST_PLANS} plans in this pass; the next pass goes on")
+        self.notify(f"the satellite made {MOST_PLANS} plans in this pass; the next pass goes on")
         report.left = max(1, report.left)
 
     def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
@@ -136,7 +148,7 @@ class Station:
                     self._fetch_or_give_up(item, report, done, total)
                 except Superseded:
                     self._superseded.add((item.wanted.path, item.wanted.sha256))
-                    self.told(f"{item.map}: another version of {item.asset} is aboard now")
+                    self.notify(f"{item.map}: another version of {item.asset} is aboard now")
                     return  # to a plan that knows it
             done += item.wanted.length
             report.left -= 1
@@ -152,14 +164,14 @@ class Station:
         except MapDamaged as error:
             report.damaged.append(item.map)
             report.why[item.map] = str(error)
-            self.told(f"{item.map}: {error}")
+            self.notify(f"{item.map}: {error}")
             report.why[item.map] += self._have_checked(item.map)
         except AskedWrong as error:
             if error.status != NOT_FOUND:
                 raise
             report.gone.append(item.map)
             report.why[item.map] = error.problem
-            self.told(f"{item.map}: not aboard any more")
+            self.notify(f"{item.map}: not aboard any more")
 
     def _have_checked(self, name: str) -> str:
         """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass."""
@@ -168,11 +180,11 @@ class Station:
             damaged, erased = ", ".join(answer.damaged), answer.erased
         except AskedWrong:
             return ""  # gone meanwhile, or a service that does not know the question
-        found = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
+        finding = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
         if erased:
-            found += ", and the map erased: deliver its scene again"
-        self.told(f"{name}: {found}")
-        return f"; {found}"
+            finding += ", and the map erased: deliver its scene again"
+        self.notify(f"{name}: {finding}")
+        return f"; {finding}"
 
     def _plan(self, held: int) -> tuple[list[PlanItem], int]:
         """What to fetch, and how many maps it leaves out for want of bytes."""
@@ -182,7 +194,7 @@ class Station:
         return [self._item(row) for row in plan.items], plan.left_out
 
     def _item(self, row: PlannedFile) -> PlanItem:
-        target = self.folder / row.map / row.asset
+        target = self._folders.path(row.map) / row.asset
         wanted = Wanted(f"/maps/{row.map}/{row.asset}", target, row.sha256, row.bytes, row.length)
         return PlanItem(row.map, row.asset, wanted, row.reason)
 
@@ -205,13 +217,13 @@ class Station:
         if not item.wanted.is_whole:
             shutil.copyfile(item.wanted.part, item.wanted.target.with_name(COARSE))
             report.coarse.append(item.map)
-            self.told(f"{item.map}: a coarse map, {item.wanted.length:,} of {item.wanted.bytes:,} bytes")
+            self.notify(f"{item.map}: a coarse map, {item.wanted.length:,} of {item.wanted.bytes:,} bytes")
             return
         report.files += 1
         if item.asset == MAP:
             item.wanted.target.with_name(COARSE).unlink(missing_ok=True)
             report.maps.append(item.map)
-            self.told(f"{item.map}: {item.wanted.bytes:,} bytes, whole ({item.reason})")
+            self.notify(f"{item.map}: {item.wanted.bytes:,} bytes, whole ({item.reason})")
             self._acknowledge(item.map, report)
 
     def _acknowledge(self, name: str, report: PassReport) -> None:
@@ -219,26 +231,35 @@ class Station:
 
         A map it no longer knows needs no receipt; one it has made anew since gets none, and is fetched again.
         """
-        digest = sha256_of(self.folder / name / MAP)
+        digest = sha256_of(self._folders.path(name) / MAP)
         try:
-            taken = self.link.read(ReceiptTaken, "POST", f"/maps/{name}/receipt", json={"sha256": digest})
-            answer = taken.model_dump()
+            receipt = self.link.read(ReceiptTaken, "POST", f"/maps/{name}/receipt", json={"sha256": digest})
+            answer = receipt.model_dump()
         except AskedWrong as error:
             if error.status == ANOTHER_DIGEST:
-                self.told(f"{name}: made anew aboard since it came")
+                self.notify(f"{name}: made anew aboard since it came")
                 return
             if error.status != NOT_FOUND:
                 raise
             answer = {"map": name, "received": False, "detail": "erased aboard"}
-        write_whole(self.folder / name / RECEIPT, json.dumps({"sha256": digest, "answer": answer}).encode())
+        self._folders.write_receipt(name, {"sha256": digest, "answer": answer})
+        self._settle(name)
         report.receipts.append(name)
+
+    def _settle(self, name: str) -> None:
+        """A map that cannot be moved to its place fails no pass: it is here, and acknowledged."""
+        try:
+            self._folders.settle(name)
+        except OSError as error:
+            self.notify(f"{name}: stays in {self._folders.path(name)}: {error.strerror or error}")
 
     def _acknowledge_again(self, report: PassReport) -> None:
         """Gives receipts again that the satellite has lost: its ledger may have been built anew, or fallen back.
 
         Without them it would keep for ever, and plan in each pass, what is here.
         """
-        held = {path.parent.name for path in self.folder.glob(f"*/{RECEIPT}")} - set(report.receipts)
+        held = {name for name in self._folders.names() if (self._folders.path(name) / RECEIPT).exists()}
+        held -= set(report.receipts)
         since: int | None = 0
         while held and since is not None:
             try:
@@ -248,39 +269,16 @@ class Station:
             except (AskedWrong, KeyError, TypeError):
                 return  # a service that does not know the question
             for name, sha256 in rows:
-                target = self.folder / name / MAP
+                target = self._folders.path(name) / MAP
                 if name in held and target.is_file() and sha256_of(target) == sha256:
                     self._acknowledge(name, report)
-                    self.told(f"{name}: its receipt was lost aboard and is given again")
+                    self.notify(f"{name}: its receipt was lost aboard and is given again")
             # A page that does not lead on is the last one.
             since = following if isinstance(following, int) and following > since else None
 
     def _unacknowledged(self) -> Iterator[str]:
         """Maps here that the satellite may not know to be here: the link broke before the receipt."""
-        for path in sorted(self.folder.glob(f"*/{MAP}")):
-            if _PLAIN.fullmatch(path.parent.name) and path.is_file() and not (path.parent / RECEIPT).exists():
-                yield path.parent.name
-
-
-def held_maps(folder: Path) -> list[dict[str, Any]]:
-    """What a folder holds: for `ground ls`.
-
-    Raises:
-        GroundError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise GroundError(f"{folder}: no such folder; `ground pull URL --dest {folder}` makes it")
-    rows = []
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        parts = sum(part.stat().st_size for part in path.glob("*.part") if part.is_file())
-        whole = path / MAP
-        rows.append(
-            {
-                "map": os.fsencode(path.name).decode("utf-8", "replace"),
-                "bytes": whole.stat().st_size if whole.is_file() else None,
-                "part_bytes": parts,
-                "coarse": (path / COARSE).exists(),
-                "acknowledged": (path / RECEIPT).exists(),
-            }
-        )
-    return rows
+        for name in self._folders.names():
+            path = self._folders.path(name)
+            if (path / MAP).is_file() and not (path / RECEIPT).exists():
+                yield name

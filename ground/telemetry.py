@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ground.answers import Event, Events, History, Tick
 from ground.errors import AskedWrong, DiskFailed, GroundError
+from ground.json_text import model_of
 from ground.link import Link, WindowClosed
 from ground.transfer import open_plain, read_small, sync, write_whole
 
@@ -175,8 +176,8 @@ def _last_sequence(lines: bytes, usual: int) -> int:
     """Of the last line that is an event; ``usual`` where none is: what the state says."""
     for line in reversed(lines.splitlines()):
         try:
-            return Event.model_validate_json(line).sequence
-        except ValidationError:  # noqa: PERF203 -- damaged lines are few
+            return model_of(Event, line).sequence
+        except (ValueError, RecursionError):  # noqa: PERF203 -- damaged lines are few
             continue
     return usual
 

@@ -89,14 +89,14 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
         _fetch_bytes(link, wanted, tally, progress)
         if not wanted.is_whole:
             return
-        found = sha256_of(wanted.part)
-        if found == wanted.sha256:
+        digest = sha256_of(wanted.part)
+        if digest == wanted.sha256:
             _put_in_place(wanted)
             return
         tally.repeated += wanted.bytes
         wanted.part.unlink()
         if attempt == 2:
-            raise MapDamaged(wanted.target, f"SHA-256 {wanted.sha256}", f"SHA-256 {found}")
+            raise MapDamaged(wanted.target, f"SHA-256 {wanted.sha256}", f"SHA-256 {digest}")
 
 
 def sha256_of(path: Path) -> str:
@@ -191,14 +191,14 @@ def _write(
             file.seek(piece.begin)
             unsynced, at = 0, piece.start
             for chunk in link.chunks(answer, piece.end - piece.start):
-                fresh = chunk[max(0, piece.begin - at) :]
+                new_bytes = chunk[max(0, piece.begin - at) :]
                 at += len(chunk)
-                file.write(fresh)
-                unsynced += len(fresh)
+                file.write(new_bytes)
+                unsynced += len(new_bytes)
                 tally.received += len(chunk)
-                tally.repeated += len(chunk) - len(fresh)
+                tally.repeated += len(chunk) - len(new_bytes)
                 if progress is not None:
-                    progress(len(fresh))
+                    progress(len(new_bytes))
                 if unsynced >= SYNC_BYTES:
                     file.flush()
                     os.fsync(file.fileno())
@@ -281,13 +281,13 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """A small file: there in one step with all its bytes, or as it was."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
+    new_path = path.with_name(f"{path.name}.new")
+    new_path.unlink(missing_ok=True)
+    with os.fdopen(os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
+    new_path.replace(path)
     sync(path.parent)
 
 

@@ -1,1 +1,1 @@
-"""What flies: scenes in, land-cover maps out."""
+"""The software aboard: it takes GeoTIFF scenes and makes land-cover maps."""

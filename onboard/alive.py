@@ -35,12 +35,12 @@ def problem(settings: Settings) -> str | None:
 def main() -> int:
     """Runs the check."""
     try:
-        found = problem(read_settings())
+        message = problem(read_settings())
     except OnboardError as error:
-        found = str(error)
-    if found is not None:
-        print(found, file=sys.stderr)
-    return 0 if found is None else 1
+        message = str(error)
+    if message is not None:
+        print(message, file=sys.stderr)
+    return 0 if message is None else 1
 
 
 if __name__ == "__main__":

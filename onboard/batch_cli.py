@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from onboard.errors import OnboardError, OptionsRefused
 
 if TYPE_CHECKING:
-    from engines.engine import Engine
-    from onboard.mapping.crew import Crew
+    from onboard.mapping.executors import TileExecutor
     from onboard.mapping.run import Judge, MapRequest, MapSummary
 
 ENDINGS = (".tif", ".tiff")
@@ -24,7 +23,7 @@ ENDINGS = (".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scene: a summary or the reason why not."""
+    """The outcome of one scene: a summary, or the problem."""
 
     scene: Path
     summary: MapSummary | None
@@ -33,8 +32,8 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """One line of `--json`."""
-        told = {"scene": str(self.scene), "problem": self.problem or None}
-        return told | ({} if self.summary is None else self.summary.as_json())
+        line = {"scene": str(self.scene), "problem": self.problem or None}
+        return line | ({} if self.summary is None else self.summary.as_json())
 
 
 def scenes_of(named: Sequence[Path]) -> list[Path]:
@@ -43,46 +42,44 @@ def scenes_of(named: Sequence[Path]) -> list[Path]:
     Raises:
         OptionsRefused: nothing is there, or two scenes would give maps of one name.
     """
-    found: list[Path] = []
+    scenes: list[Path] = []
     for path in named:
-        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in ENDINGS) if path.is_dir() else [path]
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS) if path.is_dir() else [path]
         if not inside:
             raise OptionsRefused(
                 f"there is no GeoTIFF in {path}", f"give files, or a folder with {' or '.join(ENDINGS)}"
             )
-        found += inside
-    twice = [name for name, count in Counter(path.stem for path in found).items() if count > 1]
+        scenes += inside
+    twice = [name for name, count in Counter(path.stem for path in scenes).items() if count > 1]
     if twice:
         raise OptionsRefused(
             f"two scenes are named {twice[0]}, and so would their maps be", "rename one, or map it into another --out"
         )
-    return found
+    return scenes
 
 
 def run_batch(
     scenes: Sequence[Path],
     request: MapRequest,
-    engine: Engine,
+    executor: TileExecutor,
     *,
-    crew: Crew | None = None,
     judge: Judge | None = None,
     at_once: int = 1,
-    told: Callable[[Outcome], None],
+    report: Callable[[Outcome], None],
 ) -> int:
     """Maps every scene; one that fails does not keep the others waiting.
 
     Args:
         scenes: GeoTIFFs.
         request: for all; its scene and name are replaced.
-        engine: used on this thread.
-        crew: infers, where there is one.
+        executor: maps the tiles; one of this process is used on this thread.
         judge: looks at each scene first; see `map_scene`.
-        at_once: scenes under way at a time; with a crew only, so that one is published while the next is inferred.
-        told: called after each scene, in their order.
+        at_once: scenes at a time on a cluster, so that one is published while the next is inferred.
+        report: called after each scene, in their order.
 
     Returns:
-        0 if all are mapped, 2 if an input has to be mended, 1 if something of ours failed, 3 if a map is of ground
-        unlike the training imagery and the request is strict: the first of 2, 1, 3 that occurred.
+        0 if all are mapped, 2 if an input has to be mended, 1 if something of ours failed, 3 if a map may be a guess
+        and the request is strict: the first of 2, 1, 3 that occurred.
     """
 
     def mapped(scene: Path) -> Outcome:
@@ -90,18 +87,20 @@ def run_batch(
         from onboard.mapping.run import map_scene
 
         try:
-            one = replace(request, scene=scene, name=None)
-            summary = map_scene(one, engine, crew=crew, judge=judge)
-            return Outcome(scene, summary, "", summary.familiarity.exit_code(strict=request.strict))
+            single = replace(request, scene=scene, name=None)
+            summary = map_scene(single, executor, judge=judge)
+            return Outcome(scene, summary, "", summary.exit_code(strict=request.strict))
         except (OnboardError, EngineError) as error:
             return Outcome(scene, None, " ".join(str(error).split()), int(getattr(error, "exit_code", 1)))
 
+    from onboard.mapping.executors import LocalExecutor
+
     codes = set()
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        # Without a crew the engine belongs to this thread.
-        for outcome in pool.map(mapped, scenes) if crew is not None else map(mapped, scenes):
+        # The engine of this process belongs to this thread.
+        for outcome in map(mapped, scenes) if isinstance(executor, LocalExecutor) else pool.map(mapped, scenes):
             codes.add(outcome.exit_code)
-            told(outcome)
+            report(outcome)
     return next((code for code in (2, 1, 3) if code in codes), 0)
 
 
@@ -109,21 +108,21 @@ def line(outcome: Outcome, width: int) -> str:
     """One scene as a person reads it."""
     if outcome.summary is None:
         return f"{outcome.scene.name:<{width}}  refused: {outcome.problem}"
-    one = outcome.summary
-    rate = "already mapped" if one.already_mapped else f"{one.tiles} tiles, {one.seconds:.1f} s"
-    return f"{outcome.scene.name:<{width}}  {rate}, {one.map_bytes:,} bytes  {one.map_path}"
+    from engines.command_line import bytes_text
+
+    summary = outcome.summary
+    rate = "already mapped" if summary.already_mapped else f"{summary.tiles} tiles, {summary.seconds:.1f} s"
+    return f"{outcome.scene.name:<{width}}  {rate}, {bytes_text(summary.map_bytes)}  {summary.map_path}"
 
 
-def batch(
-    arguments: argparse.Namespace, request: MapRequest, engine: Engine, crew: Crew | None, judge: Judge
-) -> int:
+def batch(arguments: argparse.Namespace, request: MapRequest, executor: TileExecutor, judge: Judge) -> int:
     """The command, its engine open."""
     scenes = scenes_of(arguments.scenes)
     if arguments.at_once < 1:
         raise OptionsRefused(f"--at-once is {arguments.at_once}", "give a whole number from 1 on")
     width = max(len(scene.name) for scene in scenes)
 
-    def told(outcome: Outcome) -> None:
+    def report(outcome: Outcome) -> None:
         if arguments.json:
             print(json.dumps(outcome.as_json()), flush=True)
         elif outcome.summary is None:
@@ -137,4 +136,4 @@ def batch(
             if warning := outcome.summary.familiarity.warning:
                 print(f"{outcome.scene.name:<{width}}  {warning}", file=sys.stderr, flush=True)
 
-    return run_batch(scenes, request, engine, crew=crew, judge=judge, at_once=arguments.at_once, told=told)
+    return run_batch(scenes, request, executor, judge=judge, at_once=arguments.at_once, report=report)

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from onboard.errors import OnboardError
 from onboard.history_cli import add_parsers
 
 if TYPE_CHECKING:
-    from engines.engine import Engine
-    from onboard.mapping.crew import Crew
+    from onboard.mapping.executors import TileExecutor
     from onboard.mapping.run import MapRequest, MapSummary
 
 
+EXAMPLES = {
+    "process": "onboard process scene.tif --out maps",
+    "batch": "onboard batch scenes/ --out maps",
+    "serve": "ONBOARD_DATA_DIR=/data ONBOARD_PORT=8000 onboard serve",
+    "settings": "ONBOARD_MODEL=dubai-lite-int8 onboard settings",
+    "token": "onboard token add station --role ground > station.token\nonboard token list",
+    "doctor": "onboard doctor --out /data",
+    "report": "onboard report telemetry --out power",
+    "calibrate": "onboard calibrate --seconds 60",
+}
 _AT_START = "a service that runs here reads it when it is started again"
 
 
@@ -29,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 2 mend the input, 1 a failure of ours, 3 mapped but unlike the training imagery (--strict), 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
+    from engines.broken_pipe import discard_stdout
     from engines.errors import EngineError
-    from engines.reader_gone import reader_gone
 
     try:
         code = int(arguments.command(arguments))
@@ -44,48 +54,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("onboard: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return reader_gone()
+        return discard_stdout()
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage above it."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="onboard", description="Land-cover maps from GeoTIFF scenes.")
+    from engines.command_line import OneLineParser, add_examples, add_version
+
+    parser = OneLineParser(prog="onboard", description="Land-cover maps from GeoTIFF scenes.")
+    add_version(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_process(commands.add_parser("process", help="map one scene", description="Maps one GeoTIFF scene."))
-    many = commands.add_parser("batch", help="map many scenes", description="Maps GeoTIFF scenes, one failing or not.")
+    many = commands.add_parser(
+        "batch",
+        help="map many scenes",
+        description="Maps many GeoTIFF scenes; one that fails does not stop the others.",
+    )
     _add_batch(many)
-    serve = commands.add_parser("serve", help="take scenes over HTTP, map them, hand maps out")
+    serve = commands.add_parser("serve", help="run the service: scenes in over HTTP, maps out")
     serve.set_defaults(command=_serve)
     settings = commands.add_parser("settings", help="every setting of the service with value, default and meaning")
     settings.add_argument("--json", action="store_true", help="machine-readable")
     settings.set_defaults(command=_settings)
-    _add_token(commands.add_parser("token", help="who may use the service"))
-    doctor = commands.add_parser("doctor", help="say what this machine can do and what is missing")
+    _add_token(commands.add_parser("token", help="make, list and remove access tokens"))
+    doctor = commands.add_parser("doctor", help="check this machine: sensors, backends, what is missing")
     doctor.add_argument("--json", action="store_true", help="machine-readable")
-    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is asked about")
+    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is checked")
     doctor.set_defaults(command=_doctor)
     add_parsers(commands)
+    add_examples(commands, EXAMPLES)
     return parser
 
 
 def _add_token(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add = verbs.add_parser("add", help="make a token; it is printed once")
-    add.add_argument("name", help="of whoever gets it")
+    add.add_argument("name", help="name of the holder")
     add.add_argument(
         "--role", action="append", required=True, dest="roles", metavar="ROLE",
-        help="ingest, ground, telemetry or operator; may be given again",
+        help="ingest, ground, telemetry, uplink or operator; may be repeated",
     )  # fmt: skip
     add.set_defaults(command=_token_add)
+    listing = verbs.add_parser("list", help="names and roles of the tokens there are")
+    listing.add_argument("--json", action="store_true", help="machine-readable")
+    listing.set_defaults(command=_token_list)
     remove = verbs.add_parser("remove", help="forget a token")
     remove.add_argument("name")
     remove.set_defaults(command=_token_remove)
@@ -108,25 +121,38 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_mapping(parser: argparse.ArgumentParser) -> None:
-    """What one scene and many have in common."""
+    """Adds the options that `process` and `batch` share."""
+    from engines.command_line import names_of
+
     parser.add_argument("--out", type=Path, default=Path("maps"), help="the map appears in OUT/NAME/ (default: maps)")
     parser.add_argument(
         "--scheduler", metavar="tcp://HOST:8786",
         help="spread the tiles over the workers of this Dask cluster; scene and --out on storage that all share",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace the map of another scene of that name")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the map of another scene of that name (the same scene's, by other options, is always replaced)",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="shipped name, model folder or manifest.json (default: the shipped default)")
     model.add_argument(
         "--backend", default="auto",
         help="auto (by a fixed rule), fastest (measured here once), or one that `onboard doctor` lists (default: auto)",
     )  # fmt: skip
+    model.add_argument(
+        "--heads", type=names_of, default=(), metavar="NAME,NAME",
+        help="of a model with heads, those whose maps are wanted (default: its first one; engines inspect lists them)",
+    )  # fmt: skip
     model.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     model.add_argument("--batch", type=int, default=1, metavar="N", help="tiles in one engine call (default: 1)")
-    model.add_argument("--halo", type=int, metavar="PIXELS", help="cut from tile edges (default: the model's)")
+    model.add_argument("--halo", type=int, metavar="PIXELS", help="pixels cut from tile edges (default: the model's)")
     scene = parser.add_argument_group("scene")
     scene.add_argument(
-        "--bands", type=_option("bands_of"), metavar="3,2,1", help="band numbers for the model's bands in its order"
+        "--bands",
+        type=_option("bands_of"),
+        metavar="3,2,1",
+        help="numbers of the scene's bands, in the order of the model's",
     )
     scene.add_argument(
         "--stretch", type=_option("percentiles_of"), default=(2.0, 98.0), metavar="LOW,HIGH",
@@ -136,27 +162,35 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
         "--nodata", type=_option("nodata_of"), default="file", metavar="VALUE",
         help="value that means no data, instead of the file's tag; none for no value at all",
     )  # fmt: skip
-    scene.add_argument("--no-collar", action="store_true", help="do not take a border of one colour for no data")
+    scene.add_argument("--no-collar", action="store_true", help="keep a border of one colour as data")
     alpha = scene.add_mutually_exclusive_group()
-    alpha.add_argument("--no-alpha", action="store_const", const=0, dest="alpha", help="take no band for a mask")
-    alpha.add_argument("--alpha", type=int, metavar="BAND", help="take this band for a mask: 0 is no data")
+    alpha.add_argument("--no-alpha", action="store_const", const=0, dest="alpha", help="treat no band as a mask")
+    alpha.add_argument("--alpha", type=int, metavar="BAND", help="treat this band as a mask: 0 means no data")
     scene.add_argument(
         "--gsd", type=float, metavar="METRES",
         help="ground size of the scene's pixels, instead of what its georeferencing says",
     )  # fmt: skip
-    scene.add_argument("--page", type=int, metavar="N", help="of a TIFF of several pages (default: the largest)")
+    scene.add_argument(
+        "--page", type=int, metavar="N", help="page to map, of a TIFF of several pages (default: the largest)"
+    )
     product = parser.add_argument_group("product")
     product.add_argument("--confidence", action="store_true", help="also write the model's confidence")
     product.add_argument(
         "--resolution", choices=("model", "scene"), default="model",
-        help="of a scene read at another resolution, the map on the grid that the model saw, or on the scene's own "
+        help="grid of the map of a scene read at another resolution: the one that the model saw, or the scene's own "
         "(default: model)",
     )  # fmt: skip
     product.add_argument("--sieve", type=int, default=0, metavar="PIXELS", help="merge patches smaller than this")
+    product.add_argument(
+        "--quicklook", choices=("side", "map", "off"), default="side",
+        help="side: a picture of scene and map with legend and scale (default); map: of the map alone; off: none",
+    )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--strict", action="store_true",
-        help="exit code 3 after a map of ground that is unlike the model's training imagery, or may be",
+        "--strict",
+        action="store_true",
+        help="exit code 3 if the map may be a guess: the ground is unlike the model's training imagery, or the pixels "
+        "are too coarse for it",
     )
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
     output.add_argument("--json", action="store_true", help="print one machine-readable summary")
@@ -171,26 +205,30 @@ def _process(arguments: argparse.Namespace) -> int:
     _hush(arguments)
     with (
         Probes() as probes,  # gets ready while the engine is opened
-        _opened(arguments) as (engine, crew),
+        _opened(arguments) as executor,
         progress_for(sys.stderr, quiet=arguments.quiet or arguments.json) as progress,
     ):
-        summary = map_scene(request, engine, progress, crew=crew, judge=probes.judge)
-    if not arguments.quiet and not arguments.json:
+        summary = map_scene(request, executor, progress, judge=probes.judge)
+        manifest = executor.engine.manifest
+        legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
+        colours = {item.title: item.color for legend in reversed(legends) for item in legend}
+    if arguments.json:
+        print(json.dumps(summary.as_json()))
+    elif not arguments.quiet:
+        in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(render(summary, colours if in_colour else {}), flush=True)
+        # Behind the figures: what speaks against them is read last.
         for text in summary.assumptions:
             print(f"onboard: assumed: {text}", file=sys.stderr)
         for text in summary.notices:
             print(f"onboard: {text}", file=sys.stderr)
         if summary.familiarity.warning:
             print(f"onboard: {summary.familiarity.warning}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(summary.as_json()))
-    elif not arguments.quiet:
-        print(render(summary))
-    return summary.familiarity.exit_code(strict=arguments.strict)
+    return summary.exit_code(strict=arguments.strict)
 
 
 def _hush(arguments: argparse.Namespace) -> None:
-    """Quiet is quiet: Python prints warnings of libraries (GDAL's on odd tags, say) that nobody handles."""
+    """With --quiet, keeps Python from printing libraries' warnings (GDAL's on odd tags) that no handler takes."""
     if arguments.quiet:
         import logging
 
@@ -202,28 +240,29 @@ def _batch(arguments: argparse.Namespace) -> int:
     from onboard.scene.probe import Probes
 
     _hush(arguments)
-    with Probes() as probes, _opened(arguments) as (engine, crew):
-        return batch(arguments, _request(arguments), engine, crew, probes.judge)
+    with Probes() as probes, _opened(arguments) as executor:
+        return batch(arguments, _request(arguments), executor, probes.judge)
 
 
 @contextmanager
-def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Engine, Crew | None]]:
-    """The engine, here or on the cluster's workers."""
+def _opened(arguments: argparse.Namespace) -> Iterator[TileExecutor]:
+    """The engine of this process, or the workers of a cluster."""
     from engines.open import SHIPPED, open_engine
+    from onboard.mapping.executors import LocalExecutor
 
     model = arguments.model
     if arguments.scheduler is None:
-        with open_engine(model, backend=arguments.backend, threads=arguments.threads) as engine:
-            yield engine, None
+        with open_engine(model, heads=arguments.heads, backend=arguments.backend, threads=arguments.threads) as engine:
+            yield LocalExecutor(engine)
         return
-    from onboard.mapping.crew import crew_at
+    from onboard.mapping.dask_executor import dask_executor
 
     # A folder is named as the workers shall find it.
     if model is not None and not (SHIPPED / model).exists():
         model = str(Path(model).resolve())
-    opener = partial(open_engine, model, backend=arguments.backend, threads=arguments.threads)
-    with crew_at(arguments.scheduler, opener) as crew:
-        yield crew.engine, crew
+    opener = partial(open_engine, model, heads=arguments.heads, backend=arguments.backend, threads=arguments.threads)
+    with dask_executor(arguments.scheduler, opener) as executor:
+        yield executor
 
 
 def _request(arguments: argparse.Namespace) -> MapRequest:
@@ -246,6 +285,7 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         resolution=ResolutionOptions(gsd_m=arguments.gsd, grid=arguments.resolution),
         confidence=arguments.confidence,
         sieve_px=arguments.sieve,
+        quicklook=arguments.quicklook,
         batch=arguments.batch,
         halo=arguments.halo,
         overwrite=arguments.overwrite,
@@ -256,12 +296,15 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
 def _serve(_: argparse.Namespace) -> int:
     import logging
 
+    from engines.command_line import names_of
     from onboard.api.auth import check_binding, read_tokens
     from onboard.api.listening import check_address
-    from onboard.jobs.folders import check_data_folder
-    from onboard.jobs.governor import limits_of
-    from onboard.jobs.kind import MapKind
-    from onboard.jobs.supervisor import serve
+    from onboard.jobs.areas import AreaStore
+    from onboard.jobs.data_folder import check_data_folder
+    from onboard.jobs.heads import check_heads
+    from onboard.jobs.mapping_config import MappingConfig
+    from onboard.power.governor import limits_of
+    from onboard.processes.supervisor import serve
     from onboard.settings import read_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
@@ -270,7 +313,9 @@ def _serve(_: argparse.Namespace) -> int:
     check_data_folder(settings)
     check_binding(settings.host, read_tokens(settings.tokens_path))
     limits_of(settings)
-    MapKind.of(settings)
+    manifest = MappingConfig.of(settings).manifest
+    check_heads(manifest, names_of(settings.heads), "ONBOARD_HEADS")
+    AreaStore(settings).check(manifest)
     serve(settings, lambda: check_address(settings))
     return 0
 
@@ -293,6 +338,23 @@ def _token_add(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _token_list(arguments: argparse.Namespace) -> int:
+    from onboard.api.auth import read_tokens
+    from onboard.settings import read_settings
+
+    path = read_settings().tokens_path
+    roles = read_tokens(path).roles()
+    if arguments.json:
+        print(json.dumps(roles))
+        return 0
+    if not roles:
+        print(f"onboard: no tokens in {path}: the service listens on loopback only, for everyone", file=sys.stderr)
+    width = max(map(len, roles), default=0)
+    for name, names in roles.items():
+        print(f"{name:<{width}}  {', '.join(names)}")
+    return 0
+
+
 def _token_remove(arguments: argparse.Namespace) -> int:
     from onboard.api.auth import remove_token
     from onboard.settings import read_settings
@@ -311,8 +373,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def render(summary: MapSummary) -> str:
-    """The summary as a person reads it."""
+def render(summary: MapSummary, colours: Mapping[str, str]) -> str:
+    """The summary as a person reads it; bars in the classes' ``colours`` (title: #RRGGBB), where there are any."""
+    from engines.command_line import bytes_text, coloured
+
     rate = "" if summary.tiles_per_s is None else f", {summary.tiles_per_s:.2f} tiles/s"
     resumed = f", {summary.tiles_resumed} of them from an earlier run" if summary.tiles_resumed else ""
     state = "already mapped, nothing to do" if summary.already_mapped else f"{summary.tiles} tiles{resumed}{rate}"
@@ -320,29 +384,40 @@ def render(summary: MapSummary) -> str:
     lines = [
         f"map        {summary.map_path}",
         f"item       {summary.item_path}",
-        f"quicklook  {summary.quicklook_path}",
     ]
+    if summary.quicklook_path:
+        lines.append(f"quicklook  {summary.quicklook_path}")
     if summary.confidence_path:
         lines.append(f"confidence {summary.confidence_path}")
     lines += [
         f"model      {summary.model}{': ' + summary.model_terms if summary.model_terms else ''}",
         f"familiar   {_familiar(summary)}",
         f"work       {state}, {summary.seconds:.1f} s",
-        f"size       {summary.map_bytes:,} bytes, 1/{smaller:,.0f} of the scene's raw RGB",
+        f"size       {bytes_text(summary.map_bytes)} ({summary.map_bytes:,} bytes), 1/{smaller:,.0f} of the raw RGB",
     ]
     width = max(len(title) for title in summary.class_shares)
     for title, share in summary.class_shares.items():
-        lines.append(f"  {title:<{width}} {share:7.2%}  {'█' * round(share * 40)}")
+        bar = coloured("█" * round(share * 40), colours.get(title))
+        lines.append(f"  {title:<{width}} {share:7.2%}  {bar}")
     lines.append(f"  {'(no data)':<{width}} {summary.no_data_share:7.2%}")
+    for head in summary.further:
+        lines.append(f"map        {head.map_path} (head {head.name})")
+        width = max(map(len, head.class_shares))
+        lines += [
+            f"  {title:<{width}} {share:7.2%}  {coloured('█' * round(share * 40), colours.get(title))}"
+            for title, share in head.class_shares.items()
+        ]
     return "\n".join(lines)
 
 
 def _familiar(summary: MapSummary) -> str:
-    """How like the training imagery the scene is, in words."""
-    found = summary.familiarity
-    if found.unknown or found.median is None:
-        return f"not known: {found.unknown}"
-    return f"{found.tiles - found.unfamiliar} of {found.tiles} tiles (median {found.median:.2f})"
+    """One line on how similar the scene is to the training imagery."""
+    familiarity = summary.familiarity
+    if familiarity.unknown or familiarity.median is None:
+        return f"not known: {familiarity.unknown}"
+    return (
+        f"{familiarity.tiles - familiarity.unfamiliar} of {familiarity.tiles} tiles (median {familiarity.median:.2f})"
+    )
 
 
 def _option(read: str) -> Callable[[str], Any]:

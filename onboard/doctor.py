@@ -115,7 +115,7 @@ def _models() -> Iterator[Finding]:
     for name, folder in models.items():
         try:
             manifest = Manifest.load(folder)
-            manifest.model.read_verified(folder)
+            manifest.check_files(folder)
         except EngineError as error:
             yield Finding("model", name, missing=str(error))
             continue
@@ -136,26 +136,26 @@ def _measured_by_settings(root: Path | None) -> Iterator[Finding]:
             yield Finding("settings", "service", missing=str(error))
             root = Path("/")
     if not root.is_dir():
-        yield Finding("measured", "root", missing=f"there is no folder {root}; mend ONBOARD_TELEMETRY_ROOT")
+        yield Finding("measured", "root", missing=f"there is no folder {root}; correct ONBOARD_TELEMETRY_ROOT")
     elif root != Path("/"):
         yield Finding("measured", "root", f"{root} (ONBOARD_TELEMETRY_ROOT)")
     yield from _measured(root)
 
 
 def _measured(root: Path) -> Iterator[Finding]:
-    found = sources(root, with_jtop=is_jetson(root))
-    for source in found:
+    available = sources(root, with_jtop=is_jetson(root))
+    for source in available:
         if isinstance(source, Jtop):
             source.read()
             source.heard.wait(_JTOP_S)
-    for source in found:
+    for source in available:
         state = source.state()
-        every = "" if not state.found else f", every {source.period_s:g} s"
+        period = "" if not state.found else f", every {source.period_s:g} s"
         yield Finding(
-            "measured", state.name, ", ".join(state.rails) + every if state.found else "",
+            "measured", state.name, ", ".join(state.rails) + period if state.found else "",
             "" if state.found else f"{state.problem}; {state.remedy}",
         )  # fmt: skip
-    readings = [reading for source in found for reading in (*source.read(), *source.read())]
+    readings = [reading for source in available for reading in (*source.read(), *source.read())]
     best, hottest = main_rail(readings), hottest_of(readings)
     if best is not None:
         covers = {"module": "the whole module", "package": "the processor only", "gpu": "the GPU only"}[scope_of(best)]
@@ -168,18 +168,18 @@ def _measured(root: Path) -> Iterator[Finding]:
     mode, reason = power_mode(root)
     if mode is not None or is_jetson(root):
         yield Finding("measured", "power mode", mode or "", "" if mode else reason)
-    for source in found:
+    for source in available:
         source.close()
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / 2**30
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free / 2**30
     # One byte a pixel for the canvas and about half of that while the COG is made.
     yield Finding(
         "disk", str(folder), f"{free:.1f} GiB free, room for a scene of about {free * 2**30 / 1.5e6:,.0f} Mpx"
     )
-    if not os.access(place, os.W_OK):
-        yield Finding("disk", "writing", missing=f"{place} is not writable; choose another --out")
+    if not os.access(existing, os.W_OK):
+        yield Finding("disk", "writing", missing=f"{existing} is not writable; choose another --out")

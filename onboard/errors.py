@@ -1,4 +1,4 @@
-"""What goes wrong aboard, split by what the caller does next.
+"""Errors of the software aboard, one class for each thing that the caller does next.
 
 OnboardError            a failure of ours (exit code 1)
 ├── MappingStopped      the work was told to stop: it continues when it is asked for again
@@ -27,7 +27,7 @@ class OnboardError(Exception):
 
     @property
     def advice(self) -> str:
-        """What is wrong and what to do, without the paths of this machine: for strangers."""
+        """The problem and the remedy without the paths of this machine, for clients."""
         problem, remedy = getattr(self, "problem", ""), getattr(self, "remedy", "")
         return f"{problem}; {remedy}" if problem and remedy else str(self)
 
@@ -37,7 +37,7 @@ class OnboardError(Exception):
 
 
 class MappingStopped(OnboardError):
-    """A run was told to stop between two batches; what was finished is on disk."""
+    """A run was stopped between two batches; finished tiles are on disk."""
 
     def __init__(self, why: str) -> None:
         self.why = why

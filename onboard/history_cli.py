@@ -1,4 +1,4 @@
-"""`onboard report` and `onboard calibrate`: what history says, and what rest takes."""
+"""`onboard report` and `onboard calibrate`: power over time, and the power at rest."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def add_parsers(commands: Any) -> None:
     report.add_argument("--paper", action="store_true", help="draw the paper's 5.74 W and 18.95 W too")
     report.add_argument("--json", action="store_true", help="print the numbers for programs")
     report.set_defaults(command=_report)
-    calibrate = commands.add_parser("calibrate", help="measure what this machine takes at rest")
-    calibrate.add_argument("--seconds", type=float, default=60.0, help="length of the window (default: 60)")
+    calibrate = commands.add_parser("calibrate", help="measure this machine's power at rest")
+    calibrate.add_argument("--seconds", type=float, default=60.0, help="how long to measure (default: 60)")
     calibrate.add_argument("--json", action="store_true")
     calibrate.set_defaults(command=_calibrate)
 
@@ -130,13 +130,13 @@ def _get(url: str, query: dict[str, Any]) -> Any:
 def _calibrate(options: argparse.Namespace) -> int:
     from onboard.settings import read_settings
 
-    told = calibrate(read_settings(), options.seconds)
+    calibration = calibrate(read_settings(), options.seconds)
     if options.json:
-        print(json.dumps(told))
+        print(json.dumps(calibration))
         return 0
-    for rail, watts in told["idle_w"].items():
-        print(f"{rail.partition(':')[2]:<18} {watts:.3f} W at rest, over {told['measured_s'][rail]:.0f} s")
-    print(f"kept in {told['file']}")
+    for rail, watts in calibration["idle_w"].items():
+        print(f"{rail.partition(':')[2]:<18} {watts:.3f} W at rest, over {calibration['measured_s'][rail]:.0f} s")
+    print(f"kept in {calibration['file']}")
     return 0
 
 
@@ -148,33 +148,32 @@ def calibrate(
     Raises:
         OptionsRefused: a scene is being mapped, or there is nothing that measures power.
     """
-    from onboard.jobs.sampling import idle_path
+    from engines.files import replace_file
+    from onboard.power.idle_power import idle_path
     from telemetry import discover
     from telemetry.sampler import Sampler
 
     if not seconds > 0:
         raise OptionsRefused(f"--seconds is {seconds:g}", "give more than 0; a minute is usual")
     _check_at_rest(settings)
-    found = discover.sources(settings.telemetry_root) if sources is None else sources
-    sampler = Sampler(found, interval_s=1 / settings.sample_hz)
+    available = discover.sources(settings.telemetry_root) if sources is None else sources
+    sampler = Sampler(available, interval_s=1 / settings.sample_hz)
     end = sampler.clock() + seconds
     while sampler.clock() < end:
         sampler.turn()
         sleep(sampler.interval_s)
     _check_at_rest(settings)
-    energy = {name: one for name, one in sampler.energy.items() if one.mean_w is not None}
+    energy = {name: rail for name, rail in sampler.energy.items() if rail.mean_w is not None}
     if not energy:
         raise OptionsRefused("no source of power was found", "`onboard doctor` says what is missing and why")
-    told = {
-        "idle_w": {name: round(one.mean_w or 0.0, 4) for name, one in energy.items()},
-        "measured_s": {name: round(one.covered_s, 2) for name, one in energy.items()},
+    calibration = {
+        "idle_w": {name: round(rail.mean_w or 0.0, 4) for name, rail in energy.items()},
+        "measured_s": {name: round(rail.covered_s, 2) for name, rail in energy.items()},
     }
     path = idle_path(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
-    return told | {"file": str(path)}
+    replace_file(path, (json.dumps(calibration, indent=1) + "\n").encode())
+    return calibration | {"file": str(path)}
 
 
 def _check_at_rest(settings: Any) -> None:
@@ -183,6 +182,6 @@ def _check_at_rest(settings: Any) -> None:
     if not settings.ledger_path.exists():
         return
     with Ledger(settings.ledger_path) as ledger:
-        running = ledger.running()
+        running = ledger.scenes.running()
     if running:
         raise OptionsRefused(f"scene {running[0].id} is being mapped", "calibrate when nothing is: see `ground status`")

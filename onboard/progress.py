@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, a plain line now and then otherwise."""
+"""Progress of a run: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _bar(stream: TextIO) -> Iterator[Callable[[int, int], None]]:
 
 def _lines(stream: TextIO) -> Callable[[int, int], None]:
     begin = last = time.monotonic()
-    told = -1
+    reported = -1
 
     def update(done: int, total: int) -> None:
-        nonlocal last, told
+        nonlocal last, reported
         now = time.monotonic()
         is_news = now - last >= _LINE_SECONDS or (done == total and now - begin >= _LINE_SECONDS)
-        if is_news and done != told:
-            last, told = now, done
+        if is_news and done != reported:
+            last, reported = now, done
             print(f"{done} of {total} tiles, {now - begin:.0f} s", file=stream, flush=True)
 
     return update

@@ -1,1 +1,1 @@
-"""What is measured aboard."""
+"""Measurements on board: power, energy, temperature and load, with their history."""

@@ -1,4 +1,4 @@
-"""Which sources this machine has."""
+"""The measurement sources of this machine."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ MODULE_RAILS = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN", "total")
 
 
 class Source(Protocol):
-    """A place that measures.
+    """A source of readings, such as a power monitor.
 
     Attributes:
         name: of the source.
-        period_s: how often asking it is worth while.
+        period_s: shortest useful interval between two reads, in seconds.
     """
 
     name: str
     period_s: float
 
     def state(self) -> SourceState:
-        """Whether it is there, and if not, why not."""
+        """Whether the source is available, and if not, why."""
 
     def read(self) -> list[Reading]:
         """One reading for each of its rails; never raises."""
 
     def close(self) -> None:
-        """Lets go of what it holds."""
+        """Releases its files and processes."""
 
 
 def sources(root: Path = Path("/"), *, with_jtop: bool | None = None) -> list[Source]:
-    """Every source we know, first choice first, found or not.
+    """All known sources in order of preference, whether they are available or not.
 
     Args:
         root: of the file system that is read.
         with_jtop: whether to start a jtop process; None: only on a Jetson whose INA3221 cannot be read.
     """
     ina3221 = Ina3221(root)
-    found: list[Source] = [ina3221, Rapl(root), Thermal(root), Gpu(root), Processor(root)]
-    found += [OverCurrent(root), Throttle(root)]
+    all_sources: list[Source] = [ina3221, Rapl(root), Thermal(root), Gpu(root), Processor(root)]
+    all_sources += [OverCurrent(root), Throttle(root)]
     if root == Path("/"):  # neither can be pointed at another root
-        found.append(Nvml())
+        all_sources.append(Nvml())
         if with_jtop or (with_jtop is None and is_jetson(root) and not ina3221.read()):
-            found.append(Jtop())
-    return found
+            all_sources.append(Jtop())
+    return all_sources
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
-    """Whether this is a Jetson: by files of NVIDIA's system, for a container may mask the device tree."""
+    """Whether this is a Jetson, by files of NVIDIA's system: a container may hide the device tree."""
     signs = ("etc/nv_tegra_release", "sys/class/devfreq/17000000.gpu", "sys/class/devfreq/17000000.ga10b")
     return any((root / sign).exists() for sign in signs)
 
@@ -76,10 +76,11 @@ def scope_of(reading: Reading) -> str:
 
 
 def main_rail(readings: Iterable[Reading]) -> Reading | None:
-    """The power reading that covers most: a module's before a package's before a GPU's; None where there is none."""
+    """The power reading of widest scope: module before package before GPU; None where there is none."""
     order = ("module", "package", "gpu")
-    found = [one for one in readings if one.quantity == "power_w" and one.value is not None and scope_of(one) in order]
-    return min(found, key=lambda one: order.index(scope_of(one)), default=None)
+    measured = [reading for reading in readings if reading.quantity == "power_w" and reading.value is not None]
+    candidates = [reading for reading in measured if scope_of(reading) in order]
+    return min(candidates, key=lambda reading: order.index(scope_of(reading)), default=None)
 
 
 def measured_period_s(
@@ -89,15 +90,15 @@ def measured_period_s(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float | None:
-    """Seconds between two changes of what a source says, by asking it often for a while; None if it hardly changes.
+    """Measures a source's real update period in seconds by reading it often; None if it hardly changes.
 
-    A sensor averages over its own time: asking more often gives the same number again.
+    A sensor averages over an interval of its own; reading more often returns the same number again.
     """
     changes: list[float] = []
     before: list[float | None] | None = None
     begin = clock()
     while clock() - begin < most_s:
-        now = [one.value for one in source.read()]
+        now = [reading.value for reading in source.read()]
         if before is not None and now != before:
             changes.append(clock())
         before = now

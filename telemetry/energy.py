@@ -1,6 +1,6 @@
-"""Energy from samples of power: the trapezoid between neighbours, gaps left out and said.
+"""Energy from samples of power by the trapezoidal rule; gaps are left out and reported.
 
-Between two samples that are too far apart nobody knows what the power was: that time counts as a gap, not as joules.
+The power between two samples that are too far apart is unknown: that time counts as a gap, not as energy.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class EnergyMeter:
         """A sample at a monotonic time; None: it could not be measured."""
         total = self.total
         if self._seen_s is not None and at_s <= self._seen_s:
-            return
+            return  # energy never falls, and a time that comes twice has no width
         if watts is None:
             if self._seen_s is not None:
                 self.total = Energy(total.joules, total.covered_s, total.gap_s + at_s - self._seen_s, total.peak_w)
@@ -72,6 +72,7 @@ class EnergyMeter:
         joules = covered = gap = 0.0
         if self._seen_s is not None:
             span = at_s - self._seen_s
+            # Across a longer span, or from a sample without a value, any figure would be a guess.
             if self._last is not None and span <= self.longest_s:
                 joules, covered = (self._last[1] + watts) / 2 * span, span
             else:

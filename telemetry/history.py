@@ -1,11 +1,12 @@
-"""What was measured, kept through restarts and for the hours between passes, in bounded space.
+"""History of measurements in bounded space, which survives restarts and covers the hours between two passes.
 
-Four levels: every sample for minutes, then 1 s, 10 s and 1 min with least, mean and most of each field. A row is a
-time and a blob of float32, NaN where nothing was measured; the oldest rows of a level go when it is full. SQLite keeps
-it: one writer (the sampling process), any number of readers, and a page that a power cut tore is rolled back.
+Four levels: every sample for minutes, then rows of 1 s, 10 s and 1 min with minimum, mean and maximum of each field. A
+row is a time and a blob of float32, NaN where nothing was measured; the oldest rows of a full level are removed. It is
+an SQLite file: one writer (the sampling process), any number of readers, and a torn page is rolled back after a power
+cut.
 
-Aboard no clock can be trusted, so the order of rows is a tick: milliseconds of running since the history began,
-rising over restarts and reboots. The time while nothing ran is not counted in it; ``utc_s`` says what the clock said.
+On board the clock cannot be trusted, so rows are ordered by a tick: milliseconds of operation since the history began,
+rising over restarts and reboots. Time while the service is down is not counted; ``utc_s`` is the clock's own reading.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RAW = 0.0
-"""Step of the level that keeps every sample."""
+"""Step of the level that has every sample."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Level:
 LEVELS = (Level(RAW, 600), Level(1.0, 6 * 3600), Level(10.0, 48 * 3600), Level(60.0, 60 * 86400))
 _ODD_ROW = "a row cannot be read: "
 FLUSH_S = 30.0
-"""Rows are written in one transaction so often: storage wears, and a power cut may cost so much of the past."""
+"""Seconds between two transactions: a compromise of storage wear and the data that a power cut may cost."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS fields (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -55,15 +56,15 @@ CREATE TABLE IF NOT EXISTS rows (
 
 @dataclass(frozen=True)
 class Page:
-    """A part of the history, in columns of one length.
+    """A part of the history, as columns of equal length.
 
     Attributes:
-        step_s: seconds a row; 0 where every sample has one.
-        columns: "tick" (int64, ms), "utc_s", "samples" (how many a row stands for), and each field: as it is where
-            every sample has a row, as FIELD.min, FIELD.mean and FIELD.max (float32, NaN: not measured) elsewhere.
+        step_s: seconds per row; 0 where every sample has its own row.
+        columns: "tick" (int64, ms), "utc_s", "samples" (number in a row), and each field: plain where every sample has
+            its own row, else as FIELD.min, FIELD.mean and FIELD.max (float32, NaN: not measured).
         next: tick from which the next page begins, None at the end.
-        now: the last tick there is; what is newer is asked for with it next time.
-        problem: why there is nothing, where the file is damaged; its writer begins a new one.
+        now: the newest tick; ask with it for newer rows next time.
+        problem: why there are no rows, where the file is damaged; its writer will begin a new one.
     """
 
     step_s: float
@@ -99,11 +100,11 @@ class History:
     """Writes the history; one process at a time.
 
     Attributes:
-        problem: why the last flush failed and what it cost; empty where it did not.
-        renewals: why the file was put aside and begun anew, each time while it was open; who reads it empties it.
+        problem: why the last flush failed and what was lost; empty after a successful one.
+        renewals: reasons for each replacement of a damaged file while it was open; the reader of the list empties it.
 
     Args:
-        path: of the SQLite file; a damaged one is put aside, the past is worth less than the present.
+        path: of the SQLite file; a damaged one is renamed and a new one begun.
         levels: steps, each a multiple of the one before.
         clock: monotonic seconds.
         wall: seconds since 1970, as far as the machine knows.
@@ -138,13 +139,14 @@ class History:
 
     @property
     def tick(self) -> int:
-        """Now, in milliseconds of running."""
+        """The current tick, in milliseconds of operation."""
         return self._base + int(1000 * (self._clock() - self._began))
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Takes one sample: what has a value, by field. Written with the next flush."""
+        """Adds one sample of values by field; it is written with the next flush."""
         self._newest = tick = max(self.tick, self._newest + 1)
         utc_s = self._wall()
+        # NaN says "not measured" in a row; an infinite value would spoil the mean of its whole bucket.
         numbered = {self._number(name): value for name, value in values.items() if math.isfinite(value)}
         for position, level in enumerate(self.levels):
             if level.step_s == RAW:
@@ -163,11 +165,12 @@ class History:
             self.flush()
 
     def flush(self) -> None:
-        """Writes finished rows and forgets what is too old; a full disk costs rows, never the caller.
+        """Writes finished rows and removes the oldest; on a full disk rows are lost, but nothing is raised.
 
-        A file that is damaged or gone, whoever found it so, is put aside, and the rows go into a new one.
+        A damaged or deleted file is set aside and the rows go into a new one.
         """
         self._flushed = self._clock()
+        # They go whether they are written or not: on a full disk they would fill the memory instead.
         rows, self._rows = self._rows, []
         try:
             if damage := self._damage():
@@ -186,6 +189,7 @@ class History:
 
     def _write(self, rows: Sequence[tuple[int, int, float, int, bytes]]) -> None:
         with self._db:
+            # All of them, each time: the file may be a new one.
             known = [(number, name) for name, number in self._fields.items()]
             self._db.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", known)
             self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
@@ -194,7 +198,7 @@ class History:
                 self._db.execute("DELETE FROM rows WHERE level = ? AND tick < ?", (position, oldest))
 
     def _damage(self) -> str:
-        """What is wrong with the file, as far as it was found; a reader that stumbled has left a note."""
+        """What is wrong with the file; empty if nothing is known. A reader that finds damage leaves a note."""
         if self._is_in_memory:
             return ""
         try:
@@ -206,13 +210,13 @@ class History:
         note = _note_of(self.path)
         if not note.exists():
             return ""
-        found = note.read_text(encoding="utf-8", errors="replace")[:200]
-        # By a connection of its own: ours may have the pages in memory as they were.
+        report = note.read_text(encoding="utf-8", errors="replace")[:200]
+        # With a new connection: the open one may still have the undamaged pages in its cache.
         with closing(sqlite3.connect(self.path, timeout=5)) as fresh:
             is_whole = not _check(fresh)
         note.unlink(missing_ok=True)
-        # What SQLite finds no fault with may still hold rows that are none.
-        return "" if is_whole and not found.startswith(_ODD_ROW) else found or "quick_check failed"
+        # SQLite's check cannot find rows with invalid content.
+        return "" if is_whole and not report.startswith(_ODD_ROW) else report or "quick_check failed"
 
     def _renew(self, why: str) -> None:
         """Puts the file aside and begins anew; ticks go on rising."""
@@ -278,7 +282,7 @@ class Reader:
             db.close()
 
     def _damaged(self, error: Exception, step_s: float) -> Page:
-        """Notes it for the writer, who alone may put the file aside."""
+        """Leaves a note for the writer, the only process that may replace the file."""
         kind = "" if isinstance(error, sqlite3.DatabaseError) else _ODD_ROW
         with suppress(OSError):  # the writer stumbles over it as well, or at its next start
             _note_of(self.path).write_text(f"{kind}{error}", encoding="utf-8")
@@ -303,7 +307,7 @@ class Reader:
         rows = db.execute(
             "SELECT tick, utc_s, samples, data FROM rows WHERE level = ? AND tick > ? AND tick <= ?"
             " ORDER BY tick LIMIT ?",
-            (level, since, 2**62 if until is None else until, limit + 1),
+            (level, since, 2**62 if until is None else until, limit + 1),  # one more says whether there is a next page
         ).fetchall()
         more = len(rows) > limit
         rows = rows[:limit]
@@ -364,29 +368,29 @@ def _opened_or_new(path: Path) -> sqlite3.Connection:
 
 def _put_aside(path: Path) -> None:
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        found = path.with_name(name)
-        if found.exists():
-            found.replace(path.with_name(f"{name}.damaged"))
+        file = path.with_name(name)
+        if file.exists():
+            file.replace(path.with_name(f"{name}.damaged"))
     _note_of(path).unlink(missing_ok=True)
 
 
 def _note_of(path: Path) -> Path:
-    """Where a reader says that it found the file damaged."""
+    """Path of the note in which a reader reports a damaged file."""
     return path.with_name(f"{path.name}.stumbled")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether it is the file, not the disk or a lock; by its text, Python 3.10 knows no `sqlite_errorcode`."""
+    """Whether the file is damaged (not the disk full, not a lock); Python 3.10 has no `sqlite_errorcode`."""
     return type(error) is sqlite3.DatabaseError or "no such table" in str(error)
 
 
 def _check(db: sqlite3.Connection) -> str:
-    """What SQLite finds wrong with the whole file; empty where nothing is."""
+    """Result of SQLite's check of the whole file; empty where it is intact."""
     try:
-        found = str(db.execute("PRAGMA quick_check").fetchone()[0])
+        result = str(db.execute("PRAGMA quick_check").fetchone()[0])
     except sqlite3.DatabaseError as error:
         return str(error)
-    return "" if found == "ok" else found
+    return "" if result == "ok" else result
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -395,8 +399,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")  # a power cut may take the last flush, never the file
         db.executescript(_SCHEMA)
-        if found := _check(db):
-            raise sqlite3.DatabaseError(found)
+        if problem := _check(db):
+            raise sqlite3.DatabaseError(problem)
     except BaseException:
         db.close()
         raise

@@ -1,6 +1,6 @@
-"""What a measurement is: a value with unit, source, rail and time, or the reason why there is none.
+"""A measurement: a value with unit, source, rail and timestamp, or the reason why there is none.
 
-Missing is never zero: a rail that nobody could read has `value` None and says why.
+A missing value is never zero: a rail that cannot be read has `value` None and a reason.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from datetime import datetime, timezone
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When: wall clock for people, monotonic clock for durations (aboard there is no NTP; the wall clock may jump)."""
+class Timestamp:
+    """A point in time: wall clock for people, monotonic clock for durations (without NTP the wall clock may jump)."""
 
     utc: datetime
     monotonic_s: float
 
     @classmethod
-    def now(cls) -> Moment:
-        """This moment by both clocks."""
+    def now(cls) -> Timestamp:
+        """The current time of both clocks."""
         return cls(datetime.now(timezone.utc), time.monotonic())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One quantity at one moment.
+    """One quantity at one time.
 
     Attributes:
-        quantity: what is measured, with its unit in the name: "power_w", "temperature_c", "energy_j".
+        quantity: name with unit: "power_w", "temperature_c", "energy_j".
         value: the number, or None.
-        source: who measured ("ina3221", "rapl", "thermal").
-        rail: which part of the machine ("VDD_IN", "package-0", "cpu-thermal").
-        at: when.
+        source: "ina3221", "rapl", "thermal", ...
+        rail: the part of the machine ("VDD_IN", "package-0", "cpu-thermal").
+        at: time of the measurement.
         reason: why there is no value; empty where there is one.
     """
 
@@ -40,7 +40,7 @@ class Reading:
     value: float | None
     source: str
     rail: str
-    at: Moment = field(default_factory=Moment.now)
+    at: Timestamp = field(default_factory=Timestamp.now)
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -50,13 +50,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class SourceState:
-    """Whether a source is there, and if not, why not and what to do.
+    """Whether a source is available, and if not, why and what to do.
 
     Attributes:
         name: of the source.
-        rails: what it can measure; empty where it is missing.
-        problem: why it is missing; empty where it is there.
-        remedy: what to do about that.
+        rails: that it can measure; empty where it is missing.
+        problem: why it is missing; empty where it is available.
+        remedy: what to do about the problem.
     """
 
     name: str
@@ -71,5 +71,5 @@ class SourceState:
 
 
 def field_of(quantity: str, rail: str) -> str:
-    """The name under which a quantity of a rail is kept in history and shown in tables."""
+    """Name of a quantity of a rail in history and tables: "QUANTITY:RAIL"."""
     return f"{quantity}:{rail}"

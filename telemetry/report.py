@@ -1,4 +1,4 @@
-"""The power-trace figure and its table: power by rail, tiles a second, heat, with rest, work and throttling marked."""
+"""The power report: a table and a figure of power by rail, tiles per second and temperature, with throttling marked."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ def figures_of(table: Table, *, idle_w: float | None = None) -> Figures:
     main = _main(rails)
     busy = table.mean("work:busy")
     ordered = sorted(rails, key=lambda name: (name != main, name))
-    found = tuple(_rail(table, name, busy, idle_w if name == main else None) for name in ordered)
+    rail_figures = tuple(_rail(table, name, busy, idle_w if name == main else None) for name in ordered)
     speed = table.mean("work:tiles_per_s")
     tiles = _integral(table.seconds, speed, step)[0] if np.isfinite(speed).any() else None
     heat = [table.low(name) for name in table.fields("temperature_c")]
     hottest = [table.high(name) for name in table.fields("temperature_c")]
     held = _held_back(table)
-    main_figures = next((one for one in found if one.rail == (main or "").partition(":")[2]), None)
+    main_figures = next((figures for figures in rail_figures if figures.rail == (main or "").partition(":")[2]), None)
     worked = float(np.nansum(busy[np.isfinite(speed)]))  # rows, in parts: a long row may hold pauses
     return Figures(
-        seconds=float(table.seconds[-1]), rows=len(table), step_s=step, rails=found,
+        seconds=float(table.seconds[-1]), rows=len(table), step_s=step, rails=rail_figures,
         main=None if main is None else main.partition(":")[2], tiles=tiles,
         tiles_per_s=float(np.nansum(speed)) / worked if worked > 0 else None,
         joules_per_tile=main_figures.energy_j / tiles if main_figures is not None and tiles else None,
@@ -109,26 +109,27 @@ def text_of(figures: Figures) -> str:
     """The numbers as a table for people."""
     lines = [
         f"{figures.seconds:,.0f} s of running in {figures.rows:,} rows of {figures.step_s:g} s",
-        f"{'rail':<18}" + "".join(f"{name:>9}" for name in ("idle W", "work W", "net W", "mean W", "peak W"))
+        f"{'rail':<18}"
+        + "".join(f"{name:>9}" for name in ("idle W", "work W", "net W", "mean W", "peak W"))
         + f"{'energy J':>12}{'unmeasured s':>14}",
     ]
-    for one in figures.rails:
-        values = (one.idle_w, one.work_w, one.net_w, one.mean_w, one.peak_w)
+    for rail in figures.rails:
+        values = (rail.idle_w, rail.work_w, rail.net_w, rail.mean_w, rail.peak_w)
         cells = "".join(f"{'-' if value is None else format(value, '.2f'):>9}" for value in values)
-        lines.append(f"{one.rail:<18}{cells}{one.energy_j:>12,.1f}{one.unmeasured_s:>14,.0f}")
+        lines.append(f"{rail.rail:<18}{cells}{rail.energy_j:>12,.1f}{rail.unmeasured_s:>14,.0f}")
     if not figures.rails:
         lines.append("no power was measured: no source of power was found, or the rows are from before there was one")
     else:
         lines.append(f"idle: {figures.idle_is}; {figures.main or figures.rails[0].rail} is the rail that counts")
-    speed = _said("tiles a second at work", figures.tiles_per_s, ".2f")
-    lines.append(_said("tiles", figures.tiles, ",.0f") + "; " + speed)
-    lines.append(_said("joules a tile", figures.joules_per_tile, ".2f"))
+    speed = _labelled("tiles a second at work", figures.tiles_per_s, ".2f")
+    lines.append(_labelled("tiles", figures.tiles, ",.0f") + "; " + speed)
+    lines.append(_labelled("joules a tile", figures.joules_per_tile, ".2f"))
     span = (
         "temperature: not measured"
         if figures.hottest_c is None
         else f"temperature: {figures.coldest_c:.1f} to {figures.hottest_c:.1f} °C"
     )
-    lines.append(span + "; " + _said("throttled", figures.throttled_s, ",.0f", " s"))
+    lines.append(span + "; " + _labelled("throttled", figures.throttled_s, ",.0f", " s"))
     return "\n".join(lines)
 
 
@@ -178,16 +179,16 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
 def _draw_power(axes: Axes, table: Table, at: NDArray[np.float64], figures: Figures, *, paper: bool) -> None:
     axes.set_ylabel("power, W")
     ends: list[tuple[float, str, str]] = []
-    for number, one in enumerate(figures.rails):
-        name, colour = f"power_w:{one.rail}", _COLOURS[number % len(_COLOURS)]
-        bold = one.rail == figures.main
+    for number, rail in enumerate(figures.rails):
+        name, colour = f"power_w:{rail.rail}", _COLOURS[number % len(_COLOURS)]
+        bold = rail.rail == figures.main
         x, low, mean, high = _broken(table, at, name)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, mean, color=colour, linewidth=1.6 if bold else 1.0)
         last = mean[np.isfinite(mean)]
-        ends.append((float(np.nanmean(last[-20:])), one.rail, colour))
+        ends.append((float(np.nanmean(last[-20:])), rail.rail, colour))
         if bold:
-            for value, text in ((one.idle_w, "idle"), (one.work_w, "work")):
+            for value, text in ((rail.idle_w, "idle"), (rail.work_w, "work")):
                 if value is not None:
                     axes.axhline(value, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
                     _left(axes, value, f"{text} {value:.2f} W")
@@ -297,8 +298,8 @@ def _broken(
     Rows without a value are left out first: a field that is measured more seldom than rows are written is no gap.
     """
     low, mean, high = table.low(field), table.mean(field), table.high(field)
-    there = np.isfinite(mean)
-    x, low, mean, high = at[there], low[there], mean[there], high[there]
+    measured = np.isfinite(mean)
+    x, low, mean, high = at[measured], low[measured], mean[measured], high[measured]
     if len(x) < 3:
         return x, low, mean, high
     gaps = np.flatnonzero(np.diff(x) > GAP_STEPS * np.median(np.diff(x))) + 1
@@ -317,12 +318,10 @@ def _rail(table: Table, name: str, busy: NDArray[np.float64], idle_w: float | No
     )  # fmt: skip
 
 
-def _integral(
-    seconds: NDArray[np.float64], values: NDArray[np.float64], step: float
-) -> tuple[float, float, float]:
+def _integral(seconds: NDArray[np.float64], values: NDArray[np.float64], step: float) -> tuple[float, float, float]:
     """Trapezoid over neighbours that are close enough: the sum, the seconds it covers, and those it does not."""
-    there = np.isfinite(values)
-    x, y = seconds[there], values[there]
+    measured = np.isfinite(values)
+    x, y = seconds[measured], values[measured]
     spans = np.diff(x)
     usual = float(np.median(spans)) if len(spans) else step
     near = spans <= GAP_STEPS * max(step, usual)
@@ -355,5 +354,5 @@ def _time_unit(seconds: float) -> tuple[float, str]:
     return scale, units[scale]
 
 
-def _said(what: str, value: float | None, form: str, unit: str = "") -> str:
-    return f"{what}: not measured" if value is None else f"{what}: {format(value, form)}{unit}"
+def _labelled(label: str, value: float | None, form: str, unit: str = "") -> str:
+    return f"{label}: not measured" if value is None else f"{label}: {format(value, form)}{unit}"

@@ -1,6 +1,6 @@
-"""Asks the sources at a steady rate by the monotonic clock and tells whoever listens.
+"""Reads the sources at a steady rate of the monotonic clock and passes each sample to the listeners.
 
-A turn that came too late is not made up for: the samples that are missing are missing, and the next one says so.
+A late turn is not repeated: missing samples stay missing, and the next sample reports the gap.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from telemetry.energy import Energy, EnergyMeter
 from telemetry.readings import Reading, field_of
 
 LATE = 3.0
-"""Intervals after which a sample counts as late, and the time before it as a gap."""
+"""Number of intervals after which a sample counts as late and the time before it as a gap."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured in one turn.
+    """The readings of one turn.
 
     Attributes:
-        monotonic_s: when.
-        readings: of the sources whose turn it was.
-        gap_s: seconds since the last sample where that was too long ago, 0 otherwise.
+        monotonic_s: time of the turn.
+        readings: of the sources that were due.
+        gap_s: seconds since the last sample if it was late, else 0.
     """
 
     monotonic_s: float
@@ -33,8 +33,9 @@ class Sample:
     gap_s: float = 0.0
 
     def values(self) -> dict[str, float]:
-        """By field, what has a value."""
-        return {field_of(one.quantity, one.rail): one.value for one in self.readings if one.value is not None}
+        """Values by field name; readings without a value are left out."""
+        measured = ((field_of(reading.quantity, reading.rail), reading.value) for reading in self.readings)
+        return {name: value for name, value in measured if value is not None}
 
 
 @dataclass
@@ -42,12 +43,11 @@ class Sampler:
     """Samples sources; `run` blocks, `start` does it in a thread.
 
     Attributes:
-        sources: asked no more often than their own period.
-        interval_s: of the fastest.
-        listeners: called with each sample, in the sampler's thread; they must be quick.
+        sources: each is read no more often than its own period.
+        interval_s: time between two turns, in seconds.
+        listeners: called with each sample, in the sampler's thread; they must return quickly.
         energy: by field "power_w:RAIL", since the start.
-        latest: by field, the last reading of each, with or without a value; without one where its source was asked
-            and said nothing of it.
+        latest: by field, the last reading; it has no value where its source was read and did not report the field.
     """
 
     sources: Sequence[Source]
@@ -64,7 +64,7 @@ class Sampler:
 
     @property
     def energy(self) -> dict[str, Energy]:
-        """By field, of every rail that was ever measured."""
+        """Energy by field, for every rail measured so far."""
         return {name: meter.total for name, meter in self._meters.items()}
 
     def start(self) -> threading.Thread:
@@ -74,7 +74,7 @@ class Sampler:
         return thread
 
     def stop(self) -> None:
-        """Ends it after the turn under way."""
+        """Stops after the current turn."""
         self._stop.set()
 
     def run(self) -> None:
@@ -83,9 +83,10 @@ class Sampler:
         while not self._stop.is_set():
             self.turn()
             due += self.interval_s
+            # By the clock and not by the interval alone: reading takes time, which would add up.
             left = due - self.clock()
             if left < -self.interval_s:
-                due = self.clock()  # late by more than a turn: what was missed stays missed
+                due = self.clock()  # late by more than a turn: skip the missed turns
             elif left > 0:
                 self._stop.wait(left)
 
@@ -96,12 +97,12 @@ class Sampler:
         for position, source in enumerate(self.sources):
             if now >= self._due[position]:
                 period = max(self.interval_s, source.period_s)
-                told = source.read()
-                told = [*told, *self._untold(source, told)]
-                for one in told:
-                    self._take(one, now, period)
-                readings += told
-                # Half a turn early rather than a whole one late.
+                source_readings = source.read()
+                source_readings = [*source_readings, *self._missing(source, source_readings)]
+                for reading in source_readings:
+                    self._take(reading, now, period)
+                readings += source_readings
+                # Half a turn early, since rounding up would make it a whole turn late.
                 self._due[position] = now + period - self.interval_s / 2
         gap = 0.0 if self._last is None or now - self._last <= LATE * self.interval_s else now - self._last
         self._last = now
@@ -110,17 +111,17 @@ class Sampler:
             listener(sample)
         return sample
 
-    def _untold(self, source: Source, told: Sequence[Reading]) -> list[Reading]:
-        """What a source gave before and is silent about now: its last value must not pass for today's."""
-        names = {field_of(one.quantity, one.rail) for one in told}
+    def _missing(self, source: Source, readings: Sequence[Reading]) -> list[Reading]:
+        """Readings without a value for fields that the source no longer reports, so that no old value is shown."""
+        names = {field_of(reading.quantity, reading.rail) for reading in readings}
         return [
-            Reading(last.quantity, None, last.source, last.rail, reason=f"{source.name} says nothing of it any more")
+            Reading(last.quantity, None, last.source, last.rail, reason=f"{source.name} no longer reports it")
             for name, last in self.latest.items()
             if last.source == source.name and name not in names
         ]
 
-    def _take(self, one: Reading, now: float, period_s: float) -> None:
-        name = field_of(one.quantity, one.rail)
-        self.latest[name] = one
-        if one.quantity == "power_w":
-            self._meters.setdefault(name, EnergyMeter(LATE * period_s)).add(now, one.value)
+    def _take(self, reading: Reading, now: float, period_s: float) -> None:
+        name = field_of(reading.quantity, reading.rail)
+        self.latest[name] = reading
+        if reading.quantity == "power_w":
+            self._meters.setdefault(name, EnergyMeter(LATE * period_s)).add(now, reading.value)

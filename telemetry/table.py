@@ -1,4 +1,4 @@
-"""A piece of history as columns: from the service's pages, from Parquet, and back."""
+"""History as a table of columns, read from the service's pages or from Parquet."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class Table:
 
     def fields(self, quantity: str | None = None) -> list[str]:
         """Names of fields, of one quantity if asked."""
-        found = dict.fromkeys(_base(name) for name in self.columns if name not in FIXED)
-        return [name for name in found if quantity is None or name.partition(":")[0] == quantity]
+        names = dict.fromkeys(_base(name) for name in self.columns if name not in FIXED)
+        return [name for name in names if quantity is None or name.partition(":")[0] == quantity]
 
     def mean(self, field: str) -> NDArray[np.float64]:
         """Of a field; NaN all along where there is none."""
         return self._part(field, ".mean")
 
     def low(self, field: str) -> NDArray[np.float64]:
-        """Least of each row."""
+        """Minimum of each row."""
         return self._part(field, ".min")
 
     def high(self, field: str) -> NDArray[np.float64]:
-        """Most of each row."""
+        """Maximum of each row."""
         return self._part(field, ".max")
 
     @property
@@ -112,7 +112,7 @@ class Table:
             import pyarrow.parquet as pq
         except ImportError:
             raise TableError(f"Parquet needs pyarrow: {sys.executable} -m pip install pyarrow") from None
-        files = sorted(one for one in path.rglob("*.parquet") if one.is_file()) if path.is_dir() else [path]
+        files = sorted(part for part in path.rglob("*.parquet") if part.is_file()) if path.is_dir() else [path]
         if files == [path] and not path.is_file():
             raise TableError(f"{path} is no file; name a Parquet file, or a folder of them")
         if not files:
@@ -144,7 +144,7 @@ def _ticks(values: Any) -> NDArray[np.int64]:
     Raises:
         TableError: they are none.
     """
-    whole = isinstance(values, Sequence) and all(type(one) is int and abs(one) <= _LARGEST_TICK for one in values)
+    whole = isinstance(values, Sequence) and all(type(value) is int and abs(value) <= _LARGEST_TICK for value in values)
     ticks = np.array(values if whole else [], np.int64)
     if not whole or (np.diff(ticks) <= 0).any():
         raise TableError("this is no page of history: its ticks are no rising whole numbers")
@@ -158,9 +158,9 @@ def _numbers(name: str, values: Any) -> NDArray[Any]:
         TableError: they are no numbers.
     """
     try:
-        if isinstance(values, (str, bytes)) or any(isinstance(one, (str, bytes, bool)) for one in values):
+        if isinstance(values, (str, bytes)) or any(isinstance(value, (str, bytes, bool)) for value in values):
             raise TypeError
-        numbers = np.array([np.nan if one is None else float(one) for one in values], np.float64)
+        numbers = np.array([np.nan if value is None else float(value) for value in values], np.float64)
     except (TypeError, ValueError, OverflowError):
         raise TableError(f"this is no page of history: column {name} has more than numbers in it") from None
     numbers[~(np.abs(numbers) <= LARGEST)] = np.nan

@@ -20,7 +20,7 @@ trap 'exit 130' INT TERM
 
 # What a test takes for the user's home and cache: a test that reads either follows the poison.
 export HOME="$home" XDG_CACHE_HOME="$home/.cache" ENGINES_CACHE_DIR="$home/.cache/onboard-landcover"
-export ONBOARD_BACKEND="$POISON" ONBOARD_THREADS=3 ONBOARD_SIEVE=50
+export ONBOARD_BACKEND="$POISON" ONBOARD_THREADS=3 ONBOARD_SIEVE_PX=50
 # How fast a busy machine is decides no test: what must come may take its time.
 export TEST_DEADLINE_S="${TEST_DEADLINE_S:-600}"
 "$PYTHON" -m tests.poisoned_cache "$ENGINES_CACHE_DIR" "$POISON"

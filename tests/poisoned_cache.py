@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engines.cores import processor, usable_cores
+from engines.cpu import processor, usable_cores
 from engines.fastest import choice_key
 from engines.manifest import Manifest
 from engines.open import backend_states, shipped_models

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HINT = re.compile(r"pip install ([\w.{}'\[\]-]+)")
+HINT = re.compile(r"pip install '?([\w.{}\[\]-]+)")
 # The trainer's extra has a dozen packages: its hint names the clone, see test_a_command_without_its_extra_says_so.
 OF_ITS_OWN = {"{package}"}
 

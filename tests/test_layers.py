@@ -18,32 +18,77 @@ MAY_IMPORT = {
     "telemetry": set(),
     "ground": set(),
 }
-ASKS_TELEMETRY = "engines/power.py"
-FLOORS = ["cli", "api", "downlink", "jobs", "mapping", "scene", "errors"]
+ASKS_TELEMETRY = "engines/profiling/power.py"
+FLOORS = [
+    {"cli"},
+    {"alive", "batch_cli", "doctor", "history_cli"},
+    {"api"},
+    {"downlink", "processes"},
+    {"models"},
+    {"jobs", "power"},
+    {"mapping", "settings"},
+    {"setting_groups"},
+    {"scene"},
+    {"files"},
+    {"errors", "parent", "progress"},
+]
+"""Of the package onboard, top floor first: a room imports itself and lower floors, never a neighbour."""
 OWN_ADAPTER = {
     "torch": {"trainer"},
-    "tensorrt": {"engines/tensorrt.py", "engines/trt.py"},
-    "tensorrt_rtx": {"engines/trt.py"},
+    "tensorrt": {"engines/tensorrt/runner.py", "engines/tensorrt/runtime.py"},
+    "tensorrt_rtx": {"engines/tensorrt/runtime.py"},
     # The teacher of soft labels has several heads and no manifest: the engines' adapter is not for it.
-    "openvino": {"engines/openvino.py", "trainer/soften.py"},
-    "pycuda": {"engines/tensorrt.py"},
+    "openvino": {"engines/backends/openvino.py", "trainer/finetune/soften.py"},
+    "pycuda": {"engines/tensorrt/driver.py"},
+    "cuda": {"engines/tensorrt/driver.py"},
     "jtop": {"telemetry/sources/jtop_process.py"},
     "pynvml": {"telemetry/sources/nvml.py"},
-    "onnxruntime": {"engines/onnxrt.py", "trainer", "onboard/doctor.py"},
-    "onnx": {"engines/edges.py", "engines/layers.py", "trainer"},
-    "pyarrow": {"telemetry/table.py", "ground/telemetry.py", "trainer"},
+    "onnxruntime": {"engines/backends/onnxruntime.py", "trainer", "onboard/doctor.py"},
+    "onnx": {"engines/heads_graph.py", "engines/tensorrt/graph_io.py", "engines/profiling/layers.py", "trainer"},
+    "pyarrow": {
+        "telemetry/table.py",
+        "ground/telemetry.py",
+        "ground/console/rows.py",
+        "ground/item_table.py",
+        "ground/polygons/files.py",
+        "ground/polygons/write.py",
+        "trainer",
+    },
+    "shapely": {"ground/polygons"},
+    "pyogrio": {"ground/polygons/files.py", "ground/polygons/write.py"},
+    "scipy": {"ground/polygons/patches.py"},
+    "rio_tiler": {"ground/console/tiles.py", "ground/console/serve.py"},
     "matplotlib": {"telemetry/report.py", "trainer"},
 }
 
 
+COMPUTED_IMPORTS = {"engines/tensorrt/runtime.py"}
+"""Files that import one of several modules by a name in a variable (TensorRT and TensorRT for RTX)."""
+
+
 def imports(path: Path) -> set[str]:
-    found: set[str] = set()
+    """Modules that a file imports: by statement, and by name through importlib."""
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-    return found
+            modules.add(node.module)
+            modules.update(f"{node.module}.{alias.name}" for alias in node.names if node.module in PACKAGES)
+        elif isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__"}:
+            named = node.args[0] if node.args else None
+            if isinstance(named, ast.Constant):
+                modules.add(str(named.value))
+            else:
+                modules.add("(computed)")
+    return modules
+
+
+def _called(node: ast.Call) -> str:
+    """Name of the function called, without the module it is taken from."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
 
 
 def sources() -> list[Path]:
@@ -59,17 +104,41 @@ def test_packages_import_only_what_they_may(path: Path) -> None:
         assert not others
     if package == "trainer":
         aboard = {name for name in imports(path) if name.startswith("onboard.")}
-        assert all(name.split(".")[1] in {"scene", "mapping", "errors", "progress"} for name in aboard)
+        assert all(name.split(".")[1] in {"scene", "mapping", "files", "errors", "progress"} for name in aboard)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "onboard").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nobody_aboard_imports_upwards(path: Path) -> None:
-    floor = path.relative_to(ROOT).with_suffix("").parts[1]
-    if floor not in FLOORS:
+def test_a_room_of_onboard_imports_lower_floors_only(path: Path) -> None:
+    room = path.relative_to(ROOT).with_suffix("").parts[1]
+    imported = {name.split(".")[1] for name in imports(path) if name.startswith("onboard.")}
+    if room == "__init__":
+        assert not imported
         return
-    above = FLOORS[: FLOORS.index(floor)]
-    named = {name.split(".")[1] for name in imports(path) if name.startswith("onboard.")}
-    assert not named & set(above)
+    floor = next((number for number, rooms in enumerate(FLOORS) if room in rooms), None)
+    assert floor is not None, f"{room} has no floor: add it to FLOORS"
+    below = set().union(*FLOORS[floor + 1 :])
+    assert imported <= below | {room}, f"{path.name}: {sorted(imported - below - {room})} lie on its floor or above"
+
+
+def test_modules_imported_by_a_computed_name_are_known() -> None:
+    computed = {str(path.relative_to(ROOT)) for path in sources() if "(computed)" in imports(path)}
+    assert computed <= COMPUTED_IMPORTS
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import importlib\nimportlib.import_module('onboard.api.app')",
+        "from importlib import import_module\nimport_module('onboard.api.app')",
+        "__import__('onboard.api.app')",
+        "from onboard.api import app",
+        "from onboard import api",
+    ],
+)
+def test_an_import_is_seen_however_it_is_written(code: str, tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(code, encoding="utf-8")
+    assert any(name.startswith("onboard.api") for name in imports(path))
 
 
 @pytest.mark.parametrize("library", sorted(OWN_ADAPTER))

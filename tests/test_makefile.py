@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("cpu", ["x86_64", ""])
 def test_every_command_of_the_makefile_is_one_a_shell_can_read(tmp_path: Path, cpu: str) -> None:
-    targets = ["demo", "check", "test", "test-hermetic", "campaign", "radiation", "bench", "pictures"]
+    targets = ["demo", "console", "check", "test", "test-hermetic", "campaign", "radiation", "bench", "pictures"]
+    targets += ["wheel", "lock"]
     told = ["make", "-n", f"VENV={tmp_path}/venv", f"FAST_CPU={cpu}", *targets]
     commands = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert ("openvino" in commands) is bool(cpu)

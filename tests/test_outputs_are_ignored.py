@@ -1,4 +1,4 @@
-"""What the README's commands write, git ignores, and none of it lies in a package."""
+"""What the commands of README and quickstart write, git ignores, and none of it lies in a package."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WRITTEN = re.compile(r"(?:--(?:dest|out|run)|ONBOARD_DATA_DIR=)[ =]?([\w][\w/.-]
 
 
 def outputs() -> set[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/quickstart.md"))
     defaults = {"maps", "onboard-data", "power.png", "power.svg"}  # of commands that are given no folder
     return {name.rstrip(".") for name in WRITTEN.findall(text)} | defaults
 
 
-def test_no_command_of_the_readme_writes_into_the_sources() -> None:
+def test_no_command_of_the_pages_writes_into_the_sources() -> None:
     assert {"maps", "out/telemetry", "out/power"} <= outputs()
     for name in outputs():
         top = ROOT / Path(name).parts[0]

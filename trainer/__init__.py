@@ -1,1 +1,1 @@
-"""How a model is made."""
+"""Training, export and evaluation of models."""

@@ -1,4 +1,4 @@
-"""Configuration files of the trainer: YAML, checked before anything is read or allocated."""
+"""Settings of the trainer: YAML files that are validated before any data is read or memory allocated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing_extensions import Self
 from trainer.data.degrade import DegradeSettings
 from trainer.errors import SettingsRefused
 from trainer.models.segmenter import TAGS, SegmenterSettings
-from trainer.models.teacher import TeacherSettings
+from trainer.models.teachers.settings import TeacherSettings
 
 
 class _Settings(BaseModel):
@@ -197,9 +197,10 @@ class HeadSettings(_Settings):
 class FinetuneSettings(RunSettings):
     """A supervised fit of the decoder on a frozen encoder, or of both.
 
-    ``encoder`` is the run folder of a distillation, whose averaged student is taken; ``start_from`` that of an earlier
-    finetuning of the same network; ``teacher`` stands in the student's place, whose settings then are its shape; at
-    most one of the three. ``frozen_encoder`` learns the decoder alone. ``stem_weights`` are published ones for a stem
+    ``encoder`` is the run folder of a distillation or of a finetuning, whose averaged encoder is taken, and a new
+    decoder; ``start_from`` that of an earlier finetuning of the same network; ``teacher`` stands in the student's
+    place, whose settings then are its shape; at most one of the three. ``frozen_encoder`` learns the decoder alone: not
+    a bit of the encoder changes. ``stem_weights`` are published ones for a stem
     that has them: "imagenet", or a file; what they started learns at ``stem_learning_rate`` times the run's rate.
 
     ``heads`` with ``data.sets``: several sets teach several heads over one encoder; the first head is the model's own,
@@ -259,22 +260,22 @@ def read_settings(path: Path, kind: type[AnySettings], instead: Mapping[str, Any
         SettingsRefused: not readable, not YAML, unknown keys, or values that do not hold together.
     """
     try:
-        told = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsRefused(str(path), str(error)) from error
-    if not isinstance(told, dict):
+    if not isinstance(document, dict):
         raise SettingsRefused(str(path), "no settings in it: `name: value` lines are wanted")
-    return checked_settings(merged(told, instead or {}), kind, str(path))
+    return checked_settings(merged(document, instead or {}), kind, str(path))
 
 
-def checked_settings(told: Mapping[str, Any], kind: type[AnySettings], source: str) -> AnySettings:
+def checked_settings(document: Mapping[str, Any], kind: type[AnySettings], source: str) -> AnySettings:
     """Values as ``kind``.
 
     Raises:
         SettingsRefused: unknown keys, or values that do not hold together.
     """
     try:
-        return kind.model_validate(told)
+        return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in TAGS)

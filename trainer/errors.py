@@ -1,19 +1,19 @@
-"""What can go wrong on the ground.
+"""Errors of the trainer.
 
 TrainerError
-├── SettingsRefused    mend the configuration
-├── DataMissing        fetch the data set, or point at it
-├── DataRefused        mend the file, or what describes it
-├── CheckpointRefused  the checkpoint is of another model or run
-├── CheckpointNotWritten  make room; the last good checkpoint is still there (also of a run's record and pictures)
-├── RunInterrupted     told to stop; the same command goes on
-└── ExportRefused      the exported file does not say what the network says
+├── SettingsRefused       correct the configuration
+├── DataMissing           fetch the data set, or give its path
+├── DataRefused           correct the file, or its description
+├── CheckpointRefused     the checkpoint is of another model or run
+├── CheckpointNotWritten  free disk space; the last good checkpoint is still there (also for record and pictures)
+├── RunInterrupted        stopped by a signal; the same command resumes
+└── ExportRefused         the exported file does not reproduce the network's output
 """
 
 from __future__ import annotations
 
 START_AFRESH = "give another run folder, or remove this one to start afresh"
-"""What to do where a run's own checkpoint cannot be taken up."""
+"""Remedy where a run's own checkpoint cannot be loaded."""
 
 
 class TrainerError(Exception):
@@ -23,31 +23,31 @@ class TrainerError(Exception):
 
 
 class SettingsRefused(TrainerError):
-    """The configuration does not hold together."""
+    """The configuration is invalid or contradicts itself."""
 
     exit_code = 2
 
     def __init__(self, source: str, problem: str) -> None:
         self.source = source
         self.problem = problem
-        super().__init__(f"{source}: {problem}; mend the configuration")
+        super().__init__(f"{source}: {problem}; correct the configuration")
 
 
 class DataMissing(TrainerError):
-    """A data set, or a scene of it, is not where it was looked for."""
+    """A data set, or a scene of it, was not found."""
 
     exit_code = 2
 
     def __init__(
         self,
         path: object,
-        what: str,
+        problem: str,
         remedy: str = "set `data.root` or SHARED_DATA to the folder that holds the data sets",
     ) -> None:
         self.path = path
-        self.what = what
+        self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{path}: {what}; {remedy}")
+        super().__init__(f"{path}: {problem}; {remedy}")
 
 
 class DataRefused(TrainerError):
@@ -63,7 +63,7 @@ class DataRefused(TrainerError):
 
 
 class CheckpointRefused(TrainerError):
-    """The checkpoint cannot be taken up."""
+    """The checkpoint cannot be loaded."""
 
     exit_code = 2
 
@@ -75,7 +75,7 @@ class CheckpointRefused(TrainerError):
 
 
 class CheckpointNotWritten(TrainerError):
-    """No room for what a run writes, or the disk failed."""
+    """The disk is full or failed while a run wrote its files."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path = path

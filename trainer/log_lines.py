@@ -1,11 +1,11 @@
-"""What a command tells while it works: log lines on stdout, as long as somebody reads them."""
+"""Log handler that writes to stdout and ends the command quietly when its reader has gone."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
-from engines.reader_gone import reader_gone
+from engines.broken_pipe import discard_stdout
 
 
 class StdoutHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes no argument at run time
@@ -17,6 +17,6 @@ class StdoutHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes n
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's own name
         """Logging's own way would be a traceback on stderr for each line."""
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            reader_gone()
+            discard_stdout()
         else:
             super().handleError(record)

@@ -1,1 +1,1 @@
-"""The main job beside the tools that people use today: `make bench-peers`."""
+"""Comparison with other tools on the main task, mapping a scene: `make bench-peers`."""

@@ -1,4 +1,4 @@
-"""Maps each scene with each tool, judges the maps, writes docs/benchmarks: `make bench-peers`.
+"""Maps each scene with each tool, evaluates the maps, writes docs/benchmarks: `make bench-peers`.
 
 Every run is a process of its own, one at a time. Rounds go over all tools before any is run again, so that a machine
 that slows down slows all. Results are kept run by run; a run that is there already is not made again.
@@ -29,7 +29,7 @@ from benchmarks.peers.report import write_report
 from benchmarks.peers.scenes import bench_scene
 from benchmarks.peers.tools import TOOLS
 from benchmarks.twin import Twin
-from engines.cores import processor
+from engines.cpu import processor
 from engines.open import manifest_path
 
 # Of nine to sixteen tiles; half a second each, where our own commits every two seconds.
@@ -55,16 +55,16 @@ class Bench:
         if not keep:
             shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
-        told = {
+        job = {
             "scene": str(scene.resolve()), "out": str(out.resolve()), "model": str(self.model.resolve()),
             "twins": str(self.folder.resolve()), "threads": self.threads, "batch": 1, "overlap": OVERLAP,
             "halo": self.halo, "stretch": stretch, "die_after": die_after,
         }  # fmt: skip
         task = out / "task.json"
-        task.write_text(json.dumps(told), encoding="utf-8")
+        task.write_text(json.dumps(job), encoding="utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.peers.one", name, task],
+                [sys.executable, "-m", "benchmarks.peers.single_run", name, task],
                 capture_output=True, text=True, timeout=self.deadline_s, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -74,8 +74,8 @@ class Bench:
                 return {"failed": "killed: it took more memory than there is"}
             last = (done.stderr.strip().splitlines() or [""])[-1]
             return {"failed": last or f"exit code {done.returncode}", "exit_code": done.returncode}
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return found
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return answer
 
     def map_of(self, name: str) -> Path:
         """Where the tool's latest map lies."""
@@ -94,7 +94,10 @@ def main() -> None:
         help="number of what is measured now: runs of one number are compared (default: how many the tool had before)",
     )  # fmt: skip
     parser.add_argument("--side", type=int, help="pixels a side of the made scenes, to see that it runs")
-    parser.add_argument("--model", help="shipped name or folder (default: the shipped default)")
+    parser.add_argument(
+        "--model", default="dubai-lite",
+        help="shipped name or folder of a model of one graph that ends in an ArgMax (default: dubai-lite)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--deadline", type=float, default=3600.0, help="seconds a run may take")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SHARED_DATA", "../shared/data")))
@@ -108,17 +111,17 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "peers.json"
-    kept: dict[str, Any] = {} if arguments.again or not path.exists() else json.loads(path.read_text("utf-8"))
+    results: dict[str, Any] = {} if arguments.again or not path.exists() else json.loads(path.read_text("utf-8"))
     if not arguments.report_only:
-        _measure(arguments, kept, path)
-    write_report(kept, arguments.results)
+        _measure(arguments, results, path)
+    write_report(results, arguments.results)
 
 
-def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) -> None:
+def _measure(arguments: argparse.Namespace, results: dict[str, Any], path: Path) -> None:
     model = manifest_path(arguments.model).parent
     twin = Twin(arguments.folder, model, arguments.threads)
     bench = Bench(arguments.folder, model, arguments.threads, twin.halo, arguments.deadline)
-    kept["machine"] = {
+    results["machine"] = {
         "processor": processor(), "threads": arguments.threads, "python": sys.version.split()[0],
         "date": datetime.now(timezone.utc).date().isoformat(),
         "model": f"{twin.manifest.name} {twin.manifest.version}", "tile": twin.size, "overlap": OVERLAP,
@@ -127,12 +130,12 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
 
     def save() -> None:
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
     for name in arguments.scenes:
         scene = bench_scene(name, arguments.folder, arguments.data, side=arguments.side)
-        entry = kept.setdefault("scenes", {}).setdefault(name, {"title": scene.title, "tools": {}})
+        entry = results.setdefault("scenes", {}).setdefault(name, {"title": scene.title, "tools": {}})
         stretch = scene.stretch()
         judge = Judge(scene, twin, arguments.folder)
         rounds = arguments.large_runs if name == "landscape" else arguments.runs
@@ -143,26 +146,26 @@ def _measure(arguments: argparse.Namespace, kept: dict[str, Any], path: Path) ->
                     continue
                 given = scene.plain_path() if TOOLS[tool].wants_plain else scene.path
                 begin = time.monotonic()
-                found = bench.run(tool, given, stretch=stretch)
-                print(f"{name:<10}{tool:<20}{time.monotonic() - begin:7.1f} s  {found.get('failed', '')}", flush=True)
-                if "failed" in found:
-                    row["failed"] = found["failed"]
+                answer = bench.run(tool, given, stretch=stretch)
+                print(f"{name:<10}{tool:<20}{time.monotonic() - begin:7.1f} s  {answer.get('failed', '')}", flush=True)
+                if "failed" in answer:
+                    row["failed"] = answer["failed"]
                 else:
-                    row["runs"].append({"round": turn if arguments.round is None else arguments.round, **found})
+                    row["runs"].append({"round": turn if arguments.round is None else arguments.round, **answer})
                     if tool != "gdal":
                         row["quality"] = judge.quality(tool, bench.map_of(tool))
                 save()
         entry["differences"] = entry.get("differences", {}) | judge.differences()
         save()
     if not arguments.no_checklist:
-        _check(bench, arguments, kept, save)
+        _check(bench, arguments, results, save)
     save()
 
 
-def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], save: Any) -> None:
+def _check(bench: Bench, arguments: argparse.Namespace, results: dict[str, Any], save: Any) -> None:
     scenes = write_question_scenes(arguments.folder / "questions", arguments.data)
     long = bench_scene("dubai", arguments.folder, arguments.data).plain_path()
-    table = kept.setdefault("checklist", {})
+    table = results.setdefault("checklist", {})
     tools: Sequence[str] = [
         name for name in arguments.tools
         if name not in ("gdal", "onboard-auto", "onboard-wide") and not TOOLS[name].fastest
@@ -172,9 +175,9 @@ def _check(bench: Bench, arguments: argparse.Namespace, kept: dict[str, Any], sa
             continue
 
         def mapped(question: str, scene: Path, tool: str = name) -> Path | None:
-            found = bench.run(tool, scene)
-            if "failed" in found:
-                print(f"  {tool} on {question}: {found['failed']}", flush=True)
+            answer = bench.run(tool, scene)
+            if "failed" in answer:
+                print(f"  {tool} on {question}: {answer['failed']}", flush=True)
                 return None
             copy: Path = arguments.folder / "questions" / f"{question.replace(' ', '_')}_{tool}.map.tif"
             shutil.copy(bench.map_of(tool), copy)

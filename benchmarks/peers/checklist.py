@@ -1,4 +1,4 @@
-"""What each tool's map keeps of its scene: one small scene a question, and a SIGKILL."""
+"""Properties that each tool's map keeps of its scene: one small scene per question, and a SIGKILL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_question_scenes(folder: Path, data: Path) -> dict[str, Path]:
         GroundControlPoint(row, col, 55.2 + 5e-6 * col, 25.2 - 4.5e-6 * row, 0.0, id=str(number))
         for number, (row, col) in enumerate(corners)
     ]
-    found = {}
+    scenes = {}
     for name in ("affine", "rotated", "GCPs", "RPCs", "no data"):
         path = folder / f"{name.replace(' ', '_')}.tif"
         profile = {
@@ -52,8 +52,8 @@ def write_question_scenes(folder: Path, data: Path) -> dict[str, Path]:
                 target.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
             if name == "RPCs":
                 target.rpcs = rpcs(WIDTH, HEIGHT)
-        found[name] = path
-    return found
+        scenes[name] = path
+    return scenes
 
 
 def answers(scenes: Mapping[str, Path], mapped: Callable[[str, Path], Path | None]) -> dict[str, bool | None]:
@@ -64,33 +64,34 @@ def answers(scenes: Mapping[str, Path], mapped: Callable[[str, Path], Path | Non
         mapped: maps a scene of that name, gives the map's path or None.
     """
     maps = {name: mapped(name, path) for name, path in scenes.items()}
-    found: dict[str, bool | None] = {}
+    results: dict[str, bool | None] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("affine", "rotated", "GCPs", "RPCs"):
-            found[name] = None if maps[name] is None else _same_place(scenes[name], maps[name])  # type: ignore[arg-type]
+            results[name] = None if maps[name] is None else _same_place(scenes[name], maps[name])  # type: ignore[arg-type]
         if (path := maps["no data"]) is None:
-            return found | dict.fromkeys(QUESTIONS[4:9])
+            return results | dict.fromkeys(QUESTIONS[4:9])
         with rasterio.open(path) as source:
             classes = source.read(1)
-            found["no data kept"] = not classes[:, :NO_DATA_COLUMNS].any() and bool(classes[:, NO_DATA_COLUMNS:].all())
-            found["no data named"] = source.nodata == 0
+            outside, inside = classes[:, :NO_DATA_COLUMNS], classes[:, NO_DATA_COLUMNS:]
+            results["no data kept"] = not outside.any() and bool(inside.all())
+            results["no data named"] = source.nodata == 0
             try:
-                found["palette"] = bool(source.colormap(1))
+                results["palette"] = bool(source.colormap(1))
             except ValueError:
-                found["palette"] = False
+                results["palette"] = False
         if (path := maps["affine"]) is not None:
             with rasterio.open(path) as source:
-                found["overviews"] = bool(source.overviews(1)) or max(source.shape) <= 512
-            found["COG"] = _is_cog(path)
-    return found
+                results["overviews"] = bool(source.overviews(1)) or max(source.shape) <= 512
+            results["COG"] = _is_cog(path)
+    return results
 
 
 def _same_place(scene: Path, mapped: Path) -> bool:
-    with rasterio.open(scene) as one, rasterio.open(mapped) as other:
-        gcps = [[(p.row, p.col, round(p.x, 9), round(p.y, 9)) for p in source.gcps[0]] for source in (one, other)]
-        rational = [None if source.rpcs is None else source.rpcs.to_dict() for source in (one, other)]
-        place = one.transform.almost_equals(other.transform) and one.crs == other.crs
+    with rasterio.open(scene) as original, rasterio.open(mapped) as copy:
+        gcps = [[(p.row, p.col, round(p.x, 9), round(p.y, 9)) for p in source.gcps[0]] for source in (original, copy)]
+        rational = [None if source.rpcs is None else source.rpcs.to_dict() for source in (original, copy)]
+        place = original.transform.almost_equals(copy.transform) and original.crs == copy.crs
         return bool(place and gcps[0] == gcps[1] and rational[0] == rational[1])
 
 

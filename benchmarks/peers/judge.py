@@ -1,4 +1,4 @@
-"""How good a tool's map is: pixels unlike the reference near tile borders and elsewhere, and how sure that is."""
+"""Quality of a tool's map: differing pixels near tile borders and elsewhere, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -42,40 +42,40 @@ class Judge:
                 return {"wrong": f"the map has {source.width} x {source.height} pixels"}
             classes = source.read(1)
         expected = self._reference()
-        found = classes[part.row : part.row + part.height, part.col : part.col + part.width]
+        predicted = classes[part.row : part.row + part.height, part.col : part.col + part.width]
         inner = [
             [line - first for line in axis if 0 < line < length]
             for axis, first, length in zip(
                 tile_lines(tool, self.twin, self.scene.size()), (part.row, part.col), self.scene.size(), strict=True
             )
         ]
-        counts = block_counts(found, expected, near_mask(*expected.shape, *inner))
+        counts = block_counts(predicted, expected, near_mask(*expected.shape, *inner))
         self._counts_of(tool).parent.mkdir(parents=True, exist_ok=True)
         np.save(self._counts_of(tool), counts)
         near, elsewhere = shares(counts)
-        told: dict[str, Any] = {
-            "near": near, "elsewhere": elsewhere, "unlike": float((found != expected).mean()),
-            "empty": float((found == 0).mean()),
+        figures: dict[str, Any] = {
+            "near": near, "elsewhere": elsewhere, "unlike": float((predicted != expected).mean()),
+            "empty": float((predicted == 0).mean()),
         }  # fmt: skip
         if self.scene.labels is not None:
             with rasterio.open(self.scene.labels) as source:
                 labels = source.read(1)
             hits, best = Confusion(self.twin.classes), Confusion(self.twin.classes)
-            hits.add(labels, found)
+            hits.add(labels, predicted)
             best.add(labels, expected)
-            told |= {"miou": hits.scores().miou, "reference_miou": best.scores().miou}
-        return told
+            figures |= {"miou": hits.scores().miou, "reference_miou": best.scores().miou}
+        return figures
 
     def differences(self) -> dict[str, dict[str, Any]]:
         """Of each of ours from each other tool that overlaps, in points: "near" and "seam", with 95 % intervals."""
-        told: dict[str, dict[str, Any]] = {}
+        table: dict[str, dict[str, Any]] = {}
         for ours in OURS:
             for other, tool in TOOLS.items():
                 paths = self._counts_of(ours), self._counts_of(other)
                 if tool.own or tool.fastest or not all(path.exists() for path in paths):
                     continue
-                told.setdefault(ours, {})[other] = difference(*(np.load(path) for path in paths))
-        return told
+                table.setdefault(ours, {})[other] = difference(*(np.load(path) for path in paths))
+        return table
 
     def _reference(self) -> NDArray[np.uint8]:
         if self._expected is None:

@@ -25,18 +25,28 @@ def write_report(results: Results, folder: Path) -> None:
         "",
         f"Written by `make bench-peers`; every figure is from {folder.name}/peers.json.",
         "",
-        f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}, {machine['date']}; model "
-        f"{machine['model']}, tiles of {machine['tile']}, one in a call, FP32 in ONNX Runtime for all, overlap of "
-        f'{machine["overlap"]} pixels. Rows that say "no overlap" are a tool\'s own cheapest setting; "onboard, its '
-        f'default" is `onboard process` as installed (halo {machine["default_halo"]}, the backend that `auto` takes).',
+        f"Conditions: {machine['processor']}, {machine['threads']} threads, Python {machine['python']}, "
+        f"{machine['date']}. Model {machine['model']}, tiles of {machine['tile']} pixels, one tile in a call, FP32 in "
+        f"ONNX Runtime for all tools, overlap of {machine['overlap']} pixels. The machine's speed varied, so each "
+        "round ran all tools.",
         "",
-        "Seconds run from the file to the georeferenced map, without imports and the opening of the model; medians, "
-        "and least to most of several rounds over all tools, on a machine whose speed swings: \"over onboard\" is the "
-        'median of the ratios within a round. Peak memory is the whole process. "Unlike" is the share of pixels '
-        "whose class differs from a map of probabilities averaged over tiles that overlap by more than three quarters: "
-        "within 32 pixels of a line where tiles begin, end or are cut, and elsewhere. The seam is what the first has "
-        "over the second, in points: what a map owes to where its tiles lie. Those who average are nearer to an "
-        "average everywhere. Only the rows called its default run in bfloat16: compare like with like.",
+        "| column | means |",
+        "|---|---|",
+        "| s | seconds from the file to the georeferenced map, without imports and the opening of the model: median "
+        "of the rounds (minimum to maximum) |",
+        "| over onboard | these seconds over those of onboard: median of the ratios within a round |",
+        "| peak MiB | largest memory of the whole process |",
+        "| unlike near, elsewhere | share of pixels whose class differs from the reference: within 32 pixels of a "
+        "line where tiles begin, end or are cut, and elsewhere. The reference is a map of probabilities averaged over "
+        "tiles that overlap by more than three quarters. Tools that average probabilities are nearer to it "
+        "everywhere |",
+        "| seam | the first less the second, in points: what a map owes to where its tiles lie |",
+        "",
+        "| row | means |",
+        "|---|---|",
+        '| "no overlap" | a tool\'s own cheapest setting |',
+        f'| "onboard, its default" | `onboard process` as installed: halo {machine["default_halo"]}, the backend that '
+        "`auto` takes. Only the rows called its default run in bfloat16: compare like with like |",
     ]
     for name, scene in results["scenes"].items():
         lines += ["", f"## {scene['title']}", "", *_table(scene["tools"])]
@@ -101,8 +111,8 @@ def _differences(scene: Results) -> list[str]:
     tools = scene["tools"]
     ours = [name for name in TOOLS if name in scene["differences"]]
     lines = [
-        "Ours beside each: times as fast, then what ours has over theirs near borders and as seam, in points "
-        "(below 0 ours is better; in brackets where 95 % of resamplings of blocks of 256 pixels lie).",
+        "Onboard against each tool. Speed: how many times as fast onboard is. Near and seam: onboard's figure less the "
+        "tool's, in points; below 0 onboard is better. In brackets: 95 % of resamplings of blocks of 256 pixels.",
         "",
         "| tool | " + " | ".join(f"{tools[name]['title']}: speed | near | seam" for name in ours) + " |",
         "|---|" + "---|---|---|" * len(ours),
@@ -111,15 +121,15 @@ def _differences(scene: Results) -> list[str]:
     for other in (name for name in TOOLS if name in others):
         cells = [tools[other]["title"]]
         for name in ours:
-            found = scene["differences"][name].get(other)
+            difference = scene["differences"][name].get(other)
             cells.append(_over(tools[other]["runs"], tools[name]["runs"]))
-            cells += ["", ""] if found is None else [_interval(found[kind]) for kind in ("near", "seam")]
+            cells += ["", ""] if difference is None else [_interval(difference[kind]) for kind in ("near", "seam")]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def _interval(told: Sequence[float]) -> str:
-    value, low, high = told
+def _interval(bounds: Sequence[float]) -> str:
+    value, low, high = bounds
     return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
@@ -129,24 +139,28 @@ def _checklist(results: Results) -> list[str]:
     words = {True: "yes", False: "no", None: "fails"}
     for name in (name for name in TOOLS if name in results["checklist"]):
         row = results["checklist"][name]
-        told = " | ".join(words[row[question]] for question in QUESTIONS)
-        lines.append(f"| {titles.get(name, name)} | {told} |")
+        cells = " | ".join(words[row[question]] for question in QUESTIONS)
+        lines.append(f"| {titles.get(name, name)} | {cells} |")
     return lines
 
 
 def _seams(folder: Path) -> list[str]:
-    told = json.loads((folder / "seams.json").read_text(encoding="utf-8"))
+    document = json.loads((folder / "seams.json").read_text(encoding="utf-8"))
     lines = [
-        f"`python -m benchmarks.seams`: {told['model']} on {', '.join(told['scenes'])}, where it was fitted, so that "
-        "only differences mean something. Cut: cores as they fly. Blended: probabilities averaged by linear ramps. "
-        "What a tile gives is inside a large scene; halos that come to as many tiles on these make the same map.",
+        f"`python -m benchmarks.seams`: {document['model']} on {', '.join(document['scenes'])}. The model was fitted "
+        "on these scenes, so only differences mean something.",
+        "",
+        "- Cut: each pixel comes from the core of one tile, as aboard. Blended: probabilities are averaged by linear "
+        "ramps.",
+        '- "A tile gives" counts the pixels that a tile adds inside a large scene.',
+        "- Halos that lead to the same number of tiles on these scenes make the same map.",
         "",
         f"![seams against halo]({folder.name}/seams.png)",
         "",
         "| halo | a tile gives | cut: unlike near borders | elsewhere | mIoU | blended: near | elsewhere | mIoU |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = {(row["way"], row["halo"]): row for row in told["rows"]}
+    rows = {(row["way"], row["halo"]): row for row in document["rows"]}
     for halo in sorted({halo for way, halo in rows if way == "cut"}):
         cut, blended = rows["cut", halo], rows["blended", halo]
         figures = " | ".join(
@@ -160,13 +174,16 @@ def _scaling(folder: Path) -> list[str]:
     rows = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
     last = rows[-1]
     lines = [
-        "`python -m benchmarks scaling`: made landscapes, halo 64. An engine that costs nothing, so that all else "
-        "shows: what a scene costs whatever its size as well, which small ones spread over few pixels. Then once each "
-        "as installed, where it is the tiles that count: a scene of 2,000 pixels a side is just too wide for two.",
+        "`python -m benchmarks scaling`, on landscapes drawn by a program, halo 64.",
+        "",
+        "- With an engine that costs nothing, everything else shows. A part of the cost is the same for every scene; "
+        "small scenes spread it over few pixels.",
+        "- As installed, once each, the number of tiles decides: a scene of 2,000 pixels a side is just too wide for "
+        "two tiles.",
         "",
         f"![cost a pixel, and its parts]({folder.name}/scaling.png)",
         "",
-        "| scene | ns a pixel, free engine: median (least to most) | ns a pixel, as installed | tiles |",
+        "| scene | ns a pixel, free engine: median (minimum to maximum) | ns a pixel, as installed | tiles |",
         "|---|---|---|---|",
     ]
     for row in rows:

@@ -1,4 +1,4 @@
-"""The scenes that the tools map: a real one with labels, a large one, and one of 16 bits that only RPCs place."""
+"""Scenes for the tools: a real one with labels, a large one, and a 16-bit one placed by RPCs only."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class BenchScene:
     def stretch(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Low and high of each band, where the scene is not uint8: ours, given to all so that seams alone differ."""
         with Scene.open(self.path, SceneOptions(collar=False)) as scene:
-            found = scene.decisions.stretch
-        return None if found is None else (found.low, found.high)
+            chosen = scene.decisions.stretch
+        return None if chosen is None else (chosen.low, chosen.high)
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
@@ -98,13 +98,13 @@ def bench_scene(name: str, folder: Path, data: Path, *, side: int | None = None)
 
 def rpcs(width: int, height: int) -> RPC:
     """Of a level scene near Dubai: latitude falls with the line, longitude grows with the sample."""
-    one = [1.0] + [0.0] * 19
+    unit = [1.0] + [0.0] * 19
     line, sample = [0.0] * 20, [0.0] * 20
     line[2], sample[1] = -1.0, 1.0
     return RPC(
         height_off=0.0, height_scale=500.0, lat_off=25.2, lat_scale=height / 2 * 4.5e-6, long_off=55.3,
         long_scale=width / 2 * 5e-6, line_off=height / 2, line_scale=height / 2, samp_off=width / 2,
-        samp_scale=width / 2, line_num_coeff=line, line_den_coeff=one, samp_num_coeff=sample, samp_den_coeff=one,
+        samp_scale=width / 2, line_num_coeff=line, line_den_coeff=unit, samp_num_coeff=sample, samp_den_coeff=unit,
     )  # fmt: skip
 
 

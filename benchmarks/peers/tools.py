@@ -1,4 +1,4 @@
-"""One function a tool: from a scene's file to a georeferenced class map, in the way its own documentation shows.
+"""One function per tool: from a scene's file to a georeferenced class map, as its own documentation shows.
 
 Every tool gets the same model (those that blend, its twin), the same overlap and batch, and no more care than a user
 would take: the array tools' maps are written with the source's profile, as is common. Modules of packages that drag
@@ -99,9 +99,9 @@ class Task:
     def probabilities(self, tiles: Pixels) -> NDArray[np.float32]:
         """The model's, timed."""
         begin = time.perf_counter()
-        found = self.get()(np.ascontiguousarray(tiles))
+        outputs = self.get()(np.ascontiguousarray(tiles))
         self.count(len(tiles), time.perf_counter() - begin)
-        return found
+        return outputs
 
     def bytes_of(self, pixels: NDArray[Any]) -> Pixels:
         """(bands, ...) as the model wants them: bytes, by the scene's stretch where it is not uint8."""
@@ -167,11 +167,11 @@ def monai(task: Task, *, mode: str = "gaussian") -> None:
 
     with _begun(task), torch.inference_mode():
         image = torch.from_numpy(task.read()).float()[None]  # what it gives has the type of what it gets
-        found = sliding_window_inference(
+        logits = sliding_window_inference(
             image, (task.size, task.size), task.batch, forward, overlap=task.overlap / task.size, mode=mode,
             padding_mode="reflect",
         )  # fmt: skip
-        task.write(found[0].argmax(0).to(torch.uint8).numpy() + 1)
+        task.write(logits[0].argmax(0).to(torch.uint8).numpy() + 1)
 
 
 def tiler(task: Task, *, window: str = "hann") -> None:
@@ -221,7 +221,7 @@ def geoai(task: Task, *, blend: str = "spline") -> None:
             Model(), str(task.scene), str(task.map_path), tile_size=task.size, overlap=task.overlap,
             batch_size=task.batch, input_bands=[1, 2, 3], num_classes=task.get().classes, blend_mode=blend,
             output_dtype="uint8", output_nodata=0, preprocess_fn=task.bytes_of, verbose=False,
-            postprocess_fn=lambda found: found.argmax(0)[None].astype(np.uint8) + 1, compress="deflate",
+            postprocess_fn=lambda values: values.argmax(0)[None].astype(np.uint8) + 1, compress="deflate",
         )  # fmt: skip
 
 
@@ -252,11 +252,11 @@ def terratorch(task: Task, *, blend: bool = True) -> None:
 
     with _begun(task), torch.inference_mode():
         image = torch.from_numpy(task.read())[None]
-        found = infer(
+        logits = infer(
             forward, image, crop=task.size, stride=min(task.step, task.size - 2 * 8), delta=8,
             batch_size=task.batch, blend_overlaps=blend,
         )  # fmt: skip
-        task.write(found.squeeze(0).argmax(0).to(torch.uint8).numpy() + 1)
+        task.write(logits.squeeze(0).argmax(0).to(torch.uint8).numpy() + 1)
 
 
 def toolbelt(task: Task, *, weight: str = "pyramid") -> None:
@@ -269,8 +269,8 @@ def toolbelt(task: Task, *, weight: str = "pyramid") -> None:
         slicer = tiles.ImageSlicer(image.shape, task.size, task.step, weight=weight)
         merger = tiles.TileMerger(slicer.target_shape, task.get().classes, slicer.weight)
         for tile, coords in slicer.iter_split(image):
-            found = task.probabilities(np.moveaxis(tile, -1, 0)[None])
-            merger.integrate_batch(torch.from_numpy(found), [coords])
+            probabilities = task.probabilities(np.moveaxis(tile, -1, 0)[None])
+            merger.integrate_batch(torch.from_numpy(probabilities), [coords])
         merged = slicer.crop_to_orignal_size(np.moveaxis(merger.merge().numpy(), 0, -1))
         task.write(merged.argmax(-1).astype(np.uint8) + 1)
 
@@ -417,12 +417,12 @@ def _function(path: str, name: str, **known: Any) -> Any:
     return known[name]
 
 
-def _stub(name: str, **what: Any) -> None:
+def _stub(name: str, **attributes: Any) -> None:
     """A module of this name that holds only what the loaded one needs."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         made = types.ModuleType(".".join(parts[:depth]))
         made.__path__ = []
         sys.modules[made.__name__] = made
-    for key, value in what.items():
+    for key, value in attributes.items():
         setattr(sys.modules[name], key, value)

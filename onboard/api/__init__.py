@@ -1,1 +1,1 @@
-"""HTTP: scenes in, maps out, telemetry, health."""
+"""The HTTP service: scenes are posted, maps and telemetry are fetched."""

@@ -7,8 +7,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from onboard.api import docs, downlink, events, health, history, maps, metrics, problems, scenes, telemetry
+from onboard.api import (
+    areas,
+    docs,
+    downlink,
+    events,
+    health,
+    history,
+    home,
+    maps,
+    metrics,
+    models,
+    problems,
+    scenes,
+    stac,
+    telemetry,
+)
+from onboard.api.cross_origin import CrossOrigin
 from onboard.api.host import CheckedHost
+from onboard.api.same_origin import SameOrigin
 from onboard.api.service import Service
 
 DESCRIPTION = "Scenes in, land-cover maps out, nothing lost in between. Errors are application/problem+json (RFC 9457)."
@@ -24,9 +41,26 @@ def app_of(service: Service) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     problems.install(app)
-    for module in (scenes, maps, downlink, telemetry, history, metrics, events, health, docs):
+    for module in (
+        scenes,
+        maps,
+        models,
+        stac,
+        downlink,
+        telemetry,
+        history,
+        metrics,
+        events,
+        areas,
+        health,
+        docs,
+        home,
+    ):
         app.include_router(module.router)
+    app.add_middleware(SameOrigin)
     app.add_middleware(CheckedHost)
+    if service.settings.cors_origins:
+        app.add_middleware(CrossOrigin, origins=service.settings.cors_origins.split(","))
     _document_problems(app)
     return app
 

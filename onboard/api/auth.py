@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens with roles, hashed at rest.
+"""Authorization: bearer tokens with roles, stored as hashes.
 
 A token is 256 random bits, so its plain SHA-256 is as good as a slow hash: there is nothing to guess. No token carries
 a date: aboard the clock may be wrong by years, and the ground must never be locked out by it.
@@ -10,24 +10,24 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from engines.files import replace_file
 from onboard.api.errors import NotAllowed, NotAuthenticated
 from onboard.errors import OptionsRefused
 
-ROLES: Final = ("ingest", "ground", "telemetry", "operator")
-"""Deliver scenes; pull maps and give receipts; read telemetry; everything, erasing included."""
+ROLES: Final = ("ingest", "ground", "telemetry", "uplink", "operator")
+"""Deliver scenes; pull maps and give receipts; read telemetry; send models up; everything, erasing included."""
 _LOCAL_NAME: Final = "local"
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks.
+    """The sender of a request.
 
     Attributes:
         name: of the token, for the log.
@@ -44,7 +44,7 @@ class Caller:
             NotAllowed: it has none of them.
         """
         if not self.roles.intersection({*roles, "operator"}):
-            raise NotAllowed(" or ".join(roles), self.roles)
+            raise NotAllowed(" or ".join(roles or ("operator",)), self.roles)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    def roles(self) -> dict[str, list[str]]:
+        """Roles by the tokens' names, both in order; a secret is nowhere but with its owner."""
+        return {token.name: sorted(token.roles) for token in sorted(self._tokens, key=lambda token: token.name)}
+
     def caller_of(self, authorization: str | None) -> Caller:
-        """Who sent this Authorization header.
+        """The caller with this Authorization header.
 
         Raises:
             NotAuthenticated: there is none, or its token is not known.
@@ -84,14 +88,14 @@ class Tokens:
         if scheme.lower() != "bearer" or not secret.strip():
             raise NotAuthenticated("a token is needed; send it as Authorization: Bearer TOKEN")
         digest = _digest(secret.strip())
-        found: Token | None = None
+        match: Token | None = None
         # Every token is compared, each in constant time: an answer's time tells nothing of which one was near.
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, digest):
-                found = token
-        if found is None:
+                match = token
+        if match is None:
             raise NotAuthenticated("this token is not known here; `onboard token add` makes one")
-        return Caller(found.name, found.roles)
+        return Caller(match.name, match.roles)
 
 
 def read_tokens(path: Path) -> Tokens:
@@ -101,13 +105,13 @@ def read_tokens(path: Path) -> Tokens:
         OptionsRefused: the file cannot be read or is something else.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return Tokens(Token(row["name"], frozenset(row["roles"]), row["sha256"]) for row in told["tokens"])
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Tokens(Token(row["name"], frozenset(row["roles"]), row["sha256"]) for row in document["tokens"])
     except FileNotFoundError:
         return Tokens()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OptionsRefused(
-            f"the tokens in {path} cannot be read ({error})", "mend it, or remove it and use `onboard token add`"
+            f"the tokens in {path} cannot be read ({error})", "correct it, or remove it and use `onboard token add`"
         ) from error
 
 
@@ -117,11 +121,11 @@ def add_token(path: Path, name: str, roles: Iterable[str]) -> str:
     Raises:
         OptionsRefused: the name is taken, or a role is not known.
     """
-    kept = read_tokens(path)._tokens
-    if any(token.name == name for token in kept):
+    tokens = read_tokens(path)._tokens
+    if any(token.name == name for token in tokens):
         raise OptionsRefused(f"there is a token called {name!r} already", "choose another name, or remove that one")
     secret = secrets.token_urlsafe(32)
-    _write(path, [*kept, Token(name, frozenset(roles), _digest(secret))])
+    _write(path, [*tokens, Token(name, frozenset(roles), _digest(secret))])
     return secret
 
 
@@ -131,10 +135,10 @@ def remove_token(path: Path, name: str) -> None:
     Raises:
         OptionsRefused: there is none of that name.
     """
-    kept = read_tokens(path)._tokens
-    left = [token for token in kept if token.name != name]
-    if len(left) == len(kept):
-        known = ", ".join(token.name for token in kept) or "none"
+    tokens = read_tokens(path)._tokens
+    left = [token for token in tokens if token.name != name]
+    if len(left) == len(tokens):
+        known = ", ".join(token.name for token in tokens) or "none"
         raise OptionsRefused(f"there is no token called {name!r}", f"there are: {known}")
     _write(path, left)
 
@@ -166,12 +170,5 @@ def _digest(secret: str) -> str:
 
 def _write(path: Path, tokens: Iterable[Token]) -> None:
     rows = [{"name": token.name, "roles": sorted(token.roles), "sha256": token.sha256} for token in tokens]
-    partial = path.with_name(path.name + ".part")
-    partial.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"tokens": rows}, file, indent=1)
-        file.flush()
-        os.fsync(descriptor)
-    partial.replace(path)
+    replace_file(path, json.dumps({"tokens": rows}, indent=1).encode(), mode=0o600)

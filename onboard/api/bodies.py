@@ -22,8 +22,8 @@ from starlette.requests import ClientDisconnect
 
 from onboard.api.deliveries import ARCHIVE_TYPES, SIDECAR_FIELD, FormFiles
 from onboard.api.errors import BadRequest, NotATiff, TooLarge
+from onboard.api.minimum_rate import MinimumRate, TooSlow
 from onboard.api.service import Service, TheCaller, service_of
-from onboard.jobs.pace import Pace, TooSlow
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -60,7 +60,7 @@ class Body:
         return "" if self.form is None else self.form.file_name
 
 
-def body_of(request: Request, *, limit: int, pace: Pace, beside: FormFiles | None = None) -> Body:
+def body_of(request: Request, *, limit: int, pace: MinimumRate, beside: FormFiles | None = None) -> Body:
     """The scene in a request, raw or multipart, no longer than ``limit`` bytes, no slower than the pace.
 
     Args:
@@ -80,17 +80,28 @@ def body_of(request: Request, *, limit: int, pace: Pace, beside: FormFiles | Non
     if kind == b"multipart/form-data":
         return _form(stream, options.get(b"boundary", b""), beside)
     if kind not in {b"image/tiff", b"application/octet-stream"} | ARCHIVE_TYPES:
-        said = kind.decode("latin-1") or "nothing"
+        declared = kind.decode("latin-1") or "nothing"
         raise NotATiff(
-            f"Content-Type says {said}; send the GeoTIFF as image/tiff, or as form field {FILE_FIELD!r}, or with its "
-            "files as application/zip or application/x-tar"
+            f"Content-Type says {declared}; send the GeoTIFF as image/tiff, or as form field {FILE_FIELD!r}, or with "
+            "its files as application/zip or application/x-tar"
         )
     return Body(stream, media_type=kind)
 
 
-def pace_of(service: Service) -> Pace:
-    """How fast bodies must come to this service."""
-    return Pace(service.settings.body_timeout_s, service.settings.upload_bytes_per_s)
+def plain_body(request: Request, *, limit: int, pace: MinimumRate) -> AsyncIterator[bytes]:
+    """The bytes of a body of any media type, no more than ``limit``, no slower than the pace.
+
+    Raises:
+        TooLarge: it declares more; while reading, it has more.
+        BadRequest: while reading: too slow, or the connection broke.
+    """
+    _check_declared(request, limit)
+    return _limited(request, limit, pace)
+
+
+def pace_of(service: Service) -> MinimumRate:
+    """The lowest rate of bodies by the service's settings."""
+    return MinimumRate(service.settings.body_timeout_s, service.settings.min_upload_bytes_per_s)
 
 
 def json_body(model: type[_Model], *roles: str) -> Callable[..., Awaitable[_Model]]:
@@ -137,8 +148,8 @@ def _check_declared(request: Request, limit: int) -> None:
         raise TooLarge(limit, int(declared))
 
 
-async def _limited(request: Request, limit: int, pace: Pace) -> AsyncIterator[bytes]:
-    stream, taken = request.stream(), 0
+async def _limited(request: Request, limit: int, pace: MinimumRate) -> AsyncIterator[bytes]:
+    stream, received = request.stream(), 0
     with _PaceAlarm(pace) as alarm:
         while True:
             try:
@@ -150,8 +161,8 @@ async def _limited(request: Request, limit: int, pace: Pace) -> AsyncIterator[by
                 raise BadRequest("the connection broke before the whole body came; send it again") from None
             except TooSlow as error:
                 raise BadRequest(f"{error}; send it again") from None
-            taken += len(chunk)
-            if taken > limit:
+            received += len(chunk)
+            if received > limit:
                 raise TooLarge(limit, None)
             if chunk:
                 yield chunk
@@ -163,7 +174,7 @@ class _PaceAlarm:
     asyncio.wait_for would make a task for every wait, and a body is waited for every 64 KiB.
     """
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: MinimumRate) -> None:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()

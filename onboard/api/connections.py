@@ -1,4 +1,4 @@
-"""All connections of the service: a cap on their number, and an end to those whose client does not read.
+"""Limits the number of open connections, and closes those whose client does not read its answer.
 
 A connection costs a descriptor from the moment the kernel hands it over, long before a request is known: during a TLS
 handshake, while a head comes byte by byte, or when it is kept alive for nothing. So they are counted where they are
@@ -37,7 +37,7 @@ _BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info, l
 
 
 class Served(Protocol):
-    """What the protocol tells of its connection."""
+    """The protocol of a connection, as far as it is needed here."""
 
     transport: asyncio.Transport
 
@@ -99,12 +99,12 @@ class Connections:
 
     def __init__(
         self,
-        most: int,
+        max_connections: int,
         read_timeout_s: float = 30.0,
         read_bytes_per_s: float = 100.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.most = most
+        self.most = max_connections
         self._window_s = read_timeout_s
         self._needed = max(1, int(read_timeout_s * read_bytes_per_s))
         self._clock = clock
@@ -112,7 +112,7 @@ class Connections:
         self._sweeping = False
 
     def __len__(self) -> int:
-        self._by_descriptor = {fd: one for fd, one in self._by_descriptor.items() if one.is_open}
+        self._by_descriptor = {fd: connection for fd, connection in self._by_descriptor.items() if connection.is_open}
         return len(self._by_descriptor)
 
     def admit(self, accepted: socket.socket) -> bool:
@@ -136,12 +136,12 @@ class Connections:
 
     def make_room(self) -> bool:
         """Ends the oldest connection without a request in work; its descriptor is free a turn of the loop later."""
-        for descriptor, one in self._by_descriptor.items():  # oldest first
-            if self._clock() - one.accepted < YOUNG_S:
+        for descriptor, connection in self._by_descriptor.items():  # oldest first
+            if self._clock() - connection.accepted < YOUNG_S:
                 return False
-            if one.protocol is None or not one.protocol.is_working:
+            if connection.protocol is None or not connection.protocol.is_working:
                 with suppress(OSError):
-                    one.socket.shutdown(socket.SHUT_RDWR)
+                    connection.socket.shutdown(socket.SHUT_RDWR)
                 del self._by_descriptor[descriptor]
                 return True
         return False
@@ -156,9 +156,9 @@ class Connections:
         if len(self):
             self._start_sweeping()
         now = self._clock()
-        for one in self._by_descriptor.values():
-            if one.protocol is not None and not one.is_read(now, self._window_s, self._needed):
-                one.protocol.transport.abort()
+        for connection in self._by_descriptor.values():
+            if connection.protocol is not None and not connection.is_read(now, self._window_s, self._needed):
+                connection.protocol.transport.abort()
 
 
 class Listener(socket.socket):
@@ -214,7 +214,7 @@ class Listener(socket.socket):
 
 
 def connections_within(wanted: int) -> int:
-    """How many connections the system's limit of descriptors leaves room for, after it was raised as far as it goes.
+    """Number of connections that the limit of open files allows, after it was raised as far as possible.
 
     A connection may cost two: its socket, and the file that is sent or received.
     """

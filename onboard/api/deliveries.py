@@ -1,4 +1,4 @@
-"""What a delivery over HTTP may be besides one GeoTIFF: an archive, or a form with the files that belong to a scene."""
+"""Deliveries that are more than one GeoTIFF: archives, and forms with the files that belong to a scene."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
+from engines.files import synced_file
 from onboard.api.errors import BadRequest
 from onboard.errors import SceneRefused
+from onboard.files import storage_error
 from onboard.jobs.bundle import new_folder, plain_name
 from onboard.jobs.intake import check_room
-from onboard.mapping.files import storage_error, synced_file
+from onboard.scene.tiff import TIFF_STARTS
 from onboard.settings import Settings
 
 SIDECAR_FIELD = "sidecar"
 ARCHIVE_TYPES = frozenset({b"application/zip", b"application/x-zip-compressed", b"application/x-tar"})
 MOST_FILES = 1000
-_TIFF_OR_ZIP = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"PK\3\4")
+_TIFF_OR_ZIP = (*TIFF_STARTS, b"PK\3\4")
 _OTHER_ENDINGS = (".xml", ".til", ".tar")
 _LOOK_EVERY = 16 << 20
 

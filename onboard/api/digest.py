@@ -19,14 +19,14 @@ def promised_sha256(header: str | None) -> str | None:
     """
     if header is None or not header.strip():
         return None
-    found = None
+    sha256 = None
     for part in header.split(","):
         match = _MEMBER.fullmatch(part)
         if match is None:
             raise BadRequest(f"Content-Digest {header[:100]!r} is none; send sha-256=:BASE64: as RFC 9530 has it")
         if match[1] == "sha-256":
-            found = _hex(match[2])
-    return found
+            sha256 = _hex(match[2])
+    return sha256
 
 
 def _hex(text: str) -> str:

@@ -47,7 +47,7 @@ class MissingPages(NotFound):
 
 
 def reader_of(request: Request) -> Caller:
-    """Who reads the description: any caller; a browser may give the token as a password, with any name.
+    """The reader of the description: any caller; a browser may give the token as a password, with any name.
 
     Raises:
         BrowserMustSay: nobody we know.

@@ -1,4 +1,4 @@
-"""What the ground should fetch in this pass."""
+"""Downlink plans: which files the ground fetches in a pass, and maps whose receipt is missing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 
 from onboard.api.service import TheCaller, TheService
 from onboard.downlink.plan import Held, Weights, plan
-from onboard.jobs.ledger import PRIORITIES, MapRow
-from onboard.jobs.published import MAP_FILE
+from onboard.jobs.map_store import MapRow
+from onboard.jobs.published import AREAS, MAP_FILE, maps_of
+from onboard.jobs.scene_states import PRIORITIES
 from onboard.settings import Settings
 
 router = APIRouter(tags=["downlink"])
@@ -31,7 +32,7 @@ class PlannedFile(BaseModel):
     priority: str
     value: float
     reason: str
-    unfamiliar: float | None = Field(
+    unfamiliar_share: float | None = Field(
         description="share of the map's tiles that are unlike the model's training imagery; null where not known"
     )
 
@@ -68,7 +69,7 @@ def get_undelivered(
 ) -> UndeliveredAnswer:
     """Maps whose receipt is not known aboard: a ground that holds one gives it, again after the ledger was lost."""
     caller.must_be("ground")
-    rows = service.ledger.maps(after=since, limit=limit, undelivered=True)
+    rows = service.ledger.maps.page(after=since, limit=limit, undelivered=True)
     return UndeliveredAnswer(
         maps=[UndeliveredMap(map=row.id, sha256=str(row.assets[MAP_FILE]["sha256"])) for row in rows],
         next=rows[-1].sequence if len(rows) == limit else None,
@@ -81,17 +82,17 @@ def get_plan(
     caller: TheCaller,
     budget: Annotated[int | None, Query(alias="bytes", ge=0, le=2**62, description="of this pass")] = None,
 ) -> PlanAnswer:
-    """What to fetch within so many bytes: by priority, then by value for its bytes."""
+    """Files to fetch within a budget of bytes: by priority, then by value for each byte."""
     caller.must_be("ground")
     rows: list[MapRow] = []
-    while page := service.ledger.maps(after=rows[-1].sequence if rows else 0, limit=_PAGE, undelivered=True):
+    while page := service.ledger.maps.page(after=rows[-1].sequence if rows else 0, limit=_PAGE, undelivered=True):
         rows += page
     items = plan([held_of(row) for row in rows], budget, weights_of(service.settings))
     files = [
         PlannedFile(
             map=item.map, asset=item.asset, href=f"/maps/{item.map}/{item.asset}", offset=0, length=item.length,
             bytes=item.bytes, whole=item.whole, sha256=item.sha256, priority=item.priority, value=item.value,
-            reason=item.reason, unfamiliar=item.unfamiliar,
+            reason=item.reason, unfamiliar_share=item.unfamiliar,
         )
         for item in items
     ]  # fmt: skip
@@ -104,25 +105,27 @@ def get_plan(
 def weights_of(settings: Settings) -> Weights:
     """The settings' weights."""
     return Weights(
-        rare=settings.weight_rare, sure=settings.weight_sure, age=settings.weight_age, base=settings.weight_base,
-        quicklooks=settings.quicklook_share, guess=settings.weight_guess,
+        rare=settings.weight_rarity, sure=settings.weight_confidence, age=settings.weight_age,
+        base=settings.weight_base, quicklooks=settings.quicklook_share, guess=settings.unfamiliar_discount,
     )  # fmt: skip
 
 
 def held_of(row: MapRow) -> Held:
-    """What the plan must know of a map."""
+    """A map's row as the plan needs it."""
     properties: dict[str, Any] = row.item["properties"]
     cover = properties["onboard:class_cover"]
-    heads = row.assets["map.tif"].get("heads", [])
+    leading = row.assets["map.tif"].get("heads", [])
     return Held(
         id=row.id,
         priority=row.priority,
         rank=PRIORITIES.index(row.priority),
         sequence=row.sequence,
         files={name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in row.assets.items()},
-        heads=[(int(head["bytes"]), int(head["factor"])) for head in heads],
+        leading=[(int(part["bytes"]), int(part["factor"])) for part in leading],
+        further_maps=[name for name in maps_of(row.item) if name != MAP_FILE],
         cover={str(entry["title"]): float(entry["share"]) for entry in cover},
         valid_px=sum(int(entry["pixels"]) for entry in cover),
         confidence=properties.get("onboard:mean_confidence"),
+        areas=[str(area["name"]) for area in properties.get(AREAS, [])],
         unfamiliar=(properties.get("onboard:familiarity") or {}).get("share_unfamiliar"),
     )

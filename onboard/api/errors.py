@@ -5,6 +5,7 @@ RequestRefused
 │   └── DigestMismatch  the bytes are not those that were promised: send them again
 ├── NotAuthenticated    give a token (401)
 ├── NotAllowed          another token is needed (403)
+├── OtherOrigin         a page of another origin may only read (403)
 ├── NotFound            nothing is kept under this name (404)
 │   └── Vanished        it was kept, and its file is gone from the disk
 ├── Conflict            what was sent contradicts what is here (409)
@@ -33,9 +34,9 @@ class BadRequest(RequestRefused):
 class DigestMismatch(BadRequest):
     """The bytes that came are not those whose digest was given."""
 
-    def __init__(self, promised: str, found: str) -> None:
-        self.promised, self.found = promised, found
-        super().__init__(f"the bytes received have SHA-256 {found}, {promised} was promised; send the scene again")
+    def __init__(self, promised: str, received: str) -> None:
+        self.promised, self.received = promised, received
+        super().__init__(f"the bytes received have SHA-256 {received}, {promised} was promised; send the scene again")
 
 
 class NotAuthenticated(RequestRefused):
@@ -51,6 +52,13 @@ class NotAllowed(RequestRefused):
         self.needed, self.has = needed, has
         roles = ", ".join(sorted(has)) or "no role"
         super().__init__(f"this needs the role {needed}, the token has {roles}; ask the operator for another token")
+
+
+class OtherOrigin(RequestRefused):
+    """A browser sent it for a page of another origin."""
+
+    def __init__(self) -> None:
+        super().__init__("a page of another origin may read here at most; use the service's own address, or a program")
 
 
 class NotFound(RequestRefused):
@@ -72,7 +80,7 @@ class Vanished(NotFound):
 
 
 class Conflict(RequestRefused):
-    """What was sent contradicts what is kept here."""
+    """The request contradicts what is stored here."""
 
 
 class TooLarge(RequestRefused):
@@ -80,8 +88,10 @@ class TooLarge(RequestRefused):
 
     def __init__(self, limit: int, declared: int | None) -> None:
         self.limit, self.declared = limit, declared
-        what = f"the body declares {declared:,} bytes" if declared is not None else "the body goes on beyond the limit"
-        super().__init__(f"{what}, {limit:,} are taken at most; cut the scene into smaller ones")
+        problem = (
+            f"the body declares {declared:,} bytes" if declared is not None else "the body goes on beyond the limit"
+        )
+        super().__init__(f"{problem}, {limit:,} are taken at most; cut the scene into smaller ones")
 
 
 class NotATiff(RequestRefused):

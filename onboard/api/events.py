@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from onboard.api.bodies import documented_json, json_body
 from onboard.api.problems import documented
 from onboard.api.service import TheCaller, TheService
+from onboard.jobs.event_log import Event
 
 router = APIRouter(tags=["events"])
 
@@ -20,7 +21,7 @@ class EventAnswer(BaseModel):
     sequence: int
     severity: str = Field(description="info, warning or error")
     kind: str
-    about: str | None = Field(description="id of a scene, where it is about one")
+    scene: str | None = Field(description="id of the scene it is about; null where it is about none")
     text: str
     at: dict[str, Any] = Field(description="when, by every clock there is")
 
@@ -34,7 +35,7 @@ class EventsAnswer(BaseModel):
 
 
 class Acknowledgement(BaseModel):
-    """What the ground has."""
+    """Number up to which the ground has the events."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,19 +51,23 @@ def get_events(
 ) -> EventsAnswer:
     """Events after a sequence number, in their order."""
     caller.must_be("telemetry", "ground")
-    rows = service.ledger.events(after=since, limit=limit)
+    rows = service.ledger.events.page(after=since, limit=limit)
     return EventsAnswer(
-        events=[EventAnswer(**{**row.__dict__, "at": dict(row.at)}) for row in rows],
+        events=[_answer(row) for row in rows],
         next=rows[-1].sequence if len(rows) == limit else None,
-        acknowledged=service.ledger.acknowledged(),
+        acknowledged=service.ledger.events.acknowledged(),
     )
 
 
-@router.post(
-    "/events/acknowledged", responses=documented(400, 413), openapi_extra=documented_json(Acknowledgement)
-)
+def _answer(row: Event) -> EventAnswer:
+    return EventAnswer(
+        sequence=row.sequence, severity=row.severity, kind=row.kind, scene=row.about, text=row.text, at=dict(row.at)
+    )  # fmt: skip
+
+
+@router.post("/events/acknowledged", responses=documented(400, 413), openapi_extra=documented_json(Acknowledgement))
 def post_acknowledged(
     known: Annotated[Acknowledgement, Depends(json_body(Acknowledgement, "ground"))], service: TheService
 ) -> Acknowledgement:
     """The ground stores events up to a sequence number; gives the highest that was ever said."""
-    return Acknowledgement(until=service.ledger.acknowledge(known.until))
+    return Acknowledgement(until=service.ledger.events.acknowledge(known.until))

@@ -30,22 +30,22 @@ def get_live() -> Health:
 def get_ready(service: TheService) -> Response:
     """Whether scenes are mapped now; no token needed, nothing secret in it."""
     problems = _problems(service)
-    status = "ready" if not problems else "starting" if service.beats.last.engine == "starting" else "not ready"
+    status = "ready" if not problems else "starting" if service.heartbeats.last.engine == "starting" else "not ready"
     answer = Health(status=status, problems=problems)
     return JSONResponse(answer.model_dump(), 503 if problems else 200)
 
 
 def _problems(service: Service) -> list[str]:
-    beat, silent = service.beats.last, service.beats.silent_s
+    beat, silent = service.heartbeats.last, service.heartbeats.silent_s
     if silent is None:
         return ["the worker has not been heard of yet"]
-    found = []
+    problems = []
     if silent > service.settings.heartbeat_timeout_s:
-        found.append(f"the worker has been silent for {silent:.0f} s")
+        problems.append(f"the worker has been silent for {silent:.0f} s")
     if beat.engine != "ready":
-        found.append(f"the engine is {beat.engine}: scenes are taken and wait")
-    if shutil.disk_usage(service.settings.data_dir).free < service.settings.reserve:
-        found.append("less room than the reserve is left: scenes are not taken")
-    if aside := service.ledger.aside(limit=1000):
-        found.append(f"{len(aside)} scenes wait aside, {aside[0].id} first: {aside[0].waiting_reason}")
-    return found
+        problems.append(f"the engine is {beat.engine}: scenes are taken and wait")
+    if shutil.disk_usage(service.settings.data_dir).free < service.settings.disk_reserve_bytes:
+        problems.append("less room than the reserve is left: scenes are not taken")
+    if aside := service.ledger.scenes.waiting_aside(limit=1000):
+        problems.append(f"{len(aside)} scenes wait aside, {aside[0].id} first: {aside[0].waiting_reason}")
+    return problems

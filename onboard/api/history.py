@@ -43,8 +43,8 @@ def get_history(
     next page; `now` is the last tick there is. What was not measured is null (JSON) or empty (CSV).
     """
     caller.must_be("telemetry", "ground")
-    wanted = [name.strip() for name in fields.split(",") if name.strip()] if fields is not None else None
-    page = Reader(service.settings.telemetry_dir / "history.sqlite").query(since, until, step, wanted, limit)
+    columns = [name.strip() for name in fields.split(",") if name.strip()] if fields is not None else None
+    page = Reader(service.settings.telemetry_dir / "history.sqlite").query(since, until, step, columns, limit)
     body = (_json(page) if form == "json" else _csv(page)).encode()
     headers = {"Vary": "Accept-Encoding", "Onboard-Step": f"{page.step_s:g}", "Onboard-Now": str(page.now)}
     if page.problem:
@@ -59,8 +59,8 @@ def get_history(
 
 def _json(page: Page) -> str:
     columns = {name: _numbers(values) for name, values in page.columns.items()}
-    told = {"step_s": page.step_s, "now": page.now, "next": page.next, "columns": columns}
-    return json.dumps(told, separators=(",", ":"))
+    answer = {"step_s": page.step_s, "now": page.now, "next": page.next, "columns": columns}
+    return json.dumps(answer, separators=(",", ":"))
 
 
 def _csv(page: Page) -> str:
@@ -73,6 +73,6 @@ def _numbers(values: Any) -> list[float | int | None]:
     """Five digits are more than any of the sensors has; times keep theirs."""
     if values.dtype != np.float32:
         rounded = values if values.dtype == np.int64 else np.round(values, 3)
-        found: list[float | int | None] = rounded.tolist()
-        return found
+        numbers: list[float | int | None] = rounded.tolist()
+        return numbers
     return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]

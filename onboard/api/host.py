@@ -1,4 +1,4 @@
-"""The Host field of a request: exactly one, and a proper one."""
+"""Checks the Host header of a request: one field with a valid host name or address."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CheckedHost:
 
 
 def _problem(scope: Scope) -> str:
-    """What is wrong with it; empty if nothing is."""
+    """The problem with the header; empty if there is none."""
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if len(hosts) > 1:
         return "the request has more than one Host; send one"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onboard.api.service import Service
 from onboard.errors import OnboardError, SceneRefused, StorageError
-from onboard.jobs.claim import ARCHIVES, accept_inbox_file, free_name, scene_files
+from onboard.jobs.inbox import ARCHIVES, accept_inbox_file, free_name, scene_files
 from onboard.jobs.intake import Delivery, readable
 from onboard.scene.mosaic import names_tiles, tile_names
 from onboard.scene.sidecars import sidecars_of
@@ -32,21 +32,21 @@ def take_inbox(service: Service) -> int:
     inbox = service.settings.inbox
     if inbox is None or not service.settings.watch_inbox or not inbox.is_dir():
         return 0
-    seen: dict[Path, tuple[int, ...]] = {}
+    states: dict[Path, tuple[int, ...]] = {}
     taken = 0
     for path in _scenes_in(inbox):
         try:
             files = _files_of(path)
-            seen[path] = tuple(number for file in files for number in _size_and_time(file))
-            unchanged = service.inbox_seen.get(path) == seen[path]
+            states[path] = tuple(number for file in files for number in _size_and_time(file))
+            unchanged = service.inbox_seen.get(path) == states[path]
             if unchanged and _is_whole(path) and time.monotonic() >= service.inbox_waits.get(path, 0.0):
                 taken += _taken(service, path)
             elif not unchanged and not _is_whole(path):
                 log.warning("%s waits in the inbox: tiles that it names are not there yet", readable(path.name))
         except OSError as error:  # noqa: PERF203 -- of this scene alone: those behind it are not to wait for it
             log.warning("%s stays in the inbox: %s", readable(path.name), error)
-    service.inbox_seen = seen
-    service.inbox_waits = {path: until for path, until in service.inbox_waits.items() if path in seen}
+    service.inbox_seen = states
+    service.inbox_waits = {path: until for path, until in service.inbox_waits.items() if path in states}
     return taken
 
 
@@ -64,7 +64,11 @@ def _files_of(path: Path) -> list[Path]:
     try:
         return scene_files(path)
     except SceneRefused:
-        return [path, *sidecars_of(path), *(one for name in tile_names(path) if (one := path.parent / name).is_file())]
+        return [
+            path,
+            *sidecars_of(path),
+            *(tile for name in tile_names(path) if (tile := path.parent / name).is_file()),
+        ]
 
 
 def _is_whole(path: Path) -> bool:
@@ -82,7 +86,7 @@ def _taken(service: Service, path: Path) -> bool:
     service.make_room(sum(file.stat().st_size for file in _files_of(path)))
     try:
         accept_inbox_file(
-            service.settings, service.ledger, service.kind, service.probes, path, Delivery(path.name[:200]),
+            service.settings, service.ledger, service.mapping_config, service.probes, path, Delivery(path.name[:200]),
             service.make_room,
         )  # fmt: skip
     except StorageError as error:
@@ -92,7 +96,7 @@ def _taken(service: Service, path: Path) -> bool:
         return False
     except OnboardError as error:
         _reject(path, error)
-        service.ledger.tell("warning", "inbox-rejected", f"{readable(path.name)}: {error.advice}")
+        service.ledger.events.log("warning", "inbox-rejected", f"{readable(path.name)}: {error.advice}")
         return False
     return True
 
@@ -101,10 +105,10 @@ def _reject(path: Path, error: OnboardError) -> None:
     folder = path.parent / REJECTED
     folder.mkdir(exist_ok=True)
     files = [file for file in _files_of(path) if file.parent == path.parent]
-    before = uuid.uuid4().hex[:8] if any((folder / file.name).exists() for file in files) else ""
-    rejected = free_name(folder, path.name, before)
+    prefix = uuid.uuid4().hex[:8] if any((folder / file.name).exists() for file in files) else ""
+    rejected = free_name(folder, path.name, prefix)
     for file in files:
-        file.rename(free_name(folder, file.name, before))
+        file.rename(free_name(folder, file.name, prefix))
     # A name of 255 bytes leaves none for an ending.
     reason = folder / (os.fsdecode(os.fsencode(rejected.name)[:250]) + ".txt")
     reason.write_text(f"{readable(path.name)}: {error.advice}\n", encoding="utf-8")

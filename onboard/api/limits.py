@@ -1,4 +1,4 @@
-"""How much one caller may ask for: requests in time, uploads at once."""
+"""Rate limits: requests a second for each caller, and uploads and streams at the same time."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class RateLimit:
 
 
 class Slots:
-    """So many uploads or streams at once, over all callers."""
+    """Limits uploads or streams at the same time, over all callers."""
 
     RETRY_AFTER_S = 10
 
-    def __init__(self, slots: int, what: str = "uploads") -> None:
-        self.slots, self.what = slots, what
+    def __init__(self, slots: int, name: str = "uploads") -> None:
+        self.slots, self.name = slots, name
         self._free = threading.BoundedSemaphore(slots)
 
     def take(self) -> None:
@@ -57,14 +57,14 @@ class Slots:
             TooMany: all are taken.
         """
         if not self._free.acquire(blocking=False):
-            raise TooMany(f"{self.slots} {self.what} are running, more are not taken at once", self.RETRY_AFTER_S)
+            raise TooMany(f"{self.slots} {self.name} are running, more are not taken at once", self.RETRY_AFTER_S)
 
     def give(self) -> None:
         """Gives back a slot that was taken."""
         self._free.release()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Holds a slot.
 
         Raises:

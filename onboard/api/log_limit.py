@@ -1,4 +1,4 @@
-"""A limit on log lines that say the same again and again: what strangers can cause must not fill the disk."""
+"""A limit on log lines that repeat: lines that any client can cause must not fill the disk."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class RepeatLimit(logging.Filter):
         kind = (record.name, record.msg if isinstance(record.msg, str) else type(record.msg), _exception_of(record))
         with self._lock:
             now = self._clock()
-            begin, seen = self._seen.get(kind, (now, 0))
+            begin, count = self._seen.get(kind, (now, 0))
             left_out = 0
             if now - begin >= self.span_s:
-                left_out = max(0, seen - self.count)
-                begin, seen = now, 0
+                left_out = max(0, count - self.count)
+                begin, count = now, 0
             if len(self._seen) >= MOST_KINDS and kind not in self._seen:
                 self._seen.clear()
-            self._seen[kind] = (begin, seen + 1)
+            self._seen[kind] = (begin, count + 1)
         if left_out:
             record.msg = f"{record.getMessage()} ({left_out:,} more like it were not logged)"
             record.args = ()
-        return seen < self.count
+        return count < self.count
 
 
 def _exception_of(record: logging.LogRecord) -> type[BaseException] | None:

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in OpenMetrics' names; what nobody measured is absent, never zero."""
+"""Metrics for Prometheus, in OpenMetrics' names; a quantity without a measurement is absent, never zero."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.api.telemetry import Snapshot, snapshot
+from onboard.power.governor import GOVERNOR_STATES
 
 router = APIRouter(tags=["telemetry"])
-GOVERNOR_STATES = ("off", "working", "pacing", "orbit", "peak", "hot", "quiet", "blind")
 _BY_QUANTITY = {
     "power_w": ("onboard_power_watts", "Power of a rail."),
     "temperature_c": ("onboard_temperature_celsius", "Temperature of a zone."),
@@ -47,8 +47,8 @@ def get_metrics(request: Request, service: TheService, caller: TheCaller) -> Res
 class _Metrics:
     """One snapshot as Prometheus collects it."""
 
-    def __init__(self, told: Snapshot, service: Service) -> None:
-        self.told, self.service = told, service
+    def __init__(self, latest: Snapshot, service: Service) -> None:
+        self.latest, self.service = latest, service
 
     def collect(self) -> Iterator[Metric]:
         """Every family."""
@@ -57,46 +57,46 @@ class _Metrics:
         yield from self._governor()
 
     def _work(self) -> Iterator[Metric]:
-        told = self.told
-        ready = float(told.engine["state"] == "ready")
+        latest = self.latest
+        ready = float(latest.engine["state"] == "ready")
         yield _gauge("onboard_engine_ready", "Whether an engine that computes right is in service.", ready)
-        yield _gauge("onboard_tiles_per_second", "Tiles mapped, over the last minute.", told.tiles_per_s)
-        yield _gauge("onboard_pixels_per_second", "Pixels mapped, over the last minute.", told.pixels_per_s)
-        yield _counter("onboard_tiles", "Tiles mapped by this worker since it started.", told.tiles_total)
-        yield _counter("onboard_worker_scenes", "Scenes mapped by this worker since it started.", told.scenes_total)
-        yield _gauge("onboard_disk_free_bytes", "Free on the data folder's disk.", told.disk["free_bytes"])
+        yield _gauge("onboard_tiles_per_second", "Tiles mapped, over the last minute.", latest.tiles_per_s)
+        yield _gauge("onboard_pixels_per_second", "Pixels mapped, over the last minute.", latest.pixels_per_s)
+        yield _counter("onboard_tiles", "Tiles mapped by this worker since it started.", latest.tiles_total)
+        yield _counter("onboard_worker_scenes", "Scenes mapped by this worker since it started.", latest.scenes_total)
+        yield _gauge("onboard_disk_free_bytes", "Free on the data folder's disk.", latest.disk["free_bytes"])
         scenes = GaugeMetricFamily("onboard_scenes", "Scenes in the ledger.", labels=["state"])
-        for state, count in told.scenes.items():
+        for state, count in latest.scenes.items():
             scenes.add_metric([state], count)
         yield scenes
         stages = GaugeMetricFamily(
             "onboard_stage_seconds", "Time of a stage for a batch, over the last 256.", labels=["stage", "percentile"]
         )  # no summary: a label called quantile belongs to those
-        for stage, (p50, p95) in told.stages_ms.items():
+        for stage, (p50, p95) in latest.stages_ms.items():
             stages.add_metric([stage, "50"], p50 / 1e3)
             stages.add_metric([stage, "95"], p95 / 1e3)
         yield stages
         info = InfoMetricFamily("onboard_engine", "The engine in service.")
-        info.add_metric([], {key: str(told.engine[key]) for key in ("backend", "precision", "model")})
+        info.add_metric([], {key: str(latest.engine[key]) for key in ("backend", "precision", "model")})
         yield info
 
     def _measured(self) -> Iterator[Metric]:
-        told = self.told
+        latest = self.latest
         for quantity, (name, text) in _BY_QUANTITY.items():
             family = GaugeMetricFamily(name, text, labels=["source", "rail"])
-            for one in told.readings:
-                if one.quantity == quantity and one.value is not None:
-                    family.add_metric([one.source, one.rail], one.value)
+            for reading in latest.readings:
+                if reading.quantity == quantity and reading.value is not None:
+                    family.add_metric([reading.source, reading.rail], reading.value)
             yield family
-        events = CounterMetricFamily("onboard_throttle_events", "Over-current events.", labels=["kind"])
-        for one in told.readings:
-            if one.quantity == "over_current_events" and one.value is not None:
-                events.add_metric([one.rail], one.value)
+        events = CounterMetricFamily("onboard_over_current_events", "Over-current events.", labels=["kind"])
+        for reading in latest.readings:
+            if reading.quantity == "over_current_events" and reading.value is not None:
+                events.add_metric([reading.rail], reading.value)
         yield events
-        sources = {(one.quantity, one.rail): one.source for one in told.readings}
+        sources = {(reading.quantity, reading.rail): reading.source for reading in latest.readings}
         energy = CounterMetricFamily("onboard_energy_joules", "Energy measured.", labels=["source", "rail"])
         gaps = CounterMetricFamily("onboard_energy_gap_seconds", "Seconds not measured.", labels=["source", "rail"])
-        for rail in told.power.rails:
+        for rail in latest.power.rails:
             source = sources.get(("power_w", rail.rail), "")
             energy.add_metric([source, rail.rail], rail.energy_j)
             gaps.add_metric([source, rail.rail], rail.unmeasured_s)
@@ -104,14 +104,14 @@ class _Metrics:
         yield gaps
         yield from self._main_rail(sources)
         up = GaugeMetricFamily("onboard_source_up", "Whether a source measures.", labels=["source"])
-        for name, problem in told.sources.items():
+        for name, problem in latest.sources.items():
             up.add_metric([name], float(not problem))
         yield up
-        yield _gauge("onboard_idle_power_watts", "Calibrated power at rest.", told.power.idle_w)
+        yield _gauge("onboard_idle_power_watts", "Calibrated power at rest.", latest.power.idle_w)
 
     def _main_rail(self, sources: dict[tuple[str, str], str]) -> Iterator[Metric]:
         """The rail that covers most of the machine, by names that are the same on every board."""
-        power = self.told.power
+        power = self.latest.power
         watts = GaugeMetricFamily("onboard_main_power_watts", "Power of the main rail.", labels=["source", "rail"])
         joules = CounterMetricFamily(
             "onboard_main_energy_joules", "Energy of the main rail.", labels=["source", "rail"]
@@ -126,12 +126,12 @@ class _Metrics:
         yield joules
 
     def _governor(self) -> Iterator[Metric]:
-        told = self.told.governor
+        governor = self.latest.governor
         states = StateSetMetricFamily("onboard_governor_state", "What the governor does.")
-        states.add_metric([], {state: state == told.state for state in GOVERNOR_STATES})
+        states.add_metric([], {state: state == governor.state for state in GOVERNOR_STATES})
         yield states
-        yield _gauge("onboard_power_budget_watts", "Mean power that is allowed.", told.mean_power_w)
-        yield _gauge("onboard_orbit_budget_joules", "Energy an orbit that is allowed.", told.orbit_energy_j)
+        yield _gauge("onboard_power_budget_watts", "Mean power that is allowed.", governor.max_mean_power_w)
+        yield _gauge("onboard_orbit_budget_joules", "Energy an orbit that is allowed.", governor.max_orbit_energy_j)
 
 
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:

@@ -1,4 +1,4 @@
-"""Texts for strangers, without the paths of this machine."""
+"""Takes the paths of this machine out of texts that clients read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from functools import lru_cache
 # Quotes, brackets and blanks end a path; a dot or comma at its end is the sentence's.
 _PATH = re.compile(r"""(?<![\w.:/])/[^\s'"<>()\[\]{},;:]+""")
 _OURS = frozenset(
-    ("scenes", "maps", "downlink", "telemetry", "metrics", "events", "health", "docs", "openapi.json", "catalog.json")
+    (
+        "scenes",
+        "maps",
+        "models",
+        "downlink",
+        "telemetry",
+        "metrics",
+        "events",
+        "health",
+        "docs",
+        "openapi.json",
+        "catalog.json",
+    )
 )
-"""First parts of the interface's own paths: these are told."""
+"""First parts of the interface's own paths, which stay in texts."""
 
 
 def without_paths(text: str) -> str:

@@ -17,6 +17,8 @@ from onboard.api import errors
 from onboard.api.connections import descriptors_are_out
 from onboard.api.paths import without_paths
 from onboard.errors import LedgerBusy, LedgerDamaged, OnboardError, OptionsRefused, SceneRefused, StorageError
+from onboard.models.delivery import NotWanted, Taken, WrongDigest, WrongStart
+from onboard.models.errors import ListRefused, UplinkOff
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -32,7 +34,7 @@ class Kind:
 
     @property
     def type(self) -> str:
-        """What clients may compare with: never changes, resolves to nothing."""
+        """Identifier for clients to compare with; it never changes and is no address."""
         return f"urn:onboard:problem:{self.slug}"
 
 
@@ -42,6 +44,7 @@ KINDS: dict[type[Exception], Kind] = {
     errors.BadRequest: Kind(400, "bad-request", "The request cannot be understood"),
     errors.NotAuthenticated: Kind(401, "not-authenticated", "A token is needed"),
     errors.NotAllowed: Kind(403, "not-allowed", "The token does not reach this far"),
+    errors.OtherOrigin: Kind(403, "other-origin", "A page of another origin may not change anything"),
     errors.NotFound: Kind(404, "not-found", "Nothing is kept under this name"),
     errors.Conflict: Kind(409, "conflict", "It contradicts what is kept here"),
     errors.TooLarge: Kind(413, "too-large", "More bytes than are taken"),
@@ -49,6 +52,12 @@ KINDS: dict[type[Exception], Kind] = {
     errors.RangeBeyond: Kind(416, "range-not-satisfiable", "The file ends before the range"),
     errors.TooMany: Kind(429, "too-many", "Too much at once"),
     errors.Overloaded: Kind(503, "overloaded", "Too much at once for this machine"),
+    ListRefused: Kind(422, "metadata-refused", "The signed metadata is not taken"),
+    UplinkOff: Kind(409, "no-uplink", "No models are taken here"),
+    NotWanted: Kind(404, "not-wanted", "No signed list asks for this file"),
+    WrongStart: Kind(409, "wrong-start", "The bytes do not continue those that are here"),
+    Taken: Kind(409, "under-way", "Another upload of this file is under way"),
+    WrongDigest: Kind(400, "digest-mismatch", "The bytes are not those promised"),
     SceneRefused: Kind(422, "scene-refused", "The scene cannot be mapped"),
     OptionsRefused: Kind(422, "options-refused", "The options cannot be met"),
     StorageError: Kind(507, "no-room", "There is no room"),
@@ -78,12 +87,12 @@ class ProblemAnswer(BaseModel):
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Descriptions of these answers for the OpenAPI document."""
     kinds = [*KINDS.values(), *OTHERS.values()]
-    told: dict[int | str, dict[str, Any]] = {}
+    responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         titles = dict.fromkeys(kind.title for kind in kinds if kind.status == status)
         schema = {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}
-        told[status] = {"description": "; ".join(titles), "content": {MEDIA_TYPE: schema}}
-    return told
+        responses[status] = {"description": "; ".join(titles), "content": {MEDIA_TYPE: schema}}
+    return responses
 
 
 def problem(kind: Kind, detail: str, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
@@ -116,14 +125,14 @@ def install(app: FastAPI) -> None:
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     """An operating-system or database failure: a refusal where descriptors are out, ours otherwise."""
     if descriptors_are_out(error):
-        log.warning("%s %s refused: no descriptor is left", request.method, request.url.path)
+        log.warning("%s %s refused: no file descriptor is left", request.method, request.url.path)
         return await _refused(request, errors.Overloaded())
     raise error
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, StorageError) and descriptors_are_out(error):
-        log.warning("%s %s refused: no descriptor is left", request.method, request.url.path)
+        log.warning("%s %s refused: no file descriptor is left", request.method, request.url.path)
         error = errors.Overloaded()
     kind = kind_of(error)
     headers = {}
@@ -139,8 +148,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         headers["Content-Range"] = f"bytes */{error.size}"
     if isinstance(error, errors.NotAuthenticated):
         headers["WWW-Authenticate"] = error.challenge
+    if isinstance(error, Taken):
+        headers["Retry-After"] = "5"
+    members = {"held": error.held} if isinstance(error, WrongStart) else {}
     detail = error.advice if isinstance(error, OnboardError) else str(error)
-    return problem(kind, without_paths(detail), headers)
+    return problem(kind, without_paths(detail), headers, **members)
 
 
 async def _routing(request: Request, error: Exception) -> JSONResponse:
@@ -152,9 +164,9 @@ async def _routing(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     rows = error.errors() if isinstance(error, RequestValidationError) else []
-    told = [{"where": ".".join(str(part) for part in row["loc"]), "problem": row["msg"]} for row in rows]
-    detail = "; ".join(f"{row['where']}: {row['problem']}" for row in told)
-    return problem(OTHERS[422], detail or "the request is not valid", errors=told)
+    problems = [{"where": ".".join(str(part) for part in row["loc"]), "problem": row["msg"]} for row in rows]
+    detail = "; ".join(f"{row['where']}: {row['problem']}" for row in problems)
+    return problem(OTHERS[422], detail or "the request is not valid", errors=problems)
 
 
 async def _internal(request: Request, error: Exception) -> JSONResponse:

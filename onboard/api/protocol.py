@@ -1,89 +1,35 @@
-"""HTTP/1.1 by uvicorn and httptools, with what they lack.
+"""The HTTP/1.1 protocol class for uvicorn, with limits that uvicorn and httptools lack.
 
 Limits on a request's head, in time and in bytes: uvicorn bounds an idle connection's time, but waits for ever for a
 head that comes byte by byte, and takes one that never ends into memory. A limit on a body that goes on after its
 request was answered. A cap on connections (:mod:`onboard.api.connections`). Header fields in a chunked body's trailer
 are dropped: httptools reports them as it reports those of the head, and whoever reads the body would have a token after
 it that was not there before.
-
-And large plain bodies straight from the socket: who handles such a request may take the connection's descriptor and
-read the body in a thread (see :class:`OpenBody`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from typing import Any
 
-import httptools
-from starlette.requests import Request
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from onboard.api import problems
 from onboard.api.connections import Connection, Connections
 
-EXTENSION = "onboard.body"
-OPEN_BODY_BYTES = 1 << 16
-"""Bodies at least so long can be taken; below that a thread costs more than it brings."""
 HEAD_BYTES = 1 << 16
 """Bytes of a head, of a trailer, or of anything else that is no body."""
 LINGER_S = 30.0
 """How long the rest of a body is passed over after its request was answered, so that the client sees the answer."""
 REFUSAL_S = 1.0
 """How long a refused connection may take to read its refusal."""
-DRAIN_S = 8.0
-"""How long a body may go on once the service is told to stop; uvicorn cuts what is left at ten seconds."""
-
-
-class OpenBody:
-    """A request's body of declared length that still lies in the socket, on a plain connection."""
-
-    def __init__(self, protocol: BoundedProtocol, cycle: RequestResponseCycle, length: int) -> None:
-        self._protocol, self._cycle = protocol, cycle
-        self.length = length
-
-    def take(self) -> tuple[bytes, socket.socket] | None:
-        """What came of it with the head, and the connection, from which the caller reads the rest and which it closes.
-
-        Nothing else reads the socket until :meth:`give_back`. None if the whole body is here already.
-        """
-        cycle, protocol = self._cycle, self._protocol
-        if not cycle.more_body or cycle.disconnected or protocol.transport.is_closing():
-            return None
-        cycle.flow.pause_reading()
-        begun = bytes(cycle.body)
-        cycle.body.clear()
-        # The parser will not see the rest: as far as it is told, the message ends here.
-        cycle.more_body = False
-        protocol.parser = httptools.HttpRequestParser(protocol)
-        if cycle.waiting_for_100_continue:
-            protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            cycle.waiting_for_100_continue = False
-        protocol.taken = True
-        return begun, socket.socket(fileno=os.dup(protocol.transport.get_extra_info("socket").fileno()))
-
-    def give_back(self, left: int) -> None:
-        """The connection is the protocol's again; so many bytes of the body are still to come and are passed over."""
-        self._protocol.taken = False
-        self._protocol.skip = left
-
-
-def open_body_of(request: Request) -> OpenBody | None:
-    """The request's, where it has one."""
-    body: OpenBody | None = request.scope.get("extensions", {}).get(EXTENSION)
-    return body
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections that take too long or too much; offers large bodies."""
+    """Closes connections that take too long or too much."""
 
     head_s = 10.0
     linger_s = LINGER_S
     all_connections: Connections | None = None
-    skip = 0
-    taken = False
     _timer: asyncio.TimerHandle | None = None
     _linger: asyncio.TimerHandle | None = None
     _is_in_head = False
@@ -107,15 +53,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes for the parser, less those of a body that was given back unread."""
+        """Bytes for the parser, which may be too many."""
         if self._is_over:
             return
-        if self.skip:
-            passed = min(self.skip, len(data))
-            self.skip -= passed
-            data = data[passed:]
-            if not self.skip:
-                self._stop_lingering()
         if data:
             self._unparsed += len(data)
             super().data_received(data)
@@ -136,15 +76,10 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole: its time ends, and its body may be taken."""
+        """The head is whole: its time ends."""
         self._stop_timer()
         self._is_in_head, self._unparsed = False, 0
-        is_first = self.cycle is None or self.cycle.response_complete
         super().on_headers_complete()
-        length = self._open_length()
-        if is_first and length >= OPEN_BODY_BYTES:
-            scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-            scope["extensions"] = {EXTENSION: OpenBody(self, self.cycle, length)}
 
     def on_body(self, body: bytes) -> None:
         """Some of the body."""
@@ -160,33 +95,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The request is answered; what is left of its body has an end, whatever comes of it."""
         super().on_response_complete()
-        unread = self.cycle.response_complete and (self.cycle.more_body or self.skip > 0)
+        unread = self.cycle.response_complete and self.cycle.more_body
         if unread and not self.transport.is_closing() and self._linger is None:
             self._linger = self.loop.call_later(self.linger_s, self._give_up)
-
-    def shutdown(self) -> None:
-        """The service stops: a body that is being taken has a while to end."""
-        super().shutdown()
-        if self.taken:
-            self.loop.call_later(DRAIN_S, self._end_taken)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         self._stop_timer()
         self._stop_lingering()
         super().connection_lost(exc)
-
-    def _open_length(self) -> int:
-        """Declared length of the body if it comes as it is on a plain connection; 0 otherwise."""
-        headers = dict(self.headers)
-        length = headers.get(b"content-length", b"")
-        if self.scheme != "http" or b"transfer-encoding" in headers or not length.isdigit():
-            return 0
-        return int(length)
-
-    def _end_taken(self) -> None:
-        if self.taken and not self.transport.is_closing():
-            self.transport.get_extra_info("socket").shutdown(socket.SHUT_RD)
 
     def _end_with(self, status: int, detail: str) -> None:
         """A problem as the last words of a connection, which stays a moment: closed at once, it would be reset."""

@@ -6,8 +6,10 @@ import asyncio
 import functools
 import logging
 import os
+import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 
@@ -24,9 +26,9 @@ from onboard.api.service import Service
 from onboard.downlink.map_scrub import MapScrub
 from onboard.downlink.retention import tend
 from onboard.errors import LedgerDamaged
-from onboard.jobs.child import DAMAGED, run_child, say
-from onboard.jobs.claim import give_back_claims
-from onboard.jobs.lines import STDIN, lines_of
+from onboard.jobs.inbox import give_back_claims
+from onboard.models.verification import Verification
+from onboard.processes.child import DAMAGED, STDIN, lines_of, run_child, write_line
 from onboard.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -37,13 +39,13 @@ EMPTY_LOG_S = 30.0
 
 
 def config_of(service: Service, connections: Connections) -> uvicorn.Config:
-    """How uvicorn serves it."""
+    """The configuration of uvicorn for this service."""
     settings = service.settings
     return uvicorn.Config(
         app_of(service),
         host=settings.host,
         port=settings.port,
-        http=bounded_protocol(settings.head_timeout_s, connections),
+        http=bounded_protocol(settings.header_timeout_s, connections),
         loop="asyncio",  # connections are counted in its accept
         ws="none",
         lifespan="off",
@@ -74,11 +76,12 @@ def serve_api(settings: Settings, heartbeat: int | None = None) -> None:
     threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
     housekeeping = threading.Thread(target=_tend, args=(service,), name="retention", daemon=True)
     housekeeping.start()
+    _verify_models(service)
     threading.Thread(target=service.listen, args=(lines_of(STDIN),), name="beats", daemon=True).start()
     connections = Connections(
-        connections_within(settings.connections_at_once), settings.read_timeout_s, settings.read_bytes_per_s
+        connections_within(settings.max_connections), settings.read_timeout_s, settings.min_read_bytes_per_s
     )
-    if connections.most < settings.connections_at_once:
+    if connections.most < settings.max_connections:
         log.warning("%d connections at once: the system's limit of open files allows no more", connections.most)
     config = config_of(service, connections)
     listening = bound_socket(settings.host, settings.port, Listener)
@@ -90,7 +93,7 @@ def serve_api(settings: Settings, heartbeat: int | None = None) -> None:
     if heartbeat is not None:
         os.set_blocking(heartbeat, False)
     try:
-        _Server(config, heartbeat, handshake_s=settings.head_timeout_s).run(sockets=[listening])
+        _Server(config, heartbeat, handshake_s=settings.header_timeout_s).run(sockets=[listening])
     finally:
         service.wake.set()
         housekeeping.join(HOUSEKEEPING_S)
@@ -128,8 +131,20 @@ class _Server(uvicorn.Server):
     async def _beat(self) -> None:
         while self._heartbeat is not None:
             if self.started:
-                say(self._heartbeat)
+                write_line(self._heartbeat)
             await asyncio.sleep(HEARTBEAT_S)
+
+
+def _verify_models(service: Service) -> None:
+    """A thread that verifies models as they come; none where no models are taken."""
+    delivery, problem = service.uplink.delivery_or_problem()
+    if delivery is None:
+        if service.settings.trust_root is not None:
+            log.warning("no models are taken: %s", problem)
+        return
+    check = Verification(service.settings, lambda: service.ledger, delivery.files, delivery.erase)
+    ended = functools.partial(getattr, service, "is_damaged")
+    threading.Thread(target=check.run, args=(delivery.wake, ended), name="models", daemon=True).start()
 
 
 def _tend(service: Service) -> None:
@@ -138,9 +153,10 @@ def _tend(service: Service) -> None:
     emptied = time.monotonic()
     while not service.is_damaged:
         try:
-            tend(service.settings, service.ledger, service.kind)
+            tend(service.settings, service.ledger, service.mapping_config)
             scrub.step(service.ledger)
             take_inbox(service)
+            service.passes.end_quiet()
             if time.monotonic() - emptied >= EMPTY_LOG_S and service.ledger.checkpoint():
                 emptied = time.monotonic()
         except LedgerDamaged:
@@ -149,13 +165,17 @@ def _tend(service: Service) -> None:
             log.exception("housekeeping failed; it is tried again")
         if service.wake.wait(HOUSEKEEPING_S) and not service.is_damaged:
             return
-    log.error("the ledger is damaged: the supervisor is to build it again")
+    log.error("the ledger is damaged: the supervisor rebuilds it")
     os._exit(DAMAGED)
 
 
 def _serve(heartbeat: int | None) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(RepeatLimit())
+    # uvicorn raises the signal that stopped it once more when it has shut down. By the default action the process would
+    # end there, its ledgers not closed; an exception passes through what closes them, also before uvicorn serves.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     serve_api(read_settings(), heartbeat)
 
 

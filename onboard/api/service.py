@@ -1,4 +1,4 @@
-"""What every request handler works with."""
+"""The state of one API process, which every request handler gets as a dependency."""
 
 from __future__ import annotations
 
@@ -11,39 +11,19 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from engines.errors import EngineError
 from onboard.api.auth import Caller, Tokens, read_tokens
 from onboard.api.limits import RateLimit, Slots
+from onboard.api.pass_log import PassLog
 from onboard.downlink.retention import make_room
-from onboard.jobs.heartbeat import Heartbeat, heartbeat_of
-from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
-from onboard.jobs.measured import Hearing
+from onboard.jobs.mapping_config import MappingConfig
+from onboard.models.active import active_model
+from onboard.models.uplink import Uplink
+from onboard.power.receiver import TelemetryReceiver
+from onboard.processes.heartbeat import HeartbeatReceiver
 from onboard.scene.probe import Probes
 from onboard.settings import Settings
-
-
-class Beats:
-    """The worker's last heartbeat, as the supervisor hands it on; any thread may ask."""
-
-    def __init__(self) -> None:
-        self._last = Heartbeat()
-        self._heard: float | None = None
-
-    def take(self, line: bytes) -> None:
-        """Takes a line if it is a heartbeat."""
-        beat = heartbeat_of(line)
-        if beat is not None:
-            self._last, self._heard = beat, time.monotonic()
-
-    @property
-    def last(self) -> Heartbeat:
-        """The last one; that of a worker not yet started before the first."""
-        return self._last
-
-    @property
-    def silent_s(self) -> float | None:
-        """Seconds since it came, None before the first."""
-        return None if self._heard is None else time.monotonic() - self._heard
 
 
 @dataclass
@@ -52,29 +32,32 @@ class Service:
 
     Attributes:
         settings: of the service.
-        kind: model and options that scenes are accepted for.
+        shipped_config: model of the settings and options that scenes are accepted for where no other model is active.
         tokens: read at the start; `onboard token` and a restart change them.
-        beats: the worker's heartbeats.
-        hearing: what the sampling process measures.
+        heartbeats: the worker's heartbeats.
+        telemetry: what the sampling process measures.
         is_damaged: the ledger was found damaged: the process is to end, and the supervisor builds it again.
     """
 
     settings: Settings
-    kind: MapKind
+    shipped_config: MappingConfig
     tokens: Tokens = field(default_factory=Tokens)
-    beats: Beats = field(default_factory=Beats)
-    hearing: Hearing = field(default_factory=Hearing)
+    heartbeats: HeartbeatReceiver = field(default_factory=HeartbeatReceiver)
+    telemetry: TelemetryReceiver = field(default_factory=TelemetryReceiver)
     is_damaged: bool = False
 
     def __post_init__(self) -> None:
-        self.rate = RateLimit(self.settings.requests_per_s, self.settings.requests_burst)
-        self.uploads = Slots(self.settings.uploads_at_once)
+        self.rate = RateLimit(self.settings.max_requests_per_s, self.settings.requests_burst)
+        self.uploads = Slots(self.settings.max_uploads)
         self.probes = Probes()
-        self.streams = Slots(self.settings.streams_at_once, "live streams")
+        self.streams = Slots(self.settings.max_streams, "live streams")
+        self.passes = PassLog()
         self.started = time.monotonic()
         self.inbox_seen: dict[Path, tuple[int, ...]] = {}
         self.inbox_waits: dict[Path, float] = {}
         self.wake = threading.Event()
+        self.uplink = Uplink(self.settings, lambda: self.ledger)
+        self._configs: dict[str, MappingConfig] = {}
         self._local = threading.local()
         self._ledgers: list[Ledger] = []
 
@@ -86,13 +69,26 @@ class Service:
             OptionsRefused: the tokens cannot be read.
             EngineError: there is no such model.
         """
-        return cls(settings, MapKind.of(settings), read_tokens(settings.tokens_path))
+        return cls(settings, MappingConfig.of(settings), read_tokens(settings.tokens_path))
+
+    @property
+    def mapping_config(self) -> MappingConfig:
+        """The active model and options that scenes are accepted for now."""
+        model = active_model(self.settings, self.ledger)
+        if model.folder is None:
+            return self.shipped_config
+        if model.id not in self._configs:
+            try:
+                self._configs = {model.id: MappingConfig.of(self.settings, model.folder)}
+            except EngineError:  # its files are damaged: the worker finds that out, and what it maps with instead
+                return self.shipped_config
+        return self._configs[model.id]
 
     def listen(self, lines: Iterable[bytes]) -> None:
         """Takes what worker and sampling say until it ends: the supervisor's pipe, in a thread of its own."""
         for line in lines:
-            if not self.hearing.take(line):
-                self.beats.take(line)
+            if not self.telemetry.take(line):
+                self.heartbeats.take(line)
 
     @property
     def ledger(self) -> Ledger:
@@ -109,6 +105,7 @@ class Service:
 
     def close(self) -> None:
         """Ends the probe and closes every thread's ledger: the last connection takes the write-ahead log along."""
+        self.passes.close()
         self.probes.close()
         while self._ledgers:
             self._ledgers.pop().close()
@@ -121,7 +118,7 @@ def service_of(request: Request) -> Service:
 
 
 def caller_of(request: Request) -> Caller:
-    """Who asks; counts the request.
+    """The caller of a request; counts the request against its limit.
 
     Raises:
         NotAuthenticated: nobody we know.
@@ -131,7 +128,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def caller_with(request: Request, authorization: str | None) -> Caller:
-    """Whose Authorization field this is; counts the request.
+    """The caller with this Authorization header; counts the request against its limit.
 
     Raises:
         NotAuthenticated, TooMany: see :func:`caller_of`.

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
-from onboard.jobs.moment import moment
+from onboard.jobs.timestamps import timestamp
 
 router = APIRouter(tags=["telemetry"])
 UNITS = {
@@ -68,17 +68,17 @@ class Power(BaseModel):
 
 
 class GovernorAnswer(BaseModel):
-    """What the governor does."""
+    """State of the governor and its limits."""
 
     state: str
     why: str
-    mean_power_w: float | None
-    orbit_energy_j: float | None
-    hot_c: float | None
+    max_mean_power_w: float | None
+    max_orbit_energy_j: float | None
+    max_temperature_c: float | None
 
 
 class Snapshot(BaseModel):
-    """How the satellite's mapper is."""
+    """A snapshot: engine, progress, scenes, disk, power and readings."""
 
     at: dict[str, Any]
     engine: dict[str, Any]
@@ -147,79 +147,80 @@ class _Stream(StreamingResponse):
         while self._count is None or sent < self._count:
             if sent:
                 await asyncio.sleep(self._every_s)
-            told = await run_in_threadpool(snapshot, self._service)
-            yield f"id: {sent}\nevent: telemetry\ndata: {json.dumps(told.model_dump(mode='json'))}\n\n"
+            latest = await run_in_threadpool(snapshot, self._service)
+            yield f"id: {sent}\nevent: telemetry\ndata: {json.dumps(latest.model_dump(mode='json'))}\n\n"
             sent += 1
 
 
 def snapshot(service: Service) -> Snapshot:
     """Of now, from what worker and sampling last said."""
-    beat = service.beats.last
+    beat = service.heartbeats.last
     disk = shutil.disk_usage(service.settings.data_dir)
     settings = service.settings
     return Snapshot(
-        at=moment(),
+        at=timestamp(),
         engine={
             "state": beat.engine, "problem": without_paths(beat.engine_problem), "backend": beat.backend,
-            "precision": beat.precision, "model": beat.model, "checked_s_ago": beat.checked_s_ago,
-            "heard_s_ago": service.beats.silent_s,
+            "precision": beat.precision, "model": beat.model, "check_age_s": beat.checked_s_ago,
+            "heartbeat_age_s": service.heartbeats.silent_s,
         },
         scene=beat.scene, tiles_done=beat.tiles_done, tiles_all=beat.tiles_all, tiles_per_s=beat.tiles_per_s,
         tiles_per_s_1s=beat.tiles_per_s_1s, tiles_per_s_scene=beat.tiles_per_s_scene, pixels_per_s=beat.pixels_per_s,
         stages_ms=beat.stages_ms, tiles_total=beat.tiles_total, scenes_total=beat.scenes_total,
-        scenes=service.ledger.counts(),
-        disk={"free_bytes": disk.free, "total_bytes": disk.total, "reserve_bytes": settings.reserve},
+        scenes=service.ledger.scenes.counts(),
+        disk={"free_bytes": disk.free, "total_bytes": disk.total, "reserve_bytes": settings.disk_reserve_bytes},
         power=_power(service),
         governor=GovernorAnswer(
-            state=beat.governor, why=beat.governor_why, mean_power_w=settings.mean_power_w,
-            orbit_energy_j=settings.orbit_energy_j, hot_c=settings.hot_c,
+            state=beat.governor, why=beat.governor_why, max_mean_power_w=settings.max_mean_power_w,
+            max_orbit_energy_j=settings.max_orbit_energy_j, max_temperature_c=settings.max_temperature_c,
         ),
-        sources=dict(service.hearing.last.sources), readings=_readings(service),
+        sources=dict(service.telemetry.last.sources), readings=_readings(service),
     )  # fmt: skip
 
 
 def _power(service: Service) -> Power:
-    told, stale = service.hearing.last, _stale(service)
-    watts = None if stale else told.main_power_w()
+    message, stale = service.telemetry.last, _stale(service)
+    watts = None if stale else message.main_power_w()
     rails = [
         Rail(
             rail=name.partition(":")[2], energy_j=joules or 0.0, measured_s=covered or 0.0, unmeasured_s=gap or 0.0,
             mean_power_w=joules / covered if joules is not None and covered else None, peak_power_w=peak,
         )
-        for name, (joules, covered, gap, peak) in told.energy.items()
+        for name, (joules, covered, gap, peak) in message.energy.items()
     ]  # fmt: skip
     return Power(
-        rail=told.main.partition(":")[2] or None, power_w=watts, idle_w=told.idle_w,
-        net_w=None if watts is None or told.idle_w is None else watts - told.idle_w,
-        reason=stale or ("" if watts is not None else told.main_problem or "the rail was lost"),
-        mode=told.mode or None, hottest_c=None if stale else told.hottest_c, throttling=told.throttling, rails=rails,
+        rail=message.main.partition(":")[2] or None, power_w=watts, idle_w=message.idle_w,
+        net_w=None if watts is None or message.idle_w is None else watts - message.idle_w,
+        reason=stale or ("" if watts is not None else message.main_problem or "the rail was lost"),
+        mode=message.mode or None, hottest_c=None if stale else message.hottest_c, throttling=message.throttling,
+        rails=rails,
     )  # fmt: skip
 
 
 def _stale(service: Service) -> str:
     """Why the last measurements are not those of now; empty where they are."""
-    silent = service.hearing.silent_s
+    silent = service.telemetry.silent_s
     if silent is None:
         return "nothing was heard from the sampling process yet"
     return f"the sampling process has been silent for {silent:.0f} s" if silent > STALE_S else ""
 
 
 def _readings(service: Service) -> list[Value]:
-    told, stale = service.hearing.last, _stale(service)
-    at = datetime.fromtimestamp(told.utc_s, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    found = []
-    for quantity, rail, source, value, reason in told.readings:
+    message, stale = service.telemetry.last, _stale(service)
+    at = datetime.fromtimestamp(message.utc_s, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    readings = []
+    for quantity, rail, source, value, reason in message.readings:
         known = None if stale or value is None else float(value)
-        why = "" if known is not None else stale or str(reason) or "no reason was told"
+        why = "" if known is not None else stale or str(reason) or "no reason was given"
         unit = UNITS.get(str(quantity), "")
-        found.append(
+        readings.append(
             Value(quantity=str(quantity), value=known, unit=unit, reason=why, source=str(source), rail=str(rail), at=at)
         )
-    missing = {"power_w": told.main_problem, "temperature_c": told.sources.get("thermal", "")}
+    missing = {"power_w": message.main_problem, "temperature_c": message.sources.get("thermal", "")}
     for quantity, why in missing.items():
-        if not any(one.quantity == quantity for one in found):
+        if not any(reading.quantity == quantity for reading in readings):
             reason = stale or why or "no source"
-            found.append(
+            readings.append(
                 Value(quantity=quantity, value=None, unit=UNITS[quantity], reason=reason, source="", rail="", at=at)
             )
-    return found
+    return readings

@@ -1,1 +1,1 @@
-"""What leaves first, and what may be erased."""
+"""What is sent to the ground first, and which maps may be erased for room."""

@@ -1,14 +1,15 @@
-"""A map that arrives wrong at the ground: is it the link, or are the bytes aboard not those that were promised?"""
+"""Compares the files of a map with their digests, when the ground received them wrong: is the stored map damaged?"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from onboard.files import sha256_file
 from onboard.jobs.erase import erase_map
-from onboard.jobs.ledger import Ledger, MapRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
 from onboard.jobs.published import ITEM_FILE, MAP_FILE
-from onboard.mapping.files import sha256_file
 from onboard.settings import Settings
 
 
@@ -24,11 +25,11 @@ def check_map(settings: Settings, ledger: Ledger, row: MapRow) -> list[str]:
     """
     folder = settings.maps_dir / row.id
     wrong = [name for name, facts in row.assets.items() if _stored_digest(folder / name) != facts["sha256"]]
-    if not wrong or ledger.map(row.id) is None:  # erased meanwhile
+    if not wrong or ledger.maps.get(row.id) is None:  # erased meanwhile
         return []
     if MAP_FILE not in wrong and ITEM_FILE not in wrong:
-        ledger.drop_assets(row.id, wrong)
-        ledger.tell("warning", "map-damaged", f"damaged aboard, no longer offered: {', '.join(wrong)}", row.id)
+        ledger.maps.drop_assets(row.id, wrong)
+        ledger.events.log("warning", "map-damaged", f"damaged aboard, no longer offered: {', '.join(wrong)}", row.id)
         return wrong
     erase_map(
         settings, ledger, row,

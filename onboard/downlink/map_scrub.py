@@ -1,4 +1,4 @@
-"""Maps that wait for the ground are read again, slowly and one after the other: storage forgets, too."""
+"""Reads maps that wait for the ground again and again, slowly: bits of storage flip as well."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MapScrub:
         rate = self._settings.map_scrub_bytes_per_s
         if rate <= 0 or self._clock() < self._due:
             return []
-        rows = ledger.maps(after=self._after, limit=1, undelivered=True)
+        rows = ledger.maps.page(after=self._after, limit=1, undelivered=True)
         if not rows:
             self._after = 0  # from the first one, at the next step
             return []

@@ -1,4 +1,4 @@
-"""What to fetch within so many bytes: urgent first, then what is worth most for its bytes.
+"""Plans which files to fetch within a budget of bytes: urgent maps first, then by value for each byte.
 
 The worth of a map is what its ground would tell a station that knows only the maps before it: how rare its classes are
 among all maps held (in bits a pixel), how sure the model was, how long it has waited, times its valid area.
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Weights(BaseModel):
-    """What counts how much; all in units of one bit a pixel.
+    """Weights of the parts of a map's value, in bits a pixel.
 
     Attributes:
         rare: of each bit by which a map's cover is unlikely among all maps.
@@ -44,11 +44,13 @@ class Held:
         rank: of its priority, 0 is the most urgent.
         sequence: when it was published, in the ledger's order.
         files: by name, (bytes, sha256).
-        heads: leading bytes of map.tif that open as a coarse map, with the factor; fewest bytes first.
+        leading: leading bytes of map.tif that open as a coarse map, with the factor; fewest bytes first.
+        further_maps: files with the maps of further heads.
         cover: share of its valid pixels by class.
         valid_px: valid pixels.
         confidence: mean, 0..1; None where none was kept.
         unfamiliar: share of its tiles that are unlike the model's training imagery; None where that is not known.
+        areas: names of the areas of interest that it shows.
     """
 
     id: str
@@ -56,11 +58,13 @@ class Held:
     rank: int
     sequence: int
     files: Mapping[str, tuple[int, str]]
-    heads: Sequence[tuple[int, int]]
+    leading: Sequence[tuple[int, int]]
     cover: Mapping[str, float]
     valid_px: int
     confidence: float | None = None
     unfamiliar: float | None = None
+    areas: Sequence[str] = ()
+    further_maps: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,27 +94,28 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
     """Items in the order they should be fetched, together no more than ``budget`` bytes (None: everything).
 
     With room for all, maps go whole. With less, quicklooks of a priority class go first, then its maps by value per
-    byte; one that no longer fits goes as the largest head that does. Every item goes with its map's map.json.
+    byte; one that no longer fits goes as the largest leading part that does. Every item goes with its map's map.json.
     """
     weights = weights or Weights()
     worth = _worth(held, weights)
-    everything = sum(size for one in held for size, _ in one.files.values())
+    everything = sum(size for entry in held for size, _ in entry.files.values())
     short = budget is not None and everything > budget
     left = everything if budget is None else budget
     looks_left = int(left * weights.quicklooks) if short else 0
     items: list[PlanItem] = []
-    for rank in sorted({one.rank for one in held}):
+    for rank in sorted({entry.rank for entry in held}):
         ordered = sorted(
-            (one for one in held if one.rank == rank), key=lambda one: (-worth[one.id][0] / _size(one), one.sequence)
+            (entry for entry in held if entry.rank == rank),
+            key=lambda entry: (-worth[entry.id][0] / _size(entry), entry.sequence),
         )
         if short:
-            for one in ordered:
-                for item in _quicklook(one, worth[one.id], min(left, looks_left)):
+            for entry in ordered:
+                for item in _quicklook(entry, worth[entry.id], min(left, looks_left)):
                     items.append(item)
                     left, looks_left = left - item.length, looks_left - item.length
         planned = {(item.map, item.asset) for item in items}
-        for one in ordered:
-            for item in _whole_or_head(one, worth[one.id], left, planned):
+        for entry in ordered:
+            for item in _whole_or_leading(entry, worth[entry.id], left, planned):
                 items.append(item)
                 left -= item.length
     return items
@@ -119,72 +124,81 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
 def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str]]:
     """By id: the value in bits, and why."""
     totals: dict[str, float] = {}
-    for one in held:
-        for name, share in one.cover.items():
-            totals[name] = totals.get(name, 0.0) + share * one.valid_px
-    every = sum(totals.values()) or 1.0
-    usual = {name: max(total / every, 1e-6) for name, total in totals.items()}
-    waited = {one.id: place for place, one in enumerate(sorted(held, key=lambda one: -one.sequence))}
-    newest = max((one.sequence for one in held), default=0)
-    found = {}
-    for one in held:
-        bits = {name: share * -math.log2(usual[name]) for name, share in one.cover.items()}
-        rank = waited[one.id] / max(1, len(held) - 1)
-        age = (newest - one.sequence) / 1000
-        said = weights.base + weights.rare * sum(bits.values()) + weights.sure * (one.confidence or 0.0)
+    for entry in held:
+        for name, share in entry.cover.items():
+            totals[name] = totals.get(name, 0.0) + share * entry.valid_px
+    total_px = sum(totals.values()) or 1.0
+    usual = {name: max(total / total_px, 1e-6) for name, total in totals.items()}
+    waited = {entry.id: age_rank for age_rank, entry in enumerate(sorted(held, key=lambda entry: -entry.sequence))}
+    newest = max((entry.sequence for entry in held), default=0)
+    values = {}
+    for entry in held:
+        bits = {name: share * -math.log2(usual[name]) for name, share in entry.cover.items()}
+        rank = waited[entry.id] / max(1, len(held) - 1)
+        age = (newest - entry.sequence) / 1000
+        content = weights.base + weights.rare * sum(bits.values()) + weights.sure * (entry.confidence or 0.0)
         # What a map that may be a guess says is worth less; its waiting counts in full, or it might wait for ever.
-        rate = said * (1 - weights.guess * (one.unfamiliar or 0.0)) + weights.age * age
-        found[one.id] = (rate * one.valid_px, _reason(one, bits, rank))
-    return found
+        rate = content * (1 - weights.guess * (entry.unfamiliar or 0.0)) + weights.age * age
+        values[entry.id] = (rate * entry.valid_px, _reason(entry, bits, rank if len(held) > 1 else None))
+    return values
 
 
-def _reason(one: Held, bits: Mapping[str, float], rank: float) -> str:
-    parts = [one.priority, f"{one.valid_px / 1e6:.1f} Mpx valid"]
+def _reason(entry: Held, bits: Mapping[str, float], rank: float | None) -> str:
+    parts = [entry.priority, f"{entry.valid_px / 1e6:.1f} Mpx valid"]
     if bits:
         name = max(bits, key=lambda key: bits[key])
-        parts.append(f"{one.cover[name]:.0%} {name}")
-    if one.unfamiliar:
-        parts.append(f"{one.unfamiliar:.0%} of tiles unlike the training imagery")
-    parts.append("waited longest" if rank == 1.0 else f"waited longer than {rank:.0%} of the others")
+        parts.append(f"{entry.cover[name]:.0%} {name}")
+    if entry.areas:
+        parts.append("shows " + " and ".join(entry.areas[:3]) + ("" if len(entry.areas) <= 3 else " and others"))
+    if entry.unfamiliar:
+        parts.append(f"{entry.unfamiliar:.0%} of tiles unlike the training imagery")
+    if rank is not None:
+        parts.append("waited longest" if rank == 1.0 else f"waited longer than {rank:.0%} of the others")
     return ", ".join(parts)
 
 
-def _size(one: Held) -> int:
-    return max(1, sum(size for size, _ in one.files.values()))
+def _size(entry: Held) -> int:
+    return max(1, sum(size for size, _ in entry.files.values()))
 
 
-def _quicklook(one: Held, worth: tuple[float, str], left: int) -> list[PlanItem]:
+def _quicklook(entry: Held, worth: tuple[float, str], left: int) -> list[PlanItem]:
     """The quicklook and the item, if they fit."""
-    items = [_item(one, name, worth) for name in (QUICKLOOK, ITEM) if name in one.files]
+    items = [_item(entry, name, worth) for name in (QUICKLOOK, ITEM) if name in entry.files]
     return items if sum(item.length for item in items) <= left else []
 
 
-def _whole_or_head(one: Held, worth: tuple[float, str], left: int, planned: set[tuple[str, str]]) -> list[PlanItem]:
-    """The map's files that are not planned yet, or the largest head with the item, or nothing."""
+def _whole_or_leading(
+    entry: Held, worth: tuple[float, str], left: int, planned: set[tuple[str, str]]
+) -> list[PlanItem]:
+    """The map's files that are not planned yet, or the largest leading part with the item, or nothing."""
     # The map last: its receipt lets go of the rest.
-    names = sorted(one.files, key=lambda name: (name == MAP, name != ITEM, name))
-    items = [_item(one, name, worth) for name in names if (one.id, name) not in planned]
+    names = sorted(entry.files, key=lambda name: (name == MAP, name != ITEM, name))
+    items = [_item(entry, name, worth) for name in names if (entry.id, name) not in planned]
     if sum(item.length for item in items) <= left:
         return items
-    # Without what is not needed to use the map.
-    needed = [item for item in items if item.asset in (MAP, ITEM)]
+    # Without what is not needed to use the maps.
+    needed = [item for item in items if item.asset in (MAP, ITEM, *entry.further_maps)]
     if sum(item.length for item in needed) <= left:
         return needed
+    # Not map.tif whole: its receipt would let go of further maps that have not come. Those that fit come now.
     small = [item for item in needed if item.asset == ITEM]
-    rest = left - sum(item.length for item in small)
-    fitting = [head for head in one.heads if head[0] <= rest]
-    if not fitting:
+    if sum(item.length for item in small) > left:
         return []
+    for item in sorted(needed, key=lambda item: item.length):
+        if item.asset in entry.further_maps and sum(each.length for each in small) + item.length <= left:
+            small.append(item)
+    left_for_map = left - sum(item.length for item in small)
+    fitting = [part for part in entry.leading if part[0] <= left_for_map]
+    if not fitting:
+        return small if any(item.asset != ITEM for item in small) else []
     length, factor = max(fitting)
-    return [*small, _item(one, MAP, worth, length, f"; head of it, 1/{factor} of the resolution")]
+    return [*small, _item(entry, MAP, worth, length, f"; leading part, 1/{factor} of the resolution")]
 
 
-def _item(
-    one: Held, name: str, worth: tuple[float, str], length: int | None = None, more: str = ""
-) -> PlanItem:
-    size, sha256 = one.files[name]
+def _item(entry: Held, name: str, worth: tuple[float, str], length: int | None = None, more: str = "") -> PlanItem:
+    size, sha256 = entry.files[name]
     value, reason = worth
     return PlanItem(
-        map=one.id, asset=name, length=size if length is None else length, bytes=size, sha256=sha256,
-        priority=one.priority, value=round(value, 1), reason=reason + more, unfamiliar=one.unfamiliar,
+        map=entry.id, asset=name, length=size if length is None else length, bytes=size, sha256=sha256,
+        priority=entry.priority, value=round(value, 1), reason=reason + more, unfamiliar=entry.unfamiliar,
     )  # fmt: skip

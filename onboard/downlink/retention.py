@@ -1,14 +1,16 @@
-"""What may be erased when room is needed: what the ground holds first, urgent maps it does not hold last."""
+"""Which maps are erased when room is needed: delivered ones first, urgent undelivered ones last."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
 
+from onboard.jobs.disk_space import floor_of, missing_bytes
 from onboard.jobs.erase import erase_map
-from onboard.jobs.kind import MapKind
-from onboard.jobs.ledger import PRIORITIES, Ledger, MapRow
-from onboard.jobs.room import floor_of, missing_bytes
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
+from onboard.jobs.mapping_config import MappingConfig
+from onboard.jobs.scene_states import PRIORITIES
 from onboard.settings import Settings
 
 _PAGE = 500
@@ -30,33 +32,33 @@ def erasable(rows: Iterable[MapRow]) -> list[MapRow]:
     )
 
 
-def make_room(settings: Settings, ledger: Ledger, wanted: int) -> int:
-    """Erases maps that the ground holds until ``wanted`` more bytes leave the reserve untouched; gives how many.
+def make_room(settings: Settings, ledger: Ledger, needed: int) -> int:
+    """Erases maps that the ground holds until ``needed`` more bytes leave the reserve untouched; gives how many.
 
     Where all of them would not do, none goes: nothing is erased for what would be refused all the same.
     """
-    short = settings.reserve + wanted - _free(settings)
+    short = settings.disk_reserve_bytes + needed - _free(settings)
     delivered = [row for row in erasable(_maps(ledger)) if row.delivered is not None]
-    if short <= 0 or (wanted and sum(map(_bytes_of, delivered)) < short):
+    if short <= 0 or (needed and sum(map(_bytes_of, delivered)) < short):
         return 0
-    return _erase_until(settings, ledger, delivered, settings.reserve + wanted)
+    return _erase_until(settings, ledger, delivered, settings.disk_reserve_bytes + needed)
 
 
-def tend(settings: Settings, ledger: Ledger, kind: MapKind) -> int:
-    """What is done every few seconds: gives how many maps were erased.
+def tend(settings: Settings, ledger: Ledger, config: MappingConfig) -> int:
+    """Called every few seconds; returns how many maps were erased.
 
     Under the reserve delivered maps go, and for a scene that waits aside. Under a quarter of the reserve, where running
     work would soon stop, others go too, as many as bring the quarter back: only while a scene is running whose canvas
     stands. Nothing that the ground does not hold is erased for work that is not begun.
     """
     erased = make_room(settings, ledger, 0)
-    for row in ledger.aside(limit=1):
+    for row in ledger.scenes.waiting_aside(limit=1):
         # What begins leaves half the reserve, what make_room asks for all of it.
-        wanted = missing_bytes(settings, kind.manifest, row) - settings.reserve + floor_of(settings)
-        erased += make_room(settings, ledger, max(0, wanted))
-    least = settings.reserve // 4
-    if _free(settings) < least and _is_work_begun(settings, ledger):
-        erased += _erase_until(settings, ledger, erasable(_maps(ledger)), least)
+        needed = missing_bytes(settings, config.manifest, row) - settings.disk_reserve_bytes + floor_of(settings)
+        erased += make_room(settings, ledger, max(0, needed))
+    floor = settings.disk_reserve_bytes // 4
+    if _free(settings) < floor and _is_work_begun(settings, ledger):
+        erased += _erase_until(settings, ledger, erasable(_maps(ledger)), floor)
     return erased
 
 
@@ -71,7 +73,7 @@ def _erase_until(settings: Settings, ledger: Ledger, rows: Sequence[MapRow], fre
 
 
 def _is_work_begun(settings: Settings, ledger: Ledger) -> bool:
-    folders = (settings.canvases_dir / row.id / "canvas" for row in ledger.running())
+    folders = (settings.canvases_dir / row.id / "canvas" for row in ledger.scenes.running())
     return any((folder / "journal").exists() for folder in folders)  # made after the pixels have their room
 
 
@@ -97,6 +99,6 @@ def erase_for_room(settings: Settings, ledger: Ledger, row: MapRow) -> None:
 
 def _maps(ledger: Ledger) -> Sequence[MapRow]:
     rows: list[MapRow] = []
-    while page := ledger.maps(after=rows[-1].sequence if rows else 0, limit=_PAGE):
+    while page := ledger.maps.page(after=rows[-1].sequence if rows else 0, limit=_PAGE):
         rows += page
     return rows

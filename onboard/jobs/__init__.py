@@ -1,1 +1,1 @@
-"""Who works when: ledger, intake, worker, supervisor."""
+"""Scenes from intake to their map's row: ledger, intake, inbox, queue, room on the disk, and the check at a start."""

@@ -1,4 +1,4 @@
-"""Takes zip and tar archives apart, whoever made them: bounded in size and number, nothing outside the folder."""
+"""Unpacks zip and tar archives that are not trusted: limits on bytes and files, and no path outside the folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
+from engines.files import synced_file
 from onboard.errors import SceneRefused
-from onboard.mapping.files import storage_error, synced_file
+from onboard.files import storage_error
+from onboard.scene.tiff import is_tiff_start
 
 MOST_FILES = 10_000
 _LONGEST_NAME, _DEEPEST = 255, 8
@@ -26,7 +28,7 @@ KEPT = frozenset([
     ".wld", ".tab", ".prj", ".rpc", ".pvl", ".pass", ".eph",
 ])  # fmt: skip
 
-Look = Callable[[int], None]
+BeforeWrite = Callable[[int], None]
 _Entry = TypeVar("_Entry", zipfile.ZipInfo, tarfile.TarInfo)
 
 
@@ -34,18 +36,18 @@ def is_archive(path: Path) -> bool:
     """Whether a file begins as a zip or a tar does."""
     with path.open("rb") as file:
         start = file.read(512)
-    is_tiff = start[:2] in (b"II", b"MM")  # whose pixels may say anything anywhere
-    return not is_tiff and (start[:4] == b"PK\3\4" or start[257:262] == b"ustar")
+    # A TIFF's pixels may hold any bytes anywhere.
+    return not is_tiff_start(start) and (start[:4] == b"PK\3\4" or start[257:262] == b"ustar")
 
 
-def unpack(archive: Path, folder: Path, *, limit: int, look: Look) -> None:
+def unpack(archive: Path, folder: Path, *, limit: int, before_write: BeforeWrite) -> None:
     """Writes those of an archive's files that a scene can be made of into an empty folder, durably.
 
     Args:
         archive: zip (stored or deflated) or tar (not compressed).
         folder: where to; it is there.
         limit: most bytes of all files together.
-        look: called with the bytes of each piece before they are written; may raise.
+        before_write: called with the bytes of each piece before they are written; may raise.
 
     Raises:
         SceneRefused: it is damaged, encrypted or too large, or holds links or names that lead outside.
@@ -53,16 +55,16 @@ def unpack(archive: Path, folder: Path, *, limit: int, look: Look) -> None:
     """
     with archive.open("rb") as file:
         opened = _zipped if file.read(2) == b"PK" else _tarred
-    left, taken = limit, set[str]()
+    left, names = limit, set[str]()
     with _translated(archive):
         for name, source in opened(archive):
             target = folder / _safe(archive, name)
             if target.suffix.lower() not in KEPT:
                 continue
-            if name in taken:
+            if name in names:
                 raise SceneRefused(archive, f"has {name!r} twice", _REMEDY)
-            taken.add(name)
-            left -= _copied(archive, source, target, left, look)
+            names.add(name)
+            left -= _copied(archive, source, target, left, before_write)
 
 
 @contextmanager
@@ -74,8 +76,8 @@ def _translated(archive: Path) -> Iterator[None]:
         raise SceneRefused(archive, f"is a damaged archive: {text}", _REMEDY) from error
 
 
-def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, look: Look) -> int:
-    """Copies one file; gives its bytes. What the archive says of its size is not believed."""
+def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, before_write: BeforeWrite) -> int:
+    """Copies one file; gives its bytes. The size that the archive declares is not trusted."""
     size = 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, look: Lo
                 size += len(chunk)
                 if size > limit:
                     raise SceneRefused(archive, "unpacks to more bytes than are taken", "send smaller scenes")
-                look(len(chunk))
+                before_write(len(chunk))
                 file.write(chunk)
         synced_file(target)
     except zipfile.BadZipFile:

@@ -1,4 +1,4 @@
-"""A scene of several files on its way in: an archive, a form with files beside the scene, or files of the inbox."""
+"""A scene of several files in intake: an archive, a form with files beside the scene, or files of the inbox."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from engines.files import synced_folder
 from onboard.errors import SceneRefused
+from onboard.files import storage_error
 from onboard.jobs.archive import KEPT, is_archive, unpack
 from onboard.jobs.intake import INCOMING, IncomingFile, check_room
 from onboard.jobs.scene_folder import FILES, SCENE_FILE, TIFF_ENDINGS, only_needed
-from onboard.mapping.files import storage_error, synced_folder
 from onboard.mapping.scene_files import digest_of_all, scene_digests
 from onboard.settings import Settings
 
-# How much is written between two looks at the free space.
-_LOOK_EVERY = 16 << 20
+# Bytes written between two checks of the free space.
+_CHECK_EVERY_BYTES = 16 << 20
 
 
 class IncomingBundle:
@@ -88,7 +89,7 @@ def bundle_of(
     folder = new_folder(settings)
     try:
         if archive:
-            unpack(file.path, folder, limit=settings.upload_limit, look=_Look(settings))
+            unpack(file.path, folder, limit=settings.max_upload_bytes, before_write=_SpaceCheck(settings))
         else:
             file.path.rename(folder / plain_name(name or SCENE_FILE))
         for beside_name, path in (beside or {}).items():
@@ -119,14 +120,14 @@ def plain_name(name: str) -> str:
     return plain
 
 
-class _Look:
-    """Holds what is written against the free space every so many bytes."""
+class _SpaceCheck:
+    """Checks the free space every _CHECK_EVERY_BYTES bytes that are written."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._since = settings, _LOOK_EVERY
+        self._settings, self._since = settings, _CHECK_EVERY_BYTES
 
     def __call__(self, more: int) -> None:
         self._since += more
-        if self._since >= _LOOK_EVERY:
+        if self._since >= _CHECK_EVERY_BYTES:
             check_room(self._settings, more)
             self._since = 0

@@ -33,6 +33,7 @@ class Database:
         self.path, self._timeout_s = path, timeout_s
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # isolation_level None: Python would begin transactions by itself, and not always where ours begin.
             self.connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._opening_failure(error) from error
@@ -50,9 +51,7 @@ class Database:
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         if self._version() > len(migrations):
-            raise LedgerDamaged(
-                self.path, f"is of version {self._version()}, this program knows {len(migrations)}"
-            )
+            raise LedgerDamaged(self.path, f"is of version {self._version()}, this program knows {len(migrations)}")
         if self._version() == len(migrations):
             return
         with self.writing():
@@ -65,7 +64,7 @@ class Database:
     def _version(self) -> int:
         return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
 
-    def one(self, query: str, *arguments: object) -> sqlite3.Row | None:
+    def first(self, query: str, *arguments: object) -> sqlite3.Row | None:
         """The first row, None where there is none.
 
         Raises:
@@ -89,7 +88,7 @@ class Database:
             raise self.failure(error) from error
 
     def change(self, statement: str, *arguments: object) -> int:
-        """Carries a statement out, inside :meth:`writing`; gives how many rows it changed."""
+        """Executes a statement, inside :meth:`writing`; returns how many rows it changed."""
         return self.connection.execute(statement, arguments).rowcount
 
     @contextmanager
@@ -102,6 +101,7 @@ class Database:
             LedgerDamaged: the file is damaged; nothing was changed.
         """
         try:
+            # Not the deferred kind: a read that becomes a write fails at once where another process wrote meanwhile.
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -134,10 +134,10 @@ class Database:
         try:
             busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.DatabaseError as error:
-            found = self.failure(error)
-            if isinstance(found, LedgerBusy):
+            failure = self.failure(error)
+            if isinstance(failure, LedgerBusy):
                 return False
-            raise found from error
+            raise failure from error
         finally:
             self.connection.execute(f"PRAGMA busy_timeout={int(1000 * self._timeout_s)}")
         return not busy
@@ -147,7 +147,7 @@ class Database:
         self.connection.close()
 
     def failure(self, error: sqlite3.DatabaseError) -> Exception:
-        """Our word for it; what is a fault of our own SQL stays as it is.
+        """The error of ours for one of SQLite's; a fault in our own SQL is returned as it is.
 
         By its text: Python 3.10 knows no `sqlite_errorcode`.
         """
@@ -157,12 +157,12 @@ class Database:
                 return LedgerBusy(self.path, text)
             if "no such table" in text or "no such column" in text:
                 return LedgerDamaged(self.path, text)
-            return StorageError(self.path, f"the ledger cannot be used now ({text})", "make room or mend the disk")
+            return StorageError(self.path, f"the ledger cannot be used now ({text})", "make room or repair the disk")
         if type(error) is sqlite3.DatabaseError:
             return LedgerDamaged(self.path, text)
         return error
 
     def _opening_failure(self, error: sqlite3.Error) -> OnboardError:
         if isinstance(error, sqlite3.OperationalError):  # full, locked, cannot be read: not what the file holds
-            return StorageError(self.path, f"the ledger cannot be opened ({error})", "make room or mend the disk")
+            return StorageError(self.path, f"the ledger cannot be opened ({error})", "make room or repair the disk")
         return LedgerDamaged(self.path, str(error))

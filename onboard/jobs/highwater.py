@@ -1,4 +1,4 @@
-"""The high-water mark: what a ledger that falls back must not forget, in two checksummed copies outside it.
+"""The high-water mark: two checksummed copies, beside the ledger, of what it must not forget if it loses writes.
 
 SQLite's write-ahead log ends at the first frame whose checksum is wrong, without a word: one flipped bit there, or the
 loss of the file, takes the last transactions back. The mark keeps the number that was given out last, receipts and
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from onboard.mapping.files import synced_folder
+from engines.files import replace_file, synced_folder
 
 log = logging.getLogger(__name__)
 ENDINGS: Final = ("mark-a", "mark-b")
@@ -34,24 +34,26 @@ LARGEST: Final = 2**53
 
 @dataclass(frozen=True)
 class Note:
-    """What one transaction adds.
+    """The addition of one transaction to the mark.
 
     Attributes:
         number: the last that it gave out.
         receipts: SHA-256 of map.tif by the id of a map that the ground holds.
         cancelled: ids of scenes.
         queued: ids of scenes that are wanted again after they were over.
+        model: id of the model that is active from then on; empty where that did not change.
     """
 
     number: int
     receipts: Mapping[str, str] = field(default_factory=dict)
     cancelled: Sequence[str] = ()
     queued: Sequence[str] = ()
+    model: str = ""
 
     @property
     def line(self) -> bytes:
         """With its checksum; empty where there is nothing but the number."""
-        facts = {"r": dict(self.receipts), "c": list(self.cancelled), "q": list(self.queued)}
+        facts = {"r": dict(self.receipts), "c": list(self.cancelled), "q": list(self.queued), "m": self.model}
         facts = {key: value for key, value in facts.items() if value}
         if not facts:
             return b""
@@ -68,12 +70,14 @@ class Mark:
         number: the last number given out, 0 where nothing is known.
         receipts: by map, (number, SHA-256 of map.tif).
         states: by scene, (number, whether that was its cancellation).
+        model: (number, id) of the model that was activated last.
         damaged: names of copies that are missing in part or whole.
     """
 
     number: int = 0
     receipts: dict[str, tuple[int, str]] = field(default_factory=dict)
     states: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    model: tuple[int, str] = (0, "")
     damaged: list[str] = field(default_factory=list)
 
     @property
@@ -87,12 +91,16 @@ class Mark:
         self.number = max(self.number, number)
         for name, sha256 in facts.get("r", {}).items():
             self.receipts[str(name)] = max(self.receipts.get(name, (0, "")), (number, str(sha256)))
+        if "m" in facts:
+            self.model = max(self.model, (number, str(facts["m"])))
         for key in ("c", "q"):
             for name in facts.get(key, ()):
                 self.states[str(name)] = max(self.states.get(name, (0, False)), (number, key == "c"))
 
     def notes(self) -> Iterator[Note]:
-        """What is worth keeping: the newest."""
+        """The newest receipts and states, and the active model, as notes."""
+        if self.model[1]:
+            yield Note(self.model[0], model=self.model[1])
         for name, (number, sha256) in sorted(self.receipts.items(), key=lambda item: item[1])[-RECEIPTS_KEPT:]:
             yield Note(number, receipts={name: sha256})
         for name, (number, is_cancelled) in sorted(self.states.items(), key=lambda item: item[1])[-STATES_KEPT:]:
@@ -122,6 +130,7 @@ class HighWaterMark:
         lines = b"".join(each.line for each in self._unwritten)
         number = max(self._number, note.number)
         try:
+            # One copy after the other: a power cut tears one at most.
             for head, tail in self._opened():
                 os.pwrite(head, _head_of(number), 0)
                 if lines:
@@ -129,7 +138,7 @@ class HighWaterMark:
                     os.fdatasync(head)
         except OSError as error:
             log.warning("%s: the high-water mark waits: %s", self.paths[0], error)
-            self._unwritten = self._unwritten[-1000:]
+            self._unwritten = self._unwritten[-1000:]  # a disk that stays full must not fill the memory as well
         else:
             self._number, self._unwritten = number, []
 
@@ -154,7 +163,7 @@ class HighWaterMark:
 
 
 def read_mark(ledger: Path) -> Mark:
-    """What both copies say together; a copy that is gone or damaged costs nothing while the other is whole."""
+    """Reads both copies and joins them; one that is missing or damaged costs nothing while the other is whole."""
     mark = Mark()
     numbers = []
     for path in HighWaterMark(ledger).paths:
@@ -178,13 +187,7 @@ def rewrite_mark(ledger: Path, mark: Mark) -> None:
     """
     content = _head_of(mark.number) + b"".join(note.line for note in mark.notes())
     for path in HighWaterMark(ledger).paths:
-        fresh = path.with_name(f"{path.name}.new")
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        synced_folder(path.parent)
+        replace_file(path, content)
 
 
 def _head_of(number: int) -> bytes:
@@ -226,7 +229,7 @@ def _facts_of(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         facts: dict[str, Any] = json.loads(body)
-        Mark().take(facts)
+        Mark().take(facts)  # fails where it has another form
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return facts if int(facts["n"]) < LARGEST else None

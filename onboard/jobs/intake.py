@@ -1,47 +1,61 @@
-"""How scenes come in: bytes to disk, judged, then a folder by one rename, then a row.
+"""Intake of a scene: its bytes are written and probed, then its folder appears by one rename, then its row.
 
-In this order, each step synced before the next: a row always has its file, and a file without a row (the power went in
-between) is taken up at the next start. Whoever was told "accepted" has both. Names from outside never touch the file
-system: folders are named by our own ids.
+In this order, each step synced before the next: a row always has its file, and a file without a row (the power failed
+in between) is adopted at the next start. A deliverer that was answered "accepted" can rely on both. Names from outside
+never become paths: folders are named by our own ids.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.command_line import bytes_text
+from engines.files import replace_file, synced_file, synced_folder
 from onboard.errors import NoRoom
-from onboard.jobs.kind import MapKind
-from onboard.jobs.ledger import OVER, Ledger, SceneRow, scene_key
-from onboard.jobs.moment import moment
-from onboard.jobs.room import check_demand
+from onboard.files import storage_error, write_all
+from onboard.jobs.disk_space import check_demand
+from onboard.jobs.heads import check_heads
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.jobs.scene_folder import SCENE_FILE
-from onboard.jobs.scene_options import options_of
-from onboard.jobs.splice import Pipe, SocketSource, hash_behind, sync_behind
-from onboard.mapping.files import storage_error, synced_file, synced_folder, write_all
+from onboard.jobs.scene_options import options_of, target_of
+from onboard.jobs.scene_states import RETRYABLE_STATES
+from onboard.jobs.scene_store import SceneRow, scene_key
+from onboard.jobs.timestamps import timestamp
 from onboard.scene.probe import Probes
 from onboard.settings import Settings
 
+log = logging.getLogger(__name__)
+
 INCOMING = ".incoming"
 FACTS_FILE = "scene.json"
-# How often a growing file is held against the free space: often enough for the reserve, seldom enough to cost nothing.
-_LOOK_EVERY = 16 << 20
+# Bytes between two checks of the free space: often enough for the reserve, seldom enough to cost nothing.
+_CHECK_EVERY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the deliverer says of a scene. ``acquired`` is RFC 3339 or None; ``name`` is for people."""
+    """The deliverer's words about a scene.
+
+    Attributes:
+        name: for people.
+        acquired: RFC 3339 or None.
+        heads: of the model, whose maps are wanted; none for those of the settings.
+    """
 
     name: str
     priority: str = "routine"
     acquired: str | None = None
+    heads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", readable(self.name))
@@ -88,31 +102,13 @@ class IncomingFile:
             NoRoom: the reserve is reached.
             StorageError: the disk is full or failed.
         """
-        self._look(len(chunk))
+        self._check_space(len(chunk))
         write_all(self._file, memoryview(chunk), self.path)
         self._digest.update(chunk)
         self.bytes += len(chunk)
 
-    def receive(self, source: SocketSource) -> None:
-        """Appends the whole of a source, most of it synced already when this returns.
-
-        Raises:
-            NoRoom, StorageError: as :meth:`write`.
-            TooSlow, ConnectionError: of the source.
-        """
-        hashes = hash_behind(self._file, self._digest, at=self.bytes, path=self.path)
-        syncs = sync_behind(self._file, at=self.bytes, path=self.path)
-        with Pipe() as pipe, hashes, syncs, source.in_lumps():
-            while source.left:
-                count = source.move(pipe.into)
-                self._look(count)
-                pipe.drain(self._file, count, self.path)
-                self.bytes += count
-                hashes.wrote(self.bytes)
-                syncs.wrote(self.bytes)
-
-    def _look(self, more: int) -> None:
-        if (self.bytes + more) // _LOOK_EVERY > self.bytes // _LOOK_EVERY:
+    def _check_space(self, more: int) -> None:
+        if (self.bytes + more) // _CHECK_EVERY_BYTES > self.bytes // _CHECK_EVERY_BYTES:
             check_room(self._settings, more)
 
     def finish(self) -> None:
@@ -151,8 +147,8 @@ def check_room(settings: Settings, wanted: int) -> None:
         NoRoom: they do not.
     """
     free = shutil.disk_usage(settings.scenes_dir).free
-    if free - wanted < settings.reserve:
-        raise NoRoom(settings.data_dir, wanted=wanted, free=free, reserve=settings.reserve)
+    if free - wanted < settings.disk_reserve_bytes:
+        raise NoRoom(settings.data_dir, wanted=wanted, free=free, reserve=settings.disk_reserve_bytes)
 
 
 class IncomingScene(Protocol):
@@ -179,20 +175,21 @@ class IncomingScene(Protocol):
 def accept(
     settings: Settings,
     ledger: Ledger,
-    kind: MapKind,
+    config: MappingConfig,
     probes: Probes,
     file: IncomingScene,
     delivery: Delivery,
     free_up: Callable[[int], object] | None = None,
 ) -> Accepted:
-    """Takes up a finished incoming scene; it is gone from its place afterwards, whatever happens.
+    """Accepts a finished incoming scene; its incoming file is gone afterwards, whatever happens.
 
-    Whatever else is done to a scene of the same bytes meanwhile: what this gives back has its file, or its map.
+    Other deliveries and cancellations of the same bytes may run at the same time: the scene returned has its file, or
+    its map.
 
     Args:
         settings: of the service.
         ledger: a connection of this thread.
-        kind: model and options of now.
+        config: model and options of now.
         probes: look at the file.
         file: finished.
         delivery: what the deliverer says.
@@ -200,25 +197,29 @@ def accept(
 
     Raises:
         SceneRefused: it cannot be mapped.
+        OptionsRefused: the model lacks a head that is asked for.
         NoRoom: its canvas and map would not fit.
         StorageError: the disk is full or failed.
     """
-    key = scene_key(file.sha256, kind.model, kind.options)
     staged = _Staged(settings, file)
     try:
+        check_heads(config.manifest, delivery.heads, "heads")
+        config = config.asking(delivery.heads)
+        key = scene_key(file.sha256, config.model, config.options)
         pixels: int | None = None
         while True:
-            known = ledger.scene_by_key(key)
-            if known is not None and known.state not in OVER:
+            known = ledger.scenes.by_key(key)
+            if known is not None and known.state not in RETRYABLE_STATES:
                 return Accepted(known, is_new=False)
             if pixels is None:
-                pixels = probes.judge(file.path, options_of(settings, kind.manifest))
-                check_demand(settings, kind.manifest, pixels, free_up)
-            row = known or _new_row(ledger, kind, file, delivery, pixels)
+                target = target_of(settings, config.manifest)
+                pixels = probes.judge(file.path, options_of(settings, config.manifest), target)
+                check_demand(settings, config.manifest, pixels, free_up)
+            row = known or _new_row(ledger, config, file, delivery, pixels)
             staged.describe(row)
-            taken = _take(ledger, staged, row, delivery, is_known=known is not None)
-            if taken is not None:
-                return taken
+            accepted = _take(ledger, staged, row, delivery, is_known=known is not None)
+            if accepted is not None:
+                return accepted
             # Between the look and the change another delivery or a cancellation of the same bytes was quicker.
     finally:
         staged.remove()
@@ -232,10 +233,15 @@ def _take(ledger: Ledger, staged: _Staged, row: SceneRow, delivery: Delivery, *,
         staged.put(row.id)
 
     if is_known:
-        again = ledger.queue_again(row.id, delivery.priority, put)
-        return None if again is None else Accepted(again, is_new=True)
-    added = ledger.add_scene(row, put)
-    return Accepted(added, is_new=True) if added.id == row.id else None
+        queued = ledger.scenes.retry(row.id, delivery.priority, put)
+    else:
+        added = ledger.scenes.add(row, put)
+        queued = added if added.id == row.id else None
+    if queued is None:
+        return None
+    # The name is the sender's: %r keeps line breaks and escapes out of the log.
+    log.info("received %s %r: %s, %s", queued.id, queued.name, bytes_text(queued.bytes), queued.priority)
+    return Accepted(queued, is_new=True)
 
 
 def readable(name: str) -> str:
@@ -244,44 +250,62 @@ def readable(name: str) -> str:
 
 
 def read_facts(folder: Path) -> Mapping[str, Any]:
-    """What scene.json says; empty where it cannot be read."""
+    """Contents of scene.json; empty where it cannot be read."""
     try:
-        told = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def facts_of(row: SceneRow) -> dict[str, Any]:
-    """What must be known to take a scene or its map up again without the ledger."""
+    """What the scene's folder keeps, so that the scene can be adopted without the ledger."""
     names = ("id", "sequence", "sha256", "bytes", "name", "priority", "acquired", "model", "options", "received")
     whole = asdict(row)
-    return {name: whole[name] for name in (*names, "pixels")}
+    return {name: whole[name] for name in names}  # pixels are looked at again: another model may enlarge otherwise
+
+
+def change_priority(settings: Settings, ledger: Ledger, row: SceneRow, priority: str) -> SceneRow | None:
+    """Has a queued scene wait by another priority, in the ledger and in its folder; None if it does not wait any more.
+
+    Raises:
+        StorageError: the disk is full or failed; nothing was changed.
+    """
+    folder, temporary = settings.scenes_dir / row.id, settings.scenes_dir / INCOMING / f"{uuid.uuid4().hex}.json"
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(facts_of(replace(row, priority=priority)), indent=1).encode()
+        replace_file(temporary, content)
+        return ledger.scenes.set_priority(row.id, priority, lambda: temporary.replace(folder / FACTS_FILE))
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def erase_folder(folder: Path, temporary: Path) -> None:
     """Removes a folder so that a kill leaves it whole or leaves a temporary that the next start removes."""
-    doomed = doom_folder(folder, temporary)
-    if doomed is not None:
-        shutil.rmtree(doomed, ignore_errors=True)
+    moved = move_aside(folder, temporary)
+    if moved is not None:
+        shutil.rmtree(moved, ignore_errors=True)
 
 
-def doom_folder(folder: Path, temporary: Path) -> Path | None:
+def move_aside(folder: Path, temporary: Path) -> Path | None:
     """Moves a folder to where what is left of it goes at the next start, durably; gives where, None if it is not there.
 
     The quick part of :func:`erase_folder`, for a transaction.
     """
     temporary.mkdir(parents=True, exist_ok=True)
-    doomed = temporary / f"{folder.name}.{uuid.uuid4().hex}.gone"
+    moved = temporary / f"{folder.name}.{uuid.uuid4().hex}.gone"
     try:
-        folder.rename(doomed)
+        folder.rename(moved)
     except FileNotFoundError:
         return None
     synced_folder(folder.parent)
-    return doomed
+    return moved
 
 
-def _new_row(ledger: Ledger, kind: MapKind, file: IncomingScene, delivery: Delivery, pixels: int) -> SceneRow:
+def _new_row(ledger: Ledger, config: MappingConfig, file: IncomingScene, delivery: Delivery, pixels: int) -> SceneRow:
     sequence = ledger.next_sequence()
     return SceneRow(
         id=f"s{sequence:08d}-{file.sha256[:8]}",
@@ -291,9 +315,9 @@ def _new_row(ledger: Ledger, kind: MapKind, file: IncomingScene, delivery: Deliv
         name=delivery.name,
         priority=delivery.priority,
         acquired=delivery.acquired,
-        model=kind.model,
-        options=kind.options,
-        received=moment(),
+        model=config.model,
+        options=config.options,
+        received=timestamp(),
         pixels=pixels,
     )
 
@@ -334,14 +358,14 @@ class _Staged:
                 (self.folder / SCENE_FILE).replace(final / SCENE_FILE)
                 synced_folder(final)
                 return
-            self._replaced = doom_folder(final, self._settings.scenes_dir / INCOMING)
+            self._replaced = move_aside(final, self._settings.scenes_dir / INCOMING)
             self.folder.rename(final)
             synced_folder(final.parent)
         except OSError as error:
             raise storage_error(error, final) from error
 
     def remove(self) -> None:
-        """What is left of it, and of what it took the place of."""
+        """Removes what is left of the staged folder, and the folder that it replaced."""
         for folder in (self.folder, self._replaced):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)

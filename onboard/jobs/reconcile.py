@@ -1,24 +1,27 @@
-"""At every start: ledger and disk are made to say the same. Removed is only what nobody wants any more."""
+"""At every start: makes ledger and disk agree. Only files of cancelled and finished scenes are removed."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from engines.files import synced_folder
 from onboard.errors import LedgerDamaged, SceneRefused
 from onboard.jobs.erase import erase_canvases, erase_scene
 from onboard.jobs.highwater import Mark, read_mark
 from onboard.jobs.intake import INCOMING, erase_folder, read_facts, readable
-from onboard.jobs.kind import MapKind
-from onboard.jobs.ledger import Ledger, SceneRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.jobs.published import DELIVERY, ERASING, MAP_FILE, map_row_of
+from onboard.jobs.retarget import retarget_scene
 from onboard.jobs.scene_folder import scene_file
-from onboard.mapping.files import synced_folder
+from onboard.jobs.scene_store import SceneRow
 from onboard.mapping.scene_files import scene_sha256
 from onboard.settings import Settings
 
@@ -54,10 +57,10 @@ def open_ledger(settings: Settings) -> Ledger:
     aside = max(_asides(path), key=_number_of, default=None)
     if aside is not None and reached == 0:
         ledger.skip_to(max(_beyond(aside), mark.number))
-        ledger.tell("error", "ledger-rebuilt", f"the ledger was damaged ({problem}); it is kept as {aside.name}")
+        ledger.events.log("error", "ledger-rebuilt", f"the ledger was damaged ({problem}); it is kept as {aside.name}")
     elif reached < mark.number:
         ledger.skip_to(mark.number)
-        ledger.tell(
+        ledger.events.log(
             "error", "ledger-rolled-back",
             f"the ledger fell back from number {mark.number} to {reached}: its file or its write-ahead log was lost or "
             "damaged; numbers go on above, receipts and cancellations come back from the high-water mark",
@@ -68,22 +71,28 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def _renew_mark(ledger: Ledger, mark: Mark) -> None:
-    """Both copies whole and short again, before anybody adds to them."""
+    """Writes both copies anew, whole and short, before another process adds to them."""
     if mark.damaged:
         names = " and ".join(mark.damaged)
-        ledger.tell("warning", "ledger-mark-damaged", f"{names} beside the ledger was damaged or gone; made anew")
+        ledger.events.log("warning", "ledger-mark-damaged", f"{names} beside the ledger was damaged or gone; made anew")
     ledger.renew_mark(replace(mark, number=max(mark.number, ledger.reached())))
 
 
-def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -> None:
-    """Takes up folders without a row, reports rows without a folder, removes temporaries, queues what was running.
+def reconcile(
+    settings: Settings,
+    ledger: Ledger,
+    config: MappingConfig | None = None,
+    is_under_way: Callable[[SceneRow], bool] = lambda _: False,
+) -> None:
+    """Adopts folders without a row, reports rows without a folder, removes temporaries, queues what was running.
 
     Only while no worker runs and no upload is under way.
 
     Args:
         settings: of the service.
         ledger: open.
-        kind: of maps that are made from now on; scenes that wait for another kind are to be mapped as this one.
+        config: of maps that are made from now on; scenes that wait for another kind are to be mapped as this one.
+        is_under_way: whether a scene ends with the model that began it.
     """
     for folder in (settings.scenes_dir, settings.maps_dir, settings.canvases_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,20 +102,21 @@ def reconcile(settings: Settings, ledger: Ledger, kind: MapKind | None = None) -
     _remove_temporaries(settings)
     mark = read_mark(settings.ledger_path)
     unknown = _decide_again(settings, ledger, mark)
-    for row in ledger.running():
-        ledger.put_back(row.id)
+    for row in ledger.scenes.running():
+        ledger.scenes.requeue(row.id)
     for folder in _folders(settings.scenes_dir):
         _adopt_scene(ledger, folder)
     for folder in _folders(settings.maps_dir):
         _adopt_map(ledger, folder)
+    # Their rows exist only now that their folders were adopted.
     for name in unknown:
-        _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+        _restored(ledger, "cancellation", name, ledger.scenes.cancel(name) is not None)
     _receive_again(ledger, mark)
     _report_missing_scenes(settings, ledger)
     _report_missing_maps(settings, ledger)
     _erase_leftovers(settings, ledger)
-    if kind is not None:
-        _retarget(ledger, kind)
+    if config is not None:
+        _retarget(ledger, config, is_under_way)
     erase_canvases(settings, ledger)
 
 
@@ -114,29 +124,34 @@ def _decide_again(settings: Settings, ledger: Ledger, mark: Mark) -> list[str]:
     """Cancellations and new attempts that the ledger does not know; gives cancelled scenes that it does not know."""
     unknown = []
     for name, (number, is_cancelled) in mark.states.items():
-        row = ledger.scene(name)
+        row = ledger.scenes.get(name)
         if row is None:
             unknown += [name] if is_cancelled else []
         elif row.changed >= number:
-            continue
+            continue  # the ledger knows of it, or of something later
         elif is_cancelled:
-            _restored(ledger, "cancellation", name, ledger.cancel(name) is not None)
+            _restored(ledger, "cancellation", name, ledger.scenes.cancel(name) is not None)
         elif scene_file(settings.scenes_dir / name).is_file():
-            _restored(ledger, "new attempt", name, ledger.queue_again(name, row.priority) is not None)
+            _restored(ledger, "new attempt", name, ledger.scenes.retry(name, row.priority) is not None)
     return unknown
 
 
 def _receive_again(ledger: Ledger, mark: Mark) -> None:
     """Receipts that the ledger does not know, of maps whose bytes are those that the ground holds."""
     for name, (_, sha256) in mark.receipts.items():
-        row = ledger.map(name)
+        row = ledger.maps.get(name)
         if row is not None and row.delivered is None and row.assets.get(MAP_FILE, {}).get("sha256") == sha256:
-            _restored(ledger, "receipt", name, ledger.receipt(name))
+            _restored(ledger, "receipt", name, ledger.maps.record_receipt(name))
 
 
-def _restored(ledger: Ledger, what: str, name: str, is_done: bool) -> None:
+def _restored(ledger: Ledger, fact: str, name: str, is_done: bool) -> None:
     if is_done:
-        ledger.tell("warning", "ledger-restored", f"its {what} was known to the high-water mark alone", name)
+        ledger.events.log(
+            "warning",
+            "ledger-restored",
+            f"its {fact} was lost in the ledger and restored from the high-water mark",
+            name,
+        )
 
 
 def _remove_temporaries(settings: Settings) -> None:
@@ -148,6 +163,7 @@ def _set_aside(path: Path) -> None:
     number = 1 + max(map(_number_of, _asides(path)), default=0)
     aside = path.with_name(f"ledger.damaged-{number}.sqlite")
     path.rename(aside)
+    # They go with it: SQLite would replay the old log into the new file.
     for ending in ("-wal", "-shm"):
         if (beside := path.with_name(path.name + ending)).exists():
             beside.rename(aside.with_name(aside.name + ending))
@@ -164,7 +180,7 @@ def _number_of(aside: Path) -> int:
 
 
 def _beyond(aside: Path) -> int:
-    """A number that no ledger before has come to: who reads on from the last one he knows misses nothing.
+    """A number above those of every earlier ledger: a reader that continues from its last number misses nothing.
 
     Each ledger that was lost moves the numbers on by more than one could count, whatever the clock says: it may
     start in 1970. Seconds since 1970 are for a folder from which the ledgers set aside were removed; the counter of the
@@ -185,18 +201,21 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _adopt_scene(ledger: Ledger, folder: Path) -> None:
-    row = ledger.scene(folder.name)
+    row = ledger.scenes.get(folder.name)
     if row is not None:
         return
-    found = _row_of(read_facts(folder), folder.name)
-    if found is None or _digest(folder) != found.sha256:
-        ledger.tell("warning", "scene-unreadable", f"folder {folder} is no whole scene; look at it", folder.name)
+    scene = _row_of(read_facts(folder), folder.name)
+    # Damaged ones stay where they are: an operator may still read them, and nothing else can say what they were.
+    if scene is None or _digest(folder) != scene.sha256:
+        ledger.events.log(
+            "warning", "scene-unreadable", f"folder {folder} is not a complete scene; check it", folder.name
+        )
         return
-    if ledger.add_scene(found).id != found.id:
+    if ledger.scenes.add(scene).id != scene.id:
         # Its upload ended in a crash before the answer, and was sent again since: the same bytes have a row.
         erase_folder(folder, folder.parent / INCOMING)
         return
-    ledger.tell("info", "scene-adopted", f"{found.name} was on the disk and not in the ledger", folder.name)
+    ledger.events.log("info", "scene-adopted", f"{scene.name} was on the disk and not in the ledger", folder.name)
 
 
 def _digest(folder: Path) -> str | None:
@@ -209,19 +228,19 @@ def _digest(folder: Path) -> str | None:
 
 
 def _adopt_map(ledger: Ledger, folder: Path) -> None:
-    if ledger.map(folder.name) is not None:
+    if ledger.maps.get(folder.name) is not None:
         return
-    found = map_row_of(folder)
-    if found is None:
-        ledger.tell("warning", "map-unreadable", f"folder {folder} is no whole map; look at it", folder.name)
+    row = map_row_of(folder)
+    if row is None:
+        ledger.events.log("warning", "map-unreadable", f"folder {folder} is not a complete map; check it", folder.name)
         return
-    delivery = found.item["properties"].get(DELIVERY, {})
-    if ledger.scene(folder.name) is None and (scene := _row_of(delivery, folder.name)) is not None:
-        ledger.add_scene(scene)
-    if ledger.state_of(folder.name) == "cancelled":
+    delivery = row.item["properties"].get(DELIVERY, {})
+    if ledger.scenes.get(folder.name) is None and (scene := _row_of(delivery, folder.name)) is not None:
+        ledger.scenes.add(scene)
+    if ledger.scenes.state_of(folder.name) == "cancelled":
         return
-    ledger.publish(found, {})
-    ledger.tell("info", "map-adopted", "the map was on the disk and not in the ledger", folder.name)
+    ledger.maps.adopt(row, {})
+    ledger.events.log("info", "map-adopted", "the map was on the disk and not in the ledger", folder.name)
 
 
 def _row_of(facts: object, name: str) -> SceneRow | None:
@@ -235,37 +254,37 @@ def _row_of(facts: object, name: str) -> SceneRow | None:
 
 def _report_missing_scenes(settings: Settings, ledger: Ledger) -> None:
     after = 0
-    while rows := ledger.scenes(state="queued", after=after):
+    while rows := ledger.scenes.page(state="queued", after=after):
         after = rows[-1].sequence
         for row in rows:
             if not scene_file(settings.scenes_dir / row.id).is_file():
-                ledger.fail(row.id, "its file is gone from the disk; deliver it again")
-                ledger.tell("error", "scene-missing", f"the file of {row.name} is gone", row.id)
+                ledger.scenes.fail(row.id, "its file is gone from the disk; deliver it again")
+                ledger.events.log("error", "scene-missing", f"the file of {row.name} is gone", row.id)
 
 
 def _report_missing_maps(settings: Settings, ledger: Ledger) -> None:
     after = 0
-    while rows := ledger.maps(after=after):
+    while rows := ledger.maps.page(after=after):
         after = rows[-1].sequence
         for row in rows:
             folder = settings.maps_dir / row.id
             gone = [name for name, facts in row.assets.items() if not _is_whole(folder / name, int(facts["bytes"]))]
             if not gone:
                 continue
-            ledger.tell("error", "map-missing", f"{', '.join(gone)} of the map is gone or cut short", row.id)
+            ledger.events.log("error", "map-missing", f"{', '.join(gone)} of the map is gone or cut short", row.id)
             if scene_file(settings.scenes_dir / row.id).is_file():
-                ledger.queue_mapped_again(row.id)  # first: a mapped scene's file is wanted by nobody
-                ledger.remove_map(row.id)
+                ledger.scenes.requeue_mapped(row.id)  # first: a mapped scene's file is wanted by nobody
+                ledger.maps.remove(row.id)
             elif row.delivered is None:
-                ledger.lose_map(row.id, "its map is gone from the disk; deliver the scene again")
+                ledger.maps.lose(row.id, "its map is gone from the disk; deliver the scene again")
             else:
-                ledger.remove_map(row.id)
+                ledger.maps.remove(row.id)
 
 
 def _erase_leftovers(settings: Settings, ledger: Ledger) -> None:
-    """What a cut left of cancelled scenes, and the files of mapped ones, is wanted by nobody."""
+    """Removes what a power cut left of cancelled scenes, and the files of mapped ones."""
     for folder in _folders(settings.scenes_dir):
-        state = ledger.state_of(folder.name)
+        state = ledger.scenes.state_of(folder.name)
         if state == "cancelled":
             erase_scene(settings, ledger, folder.name)
         elif state == "mapped" and not settings.keep_scenes:
@@ -274,18 +293,16 @@ def _erase_leftovers(settings: Settings, ledger: Ledger) -> None:
         erase_scene(settings, ledger, folder.name)
 
 
-def _retarget(ledger: Ledger, kind: MapKind) -> None:
+def _retarget(ledger: Ledger, config: MappingConfig, is_under_way: Callable[[SceneRow], bool]) -> None:
     after = 0
-    while rows := ledger.scenes(state="queued", after=after):
+    while rows := ledger.scenes.page(state="queued", after=after):
         after = rows[-1].sequence
         for row in rows:
-            if (row.model, row.options) == (kind.model, kind.options):
+            wanted = config.asking(row.heads)
+            if (row.model, row.options) == (wanted.model, wanted.options):
                 continue
-            if ledger.retarget(row.id, kind.model, kind.options):
-                ledger.tell("info", "scene-retargeted", f"{row.name} will be mapped by the model of now", row.id)
-            else:
-                ledger.cancel(row.id)
-                ledger.tell("info", "scene-cancelled", f"{row.name} is here already for the model of now", row.id)
+            if not is_under_way(row):
+                retarget_scene(ledger, row, config)
 
 
 def _is_whole(path: Path, size: int) -> bool:

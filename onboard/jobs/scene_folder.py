@@ -36,14 +36,14 @@ def main_file(files: Sequence[Path]) -> Path:
         SceneRefused: there is none, or more than one.
     """
     described = [path for path in files if names_tiles(path)]
-    found = described or [path for path in files if path.suffix.lower() in TIFF_ENDINGS]
+    candidates = described or [path for path in files if path.suffix.lower() in TIFF_ENDINGS]
     where = files[0] if files else Path("delivery")
-    if not found:
+    if not candidates:
         raise SceneRefused(where, "holds no GeoTIFF", "send a GeoTIFF, or a DIMAP or TIL product with its tiles")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found[:4])
-        raise SceneRefused(where, f"holds {len(found)} scenes ({names})", "send each with its own files")
-    return found[0]
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates[:4])
+        raise SceneRefused(where, f"holds {len(candidates)} scenes ({names})", "send each with its own files")
+    return candidates[0]
 
 
 def only_needed(folder: Path) -> Path:

@@ -1,1 +1,1 @@
-"""Scene to map: read, infer, write, publish."""
+"""From a scene to its map: read, infer, write to the canvas, publish."""

@@ -8,22 +8,24 @@ cut at most one group.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.files import synced_folder
 from onboard.errors import OptionsRefused
-from onboard.mapping.files import storage_error, synced_folder
+from onboard.files import FileLock, storage_error
 from onboard.mapping.journal import Identity, Journal, TileRecord, holds
 from onboard.scene.grid import Window
 
+# A sync costs milliseconds and flash wears: one for many tiles, but little work lost by a power cut.
 GROUP_TILES = 64
 GROUP_SECONDS = 2.0
 
@@ -102,8 +104,28 @@ class Layer:
             self._file = -1
 
 
+@dataclass(frozen=True)
+class HeadLayers:
+    """The rasters of one head: its classes, and its confidence if that is kept; ``name`` is "" for the first head."""
+
+    name: str
+    classes: Layer
+    confidence: Layer | None
+
+    @property
+    def all(self) -> tuple[Layer, ...]:
+        """Both, or the one."""
+        return (self.classes,) if self.confidence is None else (self.classes, self.confidence)
+
+
+def layer_names(confidence: bool, further: Mapping[str, bool]) -> list[tuple[str, str, str | None]]:
+    """Of each head its name, and the file names of its classes and of its confidence, None where that is not kept."""
+    first = ("", "classes.raw", "confidence.raw" if confidence else None)
+    return [first, *((n, f"{n}.classes.raw", f"{n}.confidence.raw" if kept else None) for n, kept in further.items())]
+
+
 class Canvas:
-    """Class raster (and confidence, if asked) of one scene, resumable by tile.
+    """Class raster (and confidence, if asked) of one scene for each head, resumable by tile.
 
     One thread writes; the folder is locked against a second process.
 
@@ -113,6 +135,7 @@ class Canvas:
         width: scene width in pixels.
         height: scene height in pixels.
         confidence: whether a confidence layer is kept too.
+        further: heads beside the first, each with whether its confidence is kept.
         clock: seconds, monotonic.
 
     Raises:
@@ -128,33 +151,42 @@ class Canvas:
         width: int,
         height: int,
         confidence: bool = False,
+        further: Mapping[str, bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self._clock = clock
         self._pending: dict[int, TileRecord] = {}
         self._layers: list[Layer] = []
+        names = layer_names(confidence, further or {})
+        files = [name for _, *both in names for name in both if name is not None]
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(folder)
+        self._lock: FileLock | None = _lock_canvas(folder)
         try:
-            fresh = not (folder / "classes.raw").exists() or not holds(folder / "journal", identity)
+            is_whole = all((folder / name).exists() for name in files)
+            fresh = not is_whole or not holds(folder / "journal", identity)
             if fresh:
                 # Pixels of other work must be gone before a journal of this work exists, and the journal comes last:
                 # it never names tiles of a raster that is not there.
-                for name in ("journal", "classes.raw", "confidence.raw"):
-                    (folder / name).unlink(missing_ok=True)
+                for path in (folder / "journal", *folder.glob("*.raw")):
+                    path.unlink(missing_ok=True)
                 synced_folder(folder)
-            names = ["classes.raw", "confidence.raw"] if confidence else ["classes.raw"]
-            self._layers = [Layer(folder / name, width=width, height=height) for name in names]
+            for name in files:
+                self._layers.append(Layer(folder / name, width=width, height=height))
+            # Allocated blocks and names are on the disk before the journal exists: after a power cut it never names
+            # tiles of a shorter file.
             for layer in self._layers:
                 layer.sync()
             synced_folder(folder)
-            self._journal = Journal(folder / "journal", identity)
+            self._journal = Journal(folder / "journal", identity, heads=len(names))
         except BaseException:
             self._close_files()
             raise
-        self.classes = self._layers[0]
-        self.confidence = self._layers[1] if confidence else None
+        by_file = {layer.path.name: layer for layer in self._layers}
+        self.heads = tuple(
+            HeadLayers(name, by_file[classes], None if sure is None else by_file[sure]) for name, classes, sure in names
+        )
+        self.classes, self.confidence = self.heads[0].classes, self.heads[0].confidence
         self._last_commit = clock()
 
     @property
@@ -167,16 +199,17 @@ class Canvas:
         """Of all finished tiles, with those that are not on disk yet."""
         return {**self._journal.finished, **self._pending}
 
-    def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None) -> None:
-        """Writes one core (h, w); `finish` its tile afterwards."""
-        self.classes.write(core, classes)
-        if self.confidence is not None and confidence is not None:
-            self.confidence.write(core, confidence)
+    def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None, head: int = 0) -> None:
+        """Writes one core (h, w) of one head; `finish` its tile once all heads are written."""
+        layers = self.heads[head]
+        layers.classes.write(core, classes)
+        if layers.confidence is not None and confidence is not None:
+            layers.confidence.write(core, confidence)
 
-    @property
-    def mean_confidence(self) -> float | None:
-        """Over the valid pixels of all finished tiles, 0..1; None where the model gives none."""
-        sums = [*self._journal.finished.values(), *self._pending.values()]
+    def mean_confidence(self, head: int = 0) -> float | None:
+        """Over the valid pixels of all finished tiles, 0..1; None where the head gives none."""
+        records = [*self._journal.finished.values(), *self._pending.values()]
+        sums = [record.of_head(head) for record in records]
         pixels = sum(record.pixels for record in sums)
         return sum(record.confidence for record in sums) / (255 * pixels) if pixels else None
 
@@ -200,10 +233,10 @@ class Canvas:
 
     def forget(self, tiles: Iterable[int]) -> None:
         """Has these tiles count as unfinished, durably; no write may be under way."""
-        gone = set(tiles)
-        self._pending = {tile: record for tile, record in self._pending.items() if tile not in gone}
-        self.commit()
-        self._journal.forget(gone)
+        forgotten = set(tiles)
+        self._pending = {tile: record for tile, record in self._pending.items() if tile not in forgotten}
+        self.commit()  # the journal is written anew from what it holds: the others must be in it
+        self._journal.forget(forgotten)
 
     def close(self) -> None:
         """Commits what is finished and closes the files."""
@@ -223,9 +256,9 @@ class Canvas:
             layer.close()
         if hasattr(self, "_journal"):
             self._journal.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Canvas:
         return self
@@ -233,17 +266,14 @@ class Canvas:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock >= 0:
+        if self._lock is not None:
             self.close()
 
 
-def _locked(folder: Path) -> int:
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _lock_canvas(folder: Path) -> FileLock:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return FileLock(folder / "lock")
     except BlockingIOError:
-        os.close(lock)
         raise OptionsRefused(
             f"another process is mapping into {folder}", "wait for it, or choose another --out or --name"
         ) from None
-    return lock

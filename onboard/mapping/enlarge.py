@@ -1,4 +1,4 @@
-"""A raster of classes or confidence brought to a scene's own, finer or coarser grid: no code is ever mixed."""
+"""A raster of classes or confidence resampled to the scene's own grid by nearest neighbour."""
 
 from __future__ import annotations
 

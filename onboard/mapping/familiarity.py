@@ -1,4 +1,4 @@
-"""How like the model's training imagery a scene's tiles are, and what its map says of that.
+"""Familiarity: how similar a scene's tiles are to the model's training imagery, and its properties in the item.
 
 The engine gives one figure a tile (docs/familiarity.md). It is kept in the journal beside the tile's checksums, so an
 interrupted run describes its map as an uninterrupted one does.

@@ -1,6 +1,6 @@
-"""Whether what lies on the disk is still what was put there: scene, canvas, written map.
+"""Compares scene, canvas and written map with their checksums before a map is published.
 
-Each of these is read back and compared before a map is published. What differs is made again, or refused.
+Data that differ are made again, or the scene is refused.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from onboard.errors import SceneRefused
 from onboard.mapping.canvas import Canvas, Layer
+from onboard.mapping.control import MapObserver
 from onboard.mapping.journal import TileRecord, checksum
 from onboard.mapping.scene_files import scene_sha256
 from onboard.scene.grid import Grid
@@ -41,19 +43,34 @@ def forget_damaged(canvas: Canvas, grid: Grid) -> list[int]:
     """
     canvas.commit()
     damaged = [index for index, record in canvas.records.items() if not _is_whole(canvas, grid, index, record)]
+    for index in damaged:
+        # A tile without data is done again by writing nothing: what the damage left there has to go here.
+        core = grid[index].core
+        zeros: NDArray[np.uint8] = np.zeros((core.height, core.width), np.uint8)
+        for head in range(len(canvas.heads)):
+            canvas.write(core, zeros, zeros, head)
     if damaged:
         canvas.forget(damaged)
     return sorted(damaged)
 
 
+def repair_canvas(canvas: Canvas, grid: Grid, observer: MapObserver) -> bool:
+    """Whether tiles of the canvas were found changed; they are to be done again. The observer gets a report."""
+    damaged = forget_damaged(canvas, grid)
+    if damaged:
+        observer.repaired("canvas-damaged", f"{len(damaged)} tiles changed on the disk and are done again")
+    return bool(damaged)
+
+
 def _is_whole(canvas: Canvas, grid: Grid, index: int, record: TileRecord) -> bool:
-    layers = ((canvas.classes, record.classes_crc), (canvas.confidence, record.confidence_crc))
-    for layer, expected in layers:
-        if layer is None:
-            continue
-        pixels = layer.read_window(grid[index].core)
-        if not (checksum(pixels) == expected if expected else not pixels.any()):
-            return False
+    for number, head in enumerate(canvas.heads):
+        written = record.of_head(number)
+        for layer, expected in ((head.classes, written.classes_crc), (head.confidence, written.confidence_crc)):
+            if layer is None:
+                continue
+            pixels = layer.read_window(grid[index].core)
+            if not (checksum(pixels) == expected if expected else not pixels.any()):
+                return False
     return True
 
 

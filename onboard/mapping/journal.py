@@ -1,9 +1,10 @@
 """The canvas's journal: which tiles are finished, in records that a power cut cannot forge.
 
 A record is `length (u32) | crc32 (u32) | payload`, little endian. The first holds the identity of the work as
-canonical JSON, each later one a group of finished tiles, five numbers (u32) each: the tile's index, its valid pixels,
-the sum of the model's confidence over them (0 where the model gives none), and the checksums of its pixels in the two
-rasters. A torn or damaged tail is dropped at opening: what it said is simply done again.
+canonical JSON, each later one a group of finished tiles, each a row of numbers (u32): the tile's index, its
+familiarity, and for every head its valid pixels, the sum of the confidence over them (0 where there is none), and the
+checksums of its pixels in the two rasters. A torn or damaged tail is dropped at opening: what it said is simply done
+again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,39 +21,65 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onboard.mapping.files import synced_folder, write_all
+from engines.files import synced_folder
+from onboard.files import write_all
 
 _HEAD = struct.Struct("<II")
 # Far above any real record; a damaged length must not make us allocate gigabytes.
 _LONGEST = 64 << 20
 
 # Of the records. A journal of another layout is one of other work.
-_LAYOUT = 3
+_LAYOUT = 4
 
 Identity = Mapping[str, Any]
 
 
-class TileRecord(NamedTuple):
-    """What the journal keeps of a finished tile.
+class HeadRecord(NamedTuple):
+    """What one head said of a finished tile.
 
     Attributes:
-        pixels: valid ones with a confidence; 0 where the model gives none.
+        pixels: valid ones with a confidence; 0 where the head gives none.
         confidence: the sum over them, 0..255 each.
         classes_crc: checksum of the core in the class raster; 0 where it was not written and holds zeros.
         confidence_crc: likewise in the confidence raster.
-        familiarity: see onboard.mapping.familiarity; 0 where there is none.
     """
 
     pixels: int = 0
     confidence: int = 0
     classes_crc: int = 0
     confidence_crc: int = 0
+
+
+class TileRecord(NamedTuple):
+    """The journal's record of a finished tile.
+
+    Attributes:
+        heads: of each head, in the canvas's order; none where the tile was not written and holds zeros.
+        familiarity: see onboard.mapping.familiarity; 0 where there is none.
+    """
+
+    heads: tuple[HeadRecord, ...] = ()
     familiarity: int = 0
+
+    def of_head(self, number: int) -> HeadRecord:
+        """Of one head."""
+        return self.heads[number] if self.heads else HeadRecord()
+
+    def as_row(self, tile: int, heads: int) -> list[int]:
+        """The record as a row of numbers."""
+        return [tile, self.familiarity, *(value for number in range(heads) for value in self.of_head(number))]
+
+    @classmethod
+    def of_row(cls, row: Sequence[int]) -> tuple[int, TileRecord]:
+        """Tile and record of a row."""
+        width = len(HeadRecord._fields)
+        heads = tuple(HeadRecord(*row[at : at + width]) for at in range(2, len(row), width))
+        return row[0], cls(heads if any(map(any, heads)) else (), row[1])
 
 
 def checksum(pixels: NDArray[np.uint8]) -> int:
     """CRC-32 of pixels (h, w), row by row; never 0."""
-    return zlib.crc32(np.ascontiguousarray(pixels).data) or 1
+    return zlib.crc32(np.ascontiguousarray(pixels).data) or 1  # 0 says: not written
 
 
 def identity_bytes(identity: Identity) -> bytes:
@@ -75,38 +102,40 @@ class Journal:
     Args:
         path: the journal file.
         identity: what the work depends on; a journal written for another is not resumed.
+        heads: number of heads that write; part of the identity, since the model's digest says which they are.
 
     Attributes:
         finished: indices of the tiles recorded so far, with their records.
         resumed: whether an earlier journal with this identity was found.
     """
 
-    def __init__(self, path: Path, identity: Identity) -> None:
-        self.path = path
+    def __init__(self, path: Path, identity: Identity, heads: int = 1) -> None:
+        self.path, self._heads = path, heads
         self.finished: dict[int, TileRecord] = {}
         self._identity = identity
-        wanted = _first_record(identity)
-        end = self._replay(wanted)
+        first_record = _first_record(identity)
+        end = self._replay(first_record)
         self.resumed = end > 0
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._file, end)
+        os.ftruncate(self._file, end)  # records behind a torn one would never be read
         os.lseek(self._file, end, os.SEEK_SET)
         if not self.resumed:
-            self._append(wanted)
+            self._append(first_record)
             synced_folder(path.parent)
 
     def record(self, tiles: Mapping[int, TileRecord]) -> None:
         """Appends one group of tiles and syncs it; their pixels must have been synced before."""
-        self._append(np.asarray([(tile, *record) for tile, record in tiles.items()], dtype="<u4").tobytes())
+        rows = [record.as_row(tile, self._heads) for tile, record in tiles.items()]
+        self._append(np.asarray(rows, dtype="<u4").tobytes())
         self.finished.update(tiles)
 
     def forget(self, tiles: Iterable[int]) -> None:
         """Takes tiles out again: a new journal without them takes the place of this one, by one rename."""
-        gone = set(tiles)
-        left = {tile: self.finished[tile] for tile in sorted(self.finished) if tile not in gone}
+        forgotten = set(tiles)
+        left = {tile: self.finished[tile] for tile in sorted(self.finished) if tile not in forgotten}
         fresh = self.path.with_name(self.path.name + ".new")
         fresh.unlink(missing_ok=True)
-        renewed = Journal(fresh, self._identity)
+        renewed = Journal(fresh, self._identity, self._heads)
         if left:
             renewed.record(left)
         self.close()
@@ -124,15 +153,16 @@ class Journal:
         write_all(self._file, _HEAD.pack(len(payload), zlib.crc32(payload)) + payload, self.path)
         os.fdatasync(self._file)
 
-    def _replay(self, wanted: bytes) -> int:
+    def _replay(self, first_record: bytes) -> int:
         """Reads the tiles of a journal with the wanted identity; returns the end of its last whole record, or 0."""
         end = 0
         for position, (payload, after) in enumerate(_records(self.path)):
-            if position == 0 and payload != wanted:
+            if position == 0 and payload != first_record:
                 return 0
             if position > 0:
-                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, 1 + len(TileRecord._fields)).tolist()
-                self.finished.update({tile: TileRecord(*record) for tile, *record in rows})
+                width = 2 + self._heads * len(HeadRecord._fields)
+                rows = np.frombuffer(payload, dtype="<u4").reshape(-1, width).tolist()
+                self.finished.update(map(TileRecord.of_row, rows))
             end = after
         return end
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from engines.engine import Engine, Prediction
 from engines.errors import ConstantsChanged, EngineError
 from onboard.errors import SceneRefused
+from onboard.mapping.control import EngineHealth, StageTimer, StopPolicy
 from onboard.mapping.familiarity import recorded
-from onboard.mapping.journal import TileRecord, checksum
-from onboard.mapping.watch import Watch
+from onboard.mapping.journal import HeadRecord, TileRecord, checksum
 from onboard.scene.grid import Grid, Tile, Window, pad_to_tile
 from onboard.scene.reader import ScenePixels
 
@@ -36,10 +36,16 @@ _AHEAD = 3
 _LAST_READ_S = 5.0
 
 
-class Source(Protocol):
-    """What the pipeline needs of a scene."""
+def no_timer(_stage: str, _seconds: float) -> None:
+    """A :data:`StageTimer` that takes no times."""
 
-    path: Path
+
+class Source(Protocol):
+    """A scene as the pipeline uses it."""
+
+    @property
+    def path(self) -> Path:
+        """Of its file."""
 
     def reopen(self) -> AbstractContextManager[Source]:
         """Another handle on the same scene, for the reader thread."""
@@ -49,14 +55,14 @@ class Source(Protocol):
 
 
 class Surface(Protocol):
-    """What the pipeline needs of a canvas. One thread writes."""
+    """A canvas as the pipeline uses it; one thread writes."""
 
     @property
     def finished(self) -> frozenset[int]:
         """Tiles that need not be done."""
 
-    def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None) -> None:
-        """Writes one core (h, w)."""
+    def write(self, core: Window, classes: Pixels, confidence: Pixels | None = None, head: int = 0) -> None:
+        """Writes one core (h, w) of one head."""
 
     def finish(self, tiles: Sequence[int], records: Mapping[int, TileRecord] | None = None) -> None:
         """Counts a batch's tiles as written."""
@@ -83,7 +89,7 @@ class Batch:
 
 @dataclass
 class PipelineStats:
-    """What one run did and how long each stage was busy.
+    """Tiles of one run and the seconds of each stage.
 
     Attributes:
         unchecked: tiles inferred since the engine was last found right.
@@ -115,6 +121,7 @@ class Stage(Generic[T]):
 
     def put(self, item: T | BaseException | None) -> bool:
         """Hands an item on; False once the consumer has gone."""
+        # Never for ever: a consumer that failed takes nothing more, and this thread would hang with the process.
         while not self._closed.is_set():
             try:
                 self._items.put(item, timeout=0.1)
@@ -152,7 +159,9 @@ class Pipeline:
         batch: tiles in one engine call, at most the engine's `max_batch`.
         read_timeout_s: longest wait for one batch of pixels before the scene is refused (a damaged file can keep a
             decoder busy for minutes).
-        watch: asked between batches.
+        stop: asked before each batch.
+        health: checks the engine between batches; None for no checks.
+        record_stage: takes the seconds of each stage.
         stats: of the run, filled while it runs.
     """
 
@@ -162,7 +171,9 @@ class Pipeline:
     canvas: Surface
     batch: int = 1
     read_timeout_s: float = 120.0
-    watch: Watch = field(default_factory=Watch)
+    stop: StopPolicy = field(default_factory=StopPolicy)
+    health: EngineHealth | None = None
+    record_stage: StageTimer = no_timer
     stats: PipelineStats = field(default_factory=PipelineStats)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> PipelineStats:
@@ -175,10 +186,11 @@ class Pipeline:
             SceneRefused: a window cannot be decoded.
             StorageError: the canvas cannot be written.
             EngineError: the engine failed.
-            MappingStopped: the watch said so.
+            MappingStopped: the stop policy ended the run.
         """
         done, stats = self.canvas.finished, self.stats
         stats.tiles_resumed = len(done)
+        # A group is done again whole: its tiles shared an engine call, and must share it again to give the same bytes.
         groups = [group for group in self._groups() if not done.issuperset(group)]
         decoded: Stage[Batch] = Stage(_AHEAD)
         mapped: Stage[tuple[Batch, Prediction | None]] = Stage(_AHEAD)
@@ -225,7 +237,7 @@ class Pipeline:
                     batch = self._batch(source, group)
                     took = time.perf_counter() - begin
                     stats.read_s += took
-                    self.watch.took("read", took)
+                    self.record_stage("read", took)
                     if not decoded.put(batch):
                         return
             decoded.put(None)
@@ -238,7 +250,7 @@ class Pipeline:
             read = source.read(tile.source)
             mask = None if read.valid is None else read.valid[_core_in_source(tile)]
             if mask is not None and not mask.any():
-                continue
+                continue  # no data at all: its core on the canvas is zero already
             tiles.append(tile)
             valid.append(None if mask is None or mask.all() else mask)
             shares.append(1.0 if read.valid is None else float(read.valid.mean()))
@@ -260,26 +272,33 @@ class Pipeline:
                 ) from None
             if batch is None:
                 return
-            self.watch.before_batch()
-            if self.watch.check_due():
-                self.watch.check()
-                stats.unchecked.clear()
-                stats.unscrubbed.clear()
-            elif self.watch.scrub_due():
-                self.watch.scrub()
-                stats.unscrubbed.clear()
+            self.stop.before_batch()
+            if self.health is not None:
+                self._check_engine(self.health, batch, stats)
             begin = time.perf_counter()
+            # Before the call: a batch during which the engine fails is in doubt as well.
             stats.unchecked.extend(batch.indices)
             stats.unscrubbed.extend(batch.indices)
             prediction = None if batch.pixels is None else self.engine.infer(batch.pixels)
             took = time.perf_counter() - begin
             stats.infer_s += took
             if prediction is not None:
-                self.watch.took("infer", took)
+                self.record_stage("infer", took)
             stats.tiles_inferred += len(batch.tiles)
             stats.tiles_empty += len(batch.indices) - len(batch.tiles)
             if not mapped.put((batch, prediction)):
                 return
+
+    def _check_engine(self, health: EngineHealth, batch: Batch, stats: PipelineStats) -> None:
+        """Checks the engine or its constants where that is due."""
+        health.note_tiles(len(batch.indices))
+        if health.check_due():
+            health.check()
+            stats.unchecked.clear()
+            stats.unscrubbed.clear()
+        elif health.scrub_due():  # a check scrubs too
+            health.scrub()
+            stats.unscrubbed.clear()
 
     def _write(
         self,
@@ -298,7 +317,7 @@ class Pipeline:
                 finished += len(batch.indices)
                 took = time.perf_counter() - begin
                 stats.write_s += took
-                self.watch.took("write", took)
+                self.record_stage("write", took)
                 progress(min(finished, len(self.grid)), len(self.grid))
             self.canvas.commit()
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread, which raises it
@@ -310,19 +329,17 @@ class Pipeline:
         records = {}
         for position, (tile, valid) in enumerate(zip(batch.tiles, batch.valid, strict=True)):
             at = (position, tile.core_in_tile.rows, tile.core_in_tile.cols)
-            classes = prediction.classes[at]
-            confidence = None if prediction.confidence is None else prediction.confidence[at]
-            if valid is not None:
-                classes = classes * valid
-                confidence = None if confidence is None else confidence * valid
-            self.canvas.write(tile.core, classes, confidence)
-            pixels, total = 0, 0
-            if confidence is not None:
-                pixels = confidence.size if valid is None else int(valid.sum())
-                total = int(confidence.sum(dtype=np.uint64))
-            confidence_crc = 0 if confidence is None else checksum(confidence)
+            heads = []
+            for number, head in enumerate(prediction.heads):
+                classes = head.classes[at]
+                confidence = None if head.confidence is None else head.confidence[at]
+                if valid is not None:
+                    classes = classes * valid
+                    confidence = None if confidence is None else confidence * valid
+                self.canvas.write(tile.core, classes, confidence, number)
+                heads.append(_record_of(classes, confidence, valid))
             familiarity = recorded(self._familiarity(batch, prediction, position))
-            records[tile.index] = TileRecord(pixels, total, checksum(classes), confidence_crc, familiarity)
+            records[tile.index] = TileRecord(tuple(heads), familiarity)
         return records
 
     def _familiarity(self, batch: Batch, prediction: Prediction, position: int) -> float | None:
@@ -331,6 +348,14 @@ class Pipeline:
         if facts is None or figures is None or batch.valid_share[position] < facts.least_valid:
             return None
         return float(figures[position])
+
+
+def _record_of(classes: Pixels, confidence: Pixels | None, valid: NDArray[np.bool_] | None) -> HeadRecord:
+    """What the journal keeps of one head's core (h, w)."""
+    if confidence is None:
+        return HeadRecord(classes_crc=checksum(classes))
+    pixels = confidence.size if valid is None else int(valid.sum())
+    return HeadRecord(pixels, int(confidence.sum(dtype=np.uint64)), checksum(classes), checksum(confidence))
 
 
 def _core_in_source(tile: Tile) -> tuple[slice, slice]:

@@ -1,4 +1,4 @@
-"""Canvas to map: a Cloud Optimized GeoTIFF with palette, overviews, class names and provenance, and a quicklook.
+"""Canvas to map: a Cloud Optimized GeoTIFF with palette, overviews, class names and provenance.
 
 The canvas is described to GDAL by a VRT of our own making (raw band, georeferencing, colour table, tags) and copied by
 the COG driver; no pixel passes through Python. Files hold no times, so the same canvas gives the same bytes.
@@ -23,9 +23,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from engines.manifest import ClassInfo
 from onboard.errors import StorageError
+from onboard.files import storage_error
 from onboard.mapping.canvas import Layer
-from onboard.mapping.files import storage_error
-from onboard.mapping.heap import heap_kept
+from onboard.mapping.malloc import keep_freed_memory
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference
 from onboard.scene.storable_crs import storable
@@ -45,7 +45,6 @@ CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "LEVEL": "9"}
 # Overviews by 2, 4, 8, ... double a class map, whose edges stay as long as they were; by 8, 32, ... they add a sixth.
 FIRST_OVERVIEW, NEXT_OVERVIEW = 8, 4
 _OVERVIEW_PIXELS = 512
-_QUICKLOOK_PIXELS = 1024
 
 
 def write_map(
@@ -64,7 +63,7 @@ def write_map(
         StorageError: the disk is full or failed.
     """
     names = {"CLASS_0": "no data"} | {f"CLASS_{item.code}": item.title for item in classes}
-    source = _described(layer, georeference, dict(tags) | names, colours=_colour_table(classes))
+    source = _described(layer, georeference, dict(tags) | names, colours=colour_table(classes))
     # The driver's default resampling is NEAREST, which drops roads and small buildings at random.
     _copy(source, target, map_options(classes), Resampling.mode)
 
@@ -91,27 +90,6 @@ def overview_levels(width: int, height: int) -> list[int]:
     return levels
 
 
-def write_quicklook(map_path: Path, target: Path, classes: tuple[ClassInfo, ...]) -> None:
-    """Writes the map as a picture of at most 1024 pixels a side: RGBA WebP, transparent where there is no data."""
-    with _unlocated_allowed(), rasterio.open(map_path) as source:
-        scale = min(1.0, _QUICKLOOK_PIXELS / max(source.width, source.height))
-        shape = (max(1, round(source.height * scale)), max(1, round(source.width * scale)))
-        codes = source.read(1, out_shape=shape)
-    rgba = np.moveaxis(_colour_table(classes)[codes], -1, 0)
-    # Lossless, "quality" is the effort: 1 and the usual 75 give the same bytes here, 75 in 1.7 times as long.
-    try:
-        with (
-            _unlocated_allowed(),
-            rasterio.open(
-                target, "w", driver="WEBP", width=shape[1], height=shape[0], count=4, dtype="uint8",
-                lossless=True, quality=1,
-            ) as picture,
-        ):
-            picture.write(rgba)
-    except RasterioError as error:
-        raise _write_failed(target, error) from error
-
-
 def count_classes(layer: Layer, classes: tuple[ClassInfo, ...]) -> NDArray[np.int64]:
     """Pixels of each code 0..K over the whole layer, as (K + 1,)."""
     counts = np.zeros(len(classes) + 1, dtype=np.int64)
@@ -133,18 +111,20 @@ def sieve(layer: Layer, target: Layer, pixels: int, strip_rows: int = 2048) -> N
 
     Source: GDALSieveFilter.
     """
+    # Strips, since the filter wants its whole input in memory.
     margin = min(pixels, 4096)
     for row in range(0, layer.height, strip_rows):
         top, end = max(0, row - margin), min(layer.height, row + strip_rows + margin)
         codes = layer.read(top, end - top)
         merged = rasterio.features.sieve(codes, pixels, mask=codes != 0)
         merged[codes == 0] = 0
-        kept = merged[row - top : row - top + strip_rows]
-        target.write_rows(row, kept)
+        rows = merged[row - top : row - top + strip_rows]
+        target.write_rows(row, rows)
     target.sync()
 
 
-def _colour_table(classes: tuple[ClassInfo, ...]) -> NDArray[np.uint8]:
+def colour_table(classes: tuple[ClassInfo, ...]) -> NDArray[np.uint8]:
+    """RGBA by code, (256, 4); codes of no class are transparent."""
     table = np.zeros((256, 4), dtype=np.uint8)
     for item in classes:
         table[item.code] = [*bytes.fromhex(item.color.removeprefix("#")), 255]
@@ -176,7 +156,7 @@ def _described(
 
 
 @contextmanager
-def _unlocated_allowed() -> Iterator[None]:
+def unlocated_allowed() -> Iterator[None]:
     """GDAL under our options; a picture or a scene without georeferencing is nothing to warn of."""
     with warnings.catch_warnings(), rasterio.Env(**GDAL_ENV):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -185,11 +165,11 @@ def _unlocated_allowed() -> Iterator[None]:
 
 def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Resampling) -> None:
     try:
-        with _unlocated_allowed(), heap_kept():
+        with unlocated_allowed(), keep_freed_memory():
             overviews = {} if _build_overviews(source, resampling) else {"OVERVIEWS": "NONE"}
             rasterio.shutil.copy(source, target, driver="COG", **{**options, **overviews})
     except RasterioError as error:
-        raise _write_failed(target, error) from error
+        raise write_failed(target, error) from error
 
 
 def _build_overviews(source: Path, resampling: Resampling) -> bool:
@@ -202,8 +182,9 @@ def _build_overviews(source: Path, resampling: Resampling) -> bool:
     return bool(levels)
 
 
-def _write_failed(target: Path, error: Exception) -> StorageError:
+def write_failed(target: Path, error: Exception) -> StorageError:
+    """The error of ours for one of GDAL's that came while it wrote."""
     free = shutil.disk_usage(target.parent).free
     if free < 1 << 20:
         return storage_error(OSError(28, "disk full"), target)
-    return StorageError(target, f"GDAL could not write it: {error}", "mend the disk or choose another --out")
+    return StorageError(target, f"GDAL could not write it: {error}", "repair the disk or choose another --out")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from onboard.mapping.files import sha256_file
+from onboard.files import sha256_file
 from onboard.scene.mosaic import files_of
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from engines.manifest import ClassInfo, Manifest
-from onboard.mapping.files import sha256_file
+from engines.manifest import ClassInfo, Head, Manifest
+from onboard.files import sha256_file
+from onboard.scene.footprint import bbox_of
 from onboard.scene.georeference import Georeference
-from onboard.scene.outline import bbox_of
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -29,6 +29,21 @@ _EXTENSIONS = (
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 )
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """The map of a head beside the first.
+
+    Attributes:
+        head: as the manifest describes it.
+        class_pixels: pixels of each code 0..K.
+        mean_confidence: 0..1; None where the head gives none.
+    """
+
+    head: Head
+    class_pixels: Sequence[int]
+    mean_confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class ItemFacts:
         published: the folder in which the item will lie.
         scene_path, model_path: files that stay where they are beside the published map, so that links may lead to them;
             None where they do not stay (a service erases scenes) or the item leaves this machine.
+        further: maps of heads beside the first, which the other fields describe.
         own: further `onboard:` properties (stretch, bands, valid-data rule, timings).
     """
 
@@ -74,6 +90,7 @@ class ItemFacts:
     own: Mapping[str, Any] = field(default_factory=dict)
     unread_time: str = ""
     gsd_m: float | None = None
+    further: tuple[HeadFacts, ...] = ()
 
 
 def write_item(facts: ItemFacts, folder: Path) -> Path:
@@ -83,9 +100,9 @@ def write_item(facts: ItemFacts, folder: Path) -> Path:
     return path
 
 
-def rfc3339(moment: datetime) -> str:
+def rfc3339(time: datetime) -> str:
     """UTC time in RFC 3339, to the second."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
@@ -127,10 +144,14 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
         properties["gsd"] = round(gsd_m, 4)
     return properties | {
         "onboard:georeferencing": facts.georeference.kind,
-        "onboard:class_cover": _cover(facts),
+        "onboard:class_cover": _cover(facts.manifest.classes, facts.class_pixels, facts.pixel_area_m2),
+        **_heads(facts),
         "onboard:model": {
-            "name": facts.manifest.name, "version": facts.manifest.version, "sha256": facts.manifest.model.sha256,
+            "name": facts.manifest.name,
+            "version": facts.manifest.version,
+            "sha256": facts.manifest.model.sha256,
             **({"terms": facts.manifest.terms} if facts.manifest.terms else {}),
+            **({"heads": [head.name for head in heads]} if (heads := facts.manifest.opened_heads) else {}),
         },
         **{f"onboard:{key}": value for key, value in facts.own.items()},
     }
@@ -145,30 +166,48 @@ def _datetime_is(facts: ItemFacts) -> str:
 
 
 def _projection(georeference: Georeference) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
     crs = georeference.crs or georeference.gcp_crs
     if crs is not None:
         code = crs.to_authority()
-        found["proj:code"] = f"{code[0]}:{code[1]}" if code else None
+        properties["proj:code"] = f"{code[0]}:{code[1]}" if code else None
         if code is None:
-            found["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
+            properties["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
     if georeference.transform is not None:
-        found["proj:transform"] = list(georeference.transform)[:9]
-    return found
+        properties["proj:transform"] = list(georeference.transform)[:9]
+    return properties
 
 
-def _cover(facts: ItemFacts) -> list[dict[str, Any]]:
+def _heads(facts: ItemFacts) -> dict[str, Any]:
+    """The property `onboard:heads`: of each head beside the first what the other properties say of the first."""
+    if not facts.further:
+        return {}
+    return {
+        "onboard:heads": {
+            item.head.name: {
+                "class_cover": _cover(item.head.classes, item.class_pixels, facts.pixel_area_m2),
+                "no_data_pixels": int(item.class_pixels[0]),
+                "mean_confidence": None if item.mean_confidence is None else round(item.mean_confidence, 4),
+            }
+            for item in facts.further
+        }
+    }
+
+
+def _cover(
+    classes: Sequence[ClassInfo], class_pixels: Sequence[int], pixel_area_m2: float | None
+) -> list[dict[str, Any]]:
     """Pixels, share of the valid pixels and, where the CRS allows, area of each class.
 
     The shares of all classes add up to 1; `onboard:no_data_pixels` are no part of them.
     """
-    valid = max(1, sum(facts.class_pixels[1:]))
+    valid = max(1, sum(class_pixels[1:]))
     rows: list[dict[str, Any]] = []
-    for item in facts.manifest.classes:
-        pixels = int(facts.class_pixels[item.code])
+    for item in classes:
+        pixels = int(class_pixels[item.code])
         row = {"value": item.code, "title": item.title, "pixels": pixels, "share": round(pixels / valid, 6)}
-        if facts.pixel_area_m2 is not None:
-            row["area_m2"] = round(pixels * facts.pixel_area_m2, 1)
+        if pixel_area_m2 is not None:
+            row["area_m2"] = round(pixels * pixel_area_m2, 1)
         rows.append(row)
     return rows
 
@@ -200,35 +239,42 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
-    assets: dict[str, Any] = {
-        "map": {
-            "href": "./map.tif",
-            "type": _COG,
-            "title": "land-cover classes",
-            "roles": ["data"],
-            "bands": [{"name": "class", "data_type": "uint8", "nodata": 0, "raster:sampling": "area"}],
-            "classification:classes": _classes(facts.manifest.classes),
-        },
-        "quicklook": {
+    assets: dict[str, Any] = {"map": _map_asset("map", "land-cover classes", facts.manifest.classes)}
+    if (folder / "quicklook.webp").exists():
+        assets["quicklook"] = {
             "href": "./quicklook.webp",
             "type": "image/webp",
-            "title": "the map as a picture",
+            "title": "a picture for people",
             "roles": ["overview", "thumbnail"],
-        },
-    }
-    if (folder / "confidence.tif").exists():
-        assets["confidence"] = {
-            "href": "./confidence.tif",
-            "type": _COG,
-            "title": "the model's confidence: largest class probability x 255",
-            "roles": ["data", "confidence"],
-            "bands": [{"name": "confidence", "data_type": "uint8", "nodata": 0, "raster:scale": 1 / 255}],
         }
+    for item in facts.further:
+        title = f"classes of the head {item.head.name}"
+        assets[item.head.name] = _map_asset(item.head.name, title, item.head.classes)
+    for name in ("confidence", *(f"{item.head.name}-confidence" for item in facts.further)):
+        if (folder / f"{name}.tif").exists():
+            assets[name] = {
+                "href": f"./{name}.tif",
+                "type": _COG,
+                "title": "the model's confidence: largest class probability x 255",
+                "roles": ["data", "confidence"],
+                "bands": [{"name": "confidence", "data_type": "uint8", "nodata": 0, "raster:scale": 1 / 255}],
+            }
     for asset in assets.values():
         path = folder / asset["href"]
         asset["file:size"] = path.stat().st_size
         asset["file:checksum"] = multihash(sha256_file(path))
     return assets
+
+
+def _map_asset(name: str, title: str, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    return {
+        "href": f"./{name}.tif",
+        "type": _COG,
+        "title": title,
+        "roles": ["data"],
+        "bands": [{"name": "class", "data_type": "uint8", "nodata": 0, "raster:sampling": "area"}],
+        "classification:classes": _classes(classes),
+    }
 
 
 def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:

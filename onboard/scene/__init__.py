@@ -1,1 +1,1 @@
-"""What comes in: opening, validating and reading scenes."""
+"""Scenes: opened, checked, and read as the model's bytes."""

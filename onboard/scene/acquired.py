@@ -14,7 +14,7 @@ _TIME = re.compile(
 
 
 def acquisition_text(tags: Mapping[str, str]) -> str:
-    """What the tags say of the time, as they say it; empty where they say nothing."""
+    """The acquisition time as the tags write it; empty where there is none."""
     text = (tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME") or "").strip("\0 ")
     # Cameras and writers that know no time fill the tag with zeros.
     return text if re.search(r"[1-9]", text) else ""

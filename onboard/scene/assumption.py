@@ -1,4 +1,4 @@
-"""What is assumed of a scene because the file does not say it: told on the terminal and in the item."""
+"""Assumptions about a scene where its file says nothing: shown on the terminal and in the item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a band's label says of its place in the spectrum: names, product codes and wavelengths.
+"""Meaning of band labels in the spectrum: names, product codes and wavelengths.
 
 Sources: STAC eo extension (common names); Sentinel-2 and Landsat product specifications (B02.., SR_B4); MODIS
 (sur_refl_b01); Maxar IMD (BAND_R); Airbus DIMAP (B0 blue, B1 green, B2 red, B3 near infrared); GDAL's IMAGERY metadata
@@ -71,7 +71,7 @@ _RANGES_NM = {"blue": (450, 490, 520), "green": (520, 560, 595), "red": (625, 66
 
 
 def spectral_names(labels: Sequence[str | None]) -> list[str | None]:
-    """What each label means, None where it means nothing known; `green` of several greens is the plain one."""
+    """Meaning of each label, None where it is unknown; of several greens `green` is the one without a suffix."""
     plain = [None if label is None else _plain(label) for label in labels]
     by_code = _by_code([text or "" for text in plain])
     return by_code or [None if text is None else _by_word(text) for text in plain]

@@ -56,10 +56,10 @@ def chosen_bands(
     if {"cyan", "magenta", "yellow"} <= set(colours):
         raise SceneRefused(path, "its bands are CMYK inks, not radiance", "convert it to RGB first")
     by_colour = _by_name(names, colours)
-    if found := _by_name(names, spectral_names(descriptions)):
-        return BandChoice(found, "band descriptions", _conflict(found, by_colour))
-    if found := bands_by_wavelength(names, wavelengths):
-        return BandChoice(found, "wavelengths", _conflict(found, by_colour))
+    if chosen := _by_name(names, spectral_names(descriptions)):
+        return BandChoice(chosen, "band descriptions", _conflict(chosen, by_colour))
+    if chosen := bands_by_wavelength(names, wavelengths):
+        return BandChoice(chosen, "wavelengths", _conflict(chosen, by_colour))
     if by_colour:
         return BandChoice(by_colour, "colour interpretation")
     usable = [number for number, colour in enumerate(colours, 1) if colour != "alpha"]
@@ -82,11 +82,13 @@ def asked_bands(asked: Sequence[int], names: Sequence[str], count: int) -> BandC
     Raises:
         OptionsRefused: wrong number of bands, or one the scene does not have.
     """
-    given = ",".join(map(str, asked))
+    text_of_bands = ",".join(map(str, asked))
     if len(asked) != len(names):
-        raise OptionsRefused(f"--bands {given} names {len(asked)} bands", f"give one for each of {', '.join(names)}")
+        raise OptionsRefused(
+            f"--bands {text_of_bands} names {len(asked)} bands", f"give one for each of {', '.join(names)}"
+        )
     if not all(1 <= number <= count for number in asked):
-        raise OptionsRefused(f"--bands {given}: the scene has bands 1 to {count}", "name bands that are there")
+        raise OptionsRefused(f"--bands {text_of_bands}: the scene has bands 1 to {count}", "name bands that are there")
     return BandChoice(tuple(asked), "asked for")
 
 
@@ -97,10 +99,10 @@ def _by_name(names: Sequence[str], labels: Sequence[str | None]) -> tuple[int, .
     return tuple(list(labels).index(name) + 1 for name in names)
 
 
-def _conflict(found: tuple[int, ...], by_colour: tuple[int, ...]) -> Assumption | None:
-    if not by_colour or by_colour == found:
+def _conflict(chosen: tuple[int, ...], by_colour: tuple[int, ...]) -> Assumption | None:
+    if not by_colour or by_colour == chosen:
         return None
-    text = f"bands {_listed(found)} are taken by name, though their colour interpretation says {_listed(by_colour)}"
+    text = f"bands {_listed(chosen)} are taken by name, though their colour interpretation says {_listed(by_colour)}"
     return Assumption("bands", text, f"--bands {','.join(map(str, by_colour))}")
 
 

@@ -1,4 +1,4 @@
-"""A scene seen through a grid of sampled pixels, read patch by patch where a border colour goes on."""
+"""A scene seen through a grid of sampled pixels, read patch by patch where a border colour continues."""
 
 from __future__ import annotations
 
@@ -84,9 +84,11 @@ class Cells:
         rows, cols = self._slices(patch)
         rows, cols = slice(*rows.indices(self._widest.shape[0])), slice(*cols.indices(self._widest.shape[1]))
         # A few cell rows at once: a patch of large blocks stays small in memory. Of strips, the sampled rows alone.
-        most = 1 if self._by_rows and self.step > 1 else max(1, (1 << 22) // ((cols.stop - cols.start) * self.step**2))
-        for first in range(rows.start, rows.stop, most):
-            part = slice(first, min(first + most, rows.stop)), cols
+        max_rows = (
+            1 if self._by_rows and self.step > 1 else max(1, (1 << 22) // ((cols.stop - cols.start) * self.step**2))
+        )
+        for first in range(rows.start, rows.stop, max_rows):
+            part = slice(first, min(first + max_rows, rows.stop)), cols
             pixels = self._pixels(*part)
             for tolerance, mask in self.within.items():
                 mask[part] = within(pixels, self._value, tolerance)

@@ -1,4 +1,4 @@
-"""Compressions that this build of GDAL cannot decode: the file is sound, and its reader is told so."""
+"""Compressions that this build of GDAL cannot decode: the file is sound, and the error says so."""
 
 from __future__ import annotations
 

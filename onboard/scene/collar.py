@@ -110,36 +110,36 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
 
 
 def _exact_collar(border: Border, cells: Cells, lossy: bool) -> Collar | None:
-    """What has exactly the border's value, if that is a collar, and the blur around it."""
+    """The collar of pixels with exactly the border's value and the blur around it; None where they are no collar."""
     step, near = cells.step, cells.within.get(TOLERANCE, cells.within[0])
     exact = flooded(cells.within[0])
     outside, hull = _outside_image(exact)
     is_straight = _is_collar(border, outside) and _edge_share(exact, outside, hull, step) >= _EDGE_SHARE
-    found = outside if is_straight else exact
-    if not _is_collar(border, found):
+    collar = outside if is_straight else exact
+    if not _is_collar(border, collar):
         return None
     is_exact = is_straight and _edge_share(exact, outside, hull, _BLOCK_PIXELS) >= _EXACT_EDGE_SHARE
-    if is_exact or not _is_blurred(exact, found, near, step, lossy):
+    if is_exact or not _is_blurred(exact, collar, near, step, lossy):
         # A cell's sample may lie on the other side of the collar's edge.
-        return Collar(border.colour, border.value, 0, float(found.mean()), grown(found) if step > 1 else found, step)
+        return Collar(border.colour, border.value, 0, float(collar.mean()), grown(collar) if step > 1 else collar, step)
     blurred = flooded(near)
     edge, hull = _outside_image(blurred)
-    if found.sum() >= edge.sum() / 4 and _edge_share(blurred, edge, hull, step) >= _EDGE_SHARE:
-        wide = (grown(edge) if step > 1 else edge) | found
+    if collar.sum() >= edge.sum() / 4 and _edge_share(blurred, edge, hull, step) >= _EDGE_SHARE:
+        wide = (grown(edge) if step > 1 else edge) | collar
     elif is_straight or exact.sum() >= _MOSTLY_EXACT * blurred.sum():
-        wide = grown(found, -(-_BLUR_PIXELS // step) + (step > 1))
+        wide = grown(collar, -(-_BLUR_PIXELS // step) + (step > 1))
     else:
         return None
     return Collar(border.colour, border.value, TOLERANCE, float((wide & near).mean()), wide, step)
 
 
-def _is_blurred(exact: Mask, found: Mask, near: Mask, step: int, lossy: bool) -> bool:
+def _is_blurred(exact: Mask, collar: Mask, near: Mask, step: int, lossy: bool) -> bool:
     """Whether what lies beside a collar of exact values is often nearly of its colour, as lossy compression makes it.
 
     Asked only where an image of another colour follows within the blur's width: dark water is nearly black anyhow.
     """
     contrast = grown(shrunk(~near, max(1, 3 // step)), -(-_BLUR_PIXELS // step))
-    beside = grown(found) & ~found & ~exact & contrast
+    beside = grown(collar) & ~collar & ~exact & contrast
     if not beside.any():
         return lossy
     return bool(near[beside].mean() > (_BLURRED_IF_LOSSY if lossy else _BLURRED))
@@ -172,13 +172,13 @@ def _with_straight(border: Border, collar: Collar | None, cells: Cells) -> Colla
         edge_share = _edge_share(wedges, outside, hull, step)
         if not is_one_value or edge_share < (_EDGE_SHARE if _reaches_all_sides(hull) else _SHARP_EDGE_SHARE):
             continue
-        found = grown(outside) if step > 1 else outside
+        border_cells = grown(outside) if step > 1 else outside
         if collar is not None:
             if outside.sum() <= _MUCH_MORE * (collar.cells & near).sum():
                 return collar
-            found = found | collar.cells
+            border_cells = border_cells | collar.cells
         widest = max(tolerance, 0 if collar is None else collar.tolerance)
-        return Collar(border.colour, border.value, widest, float((found & near).mean()), found, step)
+        return Collar(border.colour, border.value, widest, float((border_cells & near).mean()), border_cells, step)
     return collar
 
 

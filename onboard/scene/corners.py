@@ -1,4 +1,4 @@
-"""What a scene's corners begin with: the colours that a collar may have."""
+"""Colours at a scene's corners: those that a collar may have."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What is decided once for a scene and holds for every window of it."""
+    """Decisions that are made once for a scene and hold for all of its windows."""
 
     bands: BandChoice
     valid_rule: ValidRule

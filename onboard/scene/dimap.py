@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from onboard.errors import SceneRefused
-from onboard.scene.mosaic import BandGroup, Mosaic, Tile, tile_path
+from onboard.scene.tiled_product import BandGroup, Mosaic, Tile, tile_path
 
 # Bands by their ids. Source: Pleiades and SPOT user guides (B0 to B3), Pleiades Neo user guide (letters).
 _BANDS = {
@@ -24,7 +24,7 @@ _COEFFICIENTS = ("LINE_NUM_COEFF", "LINE_DEN_COEFF", "SAMP_NUM_COEFF", "SAMP_DEN
 
 
 def dimap_mosaic(path: Path) -> Mosaic:
-    """What a DIM_*.XML says.
+    """Reads a DIM_*.XML.
 
     Raises:
         SceneRefused: it describes no tiles, or tiles that overlap or are no GeoTIFFs.
@@ -92,7 +92,7 @@ def _tiles(path: Path, group: ET.Element, steps: tuple[int, int]) -> tuple[Tile,
 
 
 def _names(document: ET.Element, group: ET.Element, groups: int) -> tuple[str, ...]:
-    """What the bands of a group are, in the order of its files; empty where nothing says."""
+    """Names of a group's bands in the order of its files; empty where the description has none."""
     rows = group.findall(".//Raster_Index")
     if not rows and groups == 1:
         rows = document.findall(".//Raster_Index")

@@ -1,4 +1,4 @@
-"""Values that stand for "no data" though the file does not say so, and alpha bands that are none.
+"""Values that stand for "no data" though the file does not say so, and alpha bands that mask nothing.
 
 Everything here judges a sample of the scene at full resolution.
 """
@@ -26,10 +26,10 @@ def untagged_fill(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> float | Non
         pixels: (bands, n).
         valid: (n,), True where the file's own rule finds data.
     """
-    kept = pixels[:, valid]
-    for value in _fill_values(kept.dtype):
-        here = (kept == value).all(axis=0)
-        if int(here.sum()) >= _MIN_PIXELS and cannot_be_measured(kept, value):
+    values = pixels[:, valid]
+    for value in _fill_values(values.dtype):
+        here = (values == value).all(axis=0)
+        if int(here.sum()) >= _MIN_PIXELS and cannot_be_measured(values, value):
             return value
     return None
 

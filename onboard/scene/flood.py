@@ -48,12 +48,12 @@ def _joined(starts: NDArray[np.int64], ends: NDArray[np.int64], pitch: int) -> N
     labels = np.arange(starts.size)
     while True:
         smaller = np.minimum(labels[above], labels[below])
-        before = labels.copy()
+        labels_before = labels.copy()
         np.minimum.at(labels, labels[above], smaller)
         np.minimum.at(labels, labels[below], smaller)
         while not np.array_equal(labels, labels[labels]):
             labels = labels[labels]
-        if np.array_equal(labels, before):
+        if np.array_equal(labels, labels_before):
             return labels
 
 
@@ -130,7 +130,7 @@ def _all_across(mask: Mask, length: int) -> Mask:
     """
     span = 1
     while span < length:
-        more = min(span, length - span)
-        mask = mask[:, : mask.shape[1] - more] & mask[:, more:]
-        span += more
+        longer = min(span, length - span)
+        mask = mask[:, : mask.shape[1] - longer] & mask[:, longer:]
+        span += longer
     return mask

@@ -1,4 +1,4 @@
-"""Where a scene lies: kept as the file says it, and as a footprint on Earth where that can be told."""
+"""A scene's georeferencing: as its file says it, and as a footprint on Earth where that can be computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from onboard.scene.ellipsoid import area_m2, mean_steps_m
-from onboard.scene.outline import Unlocated, geojson_of
+from onboard.scene.footprint import Unlocated, geojson_of
+from onboard.scene.grid import Window
 from onboard.scene.sidecars import lacks_offset
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Georeference:
 
     @property
     def kind(self) -> Kind:
-        """What maps pixels to the ground; a transform goes before GCPs and these before RPCs."""
+        """Kind of the georeferencing: a transform is used before GCPs, and these before RPCs."""
         if self.transform is not None:
             return "transform"
         if self.gcps:
@@ -72,7 +73,7 @@ class Georeference:
         return "rpcs" if self.rpcs is not None else "none"
 
     def gsd_m(self, width: int, height: int) -> float | None:
-        """Ground size of a scene's mean pixel in metres (root of its area), None where it cannot be told."""
+        """Ground size of a scene's mean pixel in metres (root of its area), None where it cannot be computed."""
         area = self.pixel_area_m2(width, height)
         return None if area is None else math.sqrt(area)
 
@@ -116,10 +117,58 @@ class Georeference:
 
     def _mesh(self, width: int, height: int) -> tuple[Points, Points]:
         """Longitudes and latitudes of a grid of pixel corners all over a scene, (rows, columns)."""
-        columns, rows = np.meshgrid(np.linspace(0, width, _MESH + 1), np.linspace(0, height, _MESH + 1))
+        return self.places_in(Window(col=0, row=0, width=width, height=height), _MESH)
+
+    def places_in(self, window: Window, cells: int) -> tuple[Points, Points]:
+        """Longitudes and latitudes of the corners of so many cells each way of a window, (cells + 1, cells + 1).
+
+        Raises:
+            Unlocated: it lies nowhere known.
+        """
+        columns, rows = np.meshgrid(
+            np.linspace(window.col, window.col + window.width, cells + 1),
+            np.linspace(window.row, window.row + window.height, cells + 1),
+        )
         degrees = _degrees(*self._ground(columns.ravel().tolist(), rows.ravel().tolist()))
         longitudes, latitudes = (np.reshape(part, columns.shape) for part in degrees)
         return longitudes, np.clip(latitudes, -90, 90)
+
+    def pixels_of(
+        self, size: tuple[int, int], longitudes: list[float], latitudes: list[float]
+    ) -> tuple[list[float], list[float]]:
+        """Columns and rows, in pixel corners, of places in degrees; those far from the scene are not to be believed.
+
+        Rational polynomials are taken at their HEIGHT_OFF.
+
+        Args:
+            size: width and height of the scene, pixels.
+            longitudes: degrees; they may be off by whole turns.
+            latitudes: degrees.
+
+        Raises:
+            Unlocated: no way leads from degrees to its pixels.
+        """
+        if self.transform is not None:
+            if self.crs is None:
+                raise Unlocated(self.problem or "its transform names no CRS")
+            x, y = _in_crs(self.crs, longitudes, latitudes)
+            if self.crs.is_geographic:
+                middle = _applied(self.transform, np.array([size[0] / 2]), np.array([size[1] / 2]))[0][0]
+                x = x + 360 * np.round((middle - x) / 360)
+            return _unapplied(self.transform, x, y)
+        if self.gcps and self.gcp_crs is not None:
+            with _unlocated(f"its ground control points ({len(self.gcps)}) fix no place"):
+                is_geographic = self.gcp_crs.is_geographic
+                points = _side_by_side(self.gcps) if is_geographic else list(self.gcps)
+                x, y = _in_crs(self.gcp_crs, longitudes, latitudes)
+                if is_geographic:
+                    x = x + 360 * np.round((np.mean([point.x for point in points]) - x) / 360)
+                return _to_pixels(GCPTransformer(points), x.tolist(), y.tolist())
+        if self.rpcs is not None:
+            with _unlocated("its rational polynomials give no place"):
+                near = np.array(longitudes) + 360 * np.round((self.rpcs.long_off - np.array(longitudes)) / 360)
+                return _to_pixels(_rpc_transformer(self.rpcs), near.tolist(), latitudes)
+        raise Unlocated("it has no georeferencing")
 
     def footprint(self, width: int, height: int) -> dict[str, Any] | None:
         """The scene's outline as GeoJSON in longitude and latitude, None where it lies nowhere known."""
@@ -210,7 +259,7 @@ def _side_by_side(gcps: Sequence[GroundControlPoint]) -> list[GroundControlPoint
     if np.ptp(longitudes) <= 180:
         return list(gcps)
     near = longitudes[0] + (longitudes - longitudes[0] + 180) % 360 - 180
-    return [GroundControlPoint(one.row, one.col, x, one.y, one.z) for one, x in zip(gcps, near.tolist(), strict=True)]
+    return [GroundControlPoint(gcp.row, gcp.col, x, gcp.y, gcp.z) for gcp, x in zip(gcps, near.tolist(), strict=True)]
 
 
 def _applied(transform: Affine, columns: Points, rows: Points) -> tuple[Points, Points]:
@@ -219,6 +268,33 @@ def _applied(transform: Affine, columns: Points, rows: Points) -> tuple[Points, 
         transform.a * columns + transform.b * rows + transform.c,
         transform.d * columns + transform.e * rows + transform.f,
     )
+
+
+def _unapplied(transform: Affine, x: Points, y: Points) -> tuple[list[float], list[float]]:
+    """Columns and rows of coordinates; written out as :func:`_applied`."""
+    across, down = x - transform.c, y - transform.f
+    determinant = transform.a * transform.e - transform.b * transform.d
+    if determinant == 0:
+        raise Unlocated("its transform has no extent")
+    columns = (transform.e * across - transform.b * down) / determinant
+    rows = (transform.a * down - transform.d * across) / determinant
+    return columns.tolist(), rows.tolist()
+
+
+def _in_crs(crs: CRS, longitudes: list[float], latitudes: list[float]) -> tuple[Points, Points]:
+    from rasterio.warp import transform as warp
+
+    if crs.wkt.startswith("GEOCCS"):
+        raise Unlocated("its CRS is geocentric")
+    with _unlocated("no way leads from longitude and latitude to its CRS"):
+        x, y = warp("EPSG:4326", crs, longitudes, latitudes)[:2]
+    return np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
+
+
+def _to_pixels(transformer: Any, x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
+    with transformer:
+        rows, columns = transformer.rowcol(x, y, op=float)
+    return list(columns), list(rows)
 
 
 def _by_transformer(transformer: Any, columns: list[float], rows: list[float]) -> tuple[list[float], list[float]]:

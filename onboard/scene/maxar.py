@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from onboard.errors import SceneRefused
-from onboard.scene.mosaic import BandGroup, Mosaic, Tile, tile_path
+from onboard.scene.tiled_product import BandGroup, Mosaic, Tile, tile_path
 
 _BANDS = {
     "BAND_C": "coastal", "BAND_B": "blue", "BAND_G": "green", "BAND_Y": "yellow", "BAND_R": "red",
@@ -30,7 +30,7 @@ Groups = dict[str, dict[str, str]]
 
 
 def maxar_mosaic(path: Path) -> Mosaic:
-    """What a .TIL says, with the .IMD and .RPB of the same name.
+    """Reads a .TIL with the .IMD and .RPB of the same name.
 
     Raises:
         SceneRefused: it names no tiles, or the .IMD is missing.
@@ -39,26 +39,26 @@ def maxar_mosaic(path: Path) -> Mosaic:
     imd, rpb = _beside(path, ".IMD"), _beside(path, ".RPB")
     if imd is None:
         raise SceneRefused(path, f"without {path.stem}.IMD beside it", "deliver the .IMD too: it has the scene's size")
-    told = _groups(imd)
+    groups = _groups(imd)
     tiles = [
         Tile(tile_path(path, tile["filename"]), int(tile["ULColOffset"]), int(tile["ULRowOffset"]))
         for name, tile in _groups(path).items()
         if re.fullmatch(r"TILE_\d+", name)
     ]
-    bands = tuple(_BANDS.get(name, "") for name in told if name.startswith("BAND_"))
+    bands = tuple(_BANDS.get(name, "") for name in groups if name.startswith("BAND_"))
     return Mosaic(
         path=path,
-        width=int(told[""]["numColumns"]),
-        height=int(told[""]["numRows"]),
+        width=int(groups[""]["numColumns"]),
+        height=int(groups[""]["numRows"]),
         groups=(BandGroup(tuple(tiles), bands if all(bands) else ()),),
         rpcs={} if rpb is None else _rpcs(_groups(rpb)),
-        acquired=_acquired(told),
+        acquired=_acquired(groups),
         beside=tuple(part for part in (imd, rpb) if part is not None),
     )
 
 
 def _beside(path: Path, ending: str) -> Path | None:
-    return next((one for end in (ending, ending.lower()) if (one := path.with_suffix(end)).is_file()), None)
+    return next((candidate for end in (ending, ending.lower()) if (candidate := path.with_suffix(end)).is_file()), None)
 
 
 def _groups(path: Path) -> Groups:
@@ -98,6 +98,6 @@ def _rpcs(groups: Groups) -> dict[str, str]:
 
 def _acquired(groups: Groups) -> str:
     image = groups.get("IMAGE_1") or groups.get("MAP_PROJECTED_PRODUCT") or {}
-    said = image.get("firstLineTime") or image.get("earliestAcqTime") or ""
-    match = re.match(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)", said)
+    time = image.get("firstLineTime") or image.get("earliestAcqTime") or ""
+    match = re.match(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)", time)
     return f"{match[1]} {match[2]}" if match else ""

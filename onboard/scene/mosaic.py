@@ -10,7 +10,6 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,71 +21,17 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from onboard.errors import SceneRefused
+from onboard.scene.dimap import dimap_mosaic
 from onboard.scene.gdal_env import SCENE_ENV
 from onboard.scene.georeference import Georeference, georeference_of
+from onboard.scene.maxar import maxar_mosaic
 from onboard.scene.sidecars import sidecars_of
+from onboard.scene.tiled_product import Mosaic, Tile
 from onboard.scene.vrt import add_georeference, add_metadata
 
 MOST_TILES = 4096
 _LONGEST_DESCRIPTION = 16 << 20
 _COLOURS = {"red": "Red", "green": "Green", "blue": "Blue"}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A tile's file and the column and row of its upper left pixel in the scene."""
-
-    path: Path
-    col: int
-    row: int
-
-
-@dataclass(frozen=True)
-class BandGroup:
-    """Tiles that together hold some of a scene's bands, all of them over the whole scene.
-
-    Attributes:
-        tiles: one or more.
-        names: what the bands are ("red", "near infrared"), in their order; empty where nothing says.
-    """
-
-    tiles: tuple[Tile, ...]
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Mosaic:
-    """What a description says.
-
-    Attributes:
-        path: of the description.
-        width: pixels of the whole scene.
-        height: pixels.
-        groups: the scene's bands are those of the first group, then those of the next one.
-        rpcs: rational polynomials of the WHOLE scene by GDAL's names, counted from the centre of its first pixel as
-            (0, 0); empty where there are none. A tile's own would have its offset taken off.
-        acquired: date and time as GDAL's ACQUISITIONDATETIME, empty where nothing says.
-        beside: further files that were read.
-    """
-
-    path: Path
-    width: int
-    height: int
-    groups: tuple[BandGroup, ...]
-    rpcs: Mapping[str, str]
-    acquired: str
-    beside: tuple[Path, ...]
-
-    @property
-    def tiles(self) -> list[Tile]:
-        """Of all groups."""
-        return [tile for group in self.groups for tile in group.tiles]
-
-    @property
-    def files(self) -> list[Path]:
-        """Every file that the scene depends on."""
-        own = [path for tile in self.tiles for path in (tile.path, *sidecars_of(tile.path))]
-        return list(dict.fromkeys([self.path, *self.beside, *own]))
 
 
 def is_description(path: Path) -> bool:
@@ -112,8 +57,8 @@ def names_tiles(path: Path) -> bool:
 
 def tile_names(path: Path) -> set[str]:
     """Names of tiles in a description, whether they are there and the description is right or not."""
-    found = re.findall(rb'<DATA_FILE_PATH[^>]*href="([^"]+)"|filename\s*=\s*"([^"]+)"', _beginning(path))
-    return {(href or name).decode("utf-8", "replace") for href, name in found}
+    matches = re.findall(rb'<DATA_FILE_PATH[^>]*href="([^"]+)"|filename\s*=\s*"([^"]+)"', _beginning(path))
+    return {(href or name).decode("utf-8", "replace") for href, name in matches}
 
 
 def _beginning(path: Path) -> bytes:
@@ -125,14 +70,11 @@ def _beginning(path: Path) -> bytes:
 
 
 def read_mosaic(path: Path) -> Mosaic:
-    """What a description says of its scene; its tiles are there.
+    """Reads a description and checks that its tiles exist.
 
     Raises:
         SceneRefused: it is damaged or names tiles that are not there or that lie elsewhere.
     """
-    from onboard.scene.dimap import dimap_mosaic
-    from onboard.scene.maxar import maxar_mosaic
-
     try:
         if path.stat().st_size > _LONGEST_DESCRIPTION:
             raise SceneRefused(path, f"is longer than {_LONGEST_DESCRIPTION >> 20} MiB", "deliver its own description")
@@ -152,23 +94,6 @@ def files_of(scene: Path) -> list[Path]:
         SceneRefused: as :func:`read_mosaic`.
     """
     return read_mosaic(scene).files if is_description(scene) else [scene, *sidecars_of(scene)]
-
-
-def tile_path(description: Path, name: str) -> Path:
-    """Where a tile named in a description lies.
-
-    Raises:
-        SceneRefused: outside the description's folder; it is no GeoTIFF by its name; it is not there.
-    """
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or ":" in name or "\0" in name:
-        raise SceneRefused(description, f"names a tile outside its folder: {name!r}", "deliver the tiles beside it")
-    if Path(name).suffix.lower() not in (".tif", ".tiff"):
-        raise SceneRefused(description, f"its tile {name} is no GeoTIFF", "convert the product to GeoTIFF")
-    path = description.parent / name
-    if not path.is_file():
-        raise SceneRefused(description, f"its tile {name} is not there", "deliver all tiles beside it")
-    return path
 
 
 def virtual_raster(mosaic: Mosaic) -> str:
@@ -239,14 +164,14 @@ def _check(mosaic: Mosaic, tiles: Opened) -> None:
 def _georeference(mosaic: Mosaic, tiles: Opened) -> Georeference:
     """Of the whole scene: its polynomials, else the place of its first tile."""
     tile, facts = tiles[0]
-    own: Georeference = facts["georeference"]
-    if own.transform is None or mosaic.rpcs:
+    georeference: Georeference = facts["georeference"]
+    if georeference.transform is None or mosaic.rpcs:
         return Georeference()
-    place = own.transform
-    left = place.c - place.a * tile.col - place.b * tile.row
-    top = place.f - place.d * tile.col - place.e * tile.row
-    corner = Affine(place.a, place.b, left, place.d, place.e, top)
-    return Georeference(own.crs, corner, epoch=own.epoch)
+    transform = georeference.transform
+    left = transform.c - transform.a * tile.col - transform.b * tile.row
+    top = transform.f - transform.d * tile.col - transform.e * tile.row
+    corner = Affine(transform.a, transform.b, left, transform.d, transform.e, top)
+    return Georeference(georeference.crs, corner, epoch=georeference.epoch)
 
 
 def _add_band(root: ET.Element, number: int, name: str, band: int, tiles: Opened) -> None:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 _MOST_LOOKED_AT = 64
 
 
-def page_of(
-    first: DatasetReader, path: Path, asked: int | None
-) -> tuple[int, str | None, tuple[Assumption, ...]]:
+def page_of(first: DatasetReader, path: Path, asked: int | None) -> tuple[int, str | None, tuple[Assumption, ...]]:
     """Which page of a file to map: the one asked for, else the largest.
 
     Args:

@@ -1,4 +1,4 @@
-"""Opens a doubtful file in a process of its own, with limits on memory, time and processor, before anyone else does.
+"""Opens an untrusted file in a process of its own first, with limits on memory, time and processor.
 
 A small file can declare a raster of terabytes, hang a decoder for minutes, or crash it. What it does, it does to the
 probe: the caller gets a verdict, a refusal in one line, or a refusal because the probe died or took too long.
@@ -26,8 +26,9 @@ from onboard.errors import OptionsRefused, SceneRefused
 from onboard.scene.grid import Window
 from onboard.scene.mosaic import is_description, read_mosaic
 from onboard.scene.reader import LESS_MEMORY, Scene, SceneOptions, open_source
+from onboard.scene.resolution import ModelResolution, mapped_pixels
+from onboard.scene.tiff import is_tiff_start
 
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIDE = 256
 _PROBE_ENDED = "the probe ended"
 _DAMAGED = "it is damaged or made to break readers; deliver it again"
@@ -40,7 +41,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a scene may cost.
+    """Limits of a probe.
 
     Attributes:
         wall_s: seconds until the probe is killed.
@@ -59,6 +60,14 @@ class Limits:
     block_bytes: int = 512 << 20
 
 
+@dataclass(frozen=True)
+class MappedAt:
+    """The model that is to map a scene, and the ground size of pixels, metres, of scenes that do not say theirs."""
+
+    model: ModelResolution
+    default_gsd_m: float | None = None
+
+
 class Probe:
     """A process that stands ready to look at files, each in a fork of its own.
 
@@ -74,8 +83,17 @@ class Probe:
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    def judge(self, path: Path, options: SceneOptions | None = None, limits: Limits | None = None) -> int:
-        """Returns, with its pixels, if the scene can be mapped, as far as its header and samples of its pixels tell.
+    def judge(
+        self,
+        path: Path,
+        options: SceneOptions | None = None,
+        limits: Limits | None = None,
+        target: MappedAt | None = None,
+    ) -> int:
+        """Returns if the scene can be mapped, as far as its header and samples of its pixels tell.
+
+        Returns:
+            Its pixels; with a ``target`` those of its enlargement, where it is enlarged for the model.
 
         Raises:
             SceneRefused: it cannot; says why and what to do.
@@ -83,16 +101,19 @@ class Probe:
         """
         limits = limits or Limits()
         check_file(path)
-        asked = {"path": str(path), "options": asdict(options or SceneOptions()), "limits": asdict(limits)}
+        request = {
+            "path": str(path), "options": asdict(options or SceneOptions()), "limits": asdict(limits),
+            "target": None if target is None else asdict(target),
+        }  # fmt: skip
         assert self._process.stdin is not None  # noqa: S101 -- asked for above
         assert self._process.stdout is not None  # noqa: S101
         try:
-            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-            told = self._process.stdout.readline()
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            reply = self._process.stdout.readline()
         except BrokenPipeError:
-            told = b""
-        self._ended = not told  # seen here before the system lets us see it
-        verdict = json.loads(told) if told else {"died": _PROBE_ENDED}
+            reply = b""
+        self._ended = not reply  # seen here before the system lets us see it
+        verdict = json.loads(reply) if reply else {"died": _PROBE_ENDED}
         _judge(path, verdict, limits)
         return int(verdict["pixels"])
 
@@ -129,11 +150,11 @@ class Probes:
         """Has one ready, so that the first scene need not wait for it."""
         self._give(self._take())
 
-    def judge(self, path: Path, options: SceneOptions | None = None) -> int:
+    def judge(self, path: Path, options: SceneOptions | None = None, target: MappedAt | None = None) -> int:
         """As :meth:`Probe.judge`."""
         probe = self._take()
         try:
-            return probe.judge(path, options)
+            return probe.judge(path, options, target=target)
         finally:
             self._give(probe)
 
@@ -174,7 +195,7 @@ def probe_scene(path: Path, options: SceneOptions | None = None, limits: Limits 
 
 
 def check_file(path: Path) -> None:
-    """What can be told without a TIFF reader: a local, readable, ordinary file that begins as a TIFF does.
+    """Checks without a TIFF reader: a local, readable, ordinary file that begins as a TIFF does.
 
     Or one that describes a scene in tiles, see :mod:`onboard.scene.mosaic`.
 
@@ -195,7 +216,7 @@ def check_file(path: Path) -> None:
         raise SceneRefused(path, f"cannot be read: {error.strerror}", "check the file and its permissions") from error
     if not start:
         raise SceneRefused(path, "is empty", "deliver it again")
-    if start not in _MAGIC and not is_description(path):
+    if not is_tiff_start(start) and not is_description(path):
         raise SceneRefused(path, "is not a TIFF", "deliver the scene as a GeoTIFF")
 
 
@@ -225,8 +246,8 @@ def _warm_up() -> None:
     """Has the reader load what it loads at a first look (drivers, projections), so that no fork has to."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.tif"
-        place = rasterio.Affine(1, 0, 5e5, 0, -1, 2e6)
-        profile = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "crs": "EPSG:32640", "transform": place}
+        transform = rasterio.Affine(1, 0, 5e5, 0, -1, 2e6)
+        profile = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "crs": "EPSG:32640", "transform": transform}
         with rasterio.open(path, "w", "GTiff", **profile) as file:
             file.write(np.ones((3, 64, 64), np.uint8))
         _examine(path, SceneOptions(), Limits())
@@ -234,15 +255,15 @@ def _warm_up() -> None:
 
 def _in_a_fork(request: dict[str, Any]) -> dict[str, str]:
     """The verdict of a fork, or how it ended without one."""
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(tell, json.dumps(_verdict(request)).encode())  # shorter than a pipe holds: it never waits
+            os.write(writing, json.dumps(_verdict(request)).encode())  # shorter than a pipe holds: it never waits
             os._exit(0)
         finally:
             os._exit(1)
-    os.close(tell)
+    os.close(writing)
     ended = os.pidfd_open(child)
     try:
         in_time = bool(select.select([ended], [], [], request["limits"]["wall_s"])[0])
@@ -254,12 +275,12 @@ def _in_a_fork(request: dict[str, Any]) -> dict[str, str]:
             return {"late": "killed"}
         if code:
             return {"died": f"signal {-code}" if code < 0 else f"exit code {code}"}
-        with os.fdopen(os.dup(told), "rb") as answer:
+        with os.fdopen(os.dup(reading), "rb") as answer:
             verdict: dict[str, str] = json.load(answer)
         return verdict
     finally:
         os.close(ended)
-        os.close(told)
+        os.close(reading)
 
 
 def _verdict(request: dict[str, Any]) -> dict[str, str]:
@@ -267,10 +288,10 @@ def _verdict(request: dict[str, Any]) -> dict[str, str]:
     memory = _limit(resource.RLIMIT_AS, limits.memory_bytes)
     _limit(resource.RLIMIT_CPU, limits.cpu_s, beyond=1)
     _limit(resource.RLIMIT_CORE, 0)
-    told: dict[str, Any] = request["options"]
-    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    given: dict[str, Any] = request["options"]
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     try:
-        pixels = _examine(Path(request["path"]), SceneOptions(**options), limits)
+        pixels = _examine(Path(request["path"]), SceneOptions(**options), limits, _target_of(request.get("target")))
     except SceneRefused as error:
         if error.remedy == LESS_MEMORY and memory < limits.memory_bytes:
             problem = f"reading it takes more than the {memory / 2**20:,.0f} MiB that this machine lets a process have"
@@ -284,18 +305,28 @@ def _verdict(request: dict[str, Any]) -> dict[str, str]:
 def _limit(kind: int, wanted: int, beyond: int = 0) -> int:
     """Sets a limit of this process, or what the machine allows of it, and a hard one beyond it; returns it."""
     _, hard = resource.getrlimit(kind)
-    most = wanted + beyond if hard == resource.RLIM_INFINITY else min(wanted + beyond, hard)
-    resource.setrlimit(kind, (min(wanted, most), most))
-    return min(wanted, most)
+    hard_limit = wanted + beyond if hard == resource.RLIM_INFINITY else min(wanted + beyond, hard)
+    resource.setrlimit(kind, (min(wanted, hard_limit), hard_limit))
+    return min(wanted, hard_limit)
 
 
-def _examine(path: Path, options: SceneOptions, limits: Limits) -> int:
+def _target_of(given: dict[str, Any] | None) -> MappedAt | None:
+    if given is None:
+        return None
+    low_high = given["model"]["gsd_range_m"]
+    model = ModelResolution(given["model"]["gsd_m"], None if low_high is None else tuple(low_high))
+    return MappedAt(model, given["default_gsd_m"])
+
+
+def _examine(path: Path, options: SceneOptions, limits: Limits, target: MappedAt | None = None) -> int:
     _check_declared(path, options, limits)
     with Scene.open(path, options) as scene:
         right, bottom = max(0, scene.width - _SIDE), max(0, scene.height - _SIDE)
         width, height = min(_SIDE, scene.width), min(_SIDE, scene.height)
         for col, row in {(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)}:
             scene.read(Window(col, row, width, height))
+        if target is not None:
+            return mapped_pixels(scene, target.model, target.default_gsd_m)
         return int(scene.width * scene.height)
 
 

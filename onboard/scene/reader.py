@@ -43,7 +43,7 @@ LESS_MEMORY = "reading it takes more memory than there is; deliver it tiled: gda
 
 @dataclass(frozen=True)
 class ScenePixels:
-    """What one window holds.
+    """The pixels of one window.
 
     Attributes:
         pixels: uint8 (bands, h, w), in the model's order.
@@ -111,22 +111,22 @@ class Scene:
 
     @property
     def valid_rule(self) -> str:
-        """What makes a pixel no data, in words."""
+        """The rule for pixels without data, as text."""
         rule, collar = self.decisions.valid_rule.text, self.decisions.collar
         if collar is None:
             return rule
         about = f", up to {collar.tolerance:g} off" if collar.tolerance else ""
-        found = f"{collar.colour} collar ({collar.share:.1%}{about})"
-        return found if rule == "all valid" else f"{rule}, {found}"
+        collar_rule = f"{collar.colour} collar ({collar.share:.1%}{about})"
+        return collar_rule if rule == "all valid" else f"{rule}, {collar_rule}"
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
-        """What the file does not say and was assumed; to be told."""
+        """Assumptions where the file says nothing; shown to the user."""
         return self._of_pages + self.decisions.assumptions
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was decided, for the canvas's identity and the item; JSON-able."""
+        """The decisions, for the canvas's identity and the item; JSON-able."""
         stretch = self.stretch
         return {
             "bands": list(self.bands.indexes),

@@ -1,4 +1,4 @@
-"""A scene seen through other pixels: averages of its own where they are larger, cubics where they are smaller.
+"""A scene read at another pixel size: averages for larger pixels, cubic interpolation for smaller ones.
 
 Only whole blocks at full resolution are read, never overviews: these may be absent, stale or empty. They are read
 piece by piece, so memory does not grow with the factor. Each pixel's value depends on its place alone, not on the
@@ -29,6 +29,7 @@ _BAND_BYTES = 64 << 20
 """Of a row of tiles kept reduced, at most."""
 _SUM_ROWS = 256
 """Of the scene's own rows, whose sums are made at once; about."""
+
 
 class ResampledScene(Scene):
     """A scene of another size over the same ground; all else is as in the scene's own file.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from onboard.errors import OptionsRefused
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MapGrid = Literal["model", "scene"]
 Rule = Literal["in_range", "reduced", "enlarged", "enlarged_twofold", "unknown", "unknown_model", "under_one_pixel"]
 
+TOO_COARSE: Final = "enlarged_twofold"
+"""The rule of a scene whose pixels are too coarse for the model: its map is a guess."""
 MAX_ENLARGEMENT = 2.0
 """Interpolation adds pixels, not detail: beyond it a map costs more and knows no more."""
 _UNTESTED = math.sqrt(2)
@@ -33,7 +35,7 @@ _SHAPE = tuple[int, int]
 
 @dataclass(frozen=True)
 class ResolutionOptions:
-    """What is asked for.
+    """Options of the caller.
 
     Attributes:
         gsd_m: ground size of the scene's pixels in metres, in place of what its georeferencing says.
@@ -57,8 +59,26 @@ class ResolutionOptions:
 
 
 @dataclass(frozen=True)
+class ModelResolution:
+    """What a model's manifest says of ground resolution.
+
+    Attributes:
+        gsd_m: metres a pixel that it is made for; None where it does not say.
+        gsd_range_m: lowest and highest at which it was tested.
+    """
+
+    gsd_m: float | None
+    gsd_range_m: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ModelResolution:
+        """The manifest's."""
+        return cls(manifest.gsd_m, manifest.gsd_range_m)
+
+
+@dataclass(frozen=True)
 class Resolution:
-    """What was decided for one scene and one model.
+    """The resolution decided for one scene and one model.
 
     Attributes:
         rule: which one decided.
@@ -142,17 +162,25 @@ def resolution_of(scene: Scene, manifest: Manifest, options: ResolutionOptions) 
     """
     size = scene.width, scene.height
     sides = scene.georeference.pixel_sides_m(*size)
-    said = None if sides is None else math.sqrt(sides[0] * sides[1])
+    declared_m = None if sides is None else math.sqrt(sides[0] * sides[1])
     known = _known(sides, options)
-    rule, read_size, text = _decided(size, known, manifest)
-    if known is not None and known.gsd_from == "option" and _conflict(known.gsd_m, said):
-        text += f" (--gsd is taken, though the scene's georeferencing says {said:.3g} m)"
+    rule, read_size, text = _decided(size, known, ModelResolution.of(manifest))
+    if known is not None and known.gsd_from == "option" and _conflict(known.gsd_m, declared_m):
+        text += f" (--gsd is taken, though the scene's georeferencing says {declared_m:.3g} m)"
     low, high = manifest.gsd_range_m or (None, None)
     facts = {"model_gsd_m": manifest.gsd_m, "model_range_m": None if low is None else [low, high]}
     return Resolution(
         rule, size, read_size, None if known is None else known.gsd_m, "" if known is None else known.gsd_from,
-        said, text, options.grid, facts,
+        declared_m, text, options.grid, facts,
     )  # fmt: skip
+
+
+def mapped_pixels(scene: Scene, model: ModelResolution, default_gsd_m: float | None) -> int:
+    """Pixels of the scene, or of its enlargement for this model where that has more: what a canvas has to hold."""
+    size = scene.width, scene.height
+    known = _known(scene.georeference.pixel_sides_m(*size), ResolutionOptions(default_gsd_m=default_gsd_m))
+    _, read_size, _ = _decided(size, known, model)
+    return max(int(scene.width * scene.height), read_size[0] * read_size[1])
 
 
 def _known(sides: tuple[float, float] | None, options: ResolutionOptions) -> _Known | None:
@@ -165,14 +193,14 @@ def _known(sides: tuple[float, float] | None, options: ResolutionOptions) -> _Kn
     return None if options.default_gsd_m is None else _Known((options.default_gsd_m,) * 2, "setting")
 
 
-def _decided(size: _SHAPE, known: _Known | None, manifest: Manifest) -> tuple[Rule, _SHAPE, str]:
-    made_for = manifest.gsd_m
+def _decided(size: _SHAPE, known: _Known | None, model: ModelResolution) -> tuple[Rule, _SHAPE, str]:
+    made_for = model.gsd_m
     if made_for is None:
-        return "unknown_model", size, _of_unknown_model(known, manifest)
+        return "unknown_model", size, _of_unknown_model(known, model)
     if known is None:
-        text = f"its ground resolution is not known, the model is made for {made_for:g} m: mapped as it is"
-        return "unknown", size, f"{text}; say it with --gsd METRES"
-    low, high = manifest.gsd_range_m or (made_for / _UNTESTED, made_for * _UNTESTED)
+        text = f"the scene does not say how large its pixels are, the model is made for {made_for:g} m: mapped as it is"
+        return "unknown", size, f"{text}; give their size with --gsd METRES"
+    low, high = model.gsd_range_m or (made_for / _UNTESTED, made_for * _UNTESTED)
     begin = f"ground resolution {known.gsd_m:.3g} m, the model is made for {made_for:g} m"
     if low <= known.gsd_m <= high:
         return "in_range", size, f"{begin}: mapped as it is"
@@ -190,7 +218,11 @@ def _outside(size: _SHAPE, known: _Known, made_for: float, begin: str) -> tuple[
         return "reduced", read_size, f"{begin}: read at {read_gsd_m:g} m"
     if read_gsd_m <= made_for * _SLACK:
         return "enlarged", read_size, f"{begin}: enlarged, read at {read_gsd_m:.3g} m"
-    return "enlarged_twofold", read_size, f"{begin}: enlarged twofold, which is too little; the map is a guess"
+    return (
+        TOO_COARSE,
+        read_size,
+        f"{begin}: its pixels are too coarse for this model; enlarged twofold, not more: the map is a guess",
+    )
 
 
 def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
@@ -201,8 +233,8 @@ def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
     """
     width, height = (pixels * side / read_gsd_m for pixels, side in zip(size, known.sides, strict=True))
     if min(width, height) >= 1:
-        most = int(MAX_ENLARGEMENT)
-        return min(round(width), most * size[0]), min(round(height), most * size[1])
+        largest_factor = int(MAX_ENLARGEMENT)
+        return min(round(width), largest_factor * size[0]), min(round(height), largest_factor * size[1])
     if known.gsd_from == "option":
         raise OptionsRefused(
             f"--gsd {known.gsd_m:g} leaves a map of {width:.2g} x {height:.2g} pixels at the model's {read_gsd_m:g} m",
@@ -211,18 +243,18 @@ def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
     return None
 
 
-def _of_unknown_model(known: _Known | None, manifest: Manifest) -> str:
+def _of_unknown_model(known: _Known | None, model: ModelResolution) -> str:
     text = "the model says no ground resolution that it is made for: mapped as it is"
-    if known is None or manifest.gsd_range_m is None:
+    if known is None or model.gsd_range_m is None:
         return text
-    low, high = manifest.gsd_range_m
+    low, high = model.gsd_range_m
     if low <= known.gsd_m <= high:
         return text
     return f"{text}, though {known.gsd_m:.3g} m lie outside {low:g} to {high:g} m, where it was tested"
 
 
-def _conflict(taken: float | None, said: float | None) -> bool:
-    return taken is not None and said is not None and not 1 / _CONFLICT < taken / said < _CONFLICT
+def _conflict(taken: float | None, declared_m: float | None) -> bool:
+    return taken is not None and declared_m is not None and not 1 / _CONFLICT < taken / declared_m < _CONFLICT
 
 
 def _rounded(metres: float | None) -> float | None:

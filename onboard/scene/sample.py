@@ -73,13 +73,13 @@ def sample_windows(width: int, height: int, block: tuple[int, int]) -> Iterator[
     """
     block_height, block_width = min(block[0], height), min(block[1], width)
     rows, cols = -(-height // block_height), -(-width // block_width)
-    wanted = min(max(BLOCK_PIXELS // (block_height * block_width), _MIN_BLOCKS), _MAX_BLOCKS)
-    if width * height <= WHOLE_PIXELS or wanted >= rows * cols:
+    block_count = min(max(BLOCK_PIXELS // (block_height * block_width), _MIN_BLOCKS), _MAX_BLOCKS)
+    if width * height <= WHOLE_PIXELS or block_count >= rows * cols:
         down, across = rows, cols
     else:
-        down = min(rows, max(1, round((wanted * rows / cols) ** 0.5)))
-        across = min(cols, max(1, round(wanted / down)))
-        down = min(rows, max(1, wanted // across))
+        down = min(rows, max(1, round((block_count * rows / cols) ** 0.5)))
+        across = min(cols, max(1, round(block_count / down)))
+        down = min(rows, max(1, block_count // across))
     for line in range(down):
         row = (2 * line + 1) * rows // (2 * down)
         shift = 0 if across == cols else line % 2
@@ -101,9 +101,7 @@ def read_bands(source: DatasetReader, bands: tuple[int, ...], window: Window) ->
     return pixels if len(unique) == len(bands) else pixels[[unique.index(band) for band in bands]]
 
 
-def _thinned(
-    source: DatasetReader, bands: tuple[int, ...], rule: ValidRule, window: Window, step: int
-) -> Sample:
+def _thinned(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule, window: Window, step: int) -> Sample:
     """Every `step`-th pixel down and across; of a window too flat for that, so many fewer across."""
     place = raster_window(window)
     down = step if window.height >= 2 * step else 1
@@ -111,15 +109,15 @@ def _thinned(
     thin = (slice(down // 2, None, down), slice(min(across, window.width) // 2, None, across))
     pixels = read_bands(source, bands, window)
     valid = replace(rule, alpha=None).valid(source, pixels, place)
-    kept = pixels[(slice(None), *thin)].reshape(len(bands), -1)
+    thinned = pixels[(slice(None), *thin)].reshape(len(bands), -1)
     rows, cols = np.meshgrid(
         np.arange(window.row, window.row + window.height)[thin[0]],
         np.arange(window.col, window.col + window.width)[thin[1]],
         indexing="ij",
     )
     return Sample(
-        kept,
-        np.ones(kept.shape[1], dtype=bool) if valid is None else valid[thin].ravel(),
+        thinned,
+        np.ones(thinned.shape[1], dtype=bool) if valid is None else valid[thin].ravel(),
         None if rule.alpha is None else source.read(rule.alpha, window=place)[thin].ravel(),
         rows.ravel(),
         cols.ravel(),

@@ -1,4 +1,4 @@
-"""What of a scene's CRS a GeoTIFF can hold.
+"""The part of a scene's CRS that a GeoTIFF can store.
 
 GeoTIFF 1.1 has no keys for a projected CRS with ellipsoidal heights: GDAL writes such a CRS into an .aux.xml beside the
 file, and a map without that file would lie nowhere. A map has two coordinates, so its horizontal CRS says all.

@@ -24,7 +24,7 @@ _LOSSY_ALPHA = 16
 
 @dataclass(frozen=True)
 class ValidRule:
-    """What makes a pixel no data.
+    """The rule that says which pixels hold no data.
 
     Attributes:
         nodata: the tag's value for each chosen band, None where there is no tag. A pixel is no data where ALL chosen
@@ -99,9 +99,7 @@ class ValidRule:
     @property
     def tags(self) -> dict[int, float]:
         """Places (0-based) of the chosen bands that have a tag, with its value; `floats` has not-a-number."""
-        return {
-            place: value for place, value in enumerate(self.nodata) if value is not None and not math.isnan(value)
-        }
+        return {place: value for place, value in enumerate(self.nodata) if value is not None and not math.isnan(value)}
 
     @property
     def has_mask(self) -> bool:

@@ -1,1 +1,1 @@
-"""One module for each place that measures. Each takes the root of the file system as a parameter."""
+"""Measurement sources, one module each; sources of files take the root of the file system as a parameter."""

@@ -15,28 +15,28 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from telemetry.readings import Moment, Reading, SourceState
+from telemetry.readings import Reading, SourceState, Timestamp
 
 NAME = "jtop"
 SILENCE_S = 5.0
 RETRY_S = 30.0
 OFFLINE_C = -256.0
-"""What jtop says of a sensor that is switched off."""
+"""Temperature that jtop reports for a sensor that is switched off."""
 _SECTIONS = {"watts": "power_w", "celsius": "temperature_c", "load": "load"}
 _SILENT = f"jtop has been silent for {SILENCE_S:g} s", "systemctl restart jtop.service"
 
 
 class Jtop:
-    """A jtop process, started again when it ends or hangs. Never raises while reading.
+    """Reads jtop through a child process, which is restarted when it ends or hangs. Never raises while reading.
 
-    Its lines are heard in a thread; the methods are for one thread at a time.
+    A thread receives the child's lines; the methods are for one thread at a time.
 
     Args:
         command: of the process.
         clock: monotonic seconds.
 
     Attributes:
-        heard: set whenever the process said something or ended.
+        heard: event that is set when the process sent a message or ended.
     """
 
     name = NAME
@@ -49,27 +49,27 @@ class Jtop:
     ) -> None:
         self._command, self._clock = command, clock
         self._process: subprocess.Popen[str] | None = None
-        self._started = self._heard_s = float("-inf")
-        self._told: tuple[Moment, dict[str, Any]] | None = None
-        self._trouble = "it has not answered yet", "look again in a few seconds"
+        self._started = self._received_s = float("-inf")
+        self._last_message: tuple[Timestamp, dict[str, Any]] | None = None
+        self._problem = "it has not answered yet", "look again in a few seconds"
         self.heard = threading.Event()
 
     def state(self) -> SourceState:
-        """Which rails it gives now."""
+        """The rails that have a value now."""
         readings = self.read()
-        rails = tuple(dict.fromkeys(one.rail for one in readings if one.value is not None))
+        rails = tuple(dict.fromkeys(reading.rail for reading in readings if reading.value is not None))
         if rails:
             return SourceState(NAME, rails)
         problem, remedy = self._why()
         return SourceState(NAME, problem=problem, remedy=remedy)
 
     def read(self) -> list[Reading]:
-        """What its last line said, as of when it came: watts, degrees Celsius, loads as shares; nothing if too old."""
+        """Readings of the last message with its time: W, degrees Celsius, loads 0..1; empty if it is too old."""
         self._keep_running()
-        told = self._fresh()
-        if told is None:
+        message = self._fresh()
+        if message is None:
             return []
-        at, line = told
+        at, line = message
         return [
             _reading(quantity, rail, value, at)
             for section, quantity in _SECTIONS.items()
@@ -78,28 +78,28 @@ class Jtop:
 
     def mode(self) -> tuple[str | None, str]:
         """Name of the power mode, or None and the reason."""
-        told = self._fresh()
-        if told is None:
+        message = self._fresh()
+        if message is None:
             return None, self._why()[0]
-        name = told[1].get("mode")
+        name = message[1].get("mode")
         return (str(name), "") if name else (None, "jtop names no mode")
 
     def set_mode(self, name: str, allowed: Sequence[str]) -> str:
-        """Asks jtop's service for a power mode; gives why not, or nothing. It comes about later, or not: see `mode`.
+        """Requests a power mode from jtop's service; returns why it was refused, or "". See `mode` for the effect.
 
-        Only names in ``allowed``, for jtop's marks do not know every mode that needs a reboot (it compares masks of
-        the GPU, not the number of cores). Its service is asked without force: nothing reboots.
+        Only names in ``allowed`` are requested: jtop does not mark every mode that needs a reboot (it compares masks of
+        the GPU, not the number of cores). The request is made without force, so nothing reboots.
         """
         if name not in allowed:
             return f"mode {name} is not among those that may be set ({', '.join(allowed) or 'none'})"
-        told = self._fresh()
+        message = self._fresh()
         process = self._process
-        if told is None or process is None or process.stdin is None:
+        if message is None or process is None or process.stdin is None:
             return self._why()[0]
-        known = told[1].get("modes") or []
+        known = message[1].get("modes") or []
         if name not in known:
             return f"this board has no mode {name}; it has {', '.join(known) or 'none that jtop knows'}"
-        if name in (told[1].get("marked") or []):
+        if name in (message[1].get("marked") or []):
             return f"jtop marks mode {name} as one that cannot be set while the board runs; it needs a reboot"
         try:
             process.stdin.write(f"mode {name}\n")
@@ -110,7 +110,7 @@ class Jtop:
 
     def close(self) -> None:
         """Ends the process."""
-        process, self._process, self._told = self._process, None, None
+        process, self._process, self._last_message = self._process, None, None
         if process is None:
             return
         process.kill()
@@ -119,19 +119,19 @@ class Jtop:
             with suppress(OSError):  # what it had not read yet
                 process.stdin.close()
 
-    def _fresh(self) -> tuple[Moment, dict[str, Any]] | None:
-        return self._told if self._clock() - self._heard_s <= SILENCE_S else None
+    def _fresh(self) -> tuple[Timestamp, dict[str, Any]] | None:
+        return self._last_message if self._clock() - self._received_s <= SILENCE_S else None
 
     def _silent(self) -> bool:
         process = self._process
-        waited_s = self._clock() - max(self._started, self._heard_s)
+        waited_s = self._clock() - max(self._started, self._received_s)
         return process is not None and process.poll() is None and waited_s > SILENCE_S
 
     def _why(self) -> tuple[str, str]:
-        return _SILENT if self._silent() else self._trouble
+        return _SILENT if self._silent() else self._problem
 
     def _keep_running(self) -> None:
-        """Starts the process where there is none, it ended, or it hangs; at most every RETRY_S."""
+        """Starts the process if it is missing, has ended or hangs; at most every RETRY_S."""
         silent = self._silent()
         if self._process is not None and self._process.poll() is None and not silent:
             return
@@ -139,14 +139,14 @@ class Jtop:
             return
         self.close()
         if silent:
-            self._trouble = _SILENT
+            self._problem = _SILENT
         self._started = self._clock()
         try:
             self._process = subprocess.Popen(
                 list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
         except OSError as error:
-            self._trouble = f"cannot be started: {error.strerror}", "reinstall this software"
+            self._problem = f"cannot be started: {error.strerror}", "reinstall this software"
             return
         threading.Thread(target=self._listen, args=(self._process,), name="jtop", daemon=True).start()
 
@@ -157,38 +157,40 @@ class Jtop:
         # The pipe is closed here and nowhere else: closing it under a reader would wait for the reader.
         with suppress(ValueError, OSError), lines:
             for line in lines:
-                told = _told(line)
+                message = _parsed(line)
                 # A process that was replaced may still have lines in its pipe.
-                if told is not None and process is self._process:
-                    explained = "problem" in told
-                    self._hear(told)
+                if message is not None and process is self._process:
+                    explained = "problem" in message
+                    self._receive(message)
         status = process.wait()
         if process is self._process and not explained:
-            self._told = None
-            self._trouble = f"jtop's process ended with status {status}", f"see what it says: {' '.join(self._command)}"
+            self._last_message = None
+            self._problem = f"jtop's process ended with status {status}", f"see what it says: {' '.join(self._command)}"
             self.heard.set()
 
-    def _hear(self, told: dict[str, Any]) -> None:
-        self._heard_s = self._clock()
-        if "problem" in told:
-            self._told, self._trouble = None, (str(told["problem"]), str(told.get("remedy", "")))
+    def _receive(self, message: dict[str, Any]) -> None:
+        self._received_s = self._clock()
+        if "problem" in message:
+            self._last_message, self._problem = None, (str(message["problem"]), str(message.get("remedy", "")))
         else:
-            self._told, self._trouble = (Moment.now(), told), ("jtop gives no value", "see what `jtop` itself shows")
+            self._last_message = Timestamp.now(), message
+            self._problem = "jtop gives no value", "see what `jtop` itself shows"
         self.heard.set()
 
 
-def _told(line: str) -> dict[str, Any] | None:
-    """What a line says; None where it is not one of ours (libraries print, too)."""
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The message of a line; None for other output, since libraries print to stdout too."""
     try:
-        told = json.loads(line)
+        message = json.loads(line)
     except ValueError:
         return None
-    if isinstance(told, dict) and ("problem" in told or all(isinstance(told.get(one), dict) for one in _SECTIONS)):
-        return told
-    return None
+    if not isinstance(message, dict):
+        return None
+    is_complete = all(isinstance(message.get(section), dict) for section in _SECTIONS)
+    return message if "problem" in message or is_complete else None
 
 
-def _reading(quantity: str, rail: str, value: object, at: Moment) -> Reading:
+def _reading(quantity: str, rail: str, value: object, at: Timestamp) -> Reading:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return Reading(quantity, None, NAME, rail, at, reason="jtop gives no number")
     if quantity == "temperature_c" and value <= OFFLINE_C:

@@ -23,8 +23,8 @@ _REMEDIES = {
 _OTHERWISE = "restart jtop.service; see journalctl -u jtop.service"
 
 
-def told_of(jetson: Any) -> dict[str, Any]:
-    """What one state of jtop says: watts, degrees, loads as shares, mode, and modes it cannot set as the board runs."""
+def message_of(jetson: Any) -> dict[str, Any]:
+    """One state of jtop as a message: W, degrees Celsius, loads 0..1, mode, and modes that need a reboot."""
     loads = {}
     for name, gpu in (jetson.gpu or {}).items():
         loads[name] = (gpu.get("status") or {}).get("load") if isinstance(gpu, dict) else None
@@ -60,7 +60,7 @@ def _modes(nvpmodel: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Says what jtop says until the input ends; whatever fails is said as a problem with its remedy."""
+    """Prints jtop's state until stdin ends; any failure is printed as a problem with its remedy."""
     wanted: deque[str] = deque()
     threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
     try:
@@ -70,11 +70,11 @@ def main() -> None:
     except ImportError as error:
         gone = "is not installed" if getattr(error, "name", "") == "jtop" else f"cannot be imported: {error}"
         remedy = f"{sys.executable} -m pip install jetson-stats, of the host's version"
-        _say(problem=f"jetson-stats {gone}", remedy=remedy)
+        _send(problem=f"jetson-stats {gone}", remedy=remedy)
     except Exception as error:  # noqa: BLE001 -- jtop lets through queue.Empty, EOFError and what the service raised
         text = " ".join(str(error).split()) or type(error).__name__
         remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text.lower()), _OTHERWISE)
-        _say(problem=f"jtop: {text}", remedy=remedy)
+        _send(problem=f"jtop: {text}", remedy=remedy)
 
 
 def _follow(jtop: Any, wanted: deque[str]) -> None:
@@ -86,9 +86,9 @@ def _follow(jtop: Any, wanted: deque[str]) -> None:
                     jetson.nvpmodel = wanted.popleft()
             # When its service hangs jtop gives the same state again and again; only the uptime in it tells.
             if before is None or jetson.uptime != before:
-                _say(**told_of(jetson))
+                _send(**message_of(jetson))
             before = jetson.uptime
-    _say(problem="jtop: its service has sent nothing for three intervals", remedy=_OTHERWISE)
+    _send(problem="jtop: its service has sent nothing for three intervals", remedy=_OTHERWISE)
 
 
 def _listen(wanted: deque[str]) -> None:
@@ -96,11 +96,11 @@ def _listen(wanted: deque[str]) -> None:
         verb, _, name = line.strip().partition(" ")
         if verb == "mode":
             wanted.append(name)
-    os._exit(0)  # whatever jtop waits for: nobody listens any more
+    os._exit(0)  # the parent has gone; jtop may block, so do not wait for it
 
 
-def _say(**told: Any) -> None:
-    print(json.dumps(told), flush=True)  # noqa: T201 -- the parent reads it
+def _send(**message: Any) -> None:
+    print(json.dumps(message), flush=True)  # noqa: T201 -- the parent reads it
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Nvml:
 
     def state(self) -> SourceState:
         """Which GPUs there are."""
-        rails = tuple(dict.fromkeys(one.rail for one in self.read() if one.value is not None))
+        rails = tuple(dict.fromkeys(reading.rail for reading in self.read() if reading.value is not None))
         if rails:
             return SourceState(NAME, rails)
         problem, remedy = self._trouble
@@ -55,7 +55,7 @@ class Nvml:
         """
         if (not self._handles or self._lost) and self._clock() - self._tried >= RETRY_S:
             self._search()
-        return [one for index, handle in list(self._handles.items()) for one in self._readings(index, handle)]
+        return [reading for index, handle in list(self._handles.items()) for reading in self._readings(index, handle)]
 
     def close(self) -> None:
         """Lets the library go."""

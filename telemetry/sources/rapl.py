@@ -28,8 +28,8 @@ class Rapl(SysfsSource):
 
     def state(self) -> SourceState:
         """Which zones can be read."""
-        found = list(self.gauges())
-        if found and not any(readable(gauge.files[0].path) for gauge in found):
+        gauges = list(self.gauges())
+        if gauges and not any(readable(gauge.files[0].path) for gauge in gauges):
             return SourceState(
                 NAME,
                 problem="energy_uj is readable by root only",
@@ -40,7 +40,7 @@ class Rapl(SysfsSource):
     def read(self) -> list[Reading]:
         """Energy counter of each zone in joules (it wraps at the zone's range), and its power."""
         counters = super().read()
-        return [*counters, *(self._power(one) for one in counters)]
+        return [*counters, *(self._power(counter) for counter in counters)]
 
     def range_j(self) -> dict[str, float]:
         """Where each zone's counter wraps, in joules, for those that say."""

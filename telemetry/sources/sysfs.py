@@ -1,4 +1,4 @@
-"""Numbers in files of the kernel that may be absent, forbidden, empty or garbled, or go away and come back."""
+"""Reads numbers from sysfs files that may be absent, forbidden, empty or invalid, and may disappear and come back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from telemetry.readings import Reading, SourceState
 
 RETRY_S = 10.0
-"""Between two searches for files: a source that was lost is found again so soon."""
+"""Seconds between two searches for files, so that a lost source is found again."""
 
 
 def text_or_reason(path: Path) -> tuple[str | None, str]:
@@ -47,14 +47,14 @@ def numbered(paths: Iterable[Path]) -> list[Path]:
 
 
 class NumberFile:
-    """A file read again and again: it stays open, a reading is one pread (sysfs makes its text anew at offset 0)."""
+    """A file that stays open between reads; each read is one pread at offset 0, where sysfs updates its text."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
 
     def read(self) -> tuple[float | None, str]:
-        """Its number, or None and the reason; after a failure it is opened afresh."""
+        """The number, or None and the reason; after a failure the next read opens the file again."""
         try:
             if self._descriptor < 0:
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -65,8 +65,8 @@ class NumberFile:
         try:
             return float(text), ""
         except ValueError:
-            said = text.decode("ascii", "replace").strip()
-            return None, f"{self.path.name}: not a number: {said[:20]!r}" if said else f"{self.path.name}: empty"
+            content = text.decode("ascii", "replace").strip()
+            return None, f"{self.path.name}: not a number: {content[:20]!r}" if content else f"{self.path.name}: empty"
 
     def close(self) -> None:
         """Closes it."""
@@ -77,12 +77,12 @@ class NumberFile:
 
 @dataclass(frozen=True)
 class Gauge:
-    """What one or more files say together: their product times ``scale``.
+    """A quantity computed from one or more files: their product times ``scale``.
 
     Attributes:
         quantity: as in Reading; rail: as in Reading.
-        files: that are multiplied.
-        lowest, highest: what lies outside is no value but a sensor that is off.
+        files: whose numbers are multiplied.
+        lowest, highest: valid range; other values mean that the sensor is off.
     """
 
     quantity: str
@@ -107,7 +107,7 @@ class Gauge:
 
 @dataclass
 class SysfsSource:
-    """A source made of gauges; subclasses say which. Never raises while reading.
+    """Base class of sources that read sysfs; a subclass defines its gauges. Never raises while reading.
 
     Attributes:
         root: of the file system.
@@ -125,13 +125,13 @@ class SysfsSource:
         self._searched = float("-inf")
 
     def gauges(self) -> Iterator[Gauge]:
-        """Looks for what there is to read."""
+        """Searches for the files of this source."""
         raise NotImplementedError
 
     def state(self) -> SourceState:
-        """Which rails give a value now."""
+        """The rails that have a value now."""
         self._search()
-        rails = tuple(dict.fromkeys(one.rail for one in self.read() if one.value is not None))
+        rails = tuple(dict.fromkeys(reading.rail for reading in self.read() if reading.value is not None))
         if rails:
             return SourceState(self.name, rails)
         return SourceState(self.name, problem=self._why(), remedy=self.remedy)
@@ -150,18 +150,18 @@ class SysfsSource:
         self._gauges = []
 
     def _search(self) -> None:
-        """Looks again, at most every RETRY_S where nothing was found, keeping files that are still there."""
+        """Searches again, at most every RETRY_S while nothing is found; keeps files that still exist."""
         now = self.clock()
         if not self._gauges and now - self._searched < RETRY_S and self._searched > float("-inf"):
             return
         self._searched = now
-        found = list(self.gauges())
-        if [(g.quantity, g.rail, [f.path for f in g.files]) for g in found] != [
+        gauges = list(self.gauges())
+        if [(g.quantity, g.rail, [f.path for f in g.files]) for g in gauges] != [
             (g.quantity, g.rail, [f.path for f in g.files]) for g in self._gauges
         ]:
             self.close()
-            self._gauges = found
+            self._gauges = gauges
 
     def _why(self) -> str:
-        reasons = [one.reason for one in self.read() if one.reason]
+        reasons = [reading.reason for reading in self.read() if reading.reason]
         return reasons[0] if reasons else self.problem

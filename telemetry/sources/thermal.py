@@ -41,7 +41,7 @@ class Thermal(SysfsSource):
 
 def hottest_of(readings: list[Reading], problem: str = "nothing measured a temperature") -> Reading:
     """The highest temperature among readings, or the reason why there is none."""
-    valid = [one for one in readings if one.quantity == "temperature_c" and one.value is not None]
+    valid = [reading for reading in readings if reading.quantity == "temperature_c" and reading.value is not None]
     if not valid:
         return Reading("temperature_c", None, NAME, "hottest", reason=problem)
-    return max(valid, key=lambda one: one.value or 0.0)
+    return max(valid, key=lambda reading: reading.value or 0.0)

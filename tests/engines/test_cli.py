@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import bench
 from engines.cli import main
 from engines.errors import SettingRefused
 from engines.manifest import Cost, Evaluation, Manifest
 from engines.open import backend_states
+from engines.profiling import bench
 from engines.testing import ConstantEngine
 
 MakeModel = Callable[..., Path]
@@ -87,7 +87,7 @@ def test_bench_says_what_bounds_a_model(make_model: Callable[..., Path], capsys:
     assert main(command) == 0
     table = capsys.readouterr().out
     assert f"expected {slow['expected_tiles_per_s']:.1f} tiles/s" in table
-    assert "dearest layers, expected, not measured" in table
+    assert "slowest layers, expected, not measured" in table
 
 
 def test_bench_counts_layers_of_a_model_and_of_a_bare_onnx_file(

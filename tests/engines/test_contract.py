@@ -16,9 +16,9 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendUnavailable, EngineError, InferenceFailed, TilesRefused
 from engines.manifest import Manifest
 from engines.open import open_engine
-from engines.tensorrt import TensorRtEngine
+from engines.tensorrt.runner import TensorRtEngine
 from engines.testing import ConstantEngine, IdentityEngine
-from tests.engines.stand_in_cuda import StandInCuda, stand_in_tensorrt, write_engine
+from tests.engines.tensorrt.stand_in_cuda import StandInCuda, stand_in_tensorrt, write_engine
 
 MakeTiles = Callable[..., NDArray[np.uint8]]
 

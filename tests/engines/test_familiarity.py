@@ -12,13 +12,13 @@ import pytest
 
 from engines.engine import Engine, EngineOptions, Prediction
 from engines.errors import AnswerChanged, BackendUnavailable, FamiliarityFailed, GoldenFailed, ModelMismatch
+from engines.integrity.self_check import SelfCheck, same_answer
 from engines.manifest import Manifest
 from engines.open import open_engine
-from engines.self_check import SelfCheck, same_answer
-from engines.tensorrt import TensorRtEngine
+from engines.tensorrt.runner import TensorRtEngine
 from engines.testing import IdentityEngine
 from engines.verify import verify_golden
-from tests.engines.stand_in_cuda import StandInCuda, stand_in_tensorrt, write_engine
+from tests.engines.tensorrt.stand_in_cuda import StandInCuda, stand_in_tensorrt, write_engine
 from tests.tiny_model import familiarity_facts, random_tiles, tiny_familiarity
 
 MakeModel = Callable[..., Path]

@@ -96,9 +96,7 @@ def test_one_that_is_not_here_is_passed_over(openers: Openers, tmp_path: Path) -
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_one_that_cannot_be_opened_takes_no_other_with_it(
-    openers: Openers, tmp_path: Path, error: EngineError
-) -> None:
+def test_one_that_cannot_be_opened_takes_no_other_with_it(openers: Openers, tmp_path: Path, error: EngineError) -> None:
     def fails() -> Engine:
         raise error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.files import write_durably
+from engines.files import replace_file
 
 
 def test_bytes_then_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,19 +25,19 @@ def test_bytes_then_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", replaced)
-    write_durably(path, b"one")
-    assert done == ["sync choice.json.part", "rename", f"sync {tmp_path.name}"]
+    replace_file(path, b"one")
+    assert done == ["sync choice.json.new", "rename", f"sync {tmp_path.name}"]
     assert path.read_bytes() == b"one"
 
 
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "choice.json"
-    write_durably(path, b"one")
+    replace_file(path, b"one")
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no room"):
-        write_durably(path, b"another")
+        replace_file(path, b"another")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("choice.json", b"one")]

@@ -164,7 +164,7 @@ def _put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (_put("model", "file", value="/etc/passwd"), "model.file", "pattern"),
         (_put("input", "data_type", value="float32"), "input.data_type", "'uint8'"),
         (_put("input", "bands", value=[]), "input.bands", "at least 1"),
-        (_put("schema_version", value=2), "schema_version", "update this software if the model is newer"),
+        (_put("schema_version", value=3), "schema_version", "update this software if the model is newer"),
         (_put("colour", value="x"), "colour", "remove this key, or update this software"),
         (_put("classes", 0, "alpha", value=1), "classes.0.alpha", "remove this key"),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from engines import open as opening
+from engines.backend import Backend
 from engines.errors import BackendUnavailable, GoldenFailed, ModelNotFound, SettingRefused
 from engines.manifest import Manifest
 from engines.open import backend_states, default_model, manifest_path, open_engine, shipped_models
@@ -69,13 +70,15 @@ def test_a_backend_nobody_knows_is_refused(tiny_model: Path) -> None:
         open_engine(tiny_model, backend="caffe")
 
 
-def test_the_backend_that_is_named_is_the_one_that_is_opened(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_backend_that_is_named_is_the_one_that_is_opened(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> ConstantEngine:
         raise BackendUnavailable("first", "not here", "install it")
 
-    monkeypatch.setattr(opening, "_OPENERS", {"first": missing, "second": lambda *_: ConstantEngine(tile_size=32)})
+    known = [
+        Backend("first", lambda: "1", missing),
+        Backend("second", lambda: "1", lambda *_: ConstantEngine(tile_size=32)),
+    ]
+    monkeypatch.setattr(opening, "BACKENDS", {backend.name: backend for backend in known})
     with pytest.raises(BackendUnavailable, match="first: not here"):
         open_engine(tiny_model, backend="first")
 
@@ -90,7 +93,8 @@ def test_backends_tell_their_version_or_why_not(monkeypatch: pytest.MonkeyPatch)
     def missing() -> str:
         raise BackendUnavailable("x", "not here", "install it")
 
-    monkeypatch.setattr(opening, "_VERSIONS", {"x": missing})
+    absent = Backend("x", missing, lambda *_: ConstantEngine(tile_size=32))
+    monkeypatch.setattr(opening, "BACKENDS", {"x": absent})
     (state,) = backend_states()
     assert (state.version, state.problem) == (None, "not here; install it")
 
@@ -103,7 +107,7 @@ def test_an_engine_that_fails_its_golden_tile_is_closed_again(
     golden = write_golden(folder, tile=tile, classes=wrong, least_agreement={"fp32": 0.999})
     Manifest.load(folder).model_copy(update={"golden": golden}).save(folder)
     closed: list[bool] = []
-    from engines.onnxrt import OnnxRuntimeEngine
+    from engines.backends.onnxruntime import OnnxRuntimeEngine
 
     monkeypatch.setattr(OnnxRuntimeEngine, "close", lambda _: closed.append(True))
     with pytest.raises(GoldenFailed, match=r"0\.0000%.*99\.9000% required"):

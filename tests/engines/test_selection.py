@@ -2,21 +2,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from engines import open as opening
+from engines.backends.registry import BACKENDS
 from engines.engine import Engine
 from engines.errors import BackendUnavailable, EngineError, GoldenFailed, InferenceFailed
 from engines.manifest import Manifest
-from engines.open import BackendState, open_engine
+from engines.open import open_engine
 from engines.selection import Choice, choice_of, open_by_rule, reason_of, rule_order
 from tests.engines.test_fastest import Openers, Slow, accepted
 
 
 def missing() -> Engine:
     raise BackendUnavailable("first", "not here", "install it")
+
+
+@pytest.fixture(autouse=True)
+def fast_at_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever machine the tests run on."""
+    monkeypatch.setattr("engines.selection.has_fast_bfloat16", lambda: True)
 
 
 @pytest.fixture
@@ -28,16 +37,25 @@ def openers(tiny_model: Path) -> Openers:
 def machine(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Callable[..., None]:
     """Makes this machine one that has the named backends and no others."""
 
-    def has(*names: str) -> None:
-        states = [
-            BackendState(name, "1" if name in names else None, None if name in names else f"no {name}; install it")
+    def has(*names: str, fast_bfloat16: bool = True) -> None:
+        monkeypatch.setattr("engines.selection.has_fast_bfloat16", lambda: fast_bfloat16)
+        made = {
+            name: replace(
+                BACKENDS[name],
+                version=partial(version_of, name, names),
+                open=lambda *_, name=name: named(name, tiny_model),
+            )
             for name in ("onnxruntime", "openvino", "openvino-bf16", "tensorrt")
-        ]
-        monkeypatch.setattr(opening, "backend_states", lambda: tuple(states))
-        made = {state.name: (lambda *_, name=state.name: named(name, tiny_model)) for state in states}
-        monkeypatch.setattr(opening, "_OPENERS", made)
+        }
+        monkeypatch.setattr(opening, "BACKENDS", made)
 
     return has
+
+
+def version_of(name: str, present: tuple[str, ...]) -> str:
+    if name not in present:
+        raise BackendUnavailable(name, f"no {name}", "install it")
+    return "1"
 
 
 def named(name: str, folder: Path) -> Engine:
@@ -76,6 +94,19 @@ def test_processor_and_runtimes_decide_and_nothing_else(
             assert choice_of(engine).how == "rule"
             before = set(rule_order()[: rule_order().index(chosen)])
             assert set(choice_of(engine).passed_over) == before
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen"),
+    [(("onnxruntime", "openvino", "openvino-bf16"), "openvino"), (("onnxruntime", "openvino-bf16"), "onnxruntime")],
+)
+def test_bfloat16_is_last_where_the_processor_is_slow_at_it(
+    make_model: Callable[..., Path], machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch,
+    present: tuple[str, ...], chosen: str,
+) -> None:  # fmt: skip
+    machine(*present, fast_bfloat16=False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert open_engine(make_model("with-bf16", manifest=accepted("bf16", 0.6, 0.001))).backend == chosen
 
 
 def test_no_cache_is_read_and_nothing_is_timed(

@@ -16,9 +16,7 @@ Answer = Callable[[socket.socket, str], None]
 PROBLEM = "application/problem+json"
 
 
-def respond(
-    body: bytes | str | object, *, status: int = 200, kind: str = "application/json", **fields: str
-) -> Answer:
+def respond(body: bytes | str | object, *, status: int = 200, kind: str = "application/json", **fields: str) -> Answer:
     """One whole answer; underscores in names of fields are dashes."""
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Any", f"Content-Type: {kind}", f"Content-Length: {len(raw)}", "Connection: close"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ground import cli, station
+from ground import cli, folders, station
 from ground.errors import AskedWrong, DiskFailed, GroundError, LinkDown
 from ground.link import LONGEST_RETRY_AFTER_S, TRIES, Link, Window, WindowClosed
 from ground.station import Station
@@ -190,9 +190,7 @@ def test_what_a_satellite_asks_to_wait_is_bounded(liar: Liar, asked: str) -> Non
     assert max(waits) <= LONGEST_RETRY_AFTER_S
 
 
-def test_plans_that_name_ever_new_maps_have_an_end(
-    liar: Liar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plans_that_name_ever_new_maps_have_an_end(liar: Liar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(station, "MOST_PLANS", 5)
 
     def plan(link: socket.socket, head: str) -> None:
@@ -309,9 +307,7 @@ SPOILT: list[Any] = [
 
 
 @pytest.mark.parametrize("number", range(len(SPOILT)))
-def test_a_snapshot_of_another_form_is_one_line(
-    liar: Liar, capsys: pytest.CaptureFixture[str], number: int
-) -> None:
+def test_a_snapshot_of_another_form_is_one_line(liar: Liar, capsys: pytest.CaptureFixture[str], number: int) -> None:
     liar.answers["GET /telemetry"] = respond(SPOILT[number])
     for arguments in (("status", liar.url), ("watch", liar.url, "--count", "1")):
         code, out, err = run(capsys, *arguments)
@@ -429,4 +425,4 @@ def test_a_folder_that_cannot_be_is_one_line(liar: Liar, tmp_path: Path, capsys:
     code, _, err = run(capsys, "pull", liar.url, "--dest", str(tmp_path / "file"))
     assert (code, len(err.splitlines())) == (1, 1)
     with contextlib.suppress(GroundError):
-        station.held_maps(tmp_path / "file")
+        folders.held_maps(tmp_path / "file")

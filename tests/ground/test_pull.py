@@ -38,7 +38,7 @@ def digests(folder: Path, pattern: str = "*/map.tif") -> dict[str, str]:
 
 def received(served: Served) -> int:
     with served.ledger() as ledger:
-        return sum(row.delivered is not None for row in ledger.maps(limit=1000))
+        return sum(row.delivered is not None for row in ledger.maps.page(limit=1000))
 
 
 def test_a_pass_brings_every_map_and_the_next_one_nothing(holding: Served, archive: Path, tmp_path: Path) -> None:
@@ -55,9 +55,7 @@ def test_a_pass_brings_every_map_and_the_next_one_nothing(holding: Served, archi
     assert (again["files"], again["received_bytes"], again["receipts"]) == (0, 0, [])
 
 
-def test_fifty_maps_come_whole_over_a_link_that_breaks(
-    holding_many: Served, many: Path, tmp_path: Path
-) -> None:
+def test_fifty_maps_come_whole_over_a_link_that_breaks(holding_many: Served, many: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     with bad_link(holding_many.url, seed=1) as link:
         for _ in range(20):
@@ -150,7 +148,7 @@ def test_a_head_that_came_first_is_continued_by_its_map(holding: Served, archive
     heads = [item for item in plan["items"] if not item["whole"]]
     assert plan["planned_bytes"] <= 40_000
     assert heads
-    assert "head of it, 1/8 of the resolution" in heads[0]["reason"]
+    assert "leading part, 1/8 of the resolution" in heads[0]["reason"]
     ground("pull", holding.url, "--dest", str(dest), "--bytes", "40000", "--quiet")
     coarse = sorted(dest.glob("*/coarse.tif"))
     assert coarse
@@ -198,7 +196,7 @@ def test_a_receipt_that_did_not_get_through_is_sent_first(holding: Served, archi
     done = ground("pull", holding.url, "--dest", str(dest), "--bytes", "2000", "--json")
     assert json.loads(done.stdout)["receipts"][0] == "m007"
     with holding.ledger() as ledger:
-        found = ledger.map("m007")
+        found = ledger.maps.get("m007")
     assert found is not None
     assert found.delivered is not None
 
@@ -236,8 +234,8 @@ def test_a_damaged_map_keeps_no_other_aboard_and_costs_one_pass(
     assert f"{first}/map.tif: arrived with" in done.stderr
     assert "aboard map.tif is damaged, and the map erased: deliver its scene again" in done.stderr
     with holding.ledger() as ledger:
-        assert ledger.map(first) is None
-        events = [(event.severity, event.kind) for event in ledger.events(limit=1000) if event.about == first]
+        assert ledger.maps.get(first) is None
+        events = [(event.severity, event.kind) for event in ledger.events.page(limit=1000) if event.about == first]
     assert ("error", "map-damaged") in events
     assert not aboard.parent.exists()
     again = json.loads(ground("pull", holding.url, "--dest", str(dest), "--json").stdout)
@@ -255,9 +253,9 @@ def test_what_is_damaged_aboard_is_said_where_people_read(holding: Served, tmp_p
     assert (said.returncode, said.stderr) == (1, "")
     assert f"{first}/quicklook.webp: arrived with" in said.stdout
     assert f"{first}: aboard quicklook.webp is damaged\n" in said.stdout
-    assert "; 1 maps damaged" in said.stdout
+    assert "; 1 map damaged" in said.stdout
     with holding.ledger() as ledger:
-        found = ledger.map(first)
+        found = ledger.maps.get(first)
     assert found is not None
     assert "quicklook.webp" not in found.assets
     # The map itself is whole: the next pass brings it, without the picture.
@@ -290,7 +288,7 @@ def test_a_link_that_damages_a_map_loses_none_aboard(holding: Served, tmp_path: 
 def test_a_map_that_goes_while_the_pass_runs_is_done_without(holding: Served, tmp_path: Path) -> None:
     def forget_the_last(_: str) -> None:
         with holding.ledger() as ledger:
-            ledger.remove_map(ledger.maps(limit=100)[-1].id)
+            ledger.maps.remove(ledger.maps.page(limit=100)[-1].id)
 
     with Link(holding.url) as link:
         report = Station(link, tmp_path / "dest", forget_the_last).pull()
@@ -320,13 +318,13 @@ def test_a_map_made_anew_while_the_pass_runs_comes_in_the_same_pass(holding: Ser
         if changed:
             return
         with holding.ledger() as ledger:
-            row = ledger.maps(limit=100)[-1]
+            row = ledger.maps.page(limit=100)[-1]
             path = holding.data / "maps" / row.id / "map.tif"
             path.write_bytes(path.read_bytes() + b"anew")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             facts = {"bytes": path.stat().st_size, "sha256": digest}
-            ledger.remove_map(row.id)
-            ledger.publish(replace(row, assets={**row.assets, "map.tif": facts}), {})
+            ledger.maps.remove(row.id)
+            ledger.maps.adopt(replace(row, assets={**row.assets, "map.tif": facts}), {})
             changed[f"{row.id}/map.tif"] = digest
 
     with Link(holding.url) as link:
@@ -371,10 +369,10 @@ def test_receipts_that_were_lost_aboard_are_given_again(holding: Served, archive
     dest = tmp_path / "dest"
     assert ground("pull", holding.url, "--dest", str(dest), "--json").returncode == 0
     with holding.ledger() as ledger:  # as a ledger that was built anew knows them
-        for row in ledger.maps(limit=100):
-            ledger.remove_map(row.id)
-            ledger.publish(replace(row, delivered=None), {})
-        other = ledger.maps(limit=1)[0].id
+        for row in ledger.maps.page(limit=100):
+            ledger.maps.remove(row.id)
+            ledger.maps.adopt(replace(row, delivered=None), {})
+        other = ledger.maps.page(limit=1)[0].id
     assert received(holding) == 0
     (dest / other / "map.tif").write_bytes(b"not what is aboard")
     # A short pass, whose plan names few maps.

@@ -16,6 +16,10 @@ import termios
 import time
 from pathlib import Path
 
+import pytest
+
+from ground.cli import main
+from ground.show import Screen, size
 from ground.text import LONGEST_LINE, visible
 from tests.ground.liar import Liar, lying
 from tests.onboard.service import ROOT
@@ -66,7 +70,7 @@ def test_the_bar_makes_way_for_lines(tmp_path: Path) -> None:
     lines = [line for line in seen(raw) if line]
     whole = [rf"m{number}: 200,000 bytes, whole \(rare\)" for number in range(4)]
     trouble = rf"ground: {re.escape(url)}: .*; try 2 of 8 in 0\.\d s"
-    last = r"4 maps and 0 other files, [\d,]+ bytes.*"
+    last = r"4 maps and 0 other files, [\d.]+ [kM]?B.*"
     assert b"B/s" in raw  # the bar was there
     for pattern in (*whole, last):
         assert sum(re.fullmatch(pattern, line) is not None for line in lines) == 1, (pattern, lines)
@@ -80,3 +84,30 @@ def test_text_of_others_cannot_move_a_terminal() -> None:
     assert visible("\u202eevil\u2066\ufeff\u200b\u2028") == "\\u202eevil\\u2066\\ufeff\\u200b\\u2028"
     assert visible("\ud800\U000e0001") == "\\ud800\\U000e0001"
     assert visible("x" * 5000) == "x" * LONGEST_LINE + "..."
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (99_949, "99.9 kB"), (99_950, "100 kB"), (4_200_000, "4.2 MB"),
+     (999_600, "1.0 MB"), (48.8e9, "48.8 GB"), (1234e9, "1234 GB")],
+)  # fmt: skip
+def test_bytes_are_told_in_the_unit_that_a_person_reads(number: float, text: str) -> None:
+    assert size(number) == text
+
+
+def test_a_table_aligns_its_columns_and_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.table([{"map": "a", "bytes": None, "whole": True}, {"map": "long\x1b", "bytes": 4_200_000, "whole": False}])
+    assert capsys.readouterr().out.splitlines() == [
+        "map        bytes  whole",
+        "a              -  yes",
+        "long\\x1b  4.2 MB  no",
+    ]
+
+
+def test_the_token_file_may_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GROUND_TOKEN_FILE", str(tmp_path / "missing.token"))
+    assert main(["status", "http://127.0.0.1:1"]) == 2
+    assert "missing.token" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def pull(capsys: pytest.CaptureFixture[str], liar: Liar, dest: Path) -> tuple[in
 def test_what_is_good_is_kept(liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = pull(capsys, liar, tmp_path)
     assert (code, err) == (0, "")
-    assert out.startswith("2 rows of history, 2 events in ")
+    assert out.startswith("2 rows of history and 2 events in ")
     assert [json.loads(line)["text"] for line in (tmp_path / "events.jsonl").read_text().splitlines()] == ["a", "b"]
     assert json.loads((tmp_path / "state.json").read_text()) == {"tick": 120_000, "event": 2, "epoch": 0}
 

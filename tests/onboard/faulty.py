@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.backends.onnxruntime import OnnxRuntimeEngine
 from engines.engine import Engine, Prediction, Tiles
 from engines.errors import InferenceFailed
-from engines.onnxrt import OnnxRuntimeEngine
-from onboard.jobs import worker
-from onboard.jobs.supervisor import Supervisor
+from onboard.processes import worker
+from onboard.processes.engine_opening import shipped_engine
+from onboard.processes.supervisor import Supervisor
 from onboard.settings import Settings, read_settings
 
 KIND, _, NUMBER = os.environ.get("FAULT", "").partition(":")
@@ -75,7 +76,7 @@ def open_engine(settings: Settings) -> Engine:
         raise InferenceFailed("testing", "the device fell off the bus", retryable=True)
     if KIND == "opens":
         time.sleep(float(NUMBER))
-    engine = worker.shipped_engine(settings)
+    engine = shipped_engine(settings)
     assert isinstance(engine, OnnxRuntimeEngine)
     return spoilt(engine)
 
@@ -87,7 +88,7 @@ def main() -> None:
         worker.main(open_engine)
         return
     own = [sys.executable, "-m", "tests.onboard.faulty", "work"]
-    api, sampling = ([sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.jobs.sampling"))
+    api, sampling = ([sys.executable, "-m", module] for module in ("onboard.api.serve", "onboard.processes.sampling"))
     Supervisor(read_settings(), own, api, sampling).run()
 
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import codecs
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 CALLS = (
     "openat,open,creat,write,writev,pwrite64,pwritev,lseek,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,"
-    "unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,copy_file_range,sendfile,read,splice,preadv2,clone,clone3"
+    "unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,copy_file_range,sendfile,read,clone,clone3"
 )
 STRACE = ["strace", "-f", "-qq", "-y", "-x", "-s", "16777216", "-e", f"trace={CALLS}", "-e", "raw=read"]
 """Reads only for how far they move a file's position: their bytes are not recorded."""
@@ -89,13 +89,10 @@ class Disk:
     Args:
         root: calls on paths elsewhere are passed over.
         ignored: of an fsync's path below the root: whether the call is taken as if it had not been made.
-        spliced: by path, the bytes of files that come by splice, which strace does not show; see `read_back`.
     """
 
-    def __init__(
-        self, root: Path, ignored: Callable[[str], bool] = lambda _: False, spliced: Mapping[str, bytes] | None = None
-    ) -> None:
-        self.root, self.ignored, self.spliced = root, ignored, spliced or {}
+    def __init__(self, root: Path, ignored: Callable[[str], bool] = lambda _: False) -> None:
+        self.root, self.ignored = root, ignored
         self.top = Folder()
         self.offsets: dict[tuple[str, int], int] = {}
         self.appending: set[tuple[str, int]] = set()
@@ -144,16 +141,6 @@ class Disk:
             key = (self._process, fd)
             at = node.size if key in self.appending else self.offsets.get(key, 0)
             self._put(node, at, _bytes(arguments[1])[:result])
-            self.offsets[(self._process, fd)] = at + result
-
-    def _splice(self, arguments: list[str], result: int) -> None:
-        node, fd = self._file(arguments[2])
-        if node is not None:
-            at = self.offsets.get((self._process, fd), 0)
-            match = _FD.match(arguments[2])
-            data = self.spliced[match[2] if match else ""][at : at + result]
-            assert len(data) == result
-            self._put(node, at, data)
             self.offsets[(self._process, fd)] = at + result
 
     def _pwrite64(self, arguments: list[str], result: int) -> None:
@@ -207,6 +194,18 @@ class Disk:
         node = source[0].seen[source[1]]
         left = target[0].seen.get(target[1]) if exchange else None
         self._change((*target, node), (*source, left))
+
+    def _link(self, arguments: list[str], _: int) -> None:
+        self._name_again(arguments[0].strip('"'), arguments[1].strip('"'))
+
+    def _linkat(self, arguments: list[str], _: int) -> None:
+        self._name_again(self._path(arguments[0], arguments[1]), self._path(arguments[2], arguments[3]))
+
+    def _name_again(self, old: str, new: str) -> None:
+        """A second name of the same file."""
+        source, target = self._find(old), self._find(new)
+        if source is not None and target is not None:
+            self._change((*target, source[0].seen.get(source[1])))
 
     def _unlink(self, arguments: list[str], _: int) -> None:
         self._remove(self._path("", arguments[0]))
@@ -345,18 +344,6 @@ def calls_of(trace: Path) -> Iterator[Call]:
             if call[1].startswith("clone"):
                 processes[str(result)] = process if _THREAD in call[2] else str(result)
             yield Call(process, call[1], _arguments(call[2]), result)
-
-
-def read_back(calls: Iterable[Call]) -> dict[str, bytes]:
-    """By path, what was read by preadv2: the service hashes so what it has spliced, every byte of it."""
-    found: dict[str, bytearray] = {}
-    for call in calls:
-        match = _FD.match(call.arguments[0]) if call.name == "preadv2" else None
-        if match is not None and not match[2].startswith("/proc/"):  # memory is looked at by the same call
-            at, content = int(call.arguments[3]), found.setdefault(match[2], bytearray())
-            content.extend(bytes(max(0, at + call.result - len(content))))
-            content[at : at + call.result] = _bytes(call.arguments[1])[: call.result]
-    return {path: bytes(content) for path, content in found.items()}
 
 
 def _arguments(text: str) -> list[str]:

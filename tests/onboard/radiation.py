@@ -25,12 +25,13 @@ import numpy as np
 import rasterio
 
 from engines.engine import Engine
+from engines.integrity.page_scrub import HEAP_LOOKS
 from engines.open import manifest_path, open_engine
-from engines.page_scrub import HEAP_LOOKS
 from onboard.errors import SceneRefused
-from onboard.mapping.files import sha256_file
+from onboard.files import sha256_file
+from onboard.mapping.control import EngineHealth, MapObserver, StopPolicy
+from onboard.mapping.executors import LocalExecutor
 from onboard.mapping.run import MapRequest, map_scene
-from onboard.mapping.watch import Watch
 from tests.onboard.service import ROOT, write_scene
 from tests.onboard.weights_in_memory import Flip, Found, ProcessMemory, flips, locate, tensors_of
 from tests.tiny_model import write_model
@@ -210,7 +211,7 @@ def flip_activations(campaign: WeightsCampaign, count: int, tally: Tally, *, tim
             tally.add(label, HARMLESS if reply["digest"] == campaign.expected else SILENT)
 
 
-class _Hit(Watch):
+class _Hit(StopPolicy, EngineHealth, MapObserver):
     """Flips one bit of a file after the last tile was inferred, or between two tiles."""
 
     def __init__(self, path: Path, chance: random.Random, *, after: int | None) -> None:
@@ -250,23 +251,24 @@ def flip_files(folder: Path, count: int, tally: Tally, seed: int = 2) -> None:
     with open_engine(str(model), backend="onnxruntime", threads=1) as engine:
         scene = write_scene(folder / "scene.tif", side=120)
         content, digest = scene.read_bytes(), sha256_file(scene)
-        expected = _mapped(MapRequest(scene, folder / "plain"), engine, Watch())
+        expected = _mapped(MapRequest(scene, folder / "plain"), engine)
         for number in range(count):
             for place in ("canvas", "scene"):
                 request = MapRequest(scene, folder / f"{place}{number}", scene_sha256=digest, overwrite=True)
                 canvas = request.out / ".onboard" / "scene" / "canvas" / "classes.raw"
                 after = None if chance.random() < 0.5 else chance.randrange(1, 20)
-                watch = _Hit(canvas if place == "canvas" else scene, chance, after=after)
+                hit = _Hit(canvas if place == "canvas" else scene, chance, after=after)
                 try:
-                    same = np.array_equal(_mapped(request, engine, watch), expected)
-                    tally.add(place, "repaired" if same and watch.reports else HARMLESS if same else SILENT)
+                    same = np.array_equal(_mapped(request, engine, hit), expected)
+                    tally.add(place, "repaired" if same and hit.reports else HARMLESS if same else SILENT)
                 except SceneRefused:
                     tally.add(place, "refused")
                 scene.write_bytes(content)
 
 
-def _mapped(request: MapRequest, engine: Engine, watch: Watch) -> Any:
-    with rasterio.open(map_scene(request, engine, watch=watch, judge=lambda *_: None).map_path) as file:
+def _mapped(request: MapRequest, engine: Engine, hit: _Hit | None = None) -> Any:
+    executor = LocalExecutor(engine, stop=hit, health=hit)
+    with rasterio.open(map_scene(request, executor, observer=hit, judge=lambda *_: None).map_path) as file:
         return file.read(1)
 
 
@@ -279,7 +281,7 @@ def main() -> None:
     parser.add_argument("--model", default="dubai-lite")
     parser.add_argument("--backends", nargs="+", default=["onnxruntime", "openvino-bf16"])
     parser.add_argument("--minutes", type=float, help="for the weights of each backend, at most")
-    parser.add_argument("--large-only", action="store_true", help="with ONBOARD_SCRUB_SMALL=false")
+    parser.add_argument("--large-only", action="store_true", help="with ONBOARD_MEMORY_SCRUB_SMALL=false")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     silent = 0

@@ -4,7 +4,7 @@ Requests on standard input, one a line, each answered by a line of JSON:
 look     what the page scrub sees, as before a publication
 watched  start, pages and group of every run of pages that is watched
 answer   whether the answer to the check tile is that of the opening
-map      the digest of the classes of some tiles; "map N" computes each N times, see engines.twice
+map      the digest of the classes of some tiles; "map N" computes each N times, see engines.integrity.redundant
 pages    addresses of up to 2,000 pages of the engine's that are rewritten by inference
 """
 
@@ -21,12 +21,12 @@ import numpy as np
 
 from engines.engine import Tiles
 from engines.errors import EngineError
+from engines.integrity.memory_map import PAGE, OwnMemory, read_maps
+from engines.integrity.packed_tile import variants
+from engines.integrity.redundant import RedundantEngine
 from engines.open import load_runtime, open_engine
-from engines.packed_tile import variants
-from engines.process_map import PAGE, OwnMemory, read_maps
-from engines.twice import TwiceEngine
 from engines.verify import golden_tiles
-from onboard.jobs.guard import CheckSchedule, EngineGuard
+from onboard.processes.engine_guard import CheckSchedule, EngineGuard
 
 
 class Child:
@@ -39,7 +39,7 @@ class Child:
         schedule = CheckSchedule(period_s=600, scrub_small="large-only" not in sys.argv[4:])
         self.guard = EngineGuard(
             lambda: open_engine(model, backend=backend, threads=1), schedule,
-            prepare=lambda: load_runtime(backend), tell=lambda *event: self.said.append(" ".join(event)),
+            prepare=lambda: load_runtime(backend), log_event=lambda *event: self.said.append(" ".join(event)),
         )  # fmt: skip
         begin = time.perf_counter()
         self.engine = self.guard.open()
@@ -70,7 +70,7 @@ class Child:
 
     def map(self, times: str = "1") -> dict[str, Any]:
         differed: list[str] = []
-        engine = TwiceEngine(self.engine, float(int(times) > 1), differed.append)
+        engine = RedundantEngine(self.engine, float(int(times) > 1), differed.append)
         digest = hashlib.sha256()
         try:
             for tile in self.tiles:

@@ -73,9 +73,9 @@ class Served:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOARD_")}
         told = {
             "ONBOARD_DATA_DIR": str(self.data), "ONBOARD_PORT": "0", "ONBOARD_MODEL": str(model),
-            "ONBOARD_BACKEND": "onnxruntime", "ONBOARD_THREADS": "1", "ONBOARD_RESERVE": "0",
-            "ONBOARD_ENGINE_RETRY_S": "0.2", "ONBOARD_RESTART_S": "0.05", "ONBOARD_RESTART_MOST_S": "0.2",
-            "ONBOARD_REQUESTS_PER_S": "100000", "ONBOARD_REQUESTS_BURST": "100000",
+            "ONBOARD_BACKEND": "onnxruntime", "ONBOARD_THREADS": "1", "ONBOARD_DISK_RESERVE_BYTES": "0",
+            "ONBOARD_ENGINE_RETRY_S": "0.2", "ONBOARD_RESTART_DELAY_S": "0.05", "ONBOARD_MAX_RESTART_DELAY_S": "0.2",
+            "ONBOARD_MAX_REQUESTS_PER_S": "100000", "ONBOARD_REQUESTS_BURST": "100000",
         }  # fmt: skip
         self.log = self.data.parents[1] / f"{self.data.parent.name}.log"
         self.log.touch()
@@ -112,7 +112,8 @@ class Served:
         for child in map(int, listed):
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
-                name = "api" if "onboard.api" in command else "sampling" if "jobs.sampling" in command else "worker"
+                modules = {"onboard.api": "api", "onboard.processes.sampling": "sampling"}
+                name = next((name for module, name in modules.items() if module in command), "worker")
                 found[name] = child
         return found
 
@@ -144,7 +145,7 @@ class Served:
 
         def state() -> str | None:
             with self.ledger() as ledger:
-                found = ledger.state_of(scene_id)
+                found = ledger.scenes.state_of(scene_id)
             return found if found in states else None
 
         return str(until(state, f"{scene_id} never became {states}"))

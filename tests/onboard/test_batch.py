@@ -1,4 +1,4 @@
-"""`onboard batch` on one machine; over a cluster: mapping/test_crew.py."""
+"""`onboard batch` on one machine; over a cluster: mapping/test_dask_executor.py."""
 
 from __future__ import annotations
 

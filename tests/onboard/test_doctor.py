@@ -51,7 +51,7 @@ def test_it_measures_where_the_service_would(
     assert found["measured", "root"].startswith(str(tmp_path / "board"))
     monkeypatch.setenv("ONBOARD_TELEMETRY_ROOT", str(tmp_path / "none"))
     missing = {row["name"]: row["missing"] for row in findings(capsys)}
-    assert "mend ONBOARD_TELEMETRY_ROOT" in missing["root"]
+    assert "correct ONBOARD_TELEMETRY_ROOT" in missing["root"]
 
 
 def test_settings_that_cannot_be_read_are_a_finding(

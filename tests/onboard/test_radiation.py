@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.open import backend_states, open_engine
-from onboard.jobs.ledger import Event
+from onboard.jobs.event_log import Event
 from onboard.mapping.run import MapRequest, map_scene
 from tests.onboard.radiation import SEEN_PAGES, SILENT, Tally, WeightsCampaign, flip_files
 from tests.onboard.service import Served, running, until, write_scene
@@ -72,4 +72,4 @@ def _some_tiles(served: Served, scene_id: str) -> None:
 
 def _events(served: Served) -> list[Event]:
     with served.ledger() as ledger:
-        return ledger.events(limit=100)
+        return ledger.events.page(limit=100)

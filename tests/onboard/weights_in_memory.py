@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from engines.process_map import read_maps
+from engines.integrity.memory_map import read_maps
 
 Values = NDArray[np.float32]
 SIDE_BY_SIDE = 16

@@ -36,11 +36,7 @@ def test_mean_and_net_as_the_paper_reports_them() -> None:
     assert Energy().mean_w is None
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(0.001, 5), st.one_of(st.none(), st.floats(0, 100))), min_size=2, max_size=50
-    )
-)
+@given(st.lists(st.tuples(st.floats(0.001, 5), st.one_of(st.none(), st.floats(0, 100))), min_size=2, max_size=50))
 def test_energy_never_falls_and_time_adds_up(steps: list[tuple[float, float | None]]) -> None:
     meter = EnergyMeter(longest_s=1.0)
     at, last, begun = 0.0, 0.0, None

@@ -18,7 +18,7 @@ from telemetry.sources.jtop import RETRY_S, SILENCE_S, Jtop
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = [sys.executable, "-m", "telemetry.sources.jtop_process"]
 # After the documentation of jetson-stats 7.2 (jtop.power, .temperature, .gpu, .nvpmodel, .uptime): no recording.
-STAND_IN = '''
+STAND_IN = """
 import sys, threading, time
 from datetime import timedelta
 class JtopException(Exception): pass
@@ -44,7 +44,7 @@ class jtop:
     def nvpmodel(self): return self._mode
     @nvpmodel.setter
     def nvpmodel(self, name): self._mode.name = name
-'''
+"""
 Begin = Callable[..., Jtop]
 
 

@@ -100,7 +100,7 @@ def test_silence_has_a_reason() -> None:
     source.rails = ()
     (told,) = sampler.turn().readings
     assert (told.value, told.source, told.rail) == (None, "a", "a")
-    assert told.reason == "a says nothing of it any more"
+    assert told.reason == "a no longer reports it"
 
 
 def test_a_source_whose_turn_it_is_not_is_not_silent() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,13 @@ from engines.manifest import Manifest
 from engines.open import open_engine
 from engines.verify import write_golden
 from tests.tiny_model import manifest_of
-from trainer.card import CARD
 from trainer.cli import main
 from trainer.errors import ExportRefused, SettingsRefused
-from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over, in_turn_distances
+from trainer.export.card import CARD
+from trainer.familiarity.band_order import ORDERS, HeldOut, ImageCells, band_orders, exchanged, log_odds
+from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over, held_out_in_turn
 from trainer.familiarity.graph import carried_over, feature_names, scale_in, with_familiarity, without_familiarity
-from trainer.familiarity.imagery import CellReader, Images
+from trainer.familiarity.imagery import CellReader, Images, tiles_of_images
 from trainer.familiarity.statistics import THRESHOLD, auroc, fitted, scale_of
 
 SIDE = 64
@@ -70,9 +73,7 @@ def write_folder(folder: Path, *, half: bool = False, parameters: int = 100, **t
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     classes = session.run(["classes"], {"tiles": tile[None]})[0][0]
     golden = write_golden(folder, tile=tile, classes=classes, least_agreement={"fp32": 0.9, "fp16": 0.9, "bf16": 0.9})
-    manifest = manifest_of(
-        folder, golden=golden, precision="fp16" if half else "fp32", total_parameters=parameters
-    )
+    manifest = manifest_of(folder, golden=golden, precision="fp16" if half else "fp32", total_parameters=parameters)
     shapes = manifest.input.model_copy(update={"tile_size": SIDE})
     manifest.model_copy(update={"input": shapes, "halo": 0}).save(folder)
     return folder
@@ -132,6 +133,21 @@ def test_noise_is_unfamiliar_and_ground_that_was_not_fitted_is_not(model: Path, 
     assert "When it does not know" in (model / CARD).read_text()
 
 
+def test_what_fills_pictures_without_data_is_not_learned(model: Path, imagery: str, tmp_path: Path) -> None:
+    """Half of each picture white, as JPEG leaves it: white stays unfamiliar, and so do snow and cloud."""
+    for number in range(5):
+        path = tmp_path / "pictures" / f"p{number}.png"
+        pixels = np.array(Image.open(path))
+        pixels[:, SIDE:] = 255 - np.random.default_rng(number).integers(0, 6, pixels[:, SIDE:].shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    fitted_on = tiles_of_images(Images.parsed(f"{imagery}:p[0-4]"), side=SIDE, halo=0, most=20)
+    assert len(list(fitted_on)) == 10
+    facts = add_familiarity(request(model, imagery)).familiarity
+    assert facts is not None
+    assert facts.fitted_on.endswith("; 10 tiles")
+    assert (figures(model, np.full((1, 3, SIDE, SIDE), 252, np.uint8)) < THRESHOLD).all()
+
+
 def test_classes_and_confidence_stay_byte_for_byte(model: Path, imagery: str) -> None:
     tiles = np.stack([ground(number) for number in range(4)])
     with open_engine(model, backend="onnxruntime", threads=1) as engine:
@@ -149,6 +165,10 @@ def test_classes_and_confidence_stay_byte_for_byte(model: Path, imagery: str) ->
     assert "familiarity" not in [port.name for port in again.graph.output]
 
 
+def cells_of(reader: CellReader, tiles: Sequence[NDArray[np.uint8]]) -> ImageCells:
+    return ImageCells(reader.read(tiles), tuple(reader.read(exchanged(tiles, group)) for group in range(len(ORDERS))))
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_the_graph_computes_what_numpy_does(model: Path, imagery: str, backend: str) -> None:
     pytest.importorskip(backend)
@@ -156,10 +176,16 @@ def test_the_graph_computes_what_numpy_does(model: Path, imagery: str, backend: 
     features = feature_names(graph, SIDE)
     assert features == ("level_8", "level_16")
     reader = CellReader(graph, features, 1)
-    sets = [reader.read([ground(seed + number) for number in range(6)]) for seed in (20, 40)]
-    statistics = fitted([cells.reshape(-1, cells.shape[-1]) for cells in sets])
+    sets = [cells_of(reader, [coloured(seed + number) for number in range(6)]) for seed in (20, 40)]
+    statistics = fitted([cells.right.reshape(-1, cells.right.shape[-1]) for cells in sets])
+    directions = [log_odds(sets, group) for group in range(len(ORDERS))]
+    held_out = [coloured(60 + number) for number in range(9)]
+    cells = cells_of(reader, held_out)
+    told = HeldOut.of(cells, statistics.cell_distances(cells.right), directions)
+    statistics = replace(statistics, orders=band_orders(directions, told.telling()))
     assert statistics.prototypes.shape == (2, 8)
-    held_out = [ground(60 + number) for number in range(9)]
+    assert statistics.orders is not None
+    assert np.allclose(statistics.distances(cells.right), told.tile_distances(), rtol=1e-4)
     scale = scale_of(statistics.distances(reader.read(held_out)))
     manifest = add_familiarity(request(model, imagery))  # for its manifest; then the graph with two prototypes
     onnx.save(with_familiarity(graph, features, statistics, scale), model / "model.onnx")
@@ -168,13 +194,102 @@ def test_the_graph_computes_what_numpy_does(model: Path, imagery: str, backend: 
     entry = type(manifest.model).of(model / "model.onnx")
     loose = facts.model_copy(update={"golden": None})
     manifest.model_copy(update={"model": entry, "familiarity": loose}).save(model)
-    tiles = np.stack([*held_out[:4], np.zeros((3, SIDE, SIDE), np.uint8)])
+    tiles = np.stack([*held_out[:3], *exchanged(held_out[:4], 0), np.zeros((3, SIDE, SIDE), np.uint8)])
     with open_engine(model, backend=backend, threads=1) as engine:
         found = engine.infer(tiles).familiarity
     expected = scale.familiarity(statistics.distances(reader.read(tiles)))
     assert found is not None
     assert np.allclose(found, expected, rtol=1e-3, atol=1e-5)
     assert np.allclose(scale_in(onnx.load(model / "model.onnx")).values, scale.values, atol=1e-6)
+
+
+def coloured(seed: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Soil that is red and plants that are green, of every brightness; blue is least: (3, side, side)."""
+    draw = np.random.default_rng(seed)
+    coarse = draw.integers(60, 200, (side // 8, side // 8, 1)) * draw.choice([[1.0, 0.7, 0.4], [0.5, 0.8, 0.3]], (8, 8))
+    picture = Image.fromarray(coarse.astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+# Red and green exchanged make of this soil something like these plants: no order to tell here.
+@pytest.mark.parametrize("order", [order for group in ORDERS for order in group if order != (1, 0, 2)])
+def test_exchanged_bands_are_unfamiliar(
+    model: Path, tmp_path: Path, imagery: str, order: tuple[int, int, int], backend: str
+) -> None:
+    pytest.importorskip(backend)
+    for number in range(8):
+        path = tmp_path / "pictures" / f"p{number}.png"
+        quarters = [[coloured(40 * number + 2 * row + column) for column in range(2)] for row in range(2)]
+        Image.fromarray(np.concatenate([np.concatenate(row, 2) for row in quarters], 1).transpose(1, 2, 0)).save(path)
+    add_familiarity(request(model, imagery))
+    tiles = np.stack([coloured(1000 + number) for number in range(8)])
+    with open_engine(model, backend=backend, threads=1) as engine:
+        right, wrong = (engine.infer(given).familiarity for given in (tiles, tiles[:, list(order)].copy()))
+    assert right is not None
+    assert wrong is not None
+    assert (right >= THRESHOLD).sum() >= 7
+    assert (wrong < THRESHOLD).sum() >= 6
+
+
+def test_tiles_are_exchanged_in_every_order_of_their_group() -> None:
+    tile = np.arange(3, dtype=np.uint8)[:, None, None] + np.zeros((3, 2, 2), np.uint8)
+    seen = [[tuple(int(band[0, 0]) for band in got) for got in exchanged([tile] * 8, group)] for group in (0, 1)]
+    assert seen[0] == [(2, 1, 0)] * 8
+    assert seen[1] == [(1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)] * 2
+
+
+def image_of(draw: np.random.Generator, shift: float) -> ImageCells:
+    """Cells of 12 tiles with 40 features, each tile of its own spread; exchanged, one feature differs by so much."""
+    spread = draw.uniform(0.5, 1.5, (12, 1, 1))
+    right, *others = ((draw.normal(0, 1, (12, 16, 40)) * spread).astype(np.float32) for _ in range(3))
+    for cells in others:
+        cells[..., 0] += shift
+    return ImageCells(right, (others[0], others[1]))
+
+
+def test_directions_tell_what_no_distance_does() -> None:
+    draw = np.random.default_rng(0)
+    images = [image_of(draw, 2.5) for _ in range(6)]
+    told = held_out_in_turn([images])
+    assert [group for group, _, _ in told.telling()] == [0, 1]
+    scale = scale_of(told.tile_distances())
+    plain = fitted([cells.right.reshape(-1, 40) for cells in images])
+    directions = [log_odds(images, group) for group in range(len(ORDERS))]
+    with_orders = replace(plain, orders=band_orders(directions, told.telling()))
+    new = image_of(draw, 2.5)
+    assert auroc(-plain.distances(new.exchanged[0]), -plain.distances(new.right)) < 0.75
+    for wrong in new.exchanged:
+        assert (scale.familiarity(with_orders.distances(wrong)) < THRESHOLD).sum() >= 10
+    assert (scale.familiarity(with_orders.distances(new.right)) >= THRESHOLD).sum() >= 11
+
+
+def test_a_direction_that_tells_nothing_is_left_out() -> None:
+    draw = np.random.default_rng(1)
+    told = held_out_in_turn([[image_of(draw, 0.0) for _ in range(6)]])
+    assert told.odds.std() > 0.1
+    assert told.telling() == []
+    assert np.array_equal(told.tile_distances(), np.sort(told.distances, axis=1)[:, 5])
+
+
+def test_grey_imagery_has_no_order_of_bands(
+    model: Path, imagery: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be told is left out and said, not guessed."""
+    for number in range(8):
+        path = tmp_path / "pictures" / f"p{number}.png"
+        Image.open(path).convert("L").convert("RGB").save(path)
+    assert main(["familiarity", str(model), "--fit", f"{imagery}:p[0-4]", "--holdout", f"{imagery}:p[5-7]"]) == 0
+    assert "bands in the order BGR are not told apart: left out" in capsys.readouterr().out
+    graph = onnx.load(model / "model.onnx").graph
+    assert not [node.name for node in graph.node if "exchanged" in node.name]
+
+
+def test_images_without_a_usable_tile_are_named(model: Path, imagery: str, tmp_path: Path) -> None:
+    Image.new("RGB", (2 * SIDE, 2 * SIDE), "white").save(tmp_path / "pictures" / "p0.png")
+    fit = (Images.parsed(f"{imagery}:p[1-4]"), Images.parsed(f"{imagery}:p0"))
+    with pytest.raises(SettingsRefused, match="pictures: p0: no tile of these can be used: each is pure white or bl"):
+        add_familiarity(FamiliarityRequest(model, fit, (Images.parsed(f"{imagery}:p5,p6,p7"),), threads=1))
 
 
 def test_most_strange_cells_are_needed_to_make_a_tile_strange(model: Path, imagery: str) -> None:
@@ -234,7 +349,7 @@ def test_a_graph_without_a_trunk_asks_for_names(model: Path, imagery: str) -> No
 def test_held_out_in_turn_is_farther_than_what_was_fitted() -> None:
     draw = np.random.default_rng(0)
     images = [draw.normal(place, 1, (5, 16, 4)).astype(np.float32) for place in (0, 0.5, 3)]
-    distances = in_turn_distances([images])
+    distances = held_out_in_turn([[ImageCells(cells, (cells, cells)) for cells in images]]).tile_distances()
     assert distances.shape == (15,)
     whole = fitted([np.concatenate(images).reshape(-1, 4)]).distances(np.concatenate(images))
     assert distances[10:].mean() > 1.5 * whole[10:].mean()
@@ -281,9 +396,7 @@ def test_a_request_without_a_held_out_place_is_refused(model: Path, imagery: str
         (["--like", "nowhere"], "nowhere"),
     ],
 )
-def test_bad_input_gets_one_line(
-    model: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_gets_one_line(model: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["familiarity", str(model), *words]) == 2
     error = capsys.readouterr().err
     assert said in error
@@ -317,6 +430,7 @@ def test_in_an_int8_graph_features_are_read_behind_their_pair(model: Path) -> No
         graph.graph.node.insert(place + number, node)
     fitted_to = fitted([np.random.default_rng(0).normal(0, 1, (40, 8)).astype(np.float32)])
     changed = with_familiarity(graph, ("level_8", "level_16"), fitted_to, scale_of(np.ones(5, np.float32)))
-    assert [
-        node.input[0] for node in changed.graph.node if node.name.startswith("/familiarity/feature_")
-    ] == ["level_8_read", "level_16"]
+    assert [node.input[0] for node in changed.graph.node if node.name.startswith("/familiarity/feature_")] == [
+        "level_8_read",
+        "level_16",
+    ]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.models.deploy import PLAIN_DEPLOY, DeploySegmenter, DeploySettings, smoothed
 from trainer.models.features import StudentFeatures
-from trainer.models.flight import PLAIN_FLIGHT, FlightSegmenter, FlightSettings, smoothed
 from trainer.models.linear_probe import LinearProbe
 from trainer.models.masking import Visible, all_visible, drawn_visible, visible_from
 from trainer.models.segmenter import PAPER_SEGMENTER, Segmenter, SegmenterSettings
@@ -196,7 +196,7 @@ def test_the_flight_form_gives_codes_from_one_and_the_probability_of_the_best() 
     settings = SegmenterSettings(student=TINY, decoder=DecoderSettings(width=8, detail_widths=(8, 4)), classes=3)
     segmenter = Segmenter(settings).eval()
     tiles = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    classes, confidence = FlightSegmenter(segmenter, PLAIN_FLIGHT)(tiles)
+    classes, confidence = DeploySegmenter(segmenter, PLAIN_DEPLOY)(tiles)
     logits = nn.functional.interpolate(segmenter(tiles.float()), size=(64, 64), mode="bilinear")
     assert torch.equal(classes, logits.argmax(dim=1).to(torch.uint8) + 1)
     expected = logits.softmax(dim=1).amax(dim=1) * 255
@@ -205,7 +205,7 @@ def test_the_flight_form_gives_codes_from_one_and_the_probability_of_the_best() 
 
 def test_neighbours_are_heard_as_mean_field_says() -> None:
     logits = 3 * torch.randn(1, 3, 6, 7)
-    settings = FlightSettings(prior=2.5, rounds=3, reach=3)
+    settings = DeploySettings(prior=2.5, rounds=3, reach=3)
     field = logits.clone()
     for _ in range(settings.rounds):
         said, field = field.softmax(dim=1), logits.clone()
@@ -226,7 +226,7 @@ def test_a_class_holds_for_a_whole_cell_and_confidence_is_never_no_data() -> Non
     with torch.no_grad():
         assert segmenter.decoder.classifier.bias is not None
         segmenter.decoder.classifier.bias.sub_(segmenter(tiles).mean(dim=(0, 2, 3)))
-    flight = FlightSegmenter(segmenter, FlightSettings(cell=4, prior=300.0, rounds=2, reach=5))
+    flight = DeploySegmenter(segmenter, DeploySettings(cell=4, prior=300.0, rounds=2, reach=5))
     classes, confidence = flight(tiles)
     assert classes.shape == confidence.shape == (2, 64, 64)
     cells = classes[:, ::4, ::4]
@@ -234,4 +234,4 @@ def test_a_class_holds_for_a_whole_cell_and_confidence_is_never_no_data() -> Non
     assert len(cells.unique()) > 1
     assert int(confidence.min()) == 1
     with pytest.raises(ValueError, match="no whole cells of 3"):
-        FlightSegmenter(segmenter, FlightSettings(cell=3))(tiles)
+        DeploySegmenter(segmenter, DeploySettings(cell=3))(tiles)

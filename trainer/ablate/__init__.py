@@ -1,1 +1,1 @@
-"""A matrix of runs: arms that differ in one thing, the same seeds for each, one table."""
+"""Ablation studies: runs that differ in one setting, with the same seeds, and one table of results."""

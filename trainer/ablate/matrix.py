@@ -1,4 +1,4 @@
-"""Runs a matrix, seed after seed, each arm of it; what is done already is not done again."""
+"""Runs every arm of an ablation study for every seed; runs that are already finished are skipped."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainer.ablate.rows import Row, Score, Stretch, digest_of, evaluation_of
 from trainer.ablate.score import confusion_of
 from trainer.ablate.settings import AblateSettings
 from trainer.ablate.table import passed_gate
-from trainer.checkpoint import checkout_commit, has_checkpoint, load_weights, read_average, read_facts
 from trainer.config import FinetuneSettings
-from trainer.data.pool import scenes_of
+from trainer.data.scene_cache import scenes_of
 from trainer.distill.settings import DistillSettings
 from trainer.distill.task import DistillTask, open_tiles
 from trainer.errors import SettingsRefused
-from trainer.finetune import LandCoverTask, segmenter_of
-from trainer.loop import Run, fabric_of, run_to_end
+from trainer.finetune.task import LandCoverTask, segmenter_of
 from trainer.models.segmenter import Segmenter
-from trainer.record import read_record
+from trainer.training.checkpoint import checkout_commit, has_checkpoint, load_weights, read_average, read_facts
+from trainer.training.loop import Run, fabric_of, run_to_end
+from trainer.training.record import read_record
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +33,18 @@ log = logging.getLogger(__name__)
 def run_matrix(
     settings: AblateSettings, work: Path, results: Path, *, past_gate: bool = False, only: Sequence[str] = ()
 ) -> list[Row]:
-    """Every arm under the first seed, then under the next: a table can be read long before the end.
+    """Runs every arm with the first seed, then with the next, so that a first table is there early.
 
-    Where there is a gate, its arm and the one it must beat come first, under all seeds. If it is not passed, there is
-    nothing for the other arms to distil, and they are not run.
+    With a gate, its arm and the arm it must beat are run first, with all seeds. If the gate is not passed, the other
+    arms are not run, because there is nothing to distil.
 
     Args:
-        settings: the matrix.
-        work: folder of checkpoints and pictures. Runs lie there by the digest of what decides their result, so that
-            a changed setting begins a new one, and arms and matrices that share a run make it once.
-        results: folder of rows, small files to keep.
-        past_gate: run the other arms all the same.
-        only: arms to run, whatever the gate says; none: all. So several processes share a matrix, each with arms of
-            its own.
+        settings: the study.
+        work: folder of checkpoints and pictures. Runs are named by the digest of the settings that decide their result:
+            a changed setting starts a new run, and arms or studies with equal settings share one.
+        results: folder of the rows, small files to keep.
+        past_gate: run the other arms even if the gate is not passed.
+        only: arms to run, whatever the gate says; empty for all. Several processes can share a study this way.
 
     Raises:
         SettingsRefused: the matrix has no such arm.
@@ -71,7 +70,7 @@ def run_matrix(
 
 
 def read_rows(settings: AblateSettings, results: Path) -> list[Row]:
-    """The rows that are there, of the arms and seeds of the matrix; those scored by another evaluation are left out."""
+    """The existing rows of the study's arms and seeds; rows scored by another evaluation are left out."""
     paths = [results / f"{arm}-{seed}.json" for arm in settings.arms for seed in settings.seeds]
     rows = []
     for path in paths:
@@ -110,7 +109,7 @@ def _row(settings: AblateSettings, arm: str, seed: int, work: Path, path: Path) 
 
 
 def _is_at_end(folder: Path, row: Row) -> bool:
-    """Whether the weights that a row was scored by are still there."""
+    """Whether the weights that a row was scored with still exist."""
     return has_checkpoint(folder) and bool(read_facts(folder).get("step") == row.finetune.steps)
 
 
@@ -149,19 +148,15 @@ def _stretch(run: Run, facts: dict[str, object]) -> Stretch:
 def _scores(settings: AblateSettings, finetune: FinetuneSettings, folder: Path) -> dict[str, Score]:
     network = segmenter_of(finetune)
     load_weights(network, read_average(folder), folder)
-    told = {}
+    scores = {}
     for name, images in settings.evaluate.items():
-        told[name] = _scored(settings, network, finetune, images)
-    return told
+        scores[name] = _scored(settings, network, finetune, images)
+    return scores
 
 
-def _scored(
-    settings: AblateSettings, network: Segmenter, finetune: FinetuneSettings, names: tuple[str, ...]
-) -> Score:
+def _scored(settings: AblateSettings, network: Segmenter, finetune: FinetuneSettings, names: tuple[str, ...]) -> Score:
     scenes = scenes_of(finetune.data.model_copy(update={"names": names}), classes=finetune.model.classes)
-    confusion = confusion_of(
-        network, scenes, classes=finetune.model.classes, tile=settings.tile, halo=settings.halo
-    )
+    confusion = confusion_of(network, scenes, classes=finetune.model.classes, tile=settings.tile, halo=settings.halo)
     return score_of(confusion.scores())
 
 

@@ -1,4 +1,4 @@
-"""The rows of a matrix: one JSON file a run, which says how it was made and what it scored."""
+"""Results of an ablation study: one JSON file per run, with its settings and scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.ablate.settings import AblateSettings
 
 @dataclass(frozen=True)
 class Stretch:
-    """One run of the loop: optimiser steps, images seen, wall seconds; what else it told."""
+    """One run of the training loop: optimiser steps, images, wall-clock seconds, and further values it recorded."""
 
     steps: int
     images: int
@@ -58,7 +58,7 @@ class Row:
         return self.evaluation == evaluation_of(settings)
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
+        """Writes it as JSON by one rename."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -67,42 +67,44 @@ class Row:
     @classmethod
     def read(cls, path: Path) -> Row:
         """From JSON."""
-        told = json.loads(path.read_text())
-        distill = told["distill"]
-        scores = {name: Score(**score | {"iou": tuple(score["iou"])}) for name, score in told["scores"].items()}
-        runs = {"distill": distill and Stretch(**distill), "finetune": Stretch(**told["finetune"])}
-        return cls(**told | runs | {"scores": scores})
+        document = json.loads(path.read_text())
+        distill = document["distill"]
+        scores = {name: Score(**score | {"iou": tuple(score["iou"])}) for name, score in document["scores"].items()}
+        runs = {"distill": distill and Stretch(**distill), "finetune": Stretch(**document["finetune"])}
+        return cls(**document | runs | {"scores": scores})
 
 
 _LATER: dict[str, Any] = {
     "degrade": None, "sets": [], "gsd_m": None, "largest_enlargement": 1.6, "heads": {}, "label_stride": 1,
     "frozen_depthwise": False, "soft_weight": 0.5, "relative": None,
 }  # fmt: skip
-"""Settings that came after the first rows were made, with the values that leave everything as it was then: they count
-in a digest only where they have others, so that those rows still stand."""
+"""Settings added after the first rows were made, with their neutral values. A neutral value is left out of a digest, so
+that the digests of those rows stay valid."""
 
 
 def digest_of(*settings: BaseModel | None) -> str:
-    """Of what decides a run's result: not of where it runs, and a teacher's weights by what is in them."""
-    told = [None if one is None else one.model_dump(mode="json", exclude={"machine", "name"}) for one in settings]
-    return hashlib.sha256(json.dumps(_by_content(told), sort_keys=True).encode()).hexdigest()[:16]
+    """Digest of the settings that decide a run's result: without the machine, and with weights by their content."""
+    excluded = {"machine", "name"}
+    documents = [None if item is None else item.model_dump(mode="json", exclude=excluded) for item in settings]
+    return hashlib.sha256(json.dumps(_by_content(documents), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def evaluation_of(settings: AblateSettings) -> str:
     """Digest of how runs are scored; apart from a run's own digest, for it takes no new run to score anew."""
-    told = settings.model_dump(mode="json", include={"evaluate", "tile", "halo"})
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    document = settings.model_dump(mode="json", include={"evaluate", "tile", "halo"})
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _by_content(told: Any) -> Any:
-    """The same, with the path of every ``weights`` that are there replaced by the digest of their bytes."""
-    if isinstance(told, list):
-        return [_by_content(one) for one in told]
-    if not isinstance(told, dict):
-        return told
-    kept = {key: value for key, value in told.items() if key not in _LATER or value != _LATER[key]}
-    found = {key: _by_content(value) for key, value in kept.items()}
-    if isinstance(weights := found.get("weights"), str) and (path := Path(weights)).exists():
+def _by_content(document: Any) -> Any:
+    """The same settings, with the path of existing ``weights`` replaced by the digests of their files."""
+    if isinstance(document, list):
+        return [_by_content(item) for item in document]
+    if not isinstance(document, dict):
+        return document
+    by_content = {
+        key: _by_content(value) for key, value in document.items() if key not in _LATER or value != _LATER[key]
+    }
+    if isinstance(weights := by_content.get("weights"), str) and (path := Path(weights)).exists():
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        found["weights"] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-    return found
+        by_content["weights"] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+    return by_content

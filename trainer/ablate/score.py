@@ -1,4 +1,4 @@
-"""Accuracy of a network in PyTorch on whole scenes, by the grid that flies."""
+"""Accuracy of a PyTorch network on whole scenes, tiled by the same grid as on board."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def class_map(network: nn.Module, pixels: NDArray[np.uint8], *, tile: int, halo:
         chosen = grid[first : first + batch]
         images = np.stack([_read(pixels, place, tile) for place in chosen])
         logits = network(torch.from_numpy(images).to(device).float())
-        told = (resized(logits, (tile, tile)).argmax(dim=1) + 1).to(torch.uint8).cpu().numpy()
-        for place, classes in zip(chosen, told, strict=True):
+        class_codes = (resized(logits, (tile, tile)).argmax(dim=1) + 1).to(torch.uint8).cpu().numpy()
+        for place, classes in zip(chosen, class_codes, strict=True):
             core, inside = place.core, place.core_in_tile
             codes[core.rows, core.cols] = classes[inside.rows, inside.cols]
     return codes

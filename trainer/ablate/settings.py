@@ -1,4 +1,4 @@
-"""Configuration of a matrix of runs."""
+"""Settings of an ablation study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.distill.settings import DistillSettings
 
 
 class ArmSettings(BaseModel):
-    """What one arm changes; keys are replaced whole.
+    """Settings that one arm changes; each key replaces the whole value.
 
     Attributes:
         title: in the table.
@@ -39,7 +39,7 @@ class AblateSettings(BaseModel):
         against: the arm that differences are taken from.
         gate: arm that must beat ``against`` by two standard deviations for the others to mean anything.
         evaluate: names of images by that of a column, one confusion matrix each. The first column is compared.
-        least_images: runs that saw fewer images in their distillation are called smoke, not results.
+        least_images: runs with fewer images in their distillation are marked as smoke tests.
         tile, halo: of the evaluation, in pixels.
         x_label: of the learning curve, if the arms have places on it.
     """
@@ -80,8 +80,8 @@ class AblateSettings(BaseModel):
         changes = self.arms[arm].distill
         if changes is None:
             return None
-        told = self.distill | changes | {"seed": seed, "name": f"{self.name} {arm}"}
-        return checked_settings(told, DistillSettings, f"{self.name}: arms.{arm}.distill")
+        document = self.distill | changes | {"seed": seed, "name": f"{self.name} {arm}"}
+        return checked_settings(document, DistillSettings, f"{self.name}: arms.{arm}.distill")
 
     def finetune_of(self, arm: str, *, seed: int, encoder: Path | None) -> FinetuneSettings:
         """The decoder's run of an arm, on the encoder of a distillation's folder.
@@ -89,7 +89,7 @@ class AblateSettings(BaseModel):
         Raises:
             SettingsRefused: its settings do not hold together.
         """
-        told = self.finetune | self.arms[arm].finetune | {"seed": seed, "name": f"{self.name} {arm}"}
+        document = self.finetune | self.arms[arm].finetune | {"seed": seed, "name": f"{self.name} {arm}"}
         if encoder is not None:
-            told["encoder"] = str(encoder)
-        return checked_settings(told, FinetuneSettings, f"{self.name}: arms.{arm}.finetune")
+            document["encoder"] = str(encoder)
+        return checked_settings(document, FinetuneSettings, f"{self.name}: arms.{arm}.finetune")

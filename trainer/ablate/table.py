@@ -1,4 +1,4 @@
-"""A matrix's rows as a table for people, and its learning curve as a picture."""
+"""Results of an ablation study as a Markdown table, and its learning curve as a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.ablate.settings import AblateSettings
 TABLE = "table.md"
 CURVE = "curve.png"
 CLEAR = 2.0
-"""Standard deviations that a difference must have to be one."""
+"""Smallest difference, in standard deviations, that counts."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Spread:
         pooled = math.sqrt((self.deviation**2 + other.deviation**2) / 2)
         difference = self.mean - other.mean
         deviations = abs(difference) / pooled if pooled > 0 else math.inf
-        told = f"{difference:+.2f}, {deviations:.1f} sd"
-        return told if deviations >= CLEAR else f"none ({told})"
+        text = f"{difference:+.2f}, {deviations:.1f} sd"
+        return text if deviations >= CLEAR else f"none ({text})"
 
     def beats(self, other: Spread) -> bool | None:
         """Whether it is better by two pooled deviations; None where that cannot be told."""
@@ -70,9 +70,9 @@ def table(settings: AblateSettings, rows: Sequence[Row]) -> str:
     by_arm = {arm: [row for row in rows if row.arm == arm] for arm in settings.arms}
     columns = list(settings.evaluate)
     spreads = {
-        arm: {name: Spread.of([row.scores[name].miou for row in found]) for name in columns}
-        for arm, found in by_arm.items()
-        if found
+        arm: {name: Spread.of([row.scores[name].miou for row in arm_rows]) for name in columns}
+        for arm, arm_rows in by_arm.items()
+        if arm_rows
     }
     head = ["arm", *(f"mIoU {name}" for name in columns), f"against {settings.against}", "seeds", "distilled: steps",
             "images", "minutes", "decoder: steps", "images", "minutes", ""]  # fmt: skip
@@ -93,19 +93,17 @@ def passed_gate(settings: AblateSettings, rows: Sequence[Row]) -> bool | None:
     return Spread.of(values[settings.gate]).beats(Spread.of(values[settings.against]))
 
 
-def _arm_line(
-    settings: AblateSettings, arm: str, found: Sequence[Row], spreads: dict[str, dict[str, Spread]]
-) -> str:
+def _arm_line(settings: AblateSettings, arm: str, rows: Sequence[Row], spreads: dict[str, dict[str, Spread]]) -> str:
     title = settings.arms[arm].title
-    if not found:
+    if not rows:
         return _line([title, *["not run"] * len(settings.evaluate), *[""] * 9])
     first = next(iter(settings.evaluate))
     against = spreads.get(settings.against)
     difference = "" if arm == settings.against or against is None else spreads[arm][first].against(against[first])
-    distilled = [row.distill for row in found if row.distill is not None]
+    distilled = [row.distill for row in rows if row.distill is not None]
     cells = [
-        title, *(str(spreads[arm][name]) for name in settings.evaluate), difference, str(len(found)),
-        *_means(distilled), *_means([row.finetune for row in found]), _kind(settings, found),
+        title, *(str(spreads[arm][name]) for name in settings.evaluate), difference, str(len(rows)),
+        *_means(distilled), *_means([row.finetune for row in rows]), _kind(settings, rows),
     ]  # fmt: skip
     return _line(cells)
 
@@ -115,14 +113,14 @@ def _means(stretches: Sequence[object]) -> list[str]:
     if not stretches:
         return ["", "", ""]
     steps, images, seconds = (
-        statistics.fmean(float(getattr(one, name)) for one in stretches) for name in ("steps", "images", "seconds")
+        statistics.fmean(float(getattr(row, name)) for row in stretches) for name in ("steps", "images", "seconds")
     )
     return [f"{steps:.0f}", f"{images:.0f}", f"{seconds / 60:.1f}"]
 
 
-def _kind(settings: AblateSettings, found: Sequence[Row]) -> str:
+def _kind(settings: AblateSettings, rows: Sequence[Row]) -> str:
     """Whether the runs were long enough to be results."""
-    short = [row for row in found if row.distill is not None and row.distill.images < settings.least_images]
+    short = [row for row in rows if row.distill is not None and row.distill.images < settings.least_images]
     return f"smoke: under {settings.least_images} images" if short else ""
 
 
@@ -136,14 +134,14 @@ def _gate(settings: AblateSettings, spreads: dict[str, dict[str, Spread]]) -> st
     passed = gate.beats(against)
     if passed is None:
         return f"Gate: cannot be told from one seed ({gate.against(against)}; {gate} against {against})."
-    told = f"the teacher's own features give {gate}, {settings.against} {against}: {gate.against(against)}"
+    text = f"the teacher's own features give {gate}, {settings.against} {against}: {gate.against(against)}"
     if passed:
-        return f"Gate passed: {told}."
-    return f"Gate NOT passed: {told}. Finding: nothing to distil; the teacher is what to mend."
+        return f"Gate passed: {text}."
+    return f"Gate NOT passed: {text}. Finding: nothing to distil; improve the teacher."
 
 
 def _told(settings: AblateSettings, by_arm: dict[str, list[Row]]) -> str:
-    """What the distillations measured of themselves, over their last twentieth."""
+    """Metrics of the distillations, as means over the last twentieth of each run."""
     names = sorted({name for rows in by_arm.values() for row in rows if row.distill for name in row.distill.facts})
     if not names:
         return ""
@@ -171,7 +169,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def curve_picture(settings: AblateSettings, rows: Sequence[Row], path: Path) -> None:
     """Draws mIoU over the arms' places: a point a seed, a line through the means, the axis logarithmic."""
-    places = {arm: one.x for arm, one in settings.arms.items() if one.x is not None}
+    places = {arm: arm_settings.x for arm, arm_settings in settings.arms.items() if arm_settings.x is not None}
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for name, colour in zip(settings.evaluate, ("#1f4e8c", "#c0504d", "#4c9f4c", "#8064a2"), strict=False):

@@ -1,6 +1,6 @@
-"""Random changes that keep the labels true: scale, flips, quarter turns, rotation, colour, loss of quality.
+"""Random augmentation that keeps labels valid: scale, flips, quarter turns, rotation, colour, degradation.
 
-Every draw comes from the caller's generator, so that a sample is the same wherever and whenever it is drawn.
+All random numbers come from the caller's generator, so that a sample is reproducible in any process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Crop:
 def augmented(
     pixels: Tensor, labels: Tensor, settings: AugmentSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """All changes but the scale, which is the drawing of the crop.
+    """All changes except the scale, which is applied when the crop is drawn.
 
     Args:
         pixels: (3, S, S) of 0..255, uint8 or float.

@@ -1,4 +1,4 @@
-"""One augmented crop with its labels."""
+"""Draws one augmented crop with its labels."""
 
 from __future__ import annotations
 

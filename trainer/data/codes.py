@@ -1,4 +1,4 @@
-"""From what label files hold, codes or colours, to our codes 0 (ignore) and 1..K."""
+"""Converts the codes or colours of label files to our class codes: 0 (ignore) and 1..K."""
 
 from __future__ import annotations
 
@@ -61,11 +61,12 @@ class LabelTable:
         if (codes == _UNKNOWN).any():
             y, x = (int(part[0]) for part in np.nonzero(codes == _UNKNOWN))
             value = values[..., y, x]
-            what = f"colour #{''.join(f'{band:02X}' for band in value)}" if values.ndim == 3 else f"code {value}"
+            unknown = f"colour #{''.join(f'{band:02X}' for band in value)}" if values.ndim == 3 else f"code {value}"
             raise DataRefused(
                 path,
-                f"{what} at row {row + y}, column {column + x} is not in the class table ({self._told(values.ndim)})",
-                f"mend the label, or add it to a class or to `ignore` in the description of {self.description.name}",
+                f"{unknown} at row {row + y}, column {column + x} is not in the class table "
+                f"({self._known(values.ndim)})",
+                f"correct the label, or add it to a class or to `ignore` in the description of {self.description.name}",
             )
         return codes
 
@@ -73,9 +74,9 @@ class LabelTable:
         if values.dtype.itemsize > 2 or values.dtype.kind == "i":
             # Only 0 to 65535 can be looked up; anything else is no code at all.
             inside = (values >= 0) & (values < len(self._by_code))
-            found: NDArray[np.uint8] = self._by_code[np.where(inside, values, 0)]
-            found[~inside] = _UNKNOWN
-            return found
+            codes: NDArray[np.uint8] = self._by_code[np.where(inside, values, 0)]
+            codes[~inside] = _UNKNOWN
+            return codes
         return self._by_code[values.astype(np.uint16)]
 
     def _of_colours(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -94,11 +95,11 @@ class LabelTable:
     def _by_colour(self) -> NDArray[np.uint8]:
         return _table(self._colours, 1 << 24)
 
-    def _told(self, dimensions: int) -> str:
+    def _known(self, dimensions: int) -> str:
         names = ("ignored", *(item.name for item in self.description.classes))
         values = [part.colours if dimensions == 3 else part.codes for part in self.description.meanings]
-        told = [f"{name} {' '.join(str(v) for v in of)}" for name, of in zip(names, values, strict=True) if of]
-        return ", ".join(told)
+        texts = [f"{name} {' '.join(str(v) for v in of)}" for name, of in zip(names, values, strict=True) if of]
+        return ", ".join(texts)
 
 
 def _table(known: dict[int, int], size: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Random losses of quality: haze, blur, noise, JPEG. Sensors and publishers differ by these more than places do."""
+"""Random degradation: haze, blur, noise, JPEG. Sensors and publishers differ more by these than places do."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 
 
 class DegradeSettings(BaseModel):
-    """Each with the share of crops it happens to; 0 switches one off.
+    """Largest strength of each degradation; 0 switches one off.
 
     Attributes:
-        share: of the crops for each loss by itself.
+        share: probability of each degradation, drawn independently.
         haze: largest share of light that is not the ground's.
         blur: largest deviation of a Gaussian, pixels.
         noise: largest deviation of the noise, of 0..255.

@@ -1,4 +1,4 @@
-"""What a labelled set is, in a small YAML: where images and labels lie, what the labels mean, which images to use."""
+"""Description of a labelled set in YAML: paths of images and labels, meaning of the labels, splits."""
 
 from __future__ import annotations
 
@@ -142,10 +142,10 @@ class SetDescription(_Part):
         return self.image_name or "/".join(f"{{{field}}}" for field in dict.fromkeys(FIELD.findall(self.images)))
 
 
-def _each_once(values: list[str], what: str) -> None:
+def _each_once(values: list[str], kind: str) -> None:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
-        raise ValueError(f"{what} {twice[0]} stands for more than one thing")
+        raise ValueError(f"{kind} {twice[0]} stands for more than one thing")
 
 
 def description_path(given: str) -> Path:

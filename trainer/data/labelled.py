@@ -1,4 +1,4 @@
-"""Labelled scenes, and crops drawn from them."""
+"""Labelled scenes, and random crops of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from trainer.data.augment import Crop
 from trainer.data.landscape import Landscape
 
 IGNORE = 0
-"""Code of unlabelled pixels: in no loss and in no figure."""
+"""Code of unlabelled pixels, which are left out of losses and metrics."""
 
 _PLACES = 400_000
-"""Places remembered of each class, over all scenes: 5 MB a class however large the set."""
+"""Largest number of positions stored for each class over all scenes: 5 MB per class, however large the set."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,16 @@ def stored(scenes: Scenes) -> SceneStore:
 
 
 class CropSampler:
-    """Draws crops: any scene by the root of its area, any place, or centred on a class drawn evenly.
+    """Draws crops: scenes with probability proportional to the root of their area, at random positions.
 
-    The root lies between "each scene alike", which would overuse the smallest, and "each pixel alike", which would
-    see little but the two largest. Not thread-safe: the generator is the caller's.
+    The root is a compromise: equal probabilities would overuse the smallest scenes, and probabilities by area would
+    draw mostly from the largest. Not thread-safe, because the caller's generator is not.
 
     Args:
-        scenes: to draw from; their labels are gone through once, for the places of each class.
+        scenes: to draw from; their labels are read once for the positions of each class.
         classes: K.
-        balanced: share of crops centred on a pixel of a class drawn evenly.
-        seed: of the choice of places.
+        balanced: share of crops centred on a pixel of a class, with equal probability for each class.
+        seed: of the choice of stored positions.
     """
 
     def __init__(self, scenes: Scenes, *, classes: int, balanced: float, seed: int) -> None:
@@ -164,7 +164,7 @@ def _start(centre: int, extent: int, limit: int, rng: np.random.Generator) -> in
 def _places_by_class(scenes: SceneStore, classes: int, rng: np.random.Generator) -> dict[int, NDArray[np.int32]]:
     """Per class code, rows of (scene, row, column): pixels of it drawn evenly from each scene, up to 4,000."""
     each = min(4000, max(8, _PLACES // max(len(scenes), 1)))
-    found: dict[int, list[NDArray[np.int32]]] = {}
+    positions: dict[int, list[NDArray[np.int32]]] = {}
     for index in range(len(scenes)):
         counts = scenes.counts(index, classes)
         ranks = {
@@ -173,8 +173,8 @@ def _places_by_class(scenes: SceneStore, classes: int, rng: np.random.Generator)
             if counts[code]
         }
         for code, places in _places_of_ranks(scenes, index, ranks).items():
-            found.setdefault(code, []).append(places)
-    return {code: np.concatenate(found[code]) for code in sorted(found)}
+            positions.setdefault(code, []).append(places)
+    return {code: np.concatenate(positions[code]) for code in sorted(positions)}
 
 
 def _places_of_ranks(

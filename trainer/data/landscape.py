@@ -1,4 +1,4 @@
-"""Seeded landscapes with their true class map: scenes for demo, tests and benchmarks, without any download.
+"""Synthetic landscapes with their true class map: scenes for demo, tests and benchmarks without a download.
 
 By rule, every pixel a pure function of seed and position: a terrain with creeks, shores and sand; districts with
 streets, houses and their shadows; parks, trees and fields; then haze, blur and sensor noise. Any window equals the

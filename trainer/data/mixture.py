@@ -1,7 +1,7 @@
-"""Crops from several labelled sets, each at the ground resolution that the model is made for.
+"""Crops from several labelled sets, each resampled to the model's ground sampling distance.
 
-A batch is spread evenly over the sets by their weights, so that none drowns the others. An image smaller than a crop is
-packed with others of its set; nothing is reflected, for reflected roads and roofs are nowhere on Earth.
+A batch has images of each set in proportion to the weights. An image smaller than a crop is packed with others of its
+set; nothing is reflected, because mirrored roads and roofs at a border do not exist in real imagery.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from trainer.config import DataSettings, SetSettings
 from trainer.data.augment import augmented, resized_crop, turned_alike
 from trainer.data.description import read_description
 from trainer.data.labelled import IGNORE, CropSampler
-from trainer.data.pool import ScenePool
+from trainer.data.scene_cache import SceneCache
 from trainer.data.sets import open_set
-from trainer.data.soft import SoftLabels
+from trainer.data.soft_labels import SoftLabels
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
 
@@ -130,8 +130,8 @@ class Mixture:
         labelled = open_set(item.set, item.root or self.data.root)
         names = labelled.named(item.names) if item.names else labelled.split(item.split)
         if strange := sorted(set(item.heads) - set(self.heads)):
-            there = ", ".join(self.heads)
-            raise SettingsRefused(item.set, f"is to teach heads {', '.join(strange)}; there are {there}")
+            head_names = ", ".join(self.heads)
+            raise SettingsRefused(item.set, f"is to teach heads {', '.join(strange)}; there are {head_names}")
         taught = item.heads or tuple(
             head for head, codes in self.heads.items() if codes.means_something(labelled.description, heads[head])
         )
@@ -144,7 +144,7 @@ class Mixture:
             raise SettingsRefused(
                 item.set, "its labels mean nothing to any head: name what its classes mean, or give it `soft` labels"
             )
-        pool = ScenePool(labelled, names, memory_mb=self.data.memory_mb)
+        pool = SceneCache(labelled, names, memory_mb=self.data.memory_mb)
         sampler = CropSampler(pool, classes=len(labelled.classes), balanced=item.balanced, seed=seed)
         classes = {head: len(codes.classes) for head, codes in self.heads.items()}
         soft = None if item.soft is None else SoftLabels(item.soft, classes)
@@ -180,8 +180,8 @@ def packed(
     labels = torch.full((whole, whole), IGNORE, dtype=torch.uint8)
     soft = torch.zeros((channels, whole // SOFT_STRIDE, whole // SOFT_STRIDE))
     for place in range(count * count):
-        found = first if place == 0 else source.sampler.draw_window(extent, rng)
-        part = _part(source, found, cell, channels)
+        drawn = first if place == 0 else source.sampler.draw_window(extent, rng)
+        part = _part(source, drawn, cell, channels)
         row, column = (number * cell for number in divmod(place, count))
         pixels[:, row : row + cell, column : column + cell] = part[0]
         labels[row : row + cell, column : column + cell] = part[1]
@@ -200,12 +200,12 @@ def _square(soft: Tensor, row: int, column: int, side: int) -> Tensor:
     return soft[:, top : top + cells, left : left + cells]
 
 
-def _part(source: Source, found: tuple[int, Window], side: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _part(source: Source, drawn: tuple[int, Window], side: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels, labels and soft labels of a window of an image, ``side`` pixels large."""
-    index, window = found
+    index, window = drawn
     scenes = source.sampler.scenes
     pixels, labels = resized_crop(scenes.crop(index, window), side)
     cells = side // SOFT_STRIDE
-    if source.soft is None or not isinstance(scenes, ScenePool):
+    if source.soft is None or not isinstance(scenes, SceneCache):
         return pixels, labels, torch.zeros((channels, cells, cells))
     return pixels, labels, source.soft.crop(scenes.names[index], window, cells)

@@ -1,4 +1,4 @@
-"""Seeded noise as a pure function of position: any window of it equals the same window of a bigger one.
+"""Seeded noise as a pure function of position: a window equals the same window of a larger one.
 
 Lattice values come from an integer hash, so nothing is stored and nothing depends on the order of calls. All
 coordinates wrap at `period`, which makes a scene that repeats without a seam.

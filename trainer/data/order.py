@@ -1,4 +1,4 @@
-"""In which order an epoch takes the tiles of a set."""
+"""The random order in which an epoch visits the tiles of a set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Images and label files of any usual format, whole or by windows.
+"""Reads images and label files of common formats, whole or by windows.
 
-GeoTIFFs are read by the reader that flies, so that training sees the bytes that the payload's pipeline would give the
-engine (bands by meaning, one stretch per scene). PNG and JPEG have no windows: they are decoded whole, and turned as
-their EXIF orientation says: so viewers and labelling tools show them.
+GeoTIFFs are read by the onboard reader, so that training uses the same bytes as the engine on board (bands by meaning,
+one stretch per scene). PNG and JPEG cannot be read by windows: they are decoded whole, and rotated by their EXIF
+orientation, as viewers and labelling tools show them.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _cropped(image: Image.Image, window: Window | None) -> Image.Image:
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # labels need pixels, not places
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # no georeference is needed
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the user's own data, however large
         try:
             yield

@@ -1,4 +1,4 @@
-"""Labelled sets on disk: which images a split holds, and their pixels and labels, whole or by windows."""
+"""Labelled sets on disk: the images of a split, with their pixels and labels, whole or by windows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onboard.scene.grid import Window
+from trainer.data.alignment import misplaced
 from trainer.data.codes import LabelTable
 from trainer.data.description import (
     FIELD,
@@ -25,7 +26,6 @@ from trainer.data.description import (
     read_description,
 )
 from trainer.data.labelled import LabelledScene
-from trainer.data.places import misplaced
 from trainer.data.rasters import raster_size, read_label_values, read_pixels
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 
@@ -89,14 +89,14 @@ class LabelledSet:
         split = self.description.splits.get(name)
         if split is None:
             raise SettingsRefused(self.name, f"no split {name!r}; there are {', '.join(self.description.splits)}")
-        names = {found for asked in split.names for found in self._matching(asked, missing="leave out")}
+        names = {image for asked in split.names for image in self._matching(asked, missing="leave out")}
         for listing in split.lists:
             names.update(self._listed(self.folder / listing, split))
-        names = {found for found in names if not any(fnmatchcase(found, pattern) for pattern in split.without)}
+        names = {image for image in names if not any(fnmatchcase(image, pattern) for pattern in split.without)}
         if not names:
             raise DataRefused(
                 self.folder, f"split {name!r} of {self.name} has no image ({split.names or split.lists})",
-                f"{len(self._images)} images fit {self.description.images!r}: mend the split, or fetch its images",
+                f"{len(self._images)} images fit {self.description.images!r}: correct the split, or fetch its images",
             )  # fmt: skip
         return tuple(sorted(names))
 
@@ -106,7 +106,7 @@ class LabelledSet:
         Raises:
             DataMissing: no image is called so.
         """
-        return tuple(dict.fromkeys(name for one in asked for name in self._matching(one, missing="refuse")))
+        return tuple(dict.fromkeys(name for pattern in asked for name in self._matching(pattern, missing="refuse")))
 
     def image_path(self, name: str) -> Path:
         """File of an image's pixels.
@@ -156,7 +156,7 @@ class LabelledSet:
             if size != labelled:
                 raise DataRefused(
                     label, f"it is {labelled[1]}x{labelled[0]} pixels and its image {image} {size[1]}x{size[0]}",
-                    "a label lies on its image's grid: mend one of them, or the description's patterns",
+                    "a label lies on its image's grid: correct one of them, or the description's patterns",
                 )  # fmt: skip
             if problem := misplaced(image, label):
                 raise DataRefused(
@@ -202,31 +202,31 @@ class LabelledSet:
                 pattern += f"(?P={field})" if field in seen else f"(?P<{field}>[^/]+)"
                 wild += "*"
                 seen.add(field)
-        found: dict[str, dict[str, str]] = {}
+        images: dict[str, dict[str, str]] = {}
         for path in sorted(self.folder.glob(wild)):
             match = re.fullmatch(pattern, path.relative_to(self.folder).as_posix())
             if match is None or not path.is_file():
                 continue
             name = self.description.naming.format(**match.groupdict())
-            if name in found:
+            if name in images:
                 raise DataRefused(path, f"a second image called {name!r}", "give `image_name` more fields")
-            found[name] = match.groupdict()
-        return dict(sorted(found.items()))
+            images[name] = match.groupdict()
+        return dict(sorted(images.items()))
 
     def _matching(self, asked: str, *, missing: str) -> list[str]:
         if asked in self._images:
             return [asked]
-        found = [name for name in self._images if fnmatchcase(name, asked)]
-        if not found and (missing == "refuse" or not re.search(r"[*?\[]", asked)):
+        names = [name for name in self._images if fnmatchcase(name, asked)]
+        if not names and (missing == "refuse" or not re.search(r"[*?\[]", asked)):
             self.image_path(asked)  # says what is there
-        return found
+        return names
 
     def _listed(self, path: Path, split: Split) -> list[str]:
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataRefused(
-                path, f"list of a split, cannot be read ({error})", "fetch it, or mend `lists`"
+                path, f"list of a split, cannot be read ({error})", "fetch it, or correct `lists`"
             ) from error
         suffix = PurePosixPath(self.description.images).suffix
         names = [line.removesuffix(suffix) for line in lines if line]

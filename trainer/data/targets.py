@@ -1,4 +1,4 @@
-"""What the labels of several sets mean for each head: one class, or a set of allowed classes with weights.
+"""What the labels of several sets mean for each head: one class, or a weighted set of allowed classes.
 
 A label that says "anything but water" is no class, and to call it one teaches what is wrong. Each head therefore has a
 table of codes: 0 is ignored, 1..K are its classes, and each further code is a set of allowed classes with weights.

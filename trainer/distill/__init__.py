@@ -1,1 +1,1 @@
-"""Mask-CDKD: a student learns from frozen teachers, and their adapters from it, on imagery without labels."""
+"""Mask-CDKD distillation: a student and the adapters of frozen teachers learn together, without labels."""

@@ -1,4 +1,4 @@
-"""Everything that learns together: student, teachers' adapters, reconstruction heads and projectors."""
+"""All parts that learn together: student, teachers' adapters, reconstruction heads and projectors."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from trainer.models.reconstruction import (
     target_of,
 )
 from trainer.models.student import Student
-from trainer.models.teacher import Teacher
+from trainer.models.teachers.teacher import Teacher
 
 
 class MaskCDKD(nn.Module):
-    """A student beside its teachers, all seeing the same visible tokens of the same tiles.
+    """A student and its teachers, all with the same visible tokens of the same tiles.
 
-    Without teachers it is masked reconstruction alone. The averaged ``student.`` weights are what a run is for.
+    Without teachers it is masked reconstruction alone. The result of a run is the averaged ``student.`` weights.
 
     Args:
         settings: of the run.
@@ -75,23 +75,23 @@ class MaskCDKD(nn.Module):
         image = target_of(pixels, self.settings.target)
         patch = self.settings.student.patch
         levels, last = self._student_features(pixels, visible)
-        told = {
+        losses = {
             "reconstruction_student": reconstruction_loss(self.student_head(last, visible), image, visible, patch)
         }
         for name, teacher in self.teachers.items():
             seen = teacher(pixels, visible)
             guess = self.teacher_heads[name](seen.last, visible)
-            told[f"reconstruction_{name}"] = reconstruction_loss(guess, image, visible, patch)
+            losses[f"reconstruction_{name}"] = reconstruction_loss(guess, image, visible, patch)
             projected = self._projected(name, levels)
             # Not detached: the adapters follow the student's needs. Detached is the ablation.
             followed = seen.levels if self.settings.bidirectional else [level.detach() for level in seen.levels]
-            told[f"alignment_{name}"] = self._alignment(name, projected, followed, visible)
-            told[f"r2_{name}"] = explained_variance(projected, followed)
-        return told
+            losses[f"alignment_{name}"] = self._alignment(name, projected, followed, visible)
+            losses[f"r2_{name}"] = explained_variance(projected, followed)
+        return losses
 
     @torch.no_grad()
     def reconstructed(self, pixels: Tensor, index: Tensor) -> Reconstructed:
-        """What each side makes of the hidden patches, for people to look at."""
+        """Reconstructions of the hidden patches by student and teachers, for pictures."""
         visible = self._visible(index)
         _, last = self._student_features(pixels, visible)
         guesses = {"student": self.student_head(last, visible)}

@@ -1,4 +1,4 @@
-"""What each side makes of the hidden patches, as a picture: a row a tile."""
+"""Pictures of the reconstructed hidden patches, one row per tile."""
 
 from __future__ import annotations
 

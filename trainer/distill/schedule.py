@@ -1,4 +1,4 @@
-"""When the losses' weights change: a state machine that never goes back.
+"""Schedule of the loss weights: a state machine that only moves forward.
 
 Source: Mask-CDKD (Shu et al. 2026): early to middle when the teacher reconstructs clearly better than the student,
 middle to late when the student has caught up. The article's listing tests the first threshold first and so can never
@@ -18,7 +18,7 @@ StageName = Literal["early", "middle", "late"]
 
 
 class LossWeights(BaseModel):
-    """Of the alignment, of the teacher's reconstruction and of the student's."""
+    """Weights of the alignment loss and of the teacher's and the student's reconstruction losses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,9 +30,10 @@ class LossWeights(BaseModel):
 class RelativeThresholds(BaseModel):
     """Thresholds relative to r's own course, for runs in which r never falls to the paper's 0.85.
 
-    r begins high, falls while the teacher leads, and rises again as the student catches up; how far it falls depends
-    on the two networks and the imagery. With its first value and its lowest one so far, early ends when r has regained
-    ``turned`` of its fall, and middle when it has regained ``regained``. Ours, not the paper's.
+    r starts high, falls while the teacher improves faster, and rises again as the student catches up; the size of the
+    fall depends on both networks and the imagery. The early stage ends when r has risen again by the share ``turned``
+    of its fall (first value minus lowest value so far), the middle stage at the share ``regained``. This is our
+    extension of the paper.
 
     Attributes:
         turned, regained: shares of the fall.
@@ -89,14 +90,14 @@ class Schedule:
 
     @property
     def weights(self) -> LossWeights:
-        """In force now."""
+        """Weights of the current stage."""
         return self.settings.weights(self.stage)
 
     def update(self, teacher: float, student: float) -> float:
-        """Takes a step's reconstruction losses, moves on where it is time, and gives the smoothed r.
+        """Adds a step's reconstruction losses, advances the stage if due, and returns the smoothed ratio r.
 
-        r is the teacher's loss over the student's, each averaged over the window first: a mean of quotients would be
-        ruled by the steps whose student loss happens to be small.
+        r is the teacher's loss divided by the student's, each averaged over the window first: a mean of quotients would
+        be dominated by steps with a small student loss.
         """
         self._losses.append((teacher, student))
         r = sum(pair[0] for pair in self._losses) / sum(pair[1] for pair in self._losses)
@@ -133,7 +134,7 @@ class Schedule:
         return {"stage": self.stage, "losses": losses, "first": self._first, "lowest": lowest}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state` gave."""
+        """Restores what :meth:`state` returned."""
         self.stage = state["stage"]
         self._first = state.get("first")
         lowest = state.get("lowest")

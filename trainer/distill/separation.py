@@ -1,8 +1,8 @@
-"""The two rivals of the gate in the paper's comparison of how domains are told apart, as alignment losses.
+"""Two alternatives to the gate from the paper's comparison of domain separation, as alignment losses.
 
-Both take a teacher's features and the student's, projected to the same width, on the compact grid, and give one number
-to be made small. They work within each image, never across the batch: the loss of a batch is the mean of its images'
-losses, whoever shares them among processes.
+Both take the teacher's and the student's features, projected to the same width, on the compact grid, and return a
+scalar to be minimised. They work within each image, so that the loss of a batch is the mean over its images for any
+number of processes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SeparationKind = Literal["fourier", "mutual_information"]
 
 
 class Separation(nn.Module, ABC):
-    """An alignment loss with weights of its own, for one pair of depths."""
+    """An alignment loss with trainable weights, for one pair of depths."""
 
     @abstractmethod
     def forward(self, teacher: Tensor, student: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The loss, a float32 scalar; goes back through both sides (detach the teacher for one-directional).
+        """The loss, a float32 scalar, with gradients for both sides (detach the teacher for one direction only).
 
         Args:
             teacher: (B, N_v, D), row-major on ``grid``.
@@ -35,9 +35,9 @@ class Separation(nn.Module, ABC):
 
 
 class FourierSeparation(Separation):
-    """The student follows the phases of the teacher's features, over the grid, and none of its amplitudes.
+    """Aligns the phases of the student's features over the grid with the teacher's, and ignores amplitudes.
 
-    Each channel counts by a squeeze-and-excitation of the teacher's phases. For the teacher's side (its frozen phase
+    Channels are weighted by a squeeze-and-excitation of the teacher's phases. For the teacher's side (its frozen phase
     with an adapted amplitude) set ``fusion: fourier`` in the teacher's MMoA.
 
     Source: Tang et al., "Direct Distillation between Different Domains" (4Ds), ECCV 2024, and its code
@@ -72,7 +72,7 @@ class FourierSeparation(Separation):
 
 
 class MutualInformation(Separation):
-    """The student is to share what relations among tokens tell in the teacher, and relations are to tell little else.
+    """Maximises the mutual information of teacher's and student's token relations, and compresses the relations.
 
     With R(Z) the relations of every token of an image to all others (a row each, of length 1), G(.) the Gram matrix of
     rows divided by its trace and S_2(G) = -log2 |G|_F^2 the matrix-based Renyi entropy of order 2:
@@ -86,8 +86,8 @@ class MutualInformation(Separation):
     ICML 2025 (arXiv 2505.21920) and its code (MuyaoYuan/InfoSAM); the entropy: Sanchez Giraldo et al., IEEE Trans. Inf.
     Theory 61 (2015), and Yu et al., IEEE TPAMI 42 (2020). Two things differ. InfoSAM relates SAM's image tokens to the
     tokens of its mask decoder; there is none here, so tokens relate to each other. Its samples are the images of a
-    batch; here they are the tokens of an image: a batch of 4 images tells no entropy, and one shared among processes
-    would tell another.
+    batch; here they are the tokens of an image: a batch of 4 images is too small to estimate an entropy, and splitting
+    it over processes would change the estimate.
     """
 
     def __init__(self, width: int, *, compression: float = 1.0, distillation: float = 1.0) -> None:
@@ -103,8 +103,8 @@ class MutualInformation(Separation):
         with torch.autocast(teacher.device.type, enabled=False):
             theirs, ours = gram(self.relations(teacher.float())), gram(self.relations(student.float()))
             shared = entropy(theirs) + entropy(ours) - entropy(joint(theirs, ours))
-            kept = entropy(theirs) - entropy(joint(gram(teacher.float()), theirs))
-            return (self.compression * kept - self.distillation * shared).mean()
+            mutual = entropy(theirs) - entropy(joint(gram(teacher.float()), theirs))
+            return (self.compression * mutual - self.distillation * shared).mean()
 
     def relations(self, tokens: Tensor) -> Tensor:
         """R(Z): (B, N_v, D) to (B, N_v, N_v)."""
@@ -119,9 +119,9 @@ def gram(rows: Tensor) -> Tensor:
     return unit @ unit.transpose(1, 2) / rows.shape[1]
 
 
-def joint(one: Tensor, other: Tensor) -> Tensor:
+def joint(first: Tensor, second: Tensor) -> Tensor:
     """Hadamard product of two Gram matrices, of trace 1 again: that of both variables together."""
-    product = one * other
+    product = first * second
     return product / product.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
 
 
@@ -131,5 +131,5 @@ def entropy(matrix: Tensor) -> Tensor:
 
 
 def build_separation(kind: SeparationKind, width: int) -> Separation:
-    """The rival called ``kind`` for features of ``width``."""
+    """The alternative alignment loss named ``kind`` for features of ``width``."""
     return FourierSeparation(width) if kind == "fourier" else MutualInformation(width)

@@ -1,4 +1,4 @@
-"""Configuration of a distillation. Defaults are the paper's method; trainer/configs/mask_cdkd.yaml is its recipe."""
+"""Settings of a distillation. The defaults are the paper's; trainer/configs/mask_cdkd.yaml is its recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.errors import SettingsRefused
 from trainer.models.masking import MaskKind, fitting_cell
 from trainer.models.reconstruction import HeadSettings, Target
 from trainer.models.student import PAPER_STUDENT, StudentSettings
-from trainer.models.teacher import TeacherSettings
+from trainer.models.teachers.settings import TeacherSettings
 
 Alignment = Literal["mse", "fourier", "mutual_information"]
 """How the student's features are compared with a teacher's: by value, or by one of trainer/distill/separation.py."""
@@ -41,10 +41,10 @@ class DistillSettings(RunSettings):
     Attributes:
         tiles: folder of ``trainer tiles``; ``subset`` takes the first so many of a fixed random order.
         augment: changes of the crops; their ``scale`` is that of the windows cut from the tiles.
-        student: what flies; ``student_levels`` are its blocks (1-based) that follow the teachers' ``levels``.
-        teachers: by name. None at all is masked reconstruction alone.
-        bidirectional: the alignment also moves the teachers' adapters; the paper's ablation switches it off.
-        alignment: how features are compared; the two rivals are those of the paper's domain-separation comparison.
+        student: the network to deploy; blocks ``student_levels`` (1-based) are aligned with the teachers' ``levels``.
+        teachers: by name; without any, it is masked reconstruction alone.
+        bidirectional: the alignment also trains the teachers' adapters; the paper's ablation switches it off.
+        alignment: how features are compared; the two alternatives are those of the paper's domain-separation study.
         head: the reconstruction heads'.
     """
 

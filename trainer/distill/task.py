@@ -1,4 +1,4 @@
-"""Distillation as a task of the loop: tiles and masks in, named losses out, the schedule in between."""
+"""Distillation as a task of the training loop: draws tiles and masks, returns named losses."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from trainer.distill.pictures import reconstruction_picture
 from trainer.distill.schedule import Schedule
 from trainer.distill.settings import DistillSettings
 from trainer.errors import DataMissing, SettingsRefused
-from trainer.loop import Batch, Slice, fabric_of, run_to_end
 from trainer.models.masking import drawn_visible
 from trainer.models.reconstruction import target_of
-from trainer.models.teacher import build_teacher
+from trainer.models.teachers.build import build_teacher
+from trainer.training.loop import fabric_of, run_to_end
+from trainer.training.task import Batch, Slice
 
 SHOWN = 3
 """Tiles in a picture of reconstructions."""
 
 
 class DistillTask:
-    """A :class:`trainer.loop.Task` whose network is a :class:`MaskCDKD`.
+    """A :class:`trainer.training.task.Task` whose network is a :class:`MaskCDKD`.
 
     Args:
         settings: of the run.
@@ -59,21 +60,21 @@ class DistillTask:
         return torch.stack(pixels).contiguous(memory_format=torch.channels_last), torch.stack(index)
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Scalars "total", "alignment", "teacher" and "student", and what the network tells of each teacher."""
-        told: dict[str, Tensor] = network(*batch)
-        student = told["reconstruction_student"]
+        """Scalars "total", "alignment", "teacher" and "student", and the network's losses of each teacher."""
+        named_losses: dict[str, Tensor] = network(*batch)
+        student = named_losses["reconstruction_student"]
         if not self.settings.teachers:
             return {"total": student, "student": student}
         share = {name: teacher.weight for name, teacher in self.settings.teachers.items()}
-        alignment = torch.stack([weight * told[f"alignment_{name}"] for name, weight in share.items()]).sum()
-        teacher = torch.stack([weight * told[f"reconstruction_{name}"] for name, weight in share.items()]).sum()
+        alignment = torch.stack([weight * named_losses[f"alignment_{name}"] for name, weight in share.items()]).sum()
+        teacher = torch.stack([weight * named_losses[f"reconstruction_{name}"] for name, weight in share.items()]).sum()
         weights = self.schedule.weights
         total = weights.alignment * alignment + weights.teacher * teacher + weights.student * student
-        apart = {name: value for name, value in told.items() if name != "reconstruction_student"}
+        apart = {name: value for name, value in named_losses.items() if name != "reconstruction_student"}
         return {"total": total, "alignment": alignment, "teacher": teacher, "student": student, **apart}
 
     def after_step(self, losses: dict[str, float]) -> dict[str, float | str]:
-        """r, and the stage the step was made in."""
+        """The ratio r, and the stage of the step."""
         if not self.settings.teachers:
             return {}
         stage = self.schedule.stage
@@ -82,11 +83,11 @@ class DistillTask:
         return {"r": r, "stage": stage}
 
     def state(self) -> dict[str, Any]:
-        """The schedule's."""
+        """State of the schedule."""
         return self.schedule.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up the schedule."""
+        """Restores the schedule."""
         self.schedule.load_state(state)
 
     def show(self, folder: Path, step: int) -> None:
@@ -138,14 +139,14 @@ def open_tiles(settings: DistillSettings) -> Sequence[NDArray[np.uint8]]:
     """
     if settings.tiles is None:
         raise DataMissing("tiles", "no folder named", "name one of `trainer tiles` in the configuration or by --tiles")
-    from trainer.tiles.shelf import TileShelf  # pyarrow: only who reads shards needs it
+    from trainer.tiles.shard_reader import ShardDataset  # pyarrow: only who reads shards needs it
 
-    shelf = TileShelf(settings.tiles)
+    shelf = ShardDataset(settings.tiles)
     return shelf if settings.subset is None else shelf.subset(settings.subset, seed=0)
 
 
 def distill(settings: DistillSettings, folder: Path) -> None:
-    """Open the tiles, take up the run in ``folder`` or start it, and go to the end.
+    """Opens the tiles, then resumes or starts the run in ``folder`` and trains to the end.
 
     Raises:
         TrainerError: see its tree.

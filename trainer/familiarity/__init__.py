@@ -1,1 +1,1 @@
-"""How like the training imagery a tile is: fitted on features of the encoder, added to an exported graph."""
+"""Familiarity: how similar a tile is to the training imagery, from encoder features, in the exported graph."""

@@ -1,4 +1,4 @@
-"""`trainer familiarity`: fits the statistics, sets the scale on held-out places, writes both into a model folder."""
+"""`trainer familiarity`: fits the statistics, sets the scale on held-out places, writes both to a model folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engines.backends.onnxruntime import OnnxRuntimeEngine
 from engines.manifest import Familiarity, Manifest, ModelFile, Precision
-from engines.onnxrt import OnnxRuntimeEngine
 from engines.verify import golden_tiles
-from trainer.card import write_card
 from trainer.errors import ExportRefused, SettingsRefused
+from trainer.export.card import write_card
+from trainer.familiarity.band_order import ORDERS, HeldOut, ImageCells, band_orders, log_odds
 from trainer.familiarity.graph import OUTPUT, carried_over, feature_names, with_familiarity
-from trainer.familiarity.imagery import CellReader, Images, overlap, tiles_of_images
+from trainer.familiarity.imagery import CellReader, Images, overlap
 from trainer.familiarity.statistics import THRESHOLD, Floats, Statistics, fitted, scale_of
-from trainer.profile_onnx import cost_of
+from trainer.profile.onnx_graph import cost_of
 
 if TYPE_CHECKING:
     from engines.engine import Engine
@@ -29,20 +30,20 @@ MOST_RATIO: dict[Precision, float] = {"fp32": 1.02, "fp16": 1.1, "bf16": 1.25, "
 LEAST_TILES = 3
 """Held out: with fewer a scale is none."""
 
-Tell = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class FamiliarityRequest:
-    """What to fit on, and what to set the scale by.
+    """Imagery for the statistics, and held-out imagery for the scale.
 
     Attributes:
         model: folder, changed in place.
-        fit: training imagery; each entry has a prototype of its own.
-        holdout: imagery of places that are known ground but not in ``fit``.
-        in_turn: instead of ``holdout``: each image is left out of the fit once, and the scale set by those.
+        fit: training imagery; each entry gets its own prototype.
+        holdout: imagery of similar places that is not in ``fit``.
+        in_turn: instead of ``holdout``, each image is left out of the fit once, and these set the scale.
         features: names of tensors, in place of the trunk's.
-        most: tiles of each entry.
+        most: largest number of tiles of each entry.
         version: of the model from now on; as before where not given.
         threads: of ONNX Runtime.
     """
@@ -67,39 +68,45 @@ class FamiliarityRequest:
             raise SettingsRefused("--in-turn", "one image cannot be left out of itself: give --holdout SET:NAME,NAME")
 
 
-def add_familiarity(request: FamiliarityRequest, tell: Tell = lambda _: None) -> Manifest:
-    """Fit, check that classes and confidence stay what they are, and write model, manifest and card.
+def add_familiarity(request: FamiliarityRequest, report: ReportLine = lambda _: None) -> Manifest:
+    """Fits, checks that classes and confidence do not change, and writes model, manifest and card.
 
     Raises:
         SettingsRefused, DataMissing, DataRefused: as the sets raise them; too little imagery.
-        ExportRefused: the graph has no features to look at, or its classes changed.
-        ManifestError, ModelMismatch: the model folder is not whole.
+        ExportRefused: the graph lacks the features, or its classes changed.
+        ManifestError, ModelMismatch: the model folder is incomplete.
     """
-    manifest = Manifest.load(request.model)
+    manifest = _of_one_graph(request.model)
     model = onnx.load_from_string(manifest.model.read_verified(request.model))
     side, halo = manifest.input.tile_size, manifest.halo
     features = feature_names(model, side, request.features)
     reader = CellReader(model, features, request.threads)
 
-    def cells_of(images: Images) -> Floats:
-        tell(f"reading {images.described()}")
-        return reader.read(tiles_of_images(images, side=side, halo=halo, most=request.most))
+    def cells_of(images: Images) -> ImageCells:
+        report(f"reading {images.described()}")
+        return reader.read_all(images, side=side, halo=halo, most=request.most)
 
     if request.in_turn:
         by_image = [[cells_of(replace(images, names=(name,))) for name in images.names] for images in request.fit]
-        held_out = in_turn_distances(by_image)
-        sets = [np.concatenate(cells) for cells in by_image]
+        sets = [ImageCells.joined(cells) for cells in by_image]
+        given = held_out_in_turn(by_image)
     else:
         sets = [cells_of(images) for images in request.fit]
-        known = np.concatenate([cells_of(images) for images in request.holdout])
-        held_out = _fitted(sets).distances(known)
-    if len(held_out) < LEAST_TILES:
-        raise SettingsRefused("--holdout", f"{len(held_out)} tiles of held-out places are too few, give {LEAST_TILES}")
-    statistics, scale = _fitted(sets), scale_of(held_out)
+        given = _held_out(sets, ImageCells.joined([cells_of(images) for images in request.holdout]))
+    if len(given.distances) < LEAST_TILES:
+        raise SettingsRefused(
+            "--holdout", f"{len(given.distances)} tiles of held-out places are too few, give {LEAST_TILES}"
+        )
+    telling, held_out = given.telling(), given.tile_distances()
+    for group, orders in enumerate(ORDERS):
+        if group not in [told for told, _, _ in telling]:
+            report(f"bands in the order {' or '.join(map(_order_name, orders))} are not told apart: left out")
+    statistics = replace(_fitted(sets), orders=band_orders(_directions(sets), telling))
+    scale = scale_of(held_out)
     facts = Familiarity(
         output=OUTPUT,
         threshold=THRESHOLD,
-        fitted_on=f"{_described(request.fit)}; {sum(map(len, sets))} tiles",
+        fitted_on=f"{_described(request.fit)}; {sum(len(cells.right) for cells in sets)} tiles",
         held_out="each image of these, by statistics of the others" if request.in_turn
         else _described(request.holdout),
         held_out_tiles=len(held_out),
@@ -110,13 +117,13 @@ def add_familiarity(request: FamiliarityRequest, tell: Tell = lambda _: None) ->
 
 
 def carry_over(folder: Path, source: Path, *, version: str | None = None) -> Manifest:
-    """Give a model the familiarity of another precision of the same network.
+    """Copies the familiarity output from another precision of the same network.
 
     Raises:
         ExportRefused: the source has none, or is another network.
         ManifestError, ModelMismatch: a model folder is not whole.
     """
-    manifest, given = Manifest.load(folder), Manifest.load(source)
+    manifest, given = _of_one_graph(folder), _of_one_graph(source)
     if given.familiarity is None:
         raise ExportRefused(f"{given.name} has no familiarity to take over: fit it there first")
     model = onnx.load_from_string(manifest.model.read_verified(folder))
@@ -127,28 +134,51 @@ def carry_over(folder: Path, source: Path, *, version: str | None = None) -> Man
     return _written(folder, manifest, changed, given.familiarity, version=version, reference=source)
 
 
-def _fitted(sets: Sequence[Floats]) -> Statistics:
+def _of_one_graph(folder: Path) -> Manifest:
+    """The manifest of a model of one graph: in a model with heads the encoder's digest is what the heads hold on to."""
+    manifest = Manifest.load(folder)
+    if manifest.head_names:
+        raise ExportRefused(
+            f"{folder} has heads, and its encoder's file is not changed any more: fit before joining, on the model "
+            "that gives the encoder (trainer join), or with trainer export --heads --familiarity"
+        )
+    return manifest
+
+
+def _fitted(sets: Sequence[ImageCells]) -> Statistics:
     try:
-        return fitted([cells.reshape(-1, cells.shape[-1]) for cells in sets])
+        return fitted([cells.right.reshape(-1, cells.right.shape[-1]) for cells in sets])
     except ValueError as error:
         raise SettingsRefused("--fit", f"{error}: give more imagery") from error
 
 
-def in_turn_distances(by_image: Sequence[Sequence[Floats]]) -> Floats:
-    """Distances of each image's tiles by statistics of all others, (N,).
+def _directions(sets: Sequence[ImageCells]) -> list[tuple[Floats, float]]:
+    return [log_odds(sets, group) for group in range(len(ORDERS))]
+
+
+def _order_name(order: tuple[int, int, int]) -> str:
+    return "".join("RGB"[band] for band in order)
+
+
+def _held_out(sets: Sequence[ImageCells], cells: ImageCells) -> HeldOut:
+    return HeldOut.of(cells, _fitted(sets).cell_distances(cells.right), _directions(sets))
+
+
+def held_out_in_turn(by_image: Sequence[Sequence[ImageCells]]) -> HeldOut:
+    """What each image's tiles give by statistics of all others.
 
     Args:
-        by_image: for each entry that was fitted on, cells (N, 16, D) of each of its images.
+        by_image: for each entry that was fitted on, the cells of each of its images.
     """
     held_out = []
     for group, cells in enumerate(by_image):
         for left_out in range(len(cells)):
             others = [
-                np.concatenate([one for at, one in enumerate(images) if (number, at) != (group, left_out)])
+                ImageCells.joined([given for at, given in enumerate(images) if (number, at) != (group, left_out)])
                 for number, images in enumerate(by_image) if number != group or len(images) > 1
             ]  # fmt: skip
-            held_out.append(_fitted(others).distances(cells[left_out]))
-    return np.concatenate(held_out)
+            held_out.append(_held_out(others, cells[left_out]))
+    return HeldOut.joined(held_out)
 
 
 def _described(given: Sequence[Images]) -> str:
@@ -188,14 +218,14 @@ def _checked(before: Manifest, after: Manifest, folder: Path, reference: Path | 
     """The reference's figure of the golden tile; None without such a tile.
 
     Raises:
-        ExportRefused: classes or confidence of it are not what they were, or another precision says another figure.
+        ExportRefused: its classes or confidence changed, or another precision gives another familiarity.
     """
     with OnnxRuntimeEngine(before, folder) as old, OnnxRuntimeEngine(after, folder) as new:
         tiles = golden_tiles(old, 1)
-        said, says = old.infer(tiles), new.infer(tiles)
-        if (said.classes != says.classes).any() or _differ(said.confidence, says.confidence):
+        expected, actual = old.infer(tiles), new.infer(tiles)
+        if (expected.classes != actual.classes).any() or _differ(expected.confidence, actual.confidence):
             raise ExportRefused("classes or confidence of the golden tile changed: the graph was not only added to")
-        given = _figure(new, says.familiarity)
+        given = _figure(new, actual.familiarity)
     if before.golden is None:
         return None
     if reference is None:
@@ -212,15 +242,13 @@ def _checked(before: Manifest, after: Manifest, folder: Path, reference: Path | 
     return wanted.golden
 
 
-def _differ(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool:
-    if one is None or other is None:
-        return one is not other
-    return not np.array_equal(one, other)
+def _differ(first: NDArray[np.uint8] | None, second: NDArray[np.uint8] | None) -> bool:
+    if first is None or second is None:
+        return first is not second
+    return not np.array_equal(first, second)
 
 
 def _figure(engine: Engine, familiarity: Floats | None) -> float:
     if familiarity is None or not 0 < float(familiarity[0]) <= 1:
         raise ExportRefused(f"{engine.manifest.name} gives no figure of the golden tile: {familiarity}")
     return float(familiarity[0])
-
-

@@ -1,7 +1,7 @@
-"""The familiarity output in an exported ONNX graph: added, taken out, carried over to another precision.
+"""Adds the familiarity output to an exported ONNX graph, removes it, or copies it to another precision.
 
-Products and sums only, in FP32 whatever the rest is in: no operator that a backend lacks or that changed between the
-opsets of our files. All nodes and constants are named /familiarity/....
+It uses only products and sums, in FP32 for every precision of the rest: operators that all backends have and that did
+not change between the opsets of our files. All its nodes and constants are named /familiarity/....
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.familiarity.statistics import GRID, RANK, Scale, Statistics
 SCOPE = "/familiarity/"
 OUTPUT = "familiarity"
 STRIDES = (8, 16)
-"""Of the levels of the encoder that are looked at. Measured: deeper ones tell strange imagery less well."""
+"""Strides of the encoder levels whose features are used. Measured: deeper levels separate less well."""
 _LEVEL = re.compile(r"/segmenter/student/stem/trunk/blocks\.\d+/(Add|project/project\.0/Conv)$")
 """Ends of the blocks of an EfficientNet-Lite trunk, by the exporter's names."""
 
@@ -29,7 +29,7 @@ Constant = NDArray[np.float32] | NDArray[np.int64]
 
 
 def feature_names(model: onnx.ModelProto, tile_size: int, given: Sequence[str] = ()) -> tuple[str, ...]:
-    """Tensors that are looked at: the trunk's last ones of each stride, or those given by name.
+    """The feature tensors: the trunk's last one of each stride, or those given by name.
 
     Raises:
         ExportRefused: the graph has no such tensors.
@@ -70,9 +70,9 @@ class _Nodes:
 
     def add(self, kind: str, inputs: Sequence[str], name: str, *, outputs: int = 1, **attributes: Any) -> str:
         """A node; gives the name of its first output."""
-        told = [SCOPE + name, *(f"{SCOPE}{name}/{number}" for number in range(1, outputs))]
-        self.nodes.append(helper.make_node(kind, list(inputs), told, name=SCOPE + name + "/node", **attributes))
-        return told[0]
+        names = [SCOPE + name, *(f"{SCOPE}{name}/{number}" for number in range(1, outputs))]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=SCOPE + name + "/node", **attributes))
+        return names[0]
 
     def constant(self, name: str, value: Constant) -> str:
         """A constant; gives its name."""
@@ -108,9 +108,9 @@ def only_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that gives the familiarity alone, for measuring many tiles."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept = [port for port in copy.graph.output if port.name == OUTPUT]
+    outputs = [port for port in copy.graph.output if port.name == OUTPUT]
     del copy.graph.output[:]
-    copy.graph.output.extend(kept)
+    copy.graph.output.extend(outputs)
     _drop_unused(copy.graph)
     return copy
 
@@ -137,9 +137,9 @@ def without_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     graph = copy.graph
     for items in (graph.node, graph.initializer, graph.value_info):
-        kept = [item for item in items if not item.name.startswith(SCOPE)]
+        remaining = [item for item in items if not item.name.startswith(SCOPE)]
         del items[:]
-        items.extend(kept)
+        items.extend(remaining)
     outputs = [port for port in graph.output if port.name != OUTPUT]
     del graph.output[:]
     graph.output.extend(outputs)
@@ -163,11 +163,11 @@ def carried_over(model: onnx.ModelProto, donor: onnx.ModelProto) -> onnx.ModelPr
             raise ExportRefused(f"these statistics are of another network: this one has no such tensor as {name}")
     copy.graph.initializer.extend(item for item in donor.graph.initializer if item.name.startswith(SCOPE))
     for node in added:
-        kept = onnx.NodeProto()
-        kept.CopyFrom(node)
+        copied = onnx.NodeProto()
+        copied.CopyFrom(node)
         if node.name.startswith(f"{SCOPE}feature_"):
-            kept.input[0] = _as_read(copy.graph, node.input[0])
-        copy.graph.node.append(kept)
+            copied.input[0] = _as_read(copy.graph, node.input[0])
+        copy.graph.node.append(copied)
     _add_output(copy)
     return copy
 
@@ -211,11 +211,28 @@ def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
         "TopK", [square, nodes.constant("one", _ints(1))], "nearest", outputs=2, axis=2, largest=0, sorted=1
     )
     of_cells = nodes.add("Squeeze", [nearest, nodes.constant("nearest_axis", _ints(2))], "of_cells")
+    distance = _with_orders(nodes, nodes.add("Sqrt", [of_cells], "distance"), centred, statistics)
     ranked = nodes.add(
-        "TopK", [of_cells, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
+        "TopK", [distance, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
     )
     place = [nodes.constant(name, _ints(value)) for name, value in (("from", RANK - 1), ("to", RANK), ("along", 1))]
-    return nodes.add("Sqrt", [nodes.add("Slice", [ranked, *place], "tile")], "distance")
+    return nodes.add("Slice", [ranked, *place], "tile")
+
+
+def _with_orders(nodes: _Nodes, distance: str, centred: str, statistics: Statistics) -> str:
+    """(N, 16): the cells' distances, or what tells exchanged bands where that is more."""
+    if (orders := statistics.orders) is None:
+        return distance
+    # Centred before the product: features are far from zero, and half precision would round the difference away.
+    offsets = statistics.mean @ orders.directions + orders.offsets
+    all_of = [distance]
+    axis = nodes.constant("order_axis", _ints(2))
+    for number, (direction, offset) in enumerate(zip(orders.directions.T, offsets, strict=True)):
+        column = nodes.constant(f"order_{number}", np.ascontiguousarray(direction[:, None]))
+        odds = nodes.add("MatMul", [centred, column], f"along_{number}")
+        odds = nodes.add("Squeeze", [odds, axis], f"odds_{number}")
+        all_of.append(nodes.add("Add", [odds, nodes.constant(f"offset_{number}", offset[None])], f"exchanged_{number}"))
+    return nodes.add("Max", all_of, "distance_or_order")
 
 
 def _on_scale(nodes: _Nodes, distance: str, scale: Scale) -> str:
@@ -258,13 +275,13 @@ def _add_output(model: onnx.ModelProto) -> None:
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
     needed = {port.name for port in graph.output}
-    kept = []
+    used = []
     for node in reversed(graph.node):
         if needed & set(node.output):
             needed |= set(node.input)
-            kept.append(node)
+            used.append(node)
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(used))
     constants = [item for item in graph.initializer if item.name in needed]
     del graph.initializer[:]
     graph.initializer.extend(constants)

@@ -1,4 +1,4 @@
-"""Tiles of labelled sets, cut as a scene is cut in flight, and what an encoder makes of them."""
+"""Tiles of labelled sets, cut as the onboard pipeline cuts scenes, and their encoder features."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from onboard.scene.grid import Grid, pad_to_tile
 from trainer.data.rasters import read_pixels
 from trainer.data.sets import open_set
 from trainer.errors import SettingsRefused
+from trainer.familiarity.band_order import ORDERS, ImageCells, exchanged
 from trainer.familiarity.graph import with_cells
 from trainer.familiarity.statistics import Floats
 
 Pixels = NDArray[np.uint8]
+MOST_EMPTY = 0.1
+"""Largest share of pure white and pure black pixels in a tile: what fills pictures where there is no data would else be
+learned, and with it snow and cloud."""
+_PURE = 5
+"""Steps of 0 to 255 from black and from white that count as pure: JPEG blurs what was filled."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,8 @@ class Images:
 
 def overlap(some: Iterable[Images], others: Iterable[Images]) -> list[str]:
     """Images that are in both, as SET/NAME."""
-    one, other = ({f"{item.set}/{name}" for item in given for name in item.names} for given in (some, others))
-    return sorted(one & other)
+    first, second = ({f"{item.set}/{name}" for item in given for name in item.names} for given in (some, others))
+    return sorted(first & second)
 
 
 def tiles_of(pixels: Pixels, *, side: int, halo: int) -> Iterator[Pixels]:
@@ -61,8 +67,13 @@ def tiles_of(pixels: Pixels, *, side: int, halo: int) -> Iterator[Pixels]:
         yield np.ascontiguousarray(pad_to_tile(read, side))
 
 
+def empty_share(tile: Pixels) -> float:
+    """Share of pixels (3, H, W) that are pure white or pure black in all bands."""
+    return float(((tile.min(axis=0) >= 255 - _PURE) | (tile.max(axis=0) <= _PURE)).mean())
+
+
 def tiles_of_images(images: Images, *, side: int, halo: int, most: int) -> Iterator[Pixels]:
-    """Up to ``most`` tiles, spread evenly over the images.
+    """Up to ``most`` tiles, spread evenly over the images; none that is empty for a tenth or more.
 
     Raises:
         DataRefused: an image cannot be read.
@@ -73,7 +84,8 @@ def tiles_of_images(images: Images, *, side: int, halo: int, most: int) -> Itera
         names = tuple(names[int(place)] for place in np.linspace(0, len(names) - 1, most).round())
     each = max(1, most // len(names))
     for name in names:
-        tiles = list(tiles_of(read_pixels(labelled.image_path(name)), side=side, halo=halo))
+        cut = tiles_of(read_pixels(labelled.image_path(name)), side=side, halo=halo)
+        tiles = [tile for tile in cut if empty_share(tile) < MOST_EMPTY]
         chosen = np.unique(np.linspace(0, len(tiles) - 1, min(each, len(tiles))).round().astype(int))
         yield from (tiles[int(place)] for place in chosen)
 
@@ -92,8 +104,18 @@ class CellReader:
 
     def read(self, tiles: Iterable[Pixels]) -> Floats:
         """Float32 (N, 16, D) of tiles uint8 (3, S, S)."""
-        found = [self._session.run(None, {self._input: tile[np.newaxis]})[0] for tile in tiles]
-        if not found:
-            raise SettingsRefused("images", "there is no tile in them")
-        cells: Floats = np.concatenate(found)
+        features = [self._session.run(None, {self._input: tile[np.newaxis]})[0] for tile in tiles]
+        cells: Floats = np.concatenate(features)
         return cells
+
+    def read_all(self, images: Images, *, side: int, halo: int, most: int) -> ImageCells:
+        """Cells of up to ``most`` tiles of images, and of the same tiles with their bands exchanged.
+
+        Raises:
+            SettingsRefused: no tile of them can be used.
+        """
+        tiles = list(tiles_of_images(images, side=side, halo=halo, most=most))
+        if not tiles:
+            reason = f"no tile of these can be used: each is pure white or black for {MOST_EMPTY:.0%} or more"
+            raise SettingsRefused(images.described(), reason)
+        return ImageCells(self.read(tiles), tuple(self.read(exchanged(tiles, group)) for group in range(len(ORDERS))))

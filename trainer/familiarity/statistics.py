@@ -1,9 +1,10 @@
-"""Distance of a tile from the training imagery, and the scale on which it is given.
+"""Distance of a tile's features from the training imagery, and the scale from distance to familiarity.
 
-A tile is seen as 4 x 4 cells, each by the mean of every channel of two levels of the encoder. A cell's distance is that
-to the nearest prototype (the mean of one data set's cells) in units of the spread within the sets, shrunk towards
-independent channels. A tile's distance is the sixth smallest of its sixteen cells': ten of them may show clouds, a
-collar or no data before the tile counts as strange, and imagery of another kind is strange in all.
+A tile is divided into 4 x 4 cells; the features of a cell are the channel means of two encoder levels. A cell's
+distance is that to the nearest prototype (the mean of one data set's cells), in units of the spread within the sets,
+with a covariance shrunk towards independent channels; or, where that is more, how much the cell looks as if its bands
+were exchanged (trainer.familiarity.band_order). A tile's distance is the sixth smallest of its sixteen cells:
+up to ten cells may show clouds, a collar or no data, while imagery of another kind is far away in all cells.
 
 Source: Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks", NeurIPS 2018 (distance to the nearest mean under one covariance); the grid and the rank are measured
@@ -24,37 +25,65 @@ Floats = NDArray[np.float32]
 GRID = 4
 """Cells along a tile's side."""
 RANK = 6
-"""Of a tile's cells by distance, the one that speaks for it."""
+"""Rank, in order of distance, of the cell whose distance is the tile's."""
 SHRINKAGE = 0.1
 """Of a channel's variance, added to every direction: few cells say little of the directions that hardly vary."""
 THRESHOLD = 0.02
-"""Share of held-out tiles of known places that may be told wrongly."""
+"""Largest share of held-out tiles of known places that may count as unfamiliar."""
 _SHARES = (0.9, 0.75, 0.5, 0.25, 0.1, 0.05)
 _MARGIN = 1.005
 """On the distance of the threshold, for rounding of the engines."""
 LEAST_CELLS_A_CHANNEL = 1.0
 
 
+def rank_of_cells(values: Floats) -> Floats:
+    """Of tiles (N, cells), the value of the cell that speaks for each, float32 (N,)."""
+    ranked: Floats = np.sort(values, axis=1)[:, RANK - 1].astype(np.float32)
+    return ranked
+
+
+@dataclass(frozen=True)
+class BandOrders:
+    """Directions that tell exchanged bands: cells @ directions + offsets are in units of distance.
+
+    Attributes:
+        directions: float32 (D, G).
+        offsets: float32 (G,).
+    """
+
+    directions: Floats
+    offsets: Floats
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """Of the training imagery's cells.
+    """Statistics of the training imagery's cells.
 
     Attributes:
         mean: float32 (D,), of all cells.
         projection: float32 (D, D): (cell - mean) @ projection has unit spread within a set in every direction.
         prototypes: float32 (K, D), so projected: the mean of each data set.
+        orders: what tells exchanged bands; None where nothing does.
     """
 
     mean: Floats
     projection: Floats
     prototypes: Floats
+    orders: BandOrders | None = None
+
+    def cell_distances(self, cells: Floats) -> Floats:
+        """Of cells (N, cells, D) from the training imagery, whatever their bands' order: float32 (N, cells)."""
+        projected = (cells - self.mean) @ self.projection
+        squares = ((projected[:, :, None, :] - self.prototypes) ** 2).mean(axis=-1).min(axis=-1)
+        distances: Floats = np.sqrt(squares).astype(np.float32)
+        return distances
 
     def distances(self, cells: Floats) -> Floats:
-        """Of tiles (N, cells, D), float32 (N,); 1 is usual."""
-        projected = (cells - self.mean) @ self.projection
-        apart = ((projected[:, :, None, :] - self.prototypes) ** 2).mean(axis=-1).min(axis=-1)
-        ranked: Floats = np.sqrt(np.sort(apart, axis=1)[:, RANK - 1]).astype(np.float32)
-        return ranked
+        """Of tiles (N, cells, D), float32 (N,)."""
+        each = self.cell_distances(cells)
+        if self.orders is not None:
+            each = np.maximum(each, (cells @ self.orders.directions + self.orders.offsets).max(axis=-1))
+        return rank_of_cells(each)
 
 
 def fitted(sets: Sequence[Floats]) -> Statistics:
@@ -72,7 +101,8 @@ def fitted(sets: Sequence[Floats]) -> Statistics:
     variances, directions = np.linalg.eigh(within.T @ within / count)
     projection = directions / np.sqrt(np.maximum(variances, 0) + SHRINKAGE) / deviation[:, None]
     prototypes = np.stack([(cells.mean(axis=0, dtype=np.float64) - mean) @ projection for cells in sets])
-    return Statistics(*(array.astype(np.float32) for array in (mean, projection, prototypes)))
+    mean, projection, prototypes = (array.astype(np.float32) for array in (mean, projection, prototypes))
+    return Statistics(mean, projection, prototypes)
 
 
 @dataclass(frozen=True)

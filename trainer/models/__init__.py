@@ -1,1 +1,1 @@
-"""The student, its decoder, and what is exported of them."""
+"""Networks: student, decoders, teachers, and the form that is exported."""

@@ -1,8 +1,8 @@
-"""Logits and the cells that share a class: several cells lie along a logit, and are kept as phases of its grid.
+"""Class decisions for cells smaller than a logit: logits are kept as phases of the finer grid.
 
-A grid of side x h rows and side x w columns is held as side^2 channels of h x w: channel i x side + j is the cell in
-row i and column j of each logit. Sums and products of such planes run at full speed in every engine, a resize and what
-follows it on the finer grid does not. ``pixel_shuffle(phases, side)`` is the finer grid.
+A grid of side x h rows and side x w columns is stored as side^2 channels of h x w ("phases"): channel i x side + j is
+the cell in row i and column j of each logit. Sums and products of such planes are fast in every engine; a resize and
+operations on the finer grid are not. ``pixel_shuffle(phases, side)`` gives the finer grid.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from trainer.models.tokens import static_sizes
 
 
 def box_means(count: int, side: int, reach: int) -> Tensor:
-    """Weights (count, count), a row for each logit along one axis: what its ``side`` cells hear in the mean.
+    """Smoothing weights (count, count) along one axis: row i averages the logits around logit i.
 
-    Each cell hears the mean over the ``reach`` cells around it that exist, each of which has the value of its logit.
+    They are the mean, over the ``side`` cells of a logit, of a box filter of ``reach`` cells that is cut at the edges;
+    each cell has the value of its logit.
     """
     places = np.arange(count * side)
     near = (np.abs(places[:, None] - places) <= reach // 2).astype(np.float64)
@@ -39,14 +40,14 @@ def in_phases(grid: Tensor, side: int) -> Tensor:
 
 
 def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
-    """One longer at either end of an axis. Torch's own padding is exported with sizes worked out at run time."""
+    """Replicates both edges of an axis by one. Torch's own padding is exported with sizes computed at run time."""
     count = static_sizes(grid)[axis - 1]
     parts = torch.split(grid, [1] * count if count < 3 else [1, count - 2, 1], dim=axis)
     return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
 
 
 def _phase_kernel(channels: int, side: int) -> Tensor:
-    """Weights (C x side^2, C, 3, 3), no channel hearing another."""
+    """Interpolation weights (C x side^2, C, 3, 3) that do not mix channels."""
     offsets = (np.arange(side) + 0.5) / side - 0.5
     line = np.stack([np.maximum(-offsets, 0), 1 - np.abs(offsets), np.maximum(offsets, 0)], axis=1)
     plane = np.einsum("ip,jq->ijpq", line, line).reshape(side**2, 3, 3)
@@ -57,7 +58,7 @@ def _phase_kernel(channels: int, side: int) -> Tensor:
 def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
     """(B, side^2, h, w), whole numbers 0..255 for each cell, to pixels uint8 (B, h x side x cell, w x side x cell).
 
-    Bytes come last: TensorRT has them at its inputs and outputs only.
+    The cast to uint8 comes last: TensorRT supports it only for inputs and outputs.
     """
     _, rows, columns = static_sizes(phases)
     if cell > 1:

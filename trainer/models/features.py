@@ -1,4 +1,4 @@
-"""What an encoder hands to a decoder."""
+"""The features that an encoder passes to a decoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StudentFeatures:
-    """What the decoder reads.
+    """The features that a decoder reads.
 
     Attributes:
         levels: one map per block of ``out_blocks``, each (B, width, H/patch, W/patch); of the visible tokens alone,

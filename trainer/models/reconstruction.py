@@ -1,4 +1,4 @@
-"""Masked reconstruction: guess the hidden patches from the visible ones, with no label.
+"""Masked reconstruction: predicts hidden patches from visible ones, without labels.
 
 Sources: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; the head's shape is that of
 Mask-CDKD (docs: method).
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 
 from trainer.errors import SettingsRefused
 from trainer.models.masking import Visible
-from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.normalisation import DEVIATION, MEAN
 from trainer.models.student import sincos_positions
 
 Target = Literal["normalised", "raw"]

@@ -1,4 +1,4 @@
-"""Student and decoder as one network."""
+"""Encoder and decoder as one segmentation network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.models.features import StudentFeatures
 from trainer.models.linear_probe import LinearProbe
-from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.normalisation import DEVIATION, MEAN
 from trainer.models.plain import Fpn, FpnSettings, LiteEncoder, LiteSettings, PlainEncoder, PlainSettings
 from trainer.models.student import PAPER_STUDENT, Student, StudentSettings
 from trainer.models.upernet import PAPER_DECODER, DecoderSettings, UPerNet
@@ -97,6 +97,7 @@ class Segmenter(nn.Module):
         self.settings = settings
         self.student = encoder or _encoder(settings)
         self.student_frozen = False
+        self.frozen: list[nn.Module] = []
         self.decoder = _decoder(settings, settings.decoder, settings.classes)
         self.heads = nn.ModuleDict(
             {name: _decoder(settings, head.decoder, head.classes) for name, head in settings.heads.items()}
@@ -106,14 +107,22 @@ class Segmenter(nn.Module):
 
     def freeze_student(self) -> None:
         """From now on the student learns nothing and infers, whatever mode the rest is in."""
-        self.student.requires_grad_(False).eval()
+        self._freeze(self.student)
         self.student_frozen = True
 
+    def freeze_head(self, place: int) -> None:
+        """The same of a head: 0 is the model's own, others follow in their order."""
+        self._freeze([self.decoder, *self.heads.values()][place])
+
+    def _freeze(self, part: nn.Module) -> None:
+        part.requires_grad_(False).eval()
+        self.frozen.append(part)
+
     def train(self, mode: bool = True) -> Segmenter:
-        """As torch has it, but a frozen student stays in eval mode."""
+        """As torch has it, but frozen parts stay in eval mode."""
         super().train(mode)
-        if self.student_frozen:
-            self.student.eval()
+        for part in self.frozen:
+            part.eval()
         return self
 
     def normalised(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Amplitude and phase of a grid of features, and the fusion of streams that 4Ds makes of them.
+"""Amplitude and phase of a feature grid, and the fusion of streams in 4Ds that uses them.
 
 Source: Tang et al., "Direct Distillation between Different Domains" (4Ds), ECCV 2024 (arXiv 2401.06826): the phase
 holds what is common to domains, the amplitude what is a domain's own.

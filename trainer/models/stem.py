@@ -1,4 +1,4 @@
-"""From pixels to the student's first tokens: a convolutional stem, or the ViT's own patch embedding."""
+"""The student's first layers: a convolutional stem, or the ViT's own patch embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student: a plain ViT, or a ViT behind a convolutional stem, with windows where they pay.
+"""The student: a plain ViT, or a ViT on a convolutional stem, with window attention where it saves time.
 
 Tokens are kept window-major inside the network: one permutation on the way in and one on the way out, so that a
 windowed block is a reshape. With ``window=None`` the order is row-major and every block is global.
@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 from trainer.models.features import StudentFeatures
 from trainer.models.lite_stem import LiteName, LiteStem, lite_detail
 from trainer.models.masking import Visible
-from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.normalisation import DEVIATION, MEAN
 from trainer.models.stem import ConvStem, LinearStem
 from trainer.models.tokens import PATCH, grid_from_tokens, pool_tokens, static_sizes, tokens_from_grid
 
@@ -190,8 +190,8 @@ class Student(nn.Module):
         self.train()
         self.stem(image)
         self.train(training)
-        for norm, kept in zip(norms, momentum, strict=True):
-            norm.momentum = kept
+        for norm, original in zip(norms, momentum, strict=True):
+            norm.momentum = original
 
     def positions_for(self, rows: int, columns: int) -> Tensor:
         """Positions (1, width, rows, columns): the table's corner where it suffices, interpolated beyond it.

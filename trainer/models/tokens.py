@@ -1,4 +1,4 @@
-"""Tokens of a grid, in window-major order: one permutation in, one out, and a windowed block is a reshape."""
+"""Tokens of a grid in window-major order: one permutation on entry, one on exit; a window is a reshape."""
 
 from __future__ import annotations
 

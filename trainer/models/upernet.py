@@ -1,4 +1,4 @@
-"""UPerNet: pyramid pooling on the deepest level, a top-down path over the others, one fusion, one classifier.
+"""UPerNet: pyramid pooling on the deepest level, a top-down path, one fusion and one classifier.
 
 Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018. All levels of a ViT lie at stride
 16; where the student has a convolutional stem, its features at strides 8 and 4 refine the fused map.

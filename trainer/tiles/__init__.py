@@ -1,1 +1,1 @@
-"""From scenes of any size to shards of unlabelled tiles."""
+"""Cuts scenes of any size into shards of unlabelled tiles."""

@@ -1,4 +1,4 @@
-"""Where tiles lie in a source."""
+"""Positions of tiles in a source."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from onboard.scene.grid import Window
 
 
 class Cuts:
-    """The windows of a source, row by row, each `size` x `size` and wholly inside.
+    """The windows of a source, row by row, each `size` x `size` and completely inside.
 
-    Tiles start every `step` pixels. What is left over at the right and the bottom gets a tile of its own, shifted
-    inwards, only if it is at least half a tile wide: a narrower rest would mostly repeat what the tile before it shows.
+    Tiles start every `step` pixels. A remainder at the right or bottom gets another tile, shifted inwards, if it is at
+    least half a tile wide: a narrower one would mostly repeat the previous tile.
 
     `len` is 0 for a source smaller than a tile.
     """

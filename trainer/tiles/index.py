@@ -1,4 +1,4 @@
-"""The Parquet index: one row a tile, one row group a shard, never whole in memory."""
+"""The Parquet index: one row per tile, one row group per shard, written without loading it whole."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         pa.field("difference_hash", pa.uint64(), nullable=False),
     ]
 )
-"""Columns: where a tile lies and what is known of it. `gsd_m` is in metres and null where the source does not tell it;
+"""Columns: position and statistics of a tile. `gsd_m` is in metres and null where the source has no georeference;
 `mean` and `deviation` are of red, green and blue over pixels with data, 0 to 255."""
 
 

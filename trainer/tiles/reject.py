@@ -1,4 +1,4 @@
-"""Which tiles are worth keeping: enough data, something to see, and not seen before."""
+"""Selection of tiles: enough valid pixels, enough content, and no duplicates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SMALL, UNREADABLE, NO_DATA, BLANK, ALIKE = (
     "smaller than a tile", "cannot be read", "no data", "blank", "near-duplicate",
 )  # fmt: skip
 REASONS = (SMALL, UNREADABLE, NO_DATA, BLANK, ALIKE)
-"""Why a tile, or a whole source that is smaller than one, is dropped."""
+"""Reasons to reject a tile, or a whole source that is smaller than a tile."""
 # XOR and population count of this many hashes stay in a processor's cache.
 _CHUNK = 1 << 15
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is known of a tile.
+    """Statistics of a tile.
 
     Attributes:
         valid_share: share of pixels with data, 0 to 1.
@@ -39,7 +39,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a tile is dropped: one of `REASONS`, and a word more."""
+    """Why a tile is rejected: one of `REASONS`, and a detail."""
 
     reason: str
     detail: str
@@ -91,7 +91,7 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
 
 
 def judged(tile: ScenePixels, seen: SeenHashes, settings: TileSettings) -> Statistics | Rejection:
-    """A tile's statistics if it is to be kept, else why not. `seen` is only asked."""
+    """A tile's statistics if it is accepted, else the rejection. `seen` is not changed."""
     valid_share = 1.0 if tile.valid is None else float(tile.valid.mean())
     if 1 - valid_share > settings.most_invalid or valid_share == 0:
         return Rejection(NO_DATA, f"{1 - valid_share:.0%} of its pixels")

@@ -1,4 +1,4 @@
-"""What became of the sources, for people."""
+"""Report of how many tiles of each source were accepted or rejected."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainer.tiles.sources import in_words
 from trainer.tiles.tally import SourceTally, Tally
 
 MOST_LINES = 200
-"""Sources told of one by one; of more, only those with a problem and the totals."""
+"""Largest number of sources with a row each; of more, only those with a problem and the totals are listed."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of a finished folder; ``files`` are the sources in the order that ``tally`` numbers them."""
+    """The report of a finished folder; ``files`` are the sources in the order of the tally's numbers."""
 
     out: Path
     files: Sequence[Path]
@@ -40,7 +40,7 @@ class Report:
         return ", ".join(f"{reason}: {count}" for reason, count in self._reasons())
 
     def markdown(self) -> str:
-        """The whole of it."""
+        """The complete report."""
         lines = ["# Tiles\n", f"{self.tally.kept} kept, from {len(self.files)} sources.\n"]
         lines += ["| reason | dropped |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in self._reasons()]
@@ -48,11 +48,11 @@ class Report:
         shown = sorted(self.tally.sources.items())
         if len(shown) > MOST_LINES:
             lines.append(f"The first {MOST_LINES}, and every one with a problem.\n")
-            shown = [(number, one) for number, one in shown if one.problem or number < MOST_LINES]
+            shown = [(number, tally) for number, tally in shown if tally.problem or number < MOST_LINES]
         reasons = [reason for reason, _ in self._reasons()]
         lines.append("| " + " | ".join(["source", "kept", *reasons, "problem"]) + " |")
         lines.append("|" + "---|" * (len(reasons) + 3))
-        lines += [self._line(number, one, reasons) for number, one in shown]
+        lines += [self._line(number, tally, reasons) for number, tally in shown]
         return "\n".join(lines) + "\n"
 
     def _line(self, number: int, source: SourceTally, reasons: Sequence[str]) -> str:

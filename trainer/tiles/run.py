@@ -1,4 +1,4 @@
-"""Sources in, shards out: cuts, judges, keeps; goes on where a killed run stopped, and ends with the same bytes."""
+"""Makes shards of tiles from sources; a killed run resumes and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import numpy as np
 from onboard.errors import SceneRefused
 from onboard.scene.grid import Window
 from trainer.errors import DataRefused
-from trainer.tiles.contact import contact_sheet
+from trainer.tiles.contact_sheet import contact_sheet
 from trainer.tiles.cut import Cuts
 from trainer.tiles.index import merge
 from trainer.tiles.reject import SMALL, UNREADABLE, Rejection, Statistics, judged
 from trainer.tiles.report import Report
+from trainer.tiles.run_folder import Cursor, Progress, RunFolder, locked_run_folder, other_run, read_document
 from trainer.tiles.settings import TileSettings
-from trainer.tiles.shards import ShardWriter, jpeg_of, published, shard_name, tile_key
+from trainer.tiles.shard_writer import ShardWriter, jpeg_of, published, shard_name, tile_key
 from trainer.tiles.sources import CONTACT, Imagery, find_sources, in_words, opened, size_of
 from trainer.tiles.tally import SourceTally, Tally
-from trainer.tiles.workplace import Cursor, Progress, Workplace, other_run, read_told, workplace_in
 
 INDEX, TOLD, REPORT = "index.parquet", "tiles.json", "report.md"
 
 
 @dataclass(frozen=True)
 class TileRequest:
-    """What to cut, and where to put it."""
+    """The sources to cut, and the output folder."""
 
     sources: tuple[Path, ...]
     out: Path
@@ -38,16 +38,16 @@ class TileRequest:
 
 
 def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Cut every source into tiles and write those worth keeping as shards; a folder that is done is left as it is.
+    """Cuts every source into tiles and writes the accepted ones as shards; a finished folder is left unchanged.
 
     Args:
-        request: the job. A source that cannot be read is told of in the report and stops nothing.
-        progress: called with (windows looked at, windows in all).
+        request: the job. A source that cannot be read is listed in the report; the others are still cut.
+        progress: called with (windows processed, all windows).
 
     Raises:
-        DataRefused: no sources, or one that is not there; a folder that holds other tiles, or that another process
-            works in; not one tile was kept, and report.md says why.
-        StorageError: the disk is full or failed; the same command goes on.
+        DataRefused: no sources, or a missing one; the folder holds other tiles, or another process uses it; no tile
+            was accepted (report.md has the reasons).
+        StorageError: the disk is full or failed; the same command resumes.
     """
     for path in request.sources:
         if not path.exists():
@@ -60,14 +60,14 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
     done = _finished(request.out, identity)
     if done is not None:
         return _with_tiles(Report(request.out, files, done))
-    with workplace_in(request.out) as place:
+    with locked_run_folder(request.out) as place:
         state = place.take_up(identity)
         _Job(place, files, request.settings, state, progress).go()
         return _with_tiles(_finish(place, files, identity, state))
 
 
 def _with_tiles(report: Report) -> Report:
-    """The report of a folder that something can be trained on."""
+    """The report; raises DataRefused if no tile was accepted."""
     if report.tally.kept == 0:
         raise DataRefused(
             report.out, f"no tile was kept ({report.reasons() or 'there was none to look at'})",
@@ -77,11 +77,11 @@ def _with_tiles(report: Report) -> Report:
 
 
 class _Job:
-    """One pass over the sources, from wherever ``state`` is."""
+    """One pass over the sources, from the position in ``state``."""
 
     def __init__(
         self,
-        place: Workplace,
+        place: RunFolder,
         files: Sequence[Path],
         settings: TileSettings,
         state: Progress,
@@ -96,7 +96,7 @@ class _Job:
         self.touched: list[int] = []
 
     def go(self) -> None:
-        """Through all sources to the end; what is written then is whole."""
+        """Processes all remaining sources, and publishes the last shard."""
         with ExitStack() as files:
             self._files = files
             for number in range(self.state.cursor.source, len(self.files)):
@@ -122,7 +122,7 @@ class _Job:
             self.state.tally.drop(number, UNREADABLE, error.problem, None)
 
     def _window(self, number: int, imagery: Imagery, window: Window) -> None:
-        """Looks at a window and keeps it or drops it."""
+        """Accepts or rejects one window."""
         try:
             tile = imagery.read(window)
         except (DataRefused, SceneRefused) as error:
@@ -152,7 +152,7 @@ class _Job:
         self.state.tally.of(number).kept += 1
 
     def _move(self, cursor: Cursor) -> None:
-        """The cursor goes on; a full shard is published with it."""
+        """Advances the cursor; publishes the shard if it is full."""
         self.state.cursor = cursor
         if len(self.rows) >= self.settings.shard_tiles:
             self._commit()
@@ -160,13 +160,13 @@ class _Job:
             self.progress(self.passed + cursor.window, self.ahead)
 
     def _past(self, number: int) -> None:
-        """What a damaged source never gave, a lying header's millions say, counts no more."""
+        """Removes the unread windows of a damaged source from the total: its header may claim millions."""
         if self.windows:
             self.ahead += self.state.cursor.window - self.windows[number]
             self.passed += self.state.cursor.window
 
     def _commit(self) -> None:
-        if self.shard is None:  # the last sources gave nothing: that is told all the same
+        if self.shard is None:  # the last sources gave no tile; their counts are saved too
             self.shard = self._files.enter_context(ShardWriter(self.place.staged("shard")))
         self.place.commit(self.shard, self.rows, self.state, self.touched)
         self.shard, self.rows = None, []
@@ -179,7 +179,7 @@ class _Job:
 
 
 def _identity(files: Sequence[Path], settings: TileSettings) -> dict[str, Any]:
-    """What makes two runs the same: settings, and sources by path, size and time of change."""
+    """Identity of a run: its settings, and its sources by path, size and modification time."""
     return {"settings": settings.facts, "sources": [_source_identity(path) for path in files]}
 
 
@@ -192,7 +192,7 @@ def _source_identity(path: Path) -> list[Any]:
 
 
 def _window_count(path: Path, settings: TileSettings) -> int:
-    """For the progress bar alone; 0 where the file cannot be read."""
+    """Number of windows, for the progress bar; 0 where the file cannot be read."""
     try:
         width, height = size_of(path)
     except (DataRefused, SceneRefused):
@@ -201,20 +201,20 @@ def _window_count(path: Path, settings: TileSettings) -> int:
 
 
 def _finished(out: Path, identity: dict[str, Any]) -> Tally | None:
-    """The tally of a folder that is done; None where it is not."""
+    """The tally of a finished folder; None where it is not finished."""
     path = out / TOLD
     if not path.is_file():
         return None
-    told = read_told(path, "identity", "sources")
-    if told["identity"] != identity:
+    summary = read_document(path, "identity", "sources")
+    if summary["identity"] != identity:
         raise other_run(out)
     tally = Tally()
-    tally.sources = {int(number): SourceTally(**source) for number, source in told["sources"].items()}
+    tally.sources = {int(number): SourceTally(**source) for number, source in summary["sources"].items()}
     return tally
 
 
-def _finish(place: Workplace, files: Sequence[Path], identity: dict[str, Any], state: Progress) -> Report:
-    """Index, contact sheet and report; tiles.json, which says that all is there, last."""
+def _finish(place: RunFolder, files: Sequence[Path], identity: dict[str, Any], state: Progress) -> Report:
+    """Writes index, contact sheet and report; then tiles.json, which marks the folder as finished."""
     report = Report(place.out, files, state.tally)
     with published(place.out / INDEX, place.staged("index")) as path:
         merge(place.parts(state.shards), path)
@@ -222,11 +222,11 @@ def _finish(place: Workplace, files: Sequence[Path], identity: dict[str, Any], s
         contact_sheet(place.out, files, state.tally, path)
     with published(place.out / REPORT, place.staged("report")) as path:
         path.write_text(report.markdown(), encoding="utf-8", errors="backslashreplace")
-    told = {
+    summary = {
         "identity": identity,
         "sources": {number: asdict(source) for number, source in sorted(state.tally.sources.items())},
     }
     with published(place.out / TOLD, place.staged("told")) as path:
-        path.write_text(json.dumps(told, indent=1))
+        path.write_text(json.dumps(summary, indent=1))
     place.clear()
     return report

@@ -1,4 +1,4 @@
-"""What decides which tiles come out: the same settings on the same sources make the same bytes."""
+"""Settings that decide which tiles are made: equal settings and sources give equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tiles come from: GeoTIFFs, read window by window, and ordinary pictures, decoded whole."""
+"""Sources of tiles: GeoTIFFs, read by windows, and ordinary pictures, decoded whole."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Imagery(Protocol):
     Attributes:
         width: pixels.
         height: pixels.
-        gsd_m: ground size of a pixel in metres, None where it is not told.
+        gsd_m: ground size of a pixel in metres, None where it is not known.
     """
 
     width: int
@@ -51,31 +51,31 @@ class Imagery(Protocol):
 def find_sources(given: Sequence[Path], out: Path | None = None) -> list[Path]:
     """Files as given, and every GeoTIFF, JPEG and PNG below the folders given, each file once.
 
-    A folder's files are sorted by path. Files whose name starts with a dot are left out of folders, and so is what a
-    run writes, where its ``out`` lies in a folder given: pictures there are no imagery. A path that leads nowhere is
-    kept: whoever opens it learns so by name.
+    A folder's files are sorted by path. Hidden files of folders are left out, and so are the files of a run whose
+    ``out`` lies in a given folder. A path that does not exist is returned too; opening it raises an error with its
+    name.
     """
-    found: dict[Path, None] = {}
+    sources: dict[Path, None] = {}
     for path in given:
         own = None if out is None else _own_of_run(path, out)
         below = sorted(path.rglob("*")) if path.is_dir() else []
         files = [file for file in below if _ending(file) in SCENE_ENDINGS + PICTURE_ENDINGS and file.name[0] != "."]
-        found.update(dict.fromkeys(f for f in files if f.is_file() and not (own and f.is_relative_to(own))))
+        sources.update(dict.fromkeys(f for f in files if f.is_file() and not (own and f.is_relative_to(own))))
         if not path.is_dir():
-            found[path] = None
+            sources[path] = None
     once: dict[Path, Path] = {}
-    for path in found:
+    for path in sources:
         once.setdefault(path.resolve(), path)
     return list(once.values())
 
 
 def in_words(path: Path) -> str:
-    """A path as valid text, as it is told in files: names may be of any bytes, and what is not UTF-8 is escaped."""
+    """A path as valid UTF-8 text for reports: file names may have any bytes, and invalid ones are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _own_of_run(folder: Path, out: Path) -> Path | None:
-    """What of a folder of sources belongs to the run: all of ``out`` inside it; where they are one, its one picture."""
+    """Paths in a folder of sources that belong to the run: ``out`` inside it, or its contact sheet if both are one."""
     whole, place = folder.resolve(), out.resolve()
     if not place.is_relative_to(whole):
         return None

@@ -54,7 +54,7 @@ def test_names_and_roles_are_checked(tmp_path: Path) -> None:
     add_token(path, "station", ["ground"])
     with pytest.raises(OptionsRefused, match="is a token called 'station' already"):
         add_token(path, "station", ["ground"])
-    with pytest.raises(OptionsRefused, match="give it some of ingest, ground, telemetry, operator"):
+    with pytest.raises(OptionsRefused, match="give it some of ingest, ground, telemetry, uplink, operator"):
         add_token(path, "other", ["admin"])
     with pytest.raises(OptionsRefused, match="no token called 'other'; there are: station"):
         remove_token(path, "other")
@@ -91,3 +91,21 @@ def test_the_command_prints_the_token_alone_and_says_beside_it_where_it_is_kept(
     assert secret.strip() not in said
     assert cli.main(["token", "remove", "station"]) == 0
     assert str(kept) in capsys.readouterr().err
+
+
+def test_tokens_are_listed_by_name_and_role_without_their_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONBOARD_DATA_DIR", str(tmp_path / "data"))
+    assert cli.main(["token", "list"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no tokens" in shown.err
+    path = tmp_path / "data" / "tokens.json"
+    secrets = [add_token(path, "station", ["ground", "telemetry"]), add_token(path, "ops", ["operator"])]
+    assert cli.main(["token", "list"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "ops      operator\nstation  ground, telemetry\n"
+    assert not any(secret in shown.out + shown.err for secret in secrets)
+    assert cli.main(["token", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ops": ["operator"], "station": ["ground", "telemetry"]}

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 
 from onboard.api import problems
 from onboard.api.bodies import body_of
-from onboard.jobs.pace import Pace
+from onboard.api.minimum_rate import MinimumRate
 
 LIMIT = 100_000
 DATA = bytes(range(256)) * 300
@@ -24,7 +24,7 @@ def client(serve: Callable[[FastAPI], httpx.Client]) -> httpx.Client:
 
     @app.post("/")
     async def post(request: Request) -> dict[str, Any]:
-        body = body_of(request, limit=LIMIT, pace=Pace(2.0, 0))
+        body = body_of(request, limit=LIMIT, pace=MinimumRate(2.0, 0))
         digest, count = hashlib.sha256(), 0
         async for chunk in body.chunks:
             digest.update(chunk)

@@ -44,7 +44,7 @@ def tokens(data: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def served(data: Path, tokens: dict[str, str]) -> Iterator[Served]:
     assert tokens
-    with running(data, ONBOARD_BODY_TIMEOUT_S="1", ONBOARD_UPLOAD_LIMIT="300000") as served:
+    with running(data, ONBOARD_BODY_TIMEOUT_S="1", ONBOARD_MAX_UPLOAD_BYTES="300000") as served:
         yield served
 
 

@@ -13,7 +13,7 @@ from onboard.api.app import app_of
 from onboard.api.problems import kind_of
 from onboard.api.service import Service
 from onboard.errors import LedgerBusy, LedgerDamaged
-from onboard.jobs.kind import MapKind
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.settings import read_settings
 from telemetry.history import History
 from tests.tiny_model import write_model
@@ -22,7 +22,7 @@ from tests.tiny_model import write_model
 @pytest.fixture
 def service(tmp_path: Path) -> Service:
     settings = read_settings(data_dir=tmp_path / "data", model=str(write_model(tmp_path / "model")))
-    return Service(settings, MapKind.of(settings))
+    return Service(settings, MappingConfig.of(settings))
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
@@ -53,7 +53,7 @@ def test_a_ledger_that_is_busy_or_damaged_is_worth_another_try() -> None:
 def test_a_request_that_finds_the_ledger_damaged_has_it_built_again(
     service: Service, serve: Callable[[FastAPI], httpx.Client]
 ) -> None:
-    service.ledger.tell("info", "told", "x")
+    service.ledger.events.log("info", "told", "x")
     service.close()
     path = service.settings.ledger_path
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))

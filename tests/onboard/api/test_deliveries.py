@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(folder: Path) -> Iterator[Served]:
     (folder / "inbox").mkdir()
     settings = {
-        "ONBOARD_UPLOAD_LIMIT": "500000", "ONBOARD_INBOX": str(folder / "inbox"), "ONBOARD_WATCH_INBOX": "true",
+        "ONBOARD_MAX_UPLOAD_BYTES": "500000", "ONBOARD_INBOX": str(folder / "inbox"), "ONBOARD_WATCH_INBOX": "true",
         "ONBOARD_KEEP_SCENES": "true",
     }  # fmt: skip
     with running(folder / "data", **settings) as served:

@@ -16,6 +16,7 @@ import yaml
 from tests.onboard.service import ROOT, running, write_scene
 
 DOC = ROOT / "docs" / "deploy-jetson.md"
+OPERATIONS = ROOT / "docs" / "jetson-operations.md"
 ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|10\.0\.0\.2):8000")
 RUN = re.compile(r"^    \$COMPOSE run --rm -T jetson (token add .+)$", re.MULTILINE)
 
@@ -94,6 +95,6 @@ def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["jetson.Dockerfile", "x86-gpu.Dockerfile"])
 def test_the_build_arguments_it_names_are_those_of_the_dockerfiles(file: str) -> None:
     known = set(re.findall(r"^ARG (\w+)", (ROOT / "docker" / file).read_text(encoding="utf-8"), re.MULTILINE))
-    text = DOC.read_text(encoding="utf-8")
+    text = DOC.read_text(encoding="utf-8") + OPERATIONS.read_text(encoding="utf-8")
     (block,) = re.findall(rf"docker build -f docker/{re.escape(file)}(?:.*\\\n)*.*", text)
     assert set(re.findall(r"--build-arg (\w+)=", block)) <= known

@@ -46,9 +46,9 @@ def test_a_refusal_costs_nothing() -> None:
 
 def test_slots_come_back_whatever_happened_in_them() -> None:
     slots = Slots(1)
-    with pytest.raises(KeyError), slots.one():
+    with pytest.raises(KeyError), slots.hold():
         raise KeyError
-    with slots.one(), pytest.raises(TooMany, match="1 uploads are running"), slots.one():
+    with slots.hold(), pytest.raises(TooMany, match="1 uploads are running"), slots.hold():
         pass
-    with slots.one():
+    with slots.hold():
         pass

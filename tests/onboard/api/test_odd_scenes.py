@@ -52,7 +52,7 @@ def post_all(served: Served, bodies: list[bytes]) -> list[int]:
 def quiet(served: Served) -> None:
     def nothing_waits() -> bool:
         with served.ledger() as ledger:
-            counts = ledger.counts()
+            counts = ledger.scenes.counts()
         return counts["queued"] + counts["running"] == 0
 
     until(nothing_waits, "scenes still wait", 300)
@@ -81,5 +81,5 @@ def test_every_odd_file_is_mapped_or_refused(served: Served, shared_data: Path) 
     assert served.children()["api"] == pid
     quiet(served)
     with served.ledger() as ledger:
-        states = {row.state for row in ledger.scenes(limit=1000)}
+        states = {row.state for row in ledger.scenes.page(limit=1000)}
     assert states <= {"mapped", "failed"}

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.onboard.models.satellite import Station
 from tests.onboard.service import Served, running, until, write_scene
 
 EXAMPLES = 25
@@ -24,7 +25,9 @@ EXAMPLES = 25
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("openapi")
-    with running(folder / "data", ONBOARD_UPLOAD_LIMIT="200000", ONBOARD_INBOX=str(folder / "inbox")) as served:
+    limits = {"ONBOARD_MAX_UPLOAD_BYTES": "200000", "ONBOARD_INBOX": str(folder / "inbox")}
+    root = Station(folder / "ground").make_keys()
+    with running(folder / "data", **limits, ONBOARD_TRUST_ROOT=str(root)) as served:
         posted = served.post(write_scene(folder / "scene.tif", 100))
         served.wait_for(posted["id"], "mapped")
         with served.client() as client:

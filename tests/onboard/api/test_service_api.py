@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
-    with running(folder / "data", ONBOARD_UPLOAD_LIMIT="500000", ONBOARD_INBOX=str(folder / "inbox")) as served:
+    with running(folder / "data", ONBOARD_MAX_UPLOAD_BYTES="500000", ONBOARD_INBOX=str(folder / "inbox")) as served:
         yield served
 
 
@@ -135,7 +135,7 @@ def test_a_large_body_that_stops_or_breaks_or_is_none_leaves_nothing(folder: Pat
         with socket.create_connection(address, timeout=10) as link:
             link.sendall(head.encode() + scene[:100_000])
             link.shutdown(socket.SHUT_WR)
-            assert "the connection broke" in answer_of(link)
+            assert link.recv(4096) == b""  # uvicorn takes the end of the input for the end of the connection
         # The answer to what is no TIFF comes while most of it is still on its way; the connection stays usable.
         refused(client.post("/scenes", content=bytes(5_000_000), headers=TIFF), 415, "not-a-tiff")
         assert client.get("/scenes").json()["scenes"] == []
@@ -146,7 +146,7 @@ def test_a_large_body_that_stops_or_breaks_or_is_none_leaves_nothing(folder: Pat
 
 
 def test_without_room_nothing_is_taken_in(folder: Path) -> None:
-    with running(folder / "full" / "data", ONBOARD_RESERVE=str(1 << 60)) as full, full.client() as client:
+    with running(folder / "full" / "data", ONBOARD_DISK_RESERVE_BYTES=str(1 << 60)) as full, full.client() as client:
         answer = client.post("/scenes", content=write_scene(folder / "f.tif", 50).read_bytes(), headers=TIFF)
         assert "pull maps and give their receipts" in refused(answer, 507, "no-room")
         assert [path.name for path in (full.data / "scenes").rglob("*.part")] == []
@@ -360,7 +360,7 @@ def test_over_tls_only_clients_of_the_authority_come_in(folder: Path) -> None:
 
 
 def test_too_many_requests_are_told_to_wait(folder: Path) -> None:
-    limits = {"ONBOARD_REQUESTS_PER_S": "0.01", "ONBOARD_REQUESTS_BURST": "3"}
+    limits = {"ONBOARD_MAX_REQUESTS_PER_S": "0.01", "ONBOARD_REQUESTS_BURST": "3"}
     with running(folder / "fast" / "data", **limits) as served, served.client() as client:
         answers = [client.get("/scenes") for _ in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from onboard.downlink.check import check_map
-from onboard.jobs.ledger import Ledger, MapRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
 from onboard.settings import Settings
 
 FILES = {"map.tif": b"map" * 500, "map.json": b"{}", "quicklook.webp": b"small"}
@@ -25,12 +26,12 @@ class Aboard:
     folder: Path
 
     def check(self) -> list[str]:
-        row = self.ledger.map("one")
+        row = self.ledger.maps.get("one")
         assert row is not None
         return check_map(self.settings, self.ledger, row)
 
     def events(self) -> list[tuple[str, str]]:
-        return [(event.severity, event.kind) for event in self.ledger.events()]
+        return [(event.severity, event.kind) for event in self.ledger.events.page()]
 
 
 @pytest.fixture
@@ -44,13 +45,13 @@ def aboard(tmp_path: Path) -> Iterator[Aboard]:
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in FILES.items()
     }
     with Ledger(settings.ledger_path) as ledger:
-        ledger.publish(MapRow(id="one", sequence=0, priority="routine", assets=assets, item={}), {})
+        ledger.maps.adopt(MapRow(id="one", sequence=0, priority="routine", assets=assets, item={}), {})
         yield Aboard(settings, ledger, folder)
 
 
 def test_a_whole_map_stays(aboard: Aboard) -> None:
     assert aboard.check() == []
-    assert aboard.ledger.holds_map("one")
+    assert aboard.ledger.maps.holds("one")
     assert aboard.events() == []
 
 
@@ -58,10 +59,10 @@ def test_a_whole_map_stays(aboard: Aboard) -> None:
 @pytest.mark.parametrize("delivered", [False, True])
 def test_without_its_pixels_or_its_item_there_is_no_map(aboard: Aboard, name: str, delivered: bool) -> None:
     if delivered:
-        aboard.ledger.receipt("one")
+        aboard.ledger.maps.record_receipt("one")
     (aboard.folder / name).write_bytes(b"\0" + FILES[name][1:])
     assert aboard.check() == [name]
-    assert not aboard.ledger.holds_map("one")
+    assert not aboard.ledger.maps.holds("one")
     assert not aboard.folder.exists()
     assert aboard.events() == [("error", "map-damaged")]
 
@@ -69,7 +70,7 @@ def test_without_its_pixels_or_its_item_there_is_no_map(aboard: Aboard, name: st
 def test_a_map_does_without_its_other_files(aboard: Aboard) -> None:
     (aboard.folder / "quicklook.webp").unlink()
     assert aboard.check() == ["quicklook.webp"]
-    row = aboard.ledger.map("one")
+    row = aboard.ledger.maps.get("one")
     assert row is not None
     assert set(row.assets) == {"map.tif", "map.json"}
     assert (aboard.folder / "map.tif").exists()
@@ -82,4 +83,4 @@ def test_what_cannot_be_read_decides_nothing(aboard: Aboard) -> None:
     (aboard.folder / "map.tif").mkdir()
     with pytest.raises(IsADirectoryError):
         aboard.check()
-    assert aboard.ledger.holds_map("one")
+    assert aboard.ledger.maps.holds("one")

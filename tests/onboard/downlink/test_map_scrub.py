@@ -11,7 +11,8 @@ import pytest
 
 from onboard.downlink.check import check_map
 from onboard.downlink.map_scrub import MapScrub
-from onboard.jobs.ledger import Ledger, MapRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
 from onboard.settings import Settings
 
 CONTENT = b"map" * 1000
@@ -32,7 +33,7 @@ class Waiting:
             folder.mkdir(parents=True)
             (folder / "map.tif").write_bytes(CONTENT)
             assets = {"map.tif": {"bytes": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}}
-            self.ledger.publish(MapRow(id=name, sequence=0, priority="routine", assets=assets, item={}), {})
+            self.ledger.maps.adopt(MapRow(id=name, sequence=0, priority="routine", assets=assets, item={}), {})
 
     def damage(self, name: str) -> None:
         (self.settings.maps_dir / name / "map.tif").write_bytes(b"x" + CONTENT[1:])
@@ -55,9 +56,9 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
 def test_a_damaged_map_is_found_without_the_ground(waiting: Waiting) -> None:
     waiting.damage("two")
     waiting.steps(4, 3.0)
-    assert not waiting.ledger.holds_map("two")
-    assert waiting.ledger.holds_map("one")
-    assert [event.kind for event in waiting.ledger.events()] == ["map-damaged"]
+    assert not waiting.ledger.maps.holds("two")
+    assert waiting.ledger.maps.holds("one")
+    assert [event.kind for event in waiting.ledger.events.page()] == ["map-damaged"]
 
 
 def test_a_map_is_found_that_is_damaged_after_it_was_read(waiting: Waiting) -> None:
@@ -75,7 +76,7 @@ def test_no_more_is_read_than_the_rate_allows(waiting: Waiting) -> None:
 
 def test_a_delivered_map_is_left_alone_and_a_rate_of_nothing_reads_nothing(tmp_path: Path, waiting: Waiting) -> None:
     waiting.damage("one")
-    waiting.ledger.receipt("one")
+    waiting.ledger.maps.record_receipt("one")
     assert waiting.steps(4, 3.0) == [[], [], [], []]
     waiting.damage("two")
     off = MapScrub(Settings(data_dir=tmp_path, map_scrub_bytes_per_s=0), lambda: waiting.now[0])
@@ -88,13 +89,13 @@ def test_what_cannot_be_read_does_not_end_the_scrub(waiting: Waiting) -> None:
     path.mkdir()
     waiting.damage("three")
     assert ["map.tif"] in waiting.steps(4, 3.0)
-    assert waiting.ledger.holds_map("one")
+    assert waiting.ledger.maps.holds("one")
 
 
 def test_a_map_that_was_erased_while_it_was_read_is_no_damage(waiting: Waiting) -> None:
-    row = waiting.ledger.map("one")
+    row = waiting.ledger.maps.get("one")
     assert row is not None
-    waiting.ledger.remove_map("one")
+    waiting.ledger.maps.remove("one")
     (waiting.settings.maps_dir / "one" / "map.tif").unlink()
     assert check_map(waiting.settings, waiting.ledger, row) == []
-    assert waiting.ledger.events() == []
+    assert waiting.ledger.events.page() == []

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from onboard.downlink.plan import Held, Weights, plan
 from onboard.downlink.retention import erasable
-from onboard.jobs.ledger import MapRow
-from onboard.mapping.heads import heads_of
+from onboard.jobs.map_store import MapRow
+from onboard.mapping.cog_prefix import prefixes_of
 
 
 def held(name: str, rank: int = 2, sequence: int = 1, size: int = 1000, **more: object) -> Held:
     told = {"files": {"map.tif": (size, "a"), "map.json": (100, "b"), "quicklook.webp": (50, "c")},
-            "heads": [(size // 10, 16), (size // 4, 8)], "cover": {"water": 1.0}, "valid_px": 1000}  # fmt: skip
+            "leading": [(size // 10, 16), (size // 4, 8)], "cover": {"water": 1.0}, "valid_px": 1000}  # fmt: skip
     return Held(name, ("urgent", "high", "routine")[rank], rank, sequence, **(told | more))  # type: ignore[arg-type]
 
 
@@ -53,6 +53,22 @@ def test_without_a_budget_everything_goes(made: list[tuple[int, int, float, int]
     items = plan(rows, None)
     assert len(items) == 3 * len(rows)
     assert all(item.whole for item in items)
+
+
+def test_a_map_whose_further_maps_do_not_fit_is_not_let_go() -> None:
+    """The receipt is for map.tif: sent whole, it would have the satellite erase what never came."""
+    files = {"map.tif": (1000, "a"), "map.json": (100, "b"), "deepglobe.tif": (800, "d"), "confidence.tif": (900, "e")}
+    row = held("m", files=files, further_maps=["deepglobe.tif"])
+
+    def planned(budget: int) -> list[tuple[str, int]]:
+        return [(item.asset, item.length) for item in plan([row], budget)]
+
+    assert planned(2800) == [("map.json", 100), ("confidence.tif", 900), ("deepglobe.tif", 800), ("map.tif", 1000)]
+    assert planned(1900) == [("map.json", 100), ("deepglobe.tif", 800), ("map.tif", 1000)]
+    assert planned(1899) == [("map.json", 100), ("deepglobe.tif", 800), ("map.tif", 250)]
+    assert planned(950) == [("map.json", 100), ("deepglobe.tif", 800)]
+    assert planned(600) == [("map.json", 100), ("map.tif", 250)]
+    assert planned(99) == []
 
 
 def order(items: list[str]) -> list[str]:
@@ -106,7 +122,7 @@ def test_a_short_budget_brings_quicklooks_then_maps_then_a_head() -> None:
     items = plan(rows, 15_000)
     assert [item.asset for item in items[:8]] == ["quicklook.webp", "map.json"] * 4
     assert [item.length for item in items[8:]] == [10_000, 2500, 1000]
-    assert "head of it, 1/8 of the resolution" in items[9].reason
+    assert "leading part, 1/8 of the resolution" in items[9].reason
     assert [item.asset for item in plan(rows, 149)] == []
 
 
@@ -119,7 +135,7 @@ def test_the_head_of_a_real_map_opens_as_a_coarse_map(shared_data: Path, tmp_pat
     if not scene.is_file():
         pytest.skip(f"no such scene: {scene}")
     path = map_scene(MapRequest(scene, tmp_path / "maps"), IdentityEngine()).map_path
-    heads = heads_of(path)
+    heads = prefixes_of(path)
     assert heads
     for head in heads:
         cut = tmp_path / "cut.tif"

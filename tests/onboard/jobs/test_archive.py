@@ -37,7 +37,7 @@ def tarred(path: Path, files: dict[str, bytes], **facts: Any) -> Path:
 
 def unpacked(path: Path, folder: Path, limit: int = 1 << 20) -> dict[str, bytes]:
     folder.mkdir(exist_ok=True)
-    unpack(path, folder, limit=limit, look=lambda _: None)
+    unpack(path, folder, limit=limit, before_write=lambda _: None)
     return {one.relative_to(folder).as_posix(): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
@@ -55,6 +55,15 @@ def test_a_tiff_is_no_archive_whatever_its_pixels_are(tmp_path: Path) -> None:
     path = tmp_path / "scene.tif"
     path.write_bytes(b"II*\0" + bytes(253) + b"ustar" + bytes(300))
     assert not is_archive(path)
+
+
+def test_a_tar_whose_first_name_begins_as_a_byte_order_does_is_an_archive(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    with tarfile.open(path, "w") as file:
+        info = tarfile.TarInfo("IIa.tif")
+        info.size = 4
+        file.addfile(info, io.BytesIO(b"II*\0"))
+    assert is_archive(path)
 
 
 @pytest.mark.parametrize(
@@ -169,4 +178,4 @@ def test_the_free_space_is_looked_at_while_it_is_written(tmp_path: Path) -> None
 
     (tmp_path / "out").mkdir()
     with pytest.raises(NoRoom):
-        unpack(zipped(tmp_path / "a.zip", FILES), tmp_path / "out", limit=1 << 20, look=full)
+        unpack(zipped(tmp_path / "a.zip", FILES), tmp_path / "out", limit=1 << 20, before_write=full)

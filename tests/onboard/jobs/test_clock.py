@@ -31,7 +31,7 @@ def faketime(told: Path) -> dict[str, str]:
 
 def year(served: Served, scene_id: str) -> int:
     with served.ledger() as ledger:
-        row = ledger.scene(scene_id)
+        row = ledger.scenes.get(scene_id)
     assert row is not None
     return datetime.fromisoformat(str(row.received["utc"]).replace("Z", "+00:00")).year
 
@@ -51,7 +51,7 @@ def test_jumps_of_ten_years_lose_nothing(tmp_path: Path) -> None:
     variables = faketime(told)
     data, dest = tmp_path / "data", tmp_path / "dest"
     posted, years = [], []
-    with running(data, ONBOARD_RESTART_S="0.01", **variables) as served:
+    with running(data, ONBOARD_RESTART_DELAY_S="0.01", **variables) as served:
         for number, jump in enumerate(JUMPS):
             posted.append(served.post(write_scene(tmp_path / f"{number}.tif", side=300, seed=number))["id"])
             years.append(year(served, posted[-1]))
@@ -76,8 +76,8 @@ def test_jumps_of_ten_years_lose_nothing(tmp_path: Path) -> None:
     told.write_text("-3650d")
     with running(data, **variables) as served:  # started twenty years before it stopped
         with served.ledger() as ledger:
-            assert [row.delivered is not None for row in ledger.maps()] == [True] * 4
-            sequences = [event.sequence for event in ledger.events(limit=1000)]
+            assert [row.delivered is not None for row in ledger.maps.page()] == [True] * 4
+            sequences = [event.sequence for event in ledger.events.page(limit=1000)]
         assert sequences == sorted(sequences)
         assert served.post(tmp_path / "0.tif")["state"] == "mapped"
     assert digests(data / "maps") == aboard

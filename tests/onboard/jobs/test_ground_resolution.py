@@ -9,8 +9,11 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from onboard.jobs.kind import MapKind
-from onboard.jobs.room import demand_of
+from onboard.jobs.disk_space import demand_of
+from onboard.jobs.mapping_config import MappingConfig
+from onboard.scene.probe import MappedAt, Probes
+from onboard.scene.reader import SceneOptions
+from onboard.scene.resolution import ModelResolution
 from onboard.settings import read_settings
 from tests.onboard.service import running, write_scene
 from tests.tiny_model import write_model
@@ -42,10 +45,29 @@ def test_other_settings_are_another_kind_of_map_and_ask_for_room(tmp_path: Path)
     model = str(write_model(tmp_path / "model", {"gsd_m": 4.0}))
     settings = read_settings(data_dir=tmp_path / "data", model=model)
     kinds = [
-        MapKind.of(settings.model_copy(update=changes)).options
+        MappingConfig.of(settings.model_copy(update=changes)).options
         for changes in ({}, {"gsd_m": 1.0}, {"resolution": "scene"})
     ]
     assert len(set(kinds)) == 3
-    manifest = MapKind.of(settings).manifest
+    manifest = MappingConfig.of(settings).manifest
     on_scene = settings.model_copy(update={"resolution": "scene"})
     assert demand_of(1000, on_scene, manifest).canvas == demand_of(1000, settings, manifest).canvas + 1000
+
+
+def test_room_is_asked_for_the_enlargement_of_a_coarse_scene(tmp_path: Path) -> None:
+    """64 x 64 pixels of 2 m are mapped as 128 x 128 of 1 m; of a model of 4 m the canvas is smaller than the scene."""
+    scene = write_scene(tmp_path / "scene.tif", 64)
+    options = SceneOptions()
+    with Probes() as probes:
+        pixels = [
+            probes.judge(scene, options, MappedAt(ModelResolution(gsd_m, None))) for gsd_m in (1.0, 2.0, 4.0, None)
+        ]
+        assert probes.judge(scene, options) == 64 * 64
+    assert pixels == [128 * 128, 64 * 64, 64 * 64, 64 * 64]
+    write_model(tmp_path / "run" / "model", {"gsd_m": 1.0})
+    with running(tmp_path / "run" / "data") as served:
+        posted = served.post(scene)["id"]
+        with served.ledger() as ledger:
+            row = ledger.scenes.get(posted)
+        assert row is not None
+        assert row.pixels == 128 * 128

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from onboard.jobs.highwater import HighWaterMark, Note, read_mark, rewrite_mark
-from onboard.jobs.ledger import Ledger, MapRow, SceneRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
 from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.jobs.scene_store import SceneRow
 from onboard.settings import Settings
 from tests.full_disk import files_of_at_most
 
@@ -21,7 +23,7 @@ SHA = "a" * 64
 
 def scene(ledger: Ledger, sha: str) -> SceneRow:
     number = ledger.next_sequence()
-    return ledger.add_scene(SceneRow(f"s{number}", number, sha * 64, 1, "a scene", "routine", None, "m", "{}", {}))
+    return ledger.scenes.add(SceneRow(f"s{number}", number, sha * 64, 1, "a scene", "routine", None, "m", "{}", {}))
 
 
 @pytest.fixture
@@ -54,16 +56,16 @@ def begun(settings: Settings) -> None:
             (settings.scenes_dir / row.id / "scene.tif").write_bytes(b"pixels")
         (settings.maps_dir / mapped.id).mkdir()
         (settings.maps_dir / mapped.id / "map.tif").write_bytes(b"map")
-        ledger.publish(MapRow(mapped.id, 0, "routine", {"map.tif": {"bytes": 3, "sha256": SHA}}, {}), {})
+        ledger.maps.adopt(MapRow(mapped.id, 0, "routine", {"map.tif": {"bytes": 3, "sha256": SHA}}, {}), {})
 
     def work() -> Ledger:
         ledger = Ledger(settings.ledger_path)
-        ledger.receipt(mapped.id)
-        ledger.cancel(doomed.id)
-        ledger.cancel(again.id)
-        ledger.queue_again(again.id, "high")
+        ledger.maps.record_receipt(mapped.id)
+        ledger.scenes.cancel(doomed.id)
+        ledger.scenes.cancel(again.id)
+        ledger.scenes.retry(again.id, "high")
         for number in range(20):
-            ledger.tell("info", "told", f"the ground has read number {number}")
+            ledger.events.log("info", "told", f"the ground has read number {number}")
         return ledger
 
     in_a_child(work)
@@ -98,29 +100,29 @@ def test_a_rollback_is_an_event_and_costs_no_number_no_receipt_and_no_cancellati
     harm(wal)
     with open_ledger(settings) as ledger:
         reconcile(settings, ledger)
-        (event,) = [event for event in ledger.events() if event.kind == "ledger-rolled-back"]
+        (event,) = [event for event in ledger.events.page() if event.kind == "ledger-rolled-back"]
         assert event.severity == "error"
         assert event.sequence > last
         assert f"from number {last} to" in event.text
-        rows = ledger.scenes()
+        rows = ledger.scenes.page()
         assert [row.state for row in rows] == ["mapped", "cancelled", "queued"]
-        (map_row,) = ledger.maps()
+        (map_row,) = ledger.maps.page()
         assert map_row.delivered is not None
-        events = [event for event in ledger.events() if event.kind == "ledger-restored"]
+        events = [event for event in ledger.events.page() if event.kind == "ledger-restored"]
         restored = [(event.about, event.text.split()[1]) for event in events]
         assert restored == [(rows[1].id, "cancellation"), (rows[0].id, "receipt")]
         assert not (settings.scenes_dir / rows[1].id).exists()
         assert (settings.scenes_dir / rows[2].id / "scene.tif").exists()
     with open_ledger(settings) as ledger:
         reconcile(settings, ledger)
-        assert [event.kind for event in ledger.events()].count("ledger-rolled-back") == 1
+        assert [event.kind for event in ledger.events.page()].count("ledger-rolled-back") == 1
 
 
 def test_the_last_transaction_alone_is_missed_too(settings: Settings) -> None:
     begun(settings)
     harm_by_the_last_frame(settings.ledger_path.with_name("ledger.sqlite-wal"))
     with open_ledger(settings) as ledger:
-        assert [event.kind for event in ledger.events()][-1] == "ledger-rolled-back"
+        assert [event.kind for event in ledger.events.page()][-1] == "ledger-rolled-back"
 
 
 def test_a_ledger_that_is_whole_is_left_as_it_is(settings: Settings) -> None:
@@ -128,7 +130,7 @@ def test_a_ledger_that_is_whole_is_left_as_it_is(settings: Settings) -> None:
     with open_ledger(settings) as ledger:
         before = ledger.reached()
         reconcile(settings, ledger)
-        assert {event.kind for event in ledger.events()} == {"told"}
+        assert {event.kind for event in ledger.events.page()} == {"told"}
         assert ledger.reached() == before
 
 
@@ -161,7 +163,7 @@ def test_one_copy_is_enough_and_the_other_is_made_anew(settings: Settings, which
     assert (found.number, found.receipts, found.states) == (whole.number, whole.receipts, whole.states)
     assert found.damaged == [path.name]
     with open_ledger(settings) as ledger:
-        assert [event.kind for event in ledger.events()][-1] == "ledger-mark-damaged"
+        assert [event.kind for event in ledger.events.page()][-1] == "ledger-mark-damaged"
     again = read_mark(settings.ledger_path)
     assert (again.damaged, again.receipts, again.states) == ([], whole.receipts, whole.states)
 
@@ -209,16 +211,16 @@ def test_the_newest_are_kept_and_the_mark_stays_small(tmp_path: Path, monkeypatc
 def test_what_stands_in_the_log_is_moved_into_the_file(settings: Settings) -> None:
     with open_ledger(settings) as ledger, Ledger(settings.ledger_path) as other:
         wal = settings.ledger_path.with_name("ledger.sqlite-wal")
-        other.tell("info", "told", "by another process")
+        other.events.log("info", "told", "by another process")
         assert wal.stat().st_size > 0
         assert ledger.checkpoint()
         assert wal.stat().st_size == 0
-        other.tell("info", "told", "one more")
-        other._base.connection.execute("BEGIN")
-        assert other.events()
-        ledger.tell("info", "told", "which the other does not see yet")
+        other.events.log("info", "told", "one more")
+        other._database.connection.execute("BEGIN")
+        assert other.events.page()
+        ledger.events.log("info", "told", "which the other does not see yet")
         assert not ledger.checkpoint()  # and does not wait for it
-        other._base.connection.execute("ROLLBACK")
+        other._database.connection.execute("ROLLBACK")
         assert ledger.checkpoint()
     assert not wal.exists()
 
@@ -227,19 +229,19 @@ def test_a_new_attempt_that_only_the_log_knew_is_not_lost(settings: Settings) ->
     with open_ledger(settings) as ledger:
         reconcile(settings, ledger)
         row = scene(ledger, "0")
-        ledger.cancel(row.id)
+        ledger.scenes.cancel(row.id)
 
     def work() -> Ledger:
         ledger = Ledger(settings.ledger_path)
         (settings.scenes_dir / row.id).mkdir()
         (settings.scenes_dir / row.id / "scene.tif").write_bytes(b"pixels")
-        ledger.queue_again(row.id, "high")
+        ledger.scenes.retry(row.id, "high")
         return ledger
 
     in_a_child(work)
     harm_by_loss(settings.ledger_path.with_name("ledger.sqlite-wal"))
     with open_ledger(settings) as ledger:
-        assert ledger.state_of(row.id) == "cancelled"
+        assert ledger.scenes.state_of(row.id) == "cancelled"
         reconcile(settings, ledger)
-        assert ledger.state_of(row.id) == "queued"
+        assert ledger.scenes.state_of(row.id) == "queued"
         assert (settings.scenes_dir / row.id / "scene.tif").is_file()

@@ -48,7 +48,7 @@ def power_of(served: Served) -> dict[str, Any]:
 
 def kinds(served: Served) -> list[str]:
     with served.ledger() as ledger:
-        return [event.kind for event in ledger.events(limit=1000)]
+        return [event.kind for event in ledger.events.page(limit=1000)]
 
 
 def onboard(served: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,9 +57,7 @@ def onboard(served: Served, *arguments: str) -> subprocess.CompletedProcess[str]
 
     told = {"ONBOARD_DATA_DIR": str(served.data), **served.environment}
     command = [sys.executable, "-m", "onboard.cli", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, check=False)
 
 
 def test_a_map_says_what_it_cost(tmp_path: Path, board: Path) -> None:
@@ -143,7 +141,7 @@ def test_snapshot_metrics_and_stream_agree(served: Served, board: Path) -> None:
 
 
 def test_only_so_many_streams_at_once(tmp_path: Path, board: Path) -> None:
-    settings = {"ONBOARD_TELEMETRY_ROOT": str(board), "ONBOARD_STREAMS_AT_ONCE": "1"}
+    settings = {"ONBOARD_TELEMETRY_ROOT": str(board), "ONBOARD_MAX_STREAMS": "1"}
     with running(tmp_path / "data", **settings) as served, served.client() as client:
         with client.stream("GET", "/telemetry/stream") as first:
             lines = first.iter_lines()
@@ -209,7 +207,7 @@ def test_history_outlives_the_service_and_a_pass_pulls_what_is_new(served: Serve
     served.start()
     assert pull()["rows"] >= 3
     with served.ledger() as ledger:
-        sequence = ledger.tell("warning", "testing", "something happened")
+        sequence = ledger.events.log("warning", "testing", "something happened")
     assert pull()["events"] == 1
     with served.client() as client:
         assert client.get("/events").json()["acknowledged"] >= sequence
@@ -258,7 +256,7 @@ def test_a_sampling_process_that_is_killed_comes_back(served: Served) -> None:
 
 
 def test_the_governor_holds_work_back_and_says_why(tmp_path: Path, board: Path) -> None:
-    limits = {"ONBOARD_HOT_C": "45", "ONBOARD_TURN_S": "1"}
+    limits = {"ONBOARD_MAX_TEMPERATURE_C": "45", "ONBOARD_MIN_DUTY_PERIOD_S": "1"}
     with running(tmp_path / "data", ONBOARD_TELEMETRY_ROOT=str(board), **limits) as served:
         until(lambda: power_of(served)["hottest_c"] == 48.5, "no heat is measured")
         posted = served.post(write_scene(tmp_path / "scene.tif", 600))

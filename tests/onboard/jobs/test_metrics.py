@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.onboard.service import Served, running, until, write_scene
 from tests.telemetry.trees import orin_nx, write
 
-LIMIT = {"ONBOARD_MEAN_POWER_W": "500"}
+LIMIT = {"ONBOARD_MAX_MEAN_POWER_W": "500"}
 COUNTER = "sys/class/powercap/intel-rapl:0/energy_uj"
 
 

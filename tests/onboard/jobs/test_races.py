@@ -11,10 +11,13 @@ import httpx
 import pytest
 
 from onboard.jobs.erase import erase_map, erase_scene, erase_scene_file
+from onboard.jobs.highwater import Note
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
-from onboard.jobs.kind import MapKind
-from onboard.jobs.ledger import OVER, Ledger, MapRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.jobs.reconcile import open_ledger, reconcile
+from onboard.jobs.scene_states import RETRYABLE_STATES
 from onboard.scene.probe import Probes
 from onboard.settings import Settings, read_settings
 from tests.onboard.service import running, until, write_scene
@@ -25,7 +28,7 @@ TIFF = {"Content-Type": "image/tiff"}
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return read_settings(data_dir=tmp_path / "data", model=str(write_model(tmp_path / "model")), reserve=0)
+    return read_settings(data_dir=tmp_path / "data", model=str(write_model(tmp_path / "model")), disk_reserve_bytes=0)
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 @pytest.fixture
 def deliver(settings: Settings, ledger: Ledger, probes: Probes, tmp_path: Path) -> Callable[[], Accepted]:
     """Delivers one scene, over and over."""
-    content, kind = write_scene(tmp_path / "scene.tif", 40).read_bytes(), MapKind.of(settings)
+    content, kind = write_scene(tmp_path / "scene.tif", 40).read_bytes(), MappingConfig.of(settings)
 
     def delivered() -> Accepted:
         file = IncomingFile(settings, len(content))
@@ -62,8 +65,8 @@ def has_file(settings: Settings, scene_id: str) -> bool:
 def published(settings: Settings, ledger: Ledger, scene_id: str) -> MapRow:
     (settings.maps_dir / scene_id).mkdir()
     (settings.maps_dir / scene_id / "map.tif").write_bytes(b"a map")
-    ledger.publish(MapRow(scene_id, 0, "routine", {"map.tif": {"bytes": 5, "sha256": "0" * 64}}, {}), {})
-    row = ledger.map(scene_id)
+    ledger.maps.adopt(MapRow(scene_id, 0, "routine", {"map.tif": {"bytes": 5, "sha256": "0" * 64}}, {}), {})
+    row = ledger.maps.get(scene_id)
     assert row is not None
     return row
 
@@ -72,7 +75,7 @@ def test_a_scene_delivered_between_its_cancellation_and_the_erasing_keeps_its_fi
     settings: Settings, ledger: Ledger, deliver: Callable[[], Accepted]
 ) -> None:
     scene = deliver().row.id
-    ledger.cancel(scene)
+    ledger.scenes.cancel(scene)
     again = deliver()
     assert (again.row.id, again.row.state, again.is_new) == (scene, "queued", True)
     erase_scene(settings, ledger, scene)
@@ -83,19 +86,45 @@ def test_a_scene_cancelled_and_delivered_again_while_its_map_is_published_keeps_
     settings: Settings, ledger: Ledger, deliver: Callable[[], Accepted]
 ) -> None:
     scene = deliver().row.id
-    ledger.start(scene)
+    ledger.scenes.start(scene)
     row = MapRow(scene, 0, "routine", {"map.tif": {"bytes": 5, "sha256": "0" * 64}}, {})
-    assert ledger.cancel(scene) == "running"
+    assert ledger.scenes.cancel(scene) == "running"
     assert deliver().is_new
-    assert not ledger.finish(row, {})
-    assert not ledger.fail(scene, "it cannot be read", before=("running",))
-    assert not ledger.put_back(scene)
+    assert not ledger.maps.finish(row, {})
+    assert not ledger.scenes.fail(scene, "it cannot be read", before=("running",))
+    assert not ledger.scenes.requeue(scene)
     erase_scene_file(settings, ledger, scene)
-    assert (ledger.state_of(scene), ledger.holds_map(scene), has_file(settings, scene)) == ("queued", False, True)
-    ledger.start(scene)
-    assert ledger.finish(row, {"tiles": 1})
+    assert (ledger.scenes.state_of(scene), ledger.maps.holds(scene), has_file(settings, scene)) == (
+        "queued",
+        False,
+        True,
+    )
+    ledger.scenes.start(scene)
+    assert ledger.maps.finish(row, {"tiles": 1})
     erase_scene_file(settings, ledger, scene)
-    assert (ledger.state_of(scene), ledger.holds_map(scene), has_file(settings, scene)) == ("mapped", True, False)
+    assert (ledger.scenes.state_of(scene), ledger.maps.holds(scene), has_file(settings, scene)) == (
+        "mapped",
+        True,
+        False,
+    )
+
+
+def test_a_delivery_answers_with_the_state_it_made_though_a_cancellation_follows_at_once(
+    settings: Settings, ledger: Ledger, deliver: Callable[[], Accepted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = ledger._database._mark.note
+
+    def cancelled_just_after(entry: Note) -> None:
+        note(entry)
+        with Ledger(settings.ledger_path) as other:
+            for row in other.scenes.page():
+                other.scenes.cancel(row.id)
+
+    monkeypatch.setattr(ledger._database._mark, "note", cancelled_just_after)
+    for _ in ("new", "again"):
+        accepted = deliver()
+        assert (accepted.is_new, accepted.row.state) == (True, "queued")
+        assert ledger.scenes.state_of(accepted.row.id) == "cancelled"
 
 
 def test_a_map_made_anew_is_not_erased_in_place_of_the_one_before(
@@ -103,19 +132,19 @@ def test_a_map_made_anew_is_not_erased_in_place_of_the_one_before(
 ) -> None:
     scene = deliver().row.id
     before = published(settings, ledger, scene)
-    ledger.receipt(scene)
-    ledger.remove_map(scene)
+    ledger.maps.record_receipt(scene)
+    ledger.maps.remove(scene)
     after = MapRow(scene, 0, "routine", before.assets, before.item)
-    ledger.publish(after, {})
+    ledger.maps.adopt(after, {})
     assert not erase_map(settings, ledger, before, problem="no room", event=("info", "map-erased", "to make room"))
     assert (settings.maps_dir / scene / "map.tif").is_file()
-    assert ledger.holds_map(scene)
+    assert ledger.maps.holds(scene)
 
 
 def test_whoever_delivers_while_another_cancels_has_a_scene_with_its_file(
     settings: Settings, probes: Probes, tmp_path: Path, ledger: Ledger
 ) -> None:
-    content, kind = write_scene(tmp_path / "scene.tif", 40).read_bytes(), MapKind.of(settings)
+    content, kind = write_scene(tmp_path / "scene.tif", 40).read_bytes(), MappingConfig.of(settings)
     start = threading.Barrier(4)
 
     def post() -> bool:
@@ -125,13 +154,13 @@ def test_whoever_delivers_while_another_cancels_has_a_scene_with_its_file(
             file.finish()
             start.wait(60)
             row = accept(settings, own, kind, probes, file, Delivery("a scene")).row
-            return row.state not in OVER
+            return row.state not in RETRYABLE_STATES
 
     def cancel() -> bool:
         with Ledger(settings.ledger_path) as own:
             start.wait(60)
-            for row in own.scenes():
-                own.cancel(row.id)
+            for row in own.scenes.page():
+                own.scenes.cancel(row.id)
                 erase_scene(settings, own, row.id)
         return True
 
@@ -139,7 +168,7 @@ def test_whoever_delivers_while_another_cancels_has_a_scene_with_its_file(
         for _ in range(15):
             done = [pool.submit(work) for work in (post, cancel, post, cancel)]
             assert all(each.result(120) for each in done)
-            (row,) = ledger.scenes()
+            (row,) = ledger.scenes.page()
             assert has_file(settings, row.id) == (row.state == "queued")
             assert list((settings.scenes_dir / ".incoming").iterdir()) == []
 
@@ -157,7 +186,7 @@ def test_no_accepted_scene_is_lost_over_http(tmp_path: Path) -> None:
                 while (answer := client.post("/scenes", content=content, headers=TIFF)).status_code == 429:
                     pass
             assert answer.status_code in (200, 202), answer.text
-            assert answer.json()["state"] not in OVER
+            assert answer.json()["state"] not in RETRYABLE_STATES
             return str(answer.json()["id"])
 
         def cancel(scene: str) -> None:
@@ -178,12 +207,12 @@ def test_no_accepted_scene_is_lost_over_http(tmp_path: Path) -> None:
         with served.client() as client:
             until(lambda: not _at_work(client), "not at rest", 180)
         with served.ledger() as ledger:
-            told = {event.kind for event in ledger.events(limit=1000)}
+            told = {event.kind for event in ledger.events.page(limit=1000)}
             assert not told & {"scene-failed", "no-storage", "engine-failed", "worker-died", "scene-missing"}
-            assert {row.state for row in ledger.scenes()} <= {"mapped", "cancelled"}
-            for row in ledger.scenes():
+            assert {row.state for row in ledger.scenes.page()} <= {"mapped", "cancelled"}
+            for row in ledger.scenes.page():
                 is_there = (served.data / "maps" / row.id / "map.tif").is_file()
-                assert is_there == ledger.holds_map(row.id) == (row.state == "mapped")
+                assert is_there == ledger.maps.holds(row.id) == (row.state == "mapped")
         for scene, path in scenes:
             assert served.post(path)["id"] == scene
         for scene, _ in scenes:

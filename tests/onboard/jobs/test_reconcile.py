@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,11 @@ from onboard.api.inbox import take_inbox
 from onboard.api.service import Service
 from onboard.downlink.retention import erase_for_room
 from onboard.errors import NoRoom, SceneRefused, StorageError
-from onboard.jobs.claim import accept_inbox_file, give_back_claims
+from onboard.jobs.inbox import accept_inbox_file, give_back_claims
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, erase_folder
-from onboard.jobs.kind import MapKind
-from onboard.jobs.ledger import Ledger, MapRow
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.map_store import MapRow
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.scene.probe import Probes
 from onboard.settings import Settings, read_settings
@@ -38,12 +40,12 @@ def _probes_end() -> Iterator[None]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     model = write_model(tmp_path / "model")
-    return read_settings(data_dir=tmp_path / "data", model=str(model), reserve=0, inbox=tmp_path / "inbox")
+    return read_settings(data_dir=tmp_path / "data", model=str(model), disk_reserve_bytes=0, inbox=tmp_path / "inbox")
 
 
 @pytest.fixture
-def kind(settings: Settings) -> MapKind:
-    return MapKind.of(settings)
+def kind(settings: Settings) -> MappingConfig:
+    return MappingConfig.of(settings)
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def ledger(settings: Settings) -> Ledger:
     return ledger
 
 
-def deliver(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, **delivery: str) -> Accepted:
+def deliver(settings: Settings, ledger: Ledger, kind: MappingConfig, path: Path, **delivery: Any) -> Accepted:
     file = IncomingFile(settings, path.stat().st_size)
     file.write(path.read_bytes())
     file.finish()
@@ -61,11 +63,11 @@ def deliver(settings: Settings, ledger: Ledger, kind: MapKind, path: Path, **del
 
 
 def kinds(ledger: Ledger) -> list[str]:
-    return [event.kind for event in ledger.events()]
+    return [event.kind for event in ledger.events.page()]
 
 
 def test_an_accepted_scene_has_a_folder_and_a_row(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", side=40)
     accepted = deliver(settings, ledger, kind, scene, name="../../etc/passwd", priority="urgent")
@@ -73,18 +75,18 @@ def test_an_accepted_scene_has_a_folder_and_a_row(
     assert accepted.is_new
     assert (folder / "scene.tif").read_bytes() == scene.read_bytes()
     assert json.loads((folder / "scene.json").read_text())["name"] == "../../etc/passwd"
-    assert ledger.waiting() == accepted.row
+    assert ledger.scenes.next_queued() == accepted.row
     again = deliver(settings, ledger, kind, scene)
     assert (again.row.id, again.is_new) == (accepted.row.id, False)
     assert list((settings.scenes_dir / ".incoming").iterdir()) == []
 
 
 def test_a_scene_that_is_over_gets_a_new_attempt(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", side=40)
     first = deliver(settings, ledger, kind, scene).row
-    ledger.cancel(first.id)
+    ledger.scenes.cancel(first.id)
     erase_folder(settings.scenes_dir / first.id, settings.scenes_dir / ".incoming")
     again = deliver(settings, ledger, kind, scene)
     assert (again.row.id, again.is_new, again.row.state) == (first.id, True, "queued")
@@ -92,43 +94,43 @@ def test_a_scene_that_is_over_gets_a_new_attempt(
 
 
 def test_what_cannot_be_mapped_leaves_nothing(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "x.tif").write_bytes(b"II*\0" + bytes(100))
     with pytest.raises(SceneRefused):
         deliver(settings, ledger, kind, tmp_path / "x.tif")
-    assert ledger.scenes() == []
+    assert ledger.scenes.page() == []
     assert [path.name for path in settings.scenes_dir.rglob("*")] == [".incoming"]
 
 
 def test_bytes_delivered_again_take_the_place_of_damaged_ones(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", side=40)
     first = deliver(settings, ledger, kind, scene).row
     kept = settings.scenes_dir / first.id / "scene.tif"
     kept.write_bytes(kept.read_bytes()[:-100] + bytes(100))
-    ledger.fail(first.id, "cannot be read; deliver it again")
+    ledger.scenes.fail(first.id, "cannot be read; deliver it again")
     assert deliver(settings, ledger, kind, scene).row.state == "queued"
     assert kept.read_bytes() == scene.read_bytes()
 
 
 @pytest.mark.parametrize("delivered", [False, True])
 def test_a_map_that_is_lost_before_the_ground_has_it_is_made_again(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, delivered: bool
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, delivered: bool
 ) -> None:
     lost = [deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row.id for n in range(2)]
     for scene_id in lost:
-        ledger.start(scene_id)
-        ledger.publish(MapRow(scene_id, 0, "routine", {"map.tif": {"bytes": 10, "sha256": "0" * 64}}, {}), {})
+        ledger.scenes.start(scene_id)
+        ledger.maps.adopt(MapRow(scene_id, 0, "routine", {"map.tif": {"bytes": 10, "sha256": "0" * 64}}, {}), {})
         erase_folder(settings.scenes_dir / scene_id, settings.scenes_dir / ".incoming")
         if delivered:
-            ledger.receipt(scene_id)
-    made = ledger.map(lost[0])
+            ledger.maps.record_receipt(scene_id)
+    made = ledger.maps.get(lost[0])
     assert made is not None
     erase_for_room(settings, ledger, made)  # to make room
     reconcile(settings, ledger)  # and the other one's files are not there
-    assert [ledger.holds_map(scene_id) for scene_id in lost] == [False, False]
+    assert [ledger.maps.holds(scene_id) for scene_id in lost] == [False, False]
     for n, scene_id in enumerate(lost):
         again = deliver(settings, ledger, kind, tmp_path / f"{n}.tif")
         assert (again.row.id, again.is_new, again.row.state) == (
@@ -138,52 +140,54 @@ def test_a_map_that_is_lost_before_the_ground_has_it_is_made_again(
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_files_that_a_cut_left_of_scenes_that_are_done_are_erased(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, keep: bool
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, keep: bool
 ) -> None:
     cancelled, mapped, waiting = (
         deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row.id for n in range(3)
     )
-    ledger.start(cancelled)
-    ledger.cancel(cancelled)
-    ledger.start(mapped)
-    ledger.publish(MapRow(mapped, 0, "routine", {}, {}), {})
+    ledger.scenes.start(cancelled)
+    ledger.scenes.cancel(cancelled)
+    ledger.scenes.start(mapped)
+    ledger.maps.adopt(MapRow(mapped, 0, "routine", {}, {}), {})
     reconcile(settings.model_copy(update={"keep_scenes": keep}), ledger)
     left = {path.name for path in settings.scenes_dir.iterdir() if not path.name.startswith(".")}
     assert left == ({mapped, waiting} if keep else {waiting})
 
 
-def test_a_file_without_a_row_is_taken_up(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
+def test_a_file_without_a_row_is_taken_up(
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
+) -> None:
     accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40), priority="high").row
     ledger.close()
     settings.ledger_path.unlink()
     fresh = open_ledger(settings)
     reconcile(settings, fresh)
-    (found,) = fresh.scenes()
+    (found,) = fresh.scenes.page()
     assert (found.id, found.sha256, found.priority, found.state) == (accepted.id, accepted.sha256, "high", "queued")
     assert kinds(fresh) == ["ledger-rolled-back", "scene-adopted"]
     assert fresh.next_sequence() > accepted.sequence
 
 
 def test_a_damaged_ledger_is_set_aside_and_built_again(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     accepted = [deliver(settings, ledger, kind, write_scene(tmp_path / f"{n}.tif", 40, seed=n)).row for n in range(3)]
-    known = ledger.tell("info", "seen", "the last that the ground has seen")
+    known = ledger.events.log("info", "seen", "the last that the ground has seen")
     ledger.close()
     content = bytearray(settings.ledger_path.read_bytes())
     content[4096:12288] = b"\xff" * 8192
     settings.ledger_path.write_bytes(content)
     fresh = open_ledger(settings)
     reconcile(settings, fresh)
-    assert [row.id for row in fresh.scenes()] == [row.id for row in accepted]
+    assert [row.id for row in fresh.scenes.page()] == [row.id for row in accepted]
     assert (settings.data_dir / "ledger.damaged-1.sqlite").read_bytes() == bytes(content)
-    assert "ledger-rebuilt" in [event.kind for event in fresh.events(after=known)]
+    assert "ledger-rebuilt" in [event.kind for event in fresh.events.page(after=known)]
     assert kinds(fresh)[0] == "ledger-rebuilt"
 
 
 def lose(ledger: Ledger, begin: int = 0) -> int:
     """Ends it and overwrites a page of its file from byte ``begin`` on; gives the last number that was known of it."""
-    known = ledger.tell("info", "seen", "the last that the ground has seen")
+    known = ledger.events.log("info", "seen", "the last that the ground has seen")
     ledger.close()
     content = bytearray(ledger.path.read_bytes())
     content[begin : begin + 4096] = b"\xff" * 4096
@@ -201,8 +205,8 @@ def page_of(ledger: Ledger, table: str) -> int:
 def test_events_of_a_rebuilt_ledger_come_behind_all_that_were_known(settings: Settings, ledger: Ledger) -> None:
     known = lose(ledger)
     fresh = open_ledger(settings)
-    assert [event.kind for event in fresh.events(after=known)] == ["ledger-rebuilt"]
-    assert fresh.acknowledge(known) == known
+    assert [event.kind for event in fresh.events.page(after=known)] == ["ledger-rebuilt"]
+    assert fresh.events.acknowledge(known) == known
     assert kinds(fresh) == ["ledger-rebuilt"]
 
 
@@ -212,7 +216,7 @@ def test_numbers_go_on_over_two_lost_ledgers_though_the_clock_falls_back_to_1970
     lose(ledger)
     known = lose(open_ledger(settings))
     monkeypatch.setattr("onboard.jobs.reconcile.time.time", lambda: 100.0)
-    assert [event.kind for event in open_ledger(settings).events(after=known)] == ["ledger-rebuilt"]
+    assert [event.kind for event in open_ledger(settings).events.page(after=known)] == ["ledger-rebuilt"]
 
 
 @pytest.mark.parametrize("folder", ["data", "a%41b", "what?now", "x#y"])
@@ -221,17 +225,17 @@ def test_a_damaged_ledger_whose_counter_is_whole_is_gone_beyond(settings: Settin
     ledger = open_ledger(settings)
     ledger.skip_to(5 * 10**12)
     known = lose(ledger, page_of(ledger, "events"))
-    assert [event.sequence for event in open_ledger(settings).events()] == [known + 1]
+    assert [event.sequence for event in open_ledger(settings).events.page()] == [known + 1]
 
 
 def test_a_counter_that_cannot_be_one_is_not_believed(settings: Settings, ledger: Ledger) -> None:
-    known = ledger.tell("info", "seen", "the last that the ground has seen")
+    known = ledger.events.log("info", "seen", "the last that the ground has seen")
     begin = page_of(ledger, "events")
     with closing(sqlite3.connect(ledger.path)) as base:
         base.execute("UPDATE counter SET value = 9223372036854775806")
         base.commit()
     lose(ledger, begin)
-    (event,) = open_ledger(settings).events(after=known)
+    (event,) = open_ledger(settings).events.page(after=known)
     assert event.sequence < 2**53
 
 
@@ -249,25 +253,30 @@ def test_a_power_cut_while_a_ledger_is_set_aside_loses_neither_numbers_nor_event
     assert not settings.ledger_path.exists()
     for _ in range(2):
         fresh = open_ledger(settings)
-        assert [event.kind for event in fresh.events(after=known)] == ["ledger-rebuilt"]
+        assert [event.kind for event in fresh.events.page(after=known)] == ["ledger-rebuilt"]
         fresh.close()
 
 
-def test_a_row_without_its_file_is_reported(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
+def test_a_row_without_its_file_is_reported(
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
+) -> None:
     accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40)).row
     shutil.rmtree(settings.scenes_dir / accepted.id)
     reconcile(settings, ledger)
-    found = ledger.scene(accepted.id)
+    found = ledger.scenes.get(accepted.id)
     assert found is not None
     assert (found.state, found.problem) == ("failed", "its file is gone from the disk; deliver it again")
     assert kinds(ledger) == ["scene-missing"]
 
 
 def test_a_disk_that_is_full_at_the_start_costs_no_ledger(settings: Settings, ledger: Ledger) -> None:
-    ledger.tell("info", "kept", "what must not be lost")
+    ledger.events.log("info", "kept", "what must not be lost")
     ledger.close()
     content = settings.ledger_path.read_bytes()
-    with files_of_at_most(8192), pytest.raises(StorageError, match=r"cannot be opened .*; make room or mend the disk"):
+    with (
+        files_of_at_most(8192),
+        pytest.raises(StorageError, match=r"cannot be opened .*; make room or repair the disk"),
+    ):
         open_ledger(settings)
     assert settings.ledger_path.read_bytes() == content
     assert kinds(open_ledger(settings)) == ["kept"]
@@ -286,16 +295,18 @@ def test_only_temporaries_are_removed(settings: Settings, ledger: Ledger) -> Non
     assert sorted(kinds(ledger)) == ["map-unreadable", "scene-unreadable"]
 
 
-def test_what_was_running_is_queued_again(settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path) -> None:
+def test_what_was_running_is_queued_again(
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
+) -> None:
     accepted = deliver(settings, ledger, kind, write_scene(tmp_path / "scene.tif", side=40)).row
-    ledger.start(accepted.id)
+    ledger.scenes.start(accepted.id)
     reconcile(settings, ledger)
-    assert ledger.state_of(accepted.id) == "queued"
+    assert ledger.scenes.state_of(accepted.id) == "queued"
 
 
 @pytest.mark.usefixtures("ledger")
 def test_the_reserve_is_kept(settings: Settings) -> None:
-    greedy = settings.model_copy(update={"reserve": 1 << 60})
+    greedy = settings.model_copy(update={"disk_reserve_bytes": 1 << 60})
     with pytest.raises(NoRoom, match="would leave less than the reserve"):
         IncomingFile(greedy, 10)
     growing = IncomingFile(settings, None)
@@ -306,7 +317,7 @@ def test_the_reserve_is_kept(settings: Settings) -> None:
 
 
 def test_a_file_of_the_inbox_is_claimed_and_one_elsewhere_is_not(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     scene = write_scene(tmp_path / "inbox" / "a.tif", side=40)
     accepted = accept_inbox_file(settings, ledger, kind, PROBES, scene, Delivery("a"))
@@ -324,7 +335,7 @@ def test_a_file_of_the_inbox_is_claimed_and_one_elsewhere_is_not(
 
 
 def test_a_claim_that_a_kill_left_goes_back_and_overwrites_nothing(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox = tmp_path / "inbox"
     first = write_scene(inbox / "day" / "a.tif", 40, seed=1).read_bytes()
@@ -343,7 +354,7 @@ def test_a_claim_that_a_kill_left_goes_back_and_overwrites_nothing(
 
 
 def test_a_file_that_comes_while_one_of_its_name_is_tried_stays(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, inbox = b"II*\0" + bytes(50), tmp_path / "inbox"
     inbox.mkdir()
@@ -361,7 +372,7 @@ def test_a_file_that_comes_while_one_of_its_name_is_tried_stays(
 
 
 def test_one_odd_name_stops_no_other_file_of_the_inbox(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
     latin = os.fsdecode("Zürich.tif".encode("latin-1"))
@@ -371,23 +382,23 @@ def test_one_odd_name_stops_no_other_file_of_the_inbox(
     (inbox / ("b" * 251 + ".tif")).write_bytes(b"II*\0" + bytes(50))
     service = Service(settings.model_copy(update={"watch_inbox": True}), kind)
     assert [take_inbox(service) for _ in range(2)] == [0, 3]
-    assert [row.name for row in ledger.scenes()] == ["Z?rich.tif", "x" * 200, "z.tif"]
+    assert [row.name for row in ledger.scenes.page()] == ["Z?rich.tif", "x" * 200, "z.tif"]
     assert [path.name for path in inbox.iterdir()] == ["rejected"]
     assert len(list((inbox / "rejected").iterdir())) == 2
     service.ledger.close()
     service.probes.close()
     settings.ledger_path.unlink()
-    facts = settings.scenes_dir / ledger.scenes()[0].id / "scene.json"
+    facts = settings.scenes_dir / ledger.scenes.page()[0].id / "scene.json"
     facts.write_text(facts.read_text().replace("Z?rich", "Z\\udcfcrich"))  # as earlier versions left it
     ledger.close()
     fresh = open_ledger(settings)
     reconcile(settings, fresh)
-    assert fresh.scenes()[0].name == "Z?rich.tif"
+    assert fresh.scenes.page()[0].name == "Z?rich.tif"
 
 
 @pytest.mark.usefixtures("ledger")
 def test_a_file_that_can_go_nowhere_stays_and_others_are_taken(
-    settings: Settings, kind: MapKind, tmp_path: Path
+    settings: Settings, kind: MappingConfig, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
     write_scene(inbox / "good.tif", 40)
@@ -401,20 +412,20 @@ def test_a_file_that_can_go_nowhere_stays_and_others_are_taken(
 
 
 def test_scenes_that_wait_are_mapped_by_the_model_of_now(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
-    other = MapKind(kind.model, '{"halo":1}', kind.manifest)
+    other = MappingConfig(kind.model, '{"halo":1}', kind.manifest)
     twice, once = write_scene(tmp_path / "a.tif", 40, seed=1), write_scene(tmp_path / "b.tif", 40, seed=2)
     old = [deliver(settings, ledger, other, path).row.id for path in (twice, once)]
     new = deliver(settings, ledger, kind, twice).row.id
     reconcile(settings, ledger, kind)
-    assert [ledger.state_of(scene) for scene in (*old, new)] == ["cancelled", "queued", "queued"]
-    assert {row.options for row in ledger.scenes(state="queued")} == {kind.options}
+    assert [ledger.scenes.state_of(scene) for scene in (*old, new)] == ["cancelled", "queued", "queued"]
+    assert {row.options for row in ledger.scenes.page(state="queued")} == {kind.options}
     assert deliver(settings, ledger, kind, once).row.id == old[1]
 
 
 def test_the_watched_inbox_takes_what_is_complete_and_puts_aside_what_is_wrong(
-    settings: Settings, ledger: Ledger, kind: MapKind, tmp_path: Path
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path
 ) -> None:
     watching = settings.model_copy(update={"watch_inbox": True})
     service = Service(watching, kind)
@@ -426,7 +437,7 @@ def test_the_watched_inbox_takes_what_is_complete_and_puts_aside_what_is_wrong(
     assert take_inbox(service) == 0  # the first look only remembers
     (inbox / "growing.tif").write_bytes(b"II*\0" + bytes(10))
     assert take_inbox(service) == 1
-    assert [row.name for row in ledger.scenes()] == ["good.tif"]
+    assert [row.name for row in ledger.scenes.page()] == ["good.tif"]
     assert sorted(path.name for path in inbox.iterdir()) == ["growing.tif", "notes.txt", "rejected"]
     assert sorted(path.name for path in (inbox / "rejected").iterdir()) == ["bad.tif", "bad.tif.txt"]
     assert "bad.tif" in (inbox / "rejected" / "bad.tif.txt").read_text()

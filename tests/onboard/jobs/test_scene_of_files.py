@@ -12,11 +12,11 @@ import pytest
 
 from onboard.jobs.bundle import IncomingBundle, new_folder
 from onboard.jobs.intake import INCOMING, Accepted, Delivery, accept
-from onboard.jobs.kind import MapKind
 from onboard.jobs.ledger import Ledger
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.jobs.scene_folder import FILES, scene_file
-from onboard.jobs.starter import Starter
+from onboard.jobs.scheduler import SceneScheduler
 from onboard.scene.probe import Probes
 from onboard.settings import Settings, read_settings
 from tests.onboard.service import write_scene
@@ -27,7 +27,7 @@ SIDE = 40
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return read_settings(data_dir=tmp_path / "data", model=str(write_model(tmp_path / "model")), reserve=0)
+    return read_settings(data_dir=tmp_path / "data", model=str(write_model(tmp_path / "model")), disk_reserve_bytes=0)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 @pytest.fixture
 def deliver(settings: Settings, ledger: Ledger, probes: Probes) -> Callable[[], Accepted]:
     """Delivers one scene with a file beside it, over and over."""
-    kind = MapKind.of(settings)
+    kind = MappingConfig.of(settings)
 
     def delivered() -> Accepted:
         folder = new_folder(settings)
@@ -68,7 +68,7 @@ def test_a_new_delivery_takes_the_place_of_damaged_files_and_leaves_nothing(
     path = scene_file(settings.scenes_dir / row.id)
     whole = hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(b"damaged")
-    assert ledger.fail(row.id, "its file is damaged")
+    assert ledger.scenes.fail(row.id, "its file is damaged")
     again = deliver()
     assert (again.is_new, again.row.id, again.row.state) == (True, row.id, "queued")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == whole
@@ -91,9 +91,9 @@ def test_its_size_is_measured_where_its_row_has_none(
 ) -> None:
     row = deliver().row
     assert row.pixels == SIDE * SIDE
-    ledger.set_pixels(row.id, 0)
-    assert Starter(settings, ledger, probes.judge).next(MapKind.of(settings).manifest) is not None
-    measured = ledger.scene(row.id)
+    ledger.scenes.set_pixels(row.id, 0)
+    assert SceneScheduler(settings, ledger, probes.judge).next(MappingConfig.of(settings).manifest) is not None
+    measured = ledger.scenes.get(row.id)
     assert measured is not None
     assert measured.pixels == SIDE * SIDE
 
@@ -102,9 +102,9 @@ def test_a_new_attempt_known_to_the_mark_alone_is_queued_again(
     settings: Settings, ledger: Ledger, deliver: Callable[[], Accepted]
 ) -> None:
     row = deliver().row
-    assert ledger.fail(row.id, "a reason")
+    assert ledger.scenes.fail(row.id, "a reason")
     assert deliver().is_new
     with closing(sqlite3.connect(settings.ledger_path)) as base, base:  # as a ledger that fell back says
         base.execute("UPDATE scenes SET state = 'failed', changed = 0 WHERE id = ?", (row.id,))
     reconcile(settings, ledger)
-    assert ledger.state_of(row.id) == "queued"
+    assert ledger.scenes.state_of(row.id) == "queued"

@@ -11,7 +11,7 @@ import rasterio
 
 from engines.testing import manifest_for_testing
 from onboard.errors import OptionsRefused
-from onboard.jobs.kind import MapKind
+from onboard.jobs.mapping_config import MappingConfig
 from onboard.jobs.scene_options import options_of
 from onboard.scene.reader import SceneOptions
 from onboard.settings import Settings, read_settings
@@ -76,6 +76,9 @@ def test_a_setting_that_cannot_be_is_refused_by_name(monkeypatch: pytest.MonkeyP
 
 def test_another_option_is_another_map_and_the_defaults_keep_their_key(tmp_path: Path) -> None:
     model = str(write_model(tmp_path / "model"))
-    plain, bare = MapKind.of(Settings(model=model)).options, MapKind.of(Settings(model=model, collar=False)).options
+    plain, bare = (
+        MappingConfig.of(Settings(model=model)).options,
+        MappingConfig.of(Settings(model=model, collar=False)).options,
+    )
     assert "collar" not in plain
     assert "collar" in bare

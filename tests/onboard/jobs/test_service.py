@@ -15,7 +15,7 @@ import pytest
 import rasterio
 
 from engines.open import open_engine
-from onboard.jobs.ledger import Event
+from onboard.jobs.event_log import Event
 from onboard.mapping.run import MapRequest, map_scene
 from tests.onboard.service import Served, running, until, write_scene
 from tests.tiny_model import write_model
@@ -45,7 +45,7 @@ def same_pixels(served: Served, scene_id: str, reference: Path) -> bool:
 
 def events(served: Served, kind: str) -> list[Event]:
     with served.ledger() as ledger:
-        return [event for event in ledger.events(limit=1000) if event.kind == kind]
+        return [event for event in ledger.events.page(limit=1000) if event.kind == kind]
 
 
 def test_a_scene_goes_in_and_its_map_comes_out(data: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_scene_goes_in_and_its_map_comes_out(data: Path, tmp_path: Path) -> No
 
 def test_a_worker_killed_again_and_again_gives_the_same_map(data: Path, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", side=800)
-    with running(data, ONBOARD_DEATHS="1000") as served:
+    with running(data, ONBOARD_MAX_CRASHES="1000") as served:
         posted = served.post(scene)
         kills = 0
         while served.wait_for(posted["id"], "queued", "running", "mapped") != "mapped":
@@ -90,7 +90,7 @@ def _some_progress(served: Served, scene_id: str) -> None:
 
     def is_done() -> bool:
         with served.ledger() as ledger:
-            return ledger.state_of(scene_id) == "mapped"
+            return ledger.scenes.state_of(scene_id) == "mapped"
 
     until(lambda: size() > before or is_done(), "no progress")
 
@@ -146,14 +146,14 @@ def test_an_urgent_scene_overtakes_and_the_other_continues(data: Path, tmp_path:
         second = served.post(urgent, priority="urgent")
         served.wait_for(second["id"], "mapped")
         with served.ledger() as ledger:
-            assert ledger.state_of(first["id"]) != "mapped"
+            assert ledger.scenes.state_of(first["id"]) != "mapped"
         served.wait_for(first["id"], "mapped")
         assert digest_of(served, first["id"]) == undisturbed(served, slow, tmp_path / "plain")
         with served.ledger() as ledger:
-            row = ledger.scene(first["id"])
+            row = ledger.scenes.get(first["id"])
         assert row is not None
         assert row.attempts == 2
-        assert row.deaths == 0
+        assert row.crashes == 0
 
 
 def white_scene(path: Path) -> Path:
@@ -167,9 +167,7 @@ def white_scene(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", ["kills", "raises"])
-def test_a_scene_that_kills_the_worker_is_quarantined_and_others_go_on(
-    data: Path, tmp_path: Path, fault: str
-) -> None:
+def test_a_scene_that_kills_the_worker_is_quarantined_and_others_go_on(data: Path, tmp_path: Path, fault: str) -> None:
     scene, good = white_scene(tmp_path / "white.tif"), write_scene(tmp_path / "good.tif", 100, seed=3)
     with running(data, FAULTY, FAULT=fault, FAULT_STATE=str(tmp_path / "state")) as served:
         posted = served.post(scene, priority="urgent")
@@ -178,8 +176,8 @@ def test_a_scene_that_kills_the_worker_is_quarantined_and_others_go_on(
         served.wait_for(other["id"], "mapped")
         with served.client() as client:
             told = client.get(f"/scenes/{posted['id']}").json()
-        assert told["deaths"] == 3
-        assert "the worker died on it 3 times" in told["problem"]
+        assert told["crashes"] == 3
+        assert "the worker crashed on it 3 times" in told["problem"]
         assert not (data / "maps" / posted["id"]).exists()
         assert len(events(served, "worker-died")) == 3
 
@@ -200,7 +198,11 @@ def test_a_scene_that_the_engine_fails_on_is_quarantined_and_others_go_on(data: 
 def test_a_worker_that_hangs_is_killed(data: Path, tmp_path: Path, check_minutes: str) -> None:
     """Also right after a check of the engine, which is before each tile here."""
     scene = white_scene(tmp_path / "white.tif")
-    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5", "ONBOARD_DEATHS": "1", "ONBOARD_CHECK_MINUTES": check_minutes}
+    settings = {
+        "ONBOARD_HEARTBEAT_TIMEOUT_S": "5",
+        "ONBOARD_MAX_CRASHES": "1",
+        "ONBOARD_ENGINE_CHECK_MINUTES": check_minutes,
+    }
     with running(data, FAULTY, FAULT="hangs", FAULT_STATE=str(tmp_path / "state"), **settings) as served:
         posted = served.post(scene)
         served.wait_for(posted["id"], "quarantined")
@@ -294,7 +296,8 @@ def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -
         with served.client() as client:
             refused = client.post("/scenes", content=other.read_bytes(), headers={"Content-Type": "image/tiff"})
             assert (refused.status_code, refused.json()["type"]) == (507, "urn:onboard:problem:no-room")
-            until(lambda: "waits for room" in served.log.read_text() or events(served, "no-storage"), "it did not stop")
+            waits = "waits for disk space"
+            until(lambda: waits in served.log.read_text() or events(served, "no-storage"), "it did not stop")
             assert client.get("/health/live").status_code == 200
         filler.unlink()
         served.wait_for(posted["id"], "mapped")
@@ -302,7 +305,7 @@ def test_a_full_disk_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -
         again = served.post(other)
         served.wait_for(again["id"], "mapped")
         with served.ledger() as ledger:
-            assert [row.deaths for row in ledger.scenes()] == [0, 0]
+            assert [row.crashes for row in ledger.scenes.page()] == [0, 0]
 
 
 def _fill(path: Path) -> None:

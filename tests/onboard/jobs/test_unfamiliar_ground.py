@@ -17,11 +17,12 @@ def test_scene_event_and_plan_say_that_a_map_may_be_a_guess(tmp_path: Path) -> N
         served.wait_for(posted["id"], "mapped")
         with served.ledger() as ledger:
             (event,) = until(
-                lambda: [event for event in ledger.events(limit=1000) if event.kind == "map-unfamiliar"], "no event"
+                lambda: [event for event in ledger.events.page(limit=1000) if event.kind == "map-unfamiliar"],
+                "no event",
             )
         assert event.text.startswith("unlike anything the model was trained on: treat this map as a guess (")
         with served.client() as client:
-            assert client.get(f"/scenes/{posted['id']}").json()["figures"]["unfamiliar_share"] == 1
+            assert client.get(f"/scenes/{posted['id']}").json()["statistics"]["unfamiliar_share"] == 1
             items = client.get("/downlink/plan").json()["items"]
-    assert {item["unfamiliar"] for item in items} == {1.0}
+    assert {item["unfamiliar_share"] for item in items} == {1.0}
     assert "100% of tiles unlike the training imagery" in items[0]["reason"]

@@ -1,7 +1,8 @@
 """A process for the kill tests: maps a scene with the identity engine and SIGKILLs itself at a chosen call.
 
-usage: mapper.py SCENE OUT [DIE_AT [GSD]]     DIE_AT: number of the durable step (sync, rename, product write) to die
-at; GSD: metres that the model is made for, and a map on the scene's grid;
+usage: mapper.py SCENE OUT [DIE_AT [GSD|MODEL]]     DIE_AT: number of the durable step (sync, rename, product write) to
+die at; GSD: metres that the model is made for, and a map on the scene's grid; MODEL: folder of a model, whose heads are
+all mapped, with their confidence;
 prints the number of tiles inferred and of durable steps taken when it lives to the end.
 """
 
@@ -16,8 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engines.manifest import Manifest
+from engines.open import open_engine
 from engines.testing import IdentityEngine
-from onboard.mapping import canvas, product, run
+from onboard.mapping import canvas, job, product, publish, run
 from onboard.scene.reader import SceneOptions
 from onboard.scene.resolution import ResolutionOptions
 
@@ -52,18 +55,24 @@ def main() -> None:
         (os, "fdatasync"),
         (os, "fsync"),
         (Path, "rename"),
-        (run, "enlarge"),
-        (run, "write_map"),
+        (publish, "enlarge"),
+        (publish, "write_map"),
         (product, "_build_overviews"),
-        (run, "write_quicklook"),
-        (run, "write_item"),
+        (publish, "write_quicklook"),
+        (publish, "write_item"),
         (run, "probe_scene"),
         (shutil, "rmtree"),
-        (run.Job, "_clean"),
+        (job.Job, "clean"),
     ):
         setattr(owner, name, counted(getattr(owner, name), die_at, after=die_at % 2 == 0))
+    request = run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False))
+    if len(sys.argv) > 4 and Path(sys.argv[4]).is_dir():
+        names = Manifest.load(Path(sys.argv[4])).head_names
+        with open_engine(sys.argv[4], heads=names, backend="onnxruntime", threads=1) as heads_engine:
+            summary = run.map_scene(replace(request, confidence=True), heads_engine)
+        print(summary.tiles, steps)
+        return
     with IdentityEngine(tile_size=TILE, familiarity=True) as engine:
-        request = run.MapRequest(scene, out, halo=8, scene_options=SceneOptions(collar=False))
         if len(sys.argv) > 4:
             engine.manifest = engine.manifest.model_copy(update={"gsd_m": float(sys.argv[4])})
             request = replace(request, resolution=ResolutionOptions(grid="scene"))

@@ -8,7 +8,7 @@ import pytest
 
 from onboard.errors import OptionsRefused, StorageError
 from onboard.mapping.canvas import GROUP_SECONDS, GROUP_TILES, Canvas
-from onboard.mapping.journal import TileRecord
+from onboard.mapping.journal import HeadRecord, TileRecord
 from onboard.scene.grid import Window
 
 IDENTITY = {"scene": "abc"}
@@ -59,13 +59,13 @@ def test_a_missing_raster_starts_afresh_even_with_a_journal(tmp_path: Path) -> N
 
 def test_confidence_is_averaged_over_valid_pixels_of_every_run(tmp_path: Path) -> None:
     with opened(tmp_path / "c") as canvas:
-        assert canvas.mean_confidence is None
-        canvas.finish([0, 1], {0: TileRecord(10, 2550)})  # tile 1 has no data at all
+        assert canvas.mean_confidence() is None
+        canvas.finish([0, 1], {0: TileRecord((HeadRecord(10, 2550),))})  # tile 1 has no data at all
     with opened(tmp_path / "c") as canvas:
-        canvas.finish([2, 3], {2: TileRecord(20, 2550), 3: TileRecord(10, 0)})
-        assert canvas.mean_confidence == pytest.approx(0.5)
+        canvas.finish([2, 3], {2: TileRecord((HeadRecord(20, 2550),)), 3: TileRecord((HeadRecord(10, 0),))})
+        assert canvas.mean_confidence() == pytest.approx(0.5)
         canvas.forget([0])
-        assert canvas.mean_confidence == pytest.approx(1 / 3)
+        assert canvas.mean_confidence() == pytest.approx(1 / 3)
 
 
 def test_groups_are_committed_by_count_and_by_time(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from rasterio.crs import CRS
 
 from engines.testing import ConstantEngine, IdentityEngine
 from onboard.errors import OptionsRefused, SceneRefused
-from onboard.mapping import run
+from onboard.mapping import job
+from onboard.mapping.executors import LocalExecutor
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.mapping.scene_files import digest_of_all, scene_digests
 from onboard.scene.decoders import decoder_versions
@@ -150,12 +151,12 @@ def test_a_canvas_of_other_sidecars_or_decoders_is_not_gone_on_with(
     def identity() -> dict[str, Any]:
         with Scene.open(scene, SceneOptions()) as opened:
             resolution = resolution_of(opened, engine.manifest, request.resolution)
-            return run.Job.of(request, opened, engine, resolution).identity
+            return job.Job.of(request, opened, LocalExecutor(engine), resolution).identity
 
     bare = identity()
     (tmp_path / "scene.prj").write_text(UTM)
     with_sidecar = identity()
-    monkeypatch.setattr(run, "decoder_versions", lambda: {"gdal": "3.12.2", "jpeg": "another"})
+    monkeypatch.setattr(job, "decoder_versions", lambda: {"gdal": "3.12.2", "jpeg": "another"})
     assert bare != with_sidecar != identity()
     assert bare["decoders"] == decoder_versions()
 
@@ -164,7 +165,7 @@ def test_a_map_made_by_other_decoders_is_made_again(tmp_path: Path, monkeypatch:
     scene = write(tmp_path / "scene.tif")
     first = mapped(scene)
     assert item_of(first)["properties"]["onboard:decoders"] == decoder_versions()
-    monkeypatch.setattr(run, "decoder_versions", lambda: decoder_versions() | {"jpeg": "another library's"})
+    monkeypatch.setattr(job, "decoder_versions", lambda: decoder_versions() | {"jpeg": "another library's"})
     assert not mapped(scene).already_mapped
 
 
@@ -187,9 +188,7 @@ def test_crs_place_no_data_and_polynomials_in_aux_xml_are_read(tmp_path: Path) -
     pixels = np.random.default_rng(3).integers(8, 255, (3, 64, 64), dtype=np.uint8)
     pixels[:, :16] = 7
     scene = write(tmp_path / "scene.tif", pixels)
-    bands = "".join(
-        f'<PAMRasterBand band="{n}"><NoDataValue>7</NoDataValue></PAMRasterBand>' for n in (1, 2, 3)
-    )
+    bands = "".join(f'<PAMRasterBand band="{n}"><NoDataValue>7</NoDataValue></PAMRasterBand>' for n in (1, 2, 3))
     place = "<GeoTransform>330000,1,0,2790000,0,-1</GeoTransform>"
     (tmp_path / "scene.tif.aux.xml").write_text(aux(crs=f"<SRS>{UTM}</SRS>", place=place, bands=bands))
     before = sorted(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from engines.testing import IdentityEngine
 from onboard.errors import MappingStopped, SceneRefused, StorageError
-from onboard.mapping import product, run, scene_files
+from onboard.files import sha256_file
+from onboard.mapping import integrity, job, product, run, scene_files
 from onboard.mapping.canvas import Canvas
-from onboard.mapping.files import sha256_file
+from onboard.mapping.control import EngineHealth, MapObserver, StopPolicy
+from onboard.mapping.executors import LocalExecutor
 from onboard.mapping.integrity import forget_damaged
-from onboard.mapping.journal import TileRecord, checksum
-from onboard.mapping.run import MapRequest, map_scene
-from onboard.mapping.watch import Watch
+from onboard.mapping.journal import HeadRecord, TileRecord, checksum
+from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.grid import Grid
 from onboard.scene.reader import SceneOptions
 
@@ -38,7 +40,7 @@ def request_(tmp_path: Path) -> MapRequest:
     )  # fmt: skip
 
 
-class Meddling(Watch):
+class Meddling(StopPolicy, EngineHealth, MapObserver):
     """Does something to the disk after so many tiles, or after the last one, and notes what was repaired."""
 
     def __init__(self, deed: object, after: int | None = None) -> None:
@@ -60,6 +62,10 @@ class Meddling(Watch):
         self.kinds.append(kind)
 
 
+def mapped(request: MapRequest, engine: IdentityEngine, meddling: Meddling) -> MapSummary:
+    return map_scene(request, LocalExecutor(engine, stop=meddling, health=meddling), observer=meddling)
+
+
 def flip_byte(path: Path, at: int) -> None:
     with path.open("r+b") as file:
         byte = os.pread(file.fileno(), 1, at)[0]
@@ -77,10 +83,22 @@ def is_right(request: MapRequest, path: Path) -> bool:
 
 
 def test_a_changed_byte_of_the_canvas_is_not_published(request_: MapRequest) -> None:
-    watch = Meddling(lambda: flip_byte(canvas_of(request_), 240 * 120 + 7))
-    summary = map_scene(request_, IdentityEngine(tile_size=64), watch=watch)
+    meddling = Meddling(lambda: flip_byte(canvas_of(request_), 240 * 120 + 7))
+    summary = mapped(request_, IdentityEngine(tile_size=64), meddling)
     assert is_right(request_, summary.map_path)
-    assert watch.kinds == ["canvas-damaged"]
+    assert meddling.kinds == ["canvas-damaged"]
+
+
+def test_a_changed_byte_of_a_tile_without_data_is_not_published(request_: MapRequest) -> None:
+    """Such a tile is done again by writing nothing, so what the flip left has to be removed."""
+    with rasterio.open(request_.scene, "r+") as file:
+        file.nodata = 0
+        file.write(np.zeros((3, 120, 240), np.uint8), window=((0, 120), (0, 240)))
+    request = replace(request_, scene_sha256=sha256_file(request_.scene))
+    meddling = Meddling(lambda: flip_byte(canvas_of(request), 240 * 3 + 7))
+    summary = mapped(request, IdentityEngine(tile_size=64), meddling)
+    assert is_right(request, summary.map_path)
+    assert (meddling.kinds, summary.tiles_empty > 0) == (["canvas-damaged"], True)
 
 
 def test_a_canvas_that_changed_while_nobody_worked_is_mended_on_resuming(request_: MapRequest) -> None:
@@ -88,12 +106,12 @@ def test_a_canvas_that_changed_while_nobody_worked_is_mended_on_resuming(request
         raise MappingStopped("for a test")
 
     with pytest.raises(MappingStopped):
-        map_scene(request_, IdentityEngine(tile_size=64), watch=Meddling(stop, after=12))
+        mapped(request_, IdentityEngine(tile_size=64), Meddling(stop, after=12))
     flip_byte(canvas_of(request_), 3)
-    watch = Meddling(lambda: None)
-    summary = map_scene(request_, IdentityEngine(tile_size=64), watch=watch)
+    meddling = Meddling(lambda: None)
+    summary = mapped(request_, IdentityEngine(tile_size=64), meddling)
     assert is_right(request_, summary.map_path)
-    assert (watch.kinds, summary.tiles_resumed) == (["canvas-damaged"], 10)
+    assert (meddling.kinds, summary.tiles_resumed) == (["canvas-damaged"], 10)
 
 
 def test_a_scene_that_is_not_the_accepted_one_is_refused(request_: MapRequest) -> None:
@@ -104,24 +122,23 @@ def test_a_scene_that_is_not_the_accepted_one_is_refused(request_: MapRequest) -
 
 
 def test_a_scene_that_changes_while_it_is_mapped_is_refused(request_: MapRequest) -> None:
-    watch = Meddling(lambda: flip_byte(request_.scene, request_.scene.stat().st_size // 2), after=3)
+    meddling = Meddling(lambda: flip_byte(request_.scene, request_.scene.stat().st_size // 2), after=3)
     with pytest.raises(SceneRefused, match="not those that were accepted"):
-        map_scene(request_, IdentityEngine(tile_size=64), watch=watch)
+        mapped(request_, IdentityEngine(tile_size=64), meddling)
     assert not (request_.out / "scene").exists()
 
 
-def test_a_scene_changed_in_memory_alone_is_mapped_again(
-    request_: MapRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scene_changed_in_memory_alone_is_mapped_again(request_: MapRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system keeps of a file in memory is given up before the scene is condemned."""
     digests = iter([request_.scene_sha256, "0" * 64])
     whole = scene_files.digest_of_all
-    monkeypatch.setattr("onboard.mapping.run.digest_of_all", lambda found: next(digests, None) or whole(found))
-    watch = Meddling(lambda: None)
+    for module in (job, run):
+        monkeypatch.setattr(module, "digest_of_all", lambda found: next(digests, None) or whole(found))
+    meddling = Meddling(lambda: None)
     engine = IdentityEngine(tile_size=64)
-    summary = map_scene(request_, engine, watch=watch)
+    summary = mapped(request_, engine, meddling)
     assert is_right(request_, summary.map_path)
-    assert (watch.kinds, summary.tiles_resumed) == (["scene-reread"], 0)
+    assert (meddling.kinds, summary.tiles_resumed) == (["scene-reread"], 0)
 
 
 def test_a_map_that_was_written_wrong_is_written_again(request_: MapRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,17 +151,15 @@ def test_a_map_that_was_written_wrong_is_written_again(request_: MapRequest, mon
             with rasterio.open(target, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
                 file.write(np.full((1, 1), 9, np.uint8), 1, window=((5, 6), (5, 6)))
 
-    monkeypatch.setattr("onboard.mapping.run.write_map", write_map)
-    watch = Meddling(lambda: None)
-    summary = map_scene(request_, IdentityEngine(tile_size=64), watch=watch)
+    monkeypatch.setattr("onboard.mapping.publish.write_map", write_map)
+    meddling = Meddling(lambda: None)
+    summary = mapped(request_, IdentityEngine(tile_size=64), meddling)
     assert is_right(request_, summary.map_path)
-    assert watch.kinds == ["map-rewritten"]
+    assert meddling.kinds == ["map-rewritten"]
 
 
-def test_a_disk_that_keeps_nothing_as_it_was_is_said_to(
-    request_: MapRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run, "forget_damaged", lambda canvas, _: canvas.forget([3]) or [3])
+def test_a_disk_that_keeps_nothing_as_it_was_is_said_to(request_: MapRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integrity, "forget_damaged", lambda canvas, _: canvas.forget([3]) or [3])
     with pytest.raises(StorageError, match="does not stay as it was"):
         map_scene(request_, IdentityEngine(tile_size=64))
     assert not (request_.out / "scene").exists()
@@ -158,7 +173,7 @@ def test_each_layer_and_each_empty_tile_is_compared(tmp_path: Path) -> None:
             core = grid[index].core
             pixels: NDArray[np.uint8] = np.full((core.height, core.width), index + 1, np.uint8)
             canvas.write(core, pixels, pixels + 100)
-            records[index] = TileRecord(0, 0, checksum(pixels), checksum(pixels + 100))
+            records[index] = TileRecord((HeadRecord(0, 0, checksum(pixels), checksum(pixels + 100)),))
         canvas.finish(range(len(grid)), records)  # the last one holds no data
         assert forget_damaged(canvas, grid) == []
         assert canvas.confidence is not None

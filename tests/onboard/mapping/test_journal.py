@@ -6,15 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onboard.mapping.journal import Journal, TileRecord, holds, identity_bytes
+from onboard.mapping.journal import HeadRecord, Journal, TileRecord, holds, identity_bytes
 
 IDENTITY = {"scene": "abc", "size": [4, 3]}
+
+
+def record(tile: int, heads: int = 1) -> TileRecord:
+    numbers = HeadRecord(tile, 10 * tile, tile + 1, 2**32 - 1)
+    return TileRecord(tuple(numbers._replace(pixels=tile + head) for head in range(heads)), 10**6 + 1)
 
 
 def written(path: Path, *groups: list[int]) -> Path:
     journal = Journal(path, IDENTITY)
     for group in groups:
-        journal.record({tile: TileRecord(tile, 10 * tile, tile + 1, 2**32 - 1, 10**6 + 1) for tile in group})
+        journal.record({tile: record(tile) for tile in group})
     journal.close()
     return path
 
@@ -23,8 +28,20 @@ def test_recorded_tiles_are_found_again(tmp_path: Path) -> None:
     path = written(tmp_path / "journal", [0, 1], [5])
     journal = Journal(path, IDENTITY)
     assert journal.resumed
-    assert journal.finished == {tile: TileRecord(tile, 10 * tile, tile + 1, 2**32 - 1, 10**6 + 1) for tile in (0, 1, 5)}
+    assert journal.finished == {tile: record(tile) for tile in (0, 1, 5)}
     journal.close()
+
+
+def test_records_of_several_heads_are_found_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", IDENTITY, heads=3)
+    journal.record({4: record(4, heads=3), 5: TileRecord()})
+    journal.forget([9])
+    journal.close()
+    again = Journal(tmp_path / "journal", IDENTITY, heads=3)
+    assert again.finished == {4: record(4, heads=3), 5: TileRecord()}
+    assert [again.finished[4].of_head(head).pixels for head in range(3)] == [4, 5, 6]
+    assert again.finished[5].of_head(2) == HeadRecord()
+    again.close()
 
 
 def test_another_identity_starts_afresh(tmp_path: Path) -> None:
@@ -49,7 +66,7 @@ def test_a_torn_tail_loses_only_the_last_group(tmp_path: Path, lost: int) -> Non
     path.write_bytes(path.read_bytes()[:-lost])
     journal = Journal(path, IDENTITY)
     assert set(journal.finished) == {0, 1}
-    journal.record({7: TileRecord(7, 70)})
+    journal.record({7: TileRecord((HeadRecord(7, 70),))})
     journal.close()
     again = Journal(path, IDENTITY)
     assert set(again.finished) == {0, 1, 7}

@@ -19,6 +19,7 @@ from rio_cogeo.cogeo import cog_validate
 from engines.testing import IdentityEngine, manifest_for_testing
 from onboard.mapping.canvas import Layer
 from onboard.mapping.product import overview_levels, write_map
+from onboard.mapping.quicklook import Kind
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.georeference import Georeference
 from onboard.scene.reader import SceneOptions
@@ -63,13 +64,15 @@ UNLOCATED: dict[str, dict[str, Any]] = {
 GEOREFERENCES |= UNLOCATED
 
 
-def make(folder: Path, *, confidence: bool = True, **profile: Any) -> MapSummary:
+def make(folder: Path, *, confidence: bool = True, quicklook: Kind = "side", **profile: Any) -> MapSummary:
     pixels = np.repeat(np.repeat(np.random.default_rng(1).integers(1, 6, (3, 30, 35), dtype=np.uint8), 20, 1), 20, 2)
     keys = {"driver": "GTiff", "width": WIDTH, "height": HEIGHT, "count": 3, "dtype": "uint8"}
     with rasterio.open(folder / "scene.tif", "w", **keys, **profile) as target:
         target.write(pixels)
     options = SceneOptions(collar=False)
-    request = MapRequest(folder / "scene.tif", folder / "out", halo=8, scene_options=options, confidence=confidence)
+    request = MapRequest(
+        folder / "scene.tif", folder / "out", halo=8, scene_options=options, confidence=confidence, quicklook=quicklook
+    )
     return map_scene(request, IdentityEngine(tile_size=256, confidence=True))
 
 
@@ -162,8 +165,9 @@ def test_without_an_acquisition_time_the_item_says_that_it_gives_the_reception(t
     assert properties["onboard:datetime_is"].startswith("reception")
 
 
-def test_the_quicklook_shows_the_class_colours(tmp_path: Path) -> None:
-    summary = make(tmp_path, **GEOREFERENCES["north-up"])
+def test_the_quicklook_of_the_map_alone_shows_the_class_colours(tmp_path: Path) -> None:
+    summary = make(tmp_path, quicklook="map", **GEOREFERENCES["north-up"])
+    assert summary.quicklook_path is not None
     with rasterio.open(summary.quicklook_path) as picture, rasterio.open(summary.map_path) as mapped:
         assert max(picture.shape) <= 1024
         rgba = picture.read()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import engines.open
 from engines.testing import IdentityEngine
 from onboard import cli
 from onboard.errors import OptionsRefused
-from onboard.mapping import product, run
+from onboard.mapping import executors, job, product, run
 from onboard.mapping.canvas import Canvas, Layer
-from onboard.mapping.crew import Part, map_part
+from onboard.mapping.dask_executor import Part, map_part
 from onboard.mapping.enlarge import enlarge
+from onboard.mapping.familiarity import MapFamiliarity
 from onboard.mapping.pipeline import Pipeline
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.reader import Scene, SceneOptions
@@ -141,9 +143,7 @@ def test_the_map_shows_the_same_ground(tmp_path: Path) -> None:
     area = sum(row["area_m2"] for row in item_of(summary)["onboard:class_cover"])
     assert area == pytest.approx(WIDTH * HEIGHT * 0.5**2, rel=1e-3)
     fine = mapped(scene, tmp_path / "fine", engine_for(0.25))
-    assert fine.notices == (
-        "ground resolution 0.5 m, the model is made for 0.25 m: enlarged, read at 0.25 m",
-    )
+    assert fine.notices == ("ground resolution 0.5 m, the model is made for 0.25 m: enlarged, read at 0.25 m",)
     assert np.array_equal(read(fine.map_path)[10::40, 10::40], read(scene)[5::20, 5::20])
 
 
@@ -175,9 +175,7 @@ def test_what_was_decided_stands_in_the_item_the_map_and_the_summary(tmp_path: P
     summary = mapped(write(tmp_path / "scene.tif", **NORTH_UP), tmp_path / "out")
     facts = item_of(summary)["onboard:ground_resolution"]
     assert facts == summary.resolution
-    assert facts["text"] == summary.notices[0] == (
-        "ground resolution 0.5 m, the model is made for 1 m: read at 1 m"
-    )
+    assert facts["text"] == summary.notices[0] == ("ground resolution 0.5 m, the model is made for 1 m: read at 1 m")
     assert facts["rule"] == "reduced"
     assert facts["scene_gsd_from"] == "georeferencing"
     assert (facts["scene_shape"], facts["read_shape"]) == ([HEIGHT, WIDTH], [HEIGHT // 2, WIDTH // 2])
@@ -193,9 +191,7 @@ def test_a_size_that_is_given_is_the_items(tmp_path: Path) -> None:
     assert item_of(summary)["gsd"] == 1
 
 
-def test_maps_of_another_resolution_or_grid_are_other_maps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_maps_of_another_resolution_or_grid_are_other_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, out = write(tmp_path / "scene.tif", **NORTH_UP), tmp_path / "out"
     first = mapped(scene, out)
     assert mapped(scene, out).already_mapped
@@ -204,7 +200,7 @@ def test_maps_of_another_resolution_or_grid_are_other_maps(
     assert not mapped(scene, out, grid="scene").already_mapped
     assert not mapped(scene, out).already_mapped
     assert first.map_path.read_bytes() == one
-    monkeypatch.setattr(run, "RESAMPLING_VERSION", 0)
+    monkeypatch.setattr(job, "RESAMPLING_VERSION", 0)
     assert not mapped(scene, out).already_mapped
     # Without another resolution the grid is the same, and so is the map.
     mapped(scene, out, engine_for(0.5))
@@ -273,7 +269,7 @@ def test_a_cluster_worker_reads_the_scene_at_the_same_resolution(tmp_path: Path)
     ):
         part = Part(
             opener, engine_for().digest, scene, PLAIN, plain.decisions, (width, height), 8, 1, 30.0, canvas.folder,
-            {"a": 1}, confidence=False, tiles=(),
+            {"a": 1}, confidence=False, further={}, tiles=(),
         )  # fmt: skip
         finished = map_part(part, tuple(range(4)))
         assert finished.failure is None
@@ -320,7 +316,7 @@ def test_the_commands_say_it_in_one_line(
     assert "scene.tif  ground resolution 0.5 m, the model is made for 1 m: read at 1 m\n" in capsys.readouterr().err
     assert cli.main(["process", str(write(tmp_path / "nowhere.tif", 90, 90)), "--out", out, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)["resolution"]["text"]
-    assert said.startswith("its ground resolution is not known")
+    assert said.startswith("the scene does not say how large its pixels are")
 
 
 def test_a_given_size_that_leaves_less_than_a_pixel_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -337,8 +333,18 @@ def test_a_tile_of_many_pixels_may_take_longer_to_read(tmp_path: Path, monkeypat
         waits.append(options["read_timeout_s"])
         return Pipeline(*words, **options)
 
-    monkeypatch.setattr(run, "Pipeline", pipeline)
+    monkeypatch.setattr(executors, "Pipeline", pipeline)
     scene = write(tmp_path / "scene.tif", **NORTH_UP)
     mapped(scene, tmp_path / "a", engine_for(2.0))
     mapped(scene, tmp_path / "b", engine_for(0.3))
     assert waits == pytest.approx([16 * 120, 120])
+
+
+def test_strict_counts_a_scene_too_coarse_for_the_model(tmp_path: Path) -> None:
+    """Its line calls the map a guess; so does the exit code, whatever the model says of the ground."""
+    coarse = mapped(write(tmp_path / "scene.tif", **NORTH_UP), tmp_path / "out", engine_for(0.1))
+    assert coarse.resolution["rule"] == "enlarged_twofold"
+    known = replace(coarse, familiarity=MapFamiliarity(tiles=4, unfamiliar=0, median=0.5))
+    assert (known.exit_code(strict=True), known.exit_code(strict=False)) == (3, 0)
+    fine = replace(known, resolution={"rule": "in_range"})
+    assert fine.exit_code(strict=True) == 0

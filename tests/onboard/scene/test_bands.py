@@ -60,9 +60,7 @@ def test_names_that_leave_it_open_are_an_assumption_with_its_option(labels: tupl
 
 
 def test_names_go_before_the_colours_a_writer_marks_by_habit() -> None:
-    choice = chosen_bands(
-        Path("s.tif"), RGB, colours=("red", "green", "blue"), descriptions=("blue", "green", "red")
-    )
+    choice = chosen_bands(Path("s.tif"), RGB, colours=("red", "green", "blue"), descriptions=("blue", "green", "red"))
     assert choice.indexes == (3, 2, 1)
     assert choice.assumption is not None
     assert choice.assumption.option == "--bands 1,2,3"

@@ -236,7 +236,7 @@ def test_shapes_on_masks_equal_slow_ones(height: int, width: int, seed: int, ste
                 runs[row : row + steps, col] = True
     assert np.array_equal(grown(mask, steps), near)
     assert np.array_equal(in_long_runs(mask, steps), runs)
-    assert longest_run(mask[0]) == max(map(len, "".join("x " [not cell] for cell in mask[0]).split()), default=0)
+    assert longest_run(mask[0]) == max(map(len, "".join("x "[not cell] for cell in mask[0]).split()), default=0)
     hull = inside_hull(mask)
     assert (hull | ~mask).all()
     assert np.array_equal(inside_hull(hull), hull)

@@ -14,8 +14,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.warp import transform as warp
 
+from onboard.scene.footprint import bbox_of
 from onboard.scene.georeference import Georeference
-from onboard.scene.outline import bbox_of
 from tests.onboard.scene.products import linear_rpcs
 
 UTM40 = CRS.from_epsg(32640)

@@ -29,9 +29,7 @@ DRIVERS = {write_dimap: "DIMAP", write_maxar: "TIL"}
 
 
 @VENDORS
-def test_a_product_in_tiles_is_one_scene_with_the_polynomials_of_the_whole(
-    tmp_path: Path, write: Write
-) -> None:
+def test_a_product_in_tiles_is_one_scene_with_the_polynomials_of_the_whole(tmp_path: Path, write: Write) -> None:
     product = write(tmp_path, PIXELS, SIDE, rpcs=RPCS)
     driver = DRIVERS[write]
     probe_scene(product)

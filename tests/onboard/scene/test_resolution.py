@@ -51,7 +51,7 @@ def decide(path: Path, manifest: Manifest, **options: Any) -> Resolution:
         (0.5, "reduced", (40, 30), "ground resolution 0.5 m, the model is made for 1 m: read at 1 m"),
         (0.1, "reduced", (8, 6), "read at 1 m"), (0.45, "reduced", (36, 27), "read at 1 m"),
         (1.8, "enlarged", (144, 108), "enlarged, read at 1 m"),
-        (10, "enlarged_twofold", (160, 120), "enlarged twofold, which is too little; the map is a guess"),
+        (10, "enlarged_twofold", (160, 120), "enlarged twofold, not more: the map is a guess"),
         (0.01, "under_one_pixel", (80, 60), "at that the map would be under one pixel; mapped as it is"),
     ],
 )  # fmt: skip
@@ -71,9 +71,7 @@ def test_the_ground_and_not_the_projection_decides(tmp_path: Path) -> None:
     """Two metres of Web Mercator are one on the ground at 60 degrees; control points and polynomials count as well."""
     north = {"crs": "EPSG:3857", "transform": rasterio.Affine(1, 0, 2.7e6, 0, -1, 8.4e6)}
     assert decide(write(tmp_path / "mercator.tif", **north), model()).read_size == (40, 30)
-    points = [
-        GroundControlPoint(row, col, EAST + 0.5 * col, NORTH - 0.5 * row) for row in (0, 60) for col in (0, 80)
-    ]
+    points = [GroundControlPoint(row, col, EAST + 0.5 * col, NORTH - 0.5 * row) for row in (0, 60) for col in (0, 80)]
     assert decide(write(tmp_path / "gcps.tif", gcps=points, crs=UTM), model()).read_size == (40, 30)
     found = decide(write(tmp_path / "rpcs.tif", rpcs=linear_rpcs(80, 60)), model(gsd_m=2.0, range_m=None))
     assert found.scene_gsd_m == pytest.approx(1.055, rel=0.01)
@@ -95,7 +93,8 @@ def test_what_is_not_known_is_said_and_mapped_as_it_is(tmp_path: Path) -> None:
     found = decide(scene, model())
     assert (found.rule, found.read_size, found.scene_gsd_m) == ("unknown", (80, 60), None)
     assert found.text == (
-        "its ground resolution is not known, the model is made for 1 m: mapped as it is; say it with --gsd METRES"
+        "the scene does not say how large its pixels are, the model is made for 1 m: mapped as it is; "
+        "give their size with --gsd METRES"
     )
     assert decide(scene, model(), gsd_m=0.5).read_size == (40, 30)
     assert decide(scene, model(), default_gsd_m=0.5).as_json()["scene_gsd_from"] == "setting"

@@ -9,7 +9,7 @@ from trainer.ablate.rows import Row, Score, Stretch, digest_of
 from trainer.ablate.settings import AblateSettings
 from trainer.ablate.table import Spread, passed_gate, table, write_table
 from trainer.errors import SettingsRefused
-from trainer.models.teacher import TeacherSettings
+from trainer.models.teachers.settings import TeacherSettings
 
 MATRIX: dict[str, Any] = {
     "name": "made", "about": "A test.", "seeds": [0, 1, 2], "against": "base", "gate": "teacher", "least_images": 100,

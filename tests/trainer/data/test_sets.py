@@ -204,8 +204,8 @@ def broken(own: LabelledSet, trouble: str) -> None:
     ("trouble", "message"),
     [
         ("image without label", r"labels/a\.png: own has an image .*images/a\.png without this label; fetch the label"),
-        ("sizes", r"labels/a\.png: it is 49x40 pixels and its image .*a\.png 50x40; .*mend"),
-        ("code", r"code 7 at row 10, column 7 is not in the class table \(ignored 0, low 10, high 20 21\); mend"),
+        ("sizes", r"labels/a\.png: it is 49x40 pixels and its image .*a\.png 50x40; .*correct"),
+        ("code", r"code 7 at row 10, column 7 is not in the class table \(ignored 0, low 10, high 20 21\); correct"),
         ("colours where codes are told", r"labels/a\.png: it holds colours; the class table of own tells codes"),
         ("no image", r"images/a\.png: cannot be read .*; fetch the file again"),
         ("torn image", r"images/a\.png: cannot be read .*; fetch the file again"),

@@ -13,7 +13,7 @@ from trainer.distill.losses import alignment_loss, explained_variance
 from trainer.distill.network import MaskCDKD
 from trainer.distill.settings import DistillSettings
 from trainer.models.masking import drawn_visible
-from trainer.models.teacher import build_teacher
+from trainer.models.teachers.build import build_teacher
 
 Made = Callable[..., DistillSettings]
 

@@ -13,10 +13,10 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.checkpoint import read_average, read_facts
-from trainer.record import read_record
 from trainer.tiles.run import TileRequest, make_tiles
 from trainer.tiles.settings import TileSettings
+from trainer.training.checkpoint import read_average, read_facts
+from trainer.training.record import read_record
 
 Tiles = list[NDArray[np.uint8]]
 

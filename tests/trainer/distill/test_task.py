@@ -9,15 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from trainer.checkpoint import read_average
 from trainer.config import Stage
 from trainer.data.order import epoch_order
 from trainer.distill.network import MaskCDKD
 from trainer.distill.settings import DistillSettings
 from trainer.distill.task import DistillTask
 from trainer.errors import SettingsRefused
-from trainer.loop import Run, Slice
-from trainer.record import read_record
+from trainer.training.checkpoint import read_average
+from trainer.training.loop import Run
+from trainer.training.record import read_record
+from trainer.training.task import Slice
 
 Made = Callable[..., DistillSettings]
 Tiles = list[NDArray[np.uint8]]

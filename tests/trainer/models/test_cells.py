@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.models.cells import box_means, in_phases, phases_in_pixels
-from trainer.models.flight import FlightSettings, chosen, smoothed
+from trainer.models.deploy import DeploySettings, chosen, smoothed
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
@@ -62,7 +62,7 @@ def test_cells_are_repeated_over_their_pixels(side: int, cell: int) -> None:
 def test_hearing_on_the_grid_of_the_logits_hardly_differs_from_hearing_by_cell() -> None:
     torch.manual_seed(0)
     logits = 3 * F.interpolate(torch.randn(1, 5, 8, 8), size=(64, 64), mode="bicubic")  # as smooth as a network's
-    settings = FlightSettings()
+    settings = DeploySettings()
     coarse = F.pixel_shuffle(in_phases(smoothed(logits, settings, 2), 2), 2)
     fine = smoothed(F.interpolate(logits, scale_factor=2, mode="bilinear"), settings)
     assert (coarse.argmax(dim=1) == fine.argmax(dim=1)).float().mean() > 0.99

@@ -10,11 +10,11 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 from tests.trainer.lite_weights import Weights, published
 from trainer.config import FinetuneSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
-from trainer.loop import _groups
 from trainer.models.lite_stem import LiteStem, lite_detail, lite_stages
-from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.normalisation import DEVIATION, MEAN
 from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.models.student import StudentSettings
+from trainer.training.loop import _groups
 
 
 def as_published(weights: Weights, image: Tensor, blocks: int) -> Tensor:

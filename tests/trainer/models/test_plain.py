@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainer.models.lite_stem import LiteTrunk, _narrowed, _widened, fused_early_blocks
-from trainer.models.pixels import DEVIATION, MEAN
+from trainer.models.normalisation import DEVIATION, MEAN
 from trainer.models.plain import FpnSettings, LiteSettings, PlainEncoder, PlainSettings, Residual
 from trainer.models.segmenter import HeadShape, Segmenter, SegmenterSettings, SeveralHeads
 from trainer.models.student import StudentSettings

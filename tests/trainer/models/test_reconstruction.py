@@ -21,9 +21,7 @@ HEAD = HeadSettings(depth=2, heads=2)
 
 def drawn(batch: int) -> Visible:
     rng = np.random.default_rng(3)
-    return visible_from(
-        [drawn_visible(4, 4, ratio=0.75, kind="stratified", rng=rng) for _ in range(batch)], 4, 4, 0.75
-    )
+    return visible_from([drawn_visible(4, 4, ratio=0.75, kind="stratified", rng=rng) for _ in range(batch)], 4, 4, 0.75)
 
 
 def test_patches_are_the_images_squares_and_go_back() -> None:

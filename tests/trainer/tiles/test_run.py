@@ -25,7 +25,7 @@ from trainer.cli import main
 from trainer.errors import DataRefused
 from trainer.tiles.run import TileRequest, make_tiles
 from trainer.tiles.settings import TileSettings
-from trainer.tiles.shelf import TileShelf
+from trainer.tiles.shard_reader import ShardDataset
 from trainer.tiles.sources import opened, size_of
 
 SETTINGS = TileSettings(size=64, shard_tiles=4, most_alike=0)
@@ -84,7 +84,7 @@ def test_the_index_says_where_each_tile_lay(imagery: Path, tmp_path: Path) -> No
     assert (Path(first["source"]).name, first["col"], first["row"]) == ("a.tif", 128, 0)
     assert first["gsd_m"] == pytest.approx(0.5, rel=1e-3)  # on the ellipsoid
     assert rows[-1]["gsd_m"] is None
-    shelf = TileShelf(out)
+    shelf = ShardDataset(out)
     with rasterio.open(imagery / "a.tif") as source:
         truth = source.read()[:, :64, 128:192]
     assert np.abs(shelf[0].astype(int) - truth).mean() < 12  # JPEG, whose colours are of half the resolution
@@ -97,7 +97,7 @@ def test_webdataset_reads_what_the_shelf_reads(imagery: Path, tmp_path: Path) ->
     make_tiles(TileRequest((imagery,), out, SETTINGS))
     shards = [str(path) for path in sorted(out.glob("*.tar"))]
     read = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("jpg", "json"))
-    shelf = TileShelf(out)
+    shelf = ShardDataset(out)
     assert len(read) == len(shelf) == 12
     for (pixels, facts), tile in zip(read, shelf, strict=True):
         assert (pixels.transpose(2, 0, 1) == tile).all()

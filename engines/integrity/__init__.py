@@ -1,0 +1,1 @@
+"""Detection of memory faults (bit flips) in a running engine."""

@@ -1,0 +1,426 @@
+"""Detects changed constants of an engine by checksums of its memory pages, which no golden tile could notice.
+
+It works without knowledge of the runtime: pages that appear when the engine is opened and do not change while it infers
+are its weights, tables and code. Small allocations share pages with other data of the process and may change for good
+reasons: they are watched in lines of 64 bytes, and there only a change of a single bit counts.
+
+Memory is read through /proc/self/mem, at 2 to 3 GB/s on two cores of a Xeon; the checksums take a tenth of that time.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.integrity.fresh_heap import FreshHeap
+from engines.integrity.memory_map import (
+    PAGE,
+    POOL,
+    POOLS_TOGETHER,
+    Mapping,
+    OwnMemory,
+    python_objects,
+    read_maps,
+    stack_bytes,
+    threads_heaps,
+    without,
+)
+
+Words = NDArray[np.uint64]
+OWN, HEAP, FILE = 0, 1, 2
+"""Groups of pages: memory of the engine's own, the heap, and code of loaded libraries."""
+_Changed = tuple[int, int, bool]
+_CHUNK = 64 * PAGE
+_WORDS = PAGE // 8
+_LINE_WORDS = 8
+HEAP_LOOKS = 12
+"""Number of first scans in which changes of the heap are learned: flags that toggle one bit are no faults."""
+_ALIKE = 0.1
+"""Share of the lines of a page, at least, by which it is recognised: much of it may have changed."""
+_CONTENTS = 1024
+"""Largest number of changed pages whose content is kept."""
+_GAP_PAGES = 16
+"""Pages without anything to watch that are still read, for the sake of one long read instead of two."""
+
+
+class ConstantsWatch(Protocol):
+    """Detects whether the constants of an engine have changed."""
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why nothing is watched; None where the watch works."""
+
+    def changed(self, infer: Callable[[], object]) -> PageChange | None:
+        """Pages that changed since the last call; None where none did.
+
+        Args:
+            infer: runs one inference; called where a second scan after it must confirm the change.
+        """
+
+
+@dataclass(frozen=True)
+class Unwatched:
+    """The watch of an engine whose constants cannot be read here."""
+
+    unavailable: str | None
+
+    def changed(self, infer: Callable[[], object]) -> PageChange | None:  # noqa: ARG002 -- the protocol's
+        """None: no change can be detected."""
+        return None
+
+
+@dataclass(frozen=True)
+class PageChange:
+    """Pages that should not have changed.
+
+    Attributes:
+        addresses: of the pages.
+        groups: one of OWN, HEAP, FILE each.
+        single_bit: how many of them differ by one bit.
+        content: of up to 1,024 of them, as they are now, (n, PAGE / 8).
+    """
+
+    addresses: tuple[int, ...]
+    groups: tuple[int, ...]
+    single_bit: int
+    content: Words
+
+
+@dataclass
+class _Run:
+    """Neighbouring pages of one group, with the checksums they had: XOR and sum of the 64-bit words of each piece.
+
+    A piece is a page, on the heap 64 bytes. One whose checksums are both 0 is not watched.
+    """
+
+    start: int
+    pages: int
+    group: int
+    xor: Words
+    sum: Words
+
+    @property
+    def words(self) -> int:
+        """Of a piece."""
+        return _LINE_WORDS if self.group == HEAP else _WORDS
+
+    @property
+    def watched(self) -> NDArray[np.bool_]:
+        """Which pieces are."""
+        mask: NDArray[np.bool_] = (self.xor != 0) | (self.sum != 0)
+        return mask
+
+
+class PageScrub:
+    """Watches the memory of one engine at a time; used on the thread that runs the engine.
+
+    Create it before the runtime is imported: libraries that are loaded after that are taken as the runtime's.
+
+    Attributes:
+        off: groups that are no longer watched.
+        dropped: pages that were seen to change for good reasons, since the last opening.
+    """
+
+    def __init__(self) -> None:
+        self.off: set[int] = set()
+        self.dropped = 0
+        self._settling = self._heap_settling = 0
+        self._runs: list[_Run] = []
+        self._known_files = {mapping.name for mapping in read_maps()}
+        self._memory = OwnMemory()
+        self._buffer = bytearray(_CHUNK)
+        self._heap = FreshHeap()
+        self._before: list[tuple[int, int]] = []
+        self._threads_before: list[_Run] = []
+
+    @property
+    def unavailable(self) -> str | None:
+        """See ConstantsWatch."""
+        return None if self._runs else "no engine was opened yet"
+
+    @property
+    def watched_bytes(self) -> int:
+        """How much is watched."""
+        return sum(int(run.watched.sum()) * run.words * 8 for run in self._runs)
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Open the engine and infer once inside this context; memory that appeared meanwhile is watched afterwards.
+
+        Call :meth:`learn` after each of the next inferences, on different tiles.
+        """
+        self.close()
+        self.dropped = 0
+        gc.collect()
+        before = read_maps()
+        with self._heap.growing() as heap_end:
+            self._before = [
+                (item.start, min(item.end, heap_end) if item.name == "[heap]" and heap_end else item.end)
+                for item in before
+                if item.permissions[0] == "r"  # what is reserved only is where the heaps of threads grow to
+            ]
+            threads = threads_heaps(before)
+            self._threads_before = [self._read(start, (end - start) // PAGE, HEAP) for start, end in threads]
+            yield
+            gc.collect()
+            ranges = read_maps()  # before the next line makes room for its own objects
+        objects = python_objects()
+        self._runs = [self._read(start, pages, group) for start, group, pages in self._candidates(ranges, objects)]
+        self._runs += self._reused()
+        self._leave_out(objects)
+        # What is zero all over is no weight, but memory that may be written to yet.
+        self._shrink()
+
+    def learn(self, settle: int = 0) -> None:
+        """Stops watching what changed since the last scan; so do the next ``settle`` scans, on the heap HEAP_LOOKS.
+
+        Those keep watching pages of the engine's own that changed by one bit.
+        """
+        self._settling, self._heap_settling = settle, HEAP_LOOKS if settle else 0
+        for run in self._runs:
+            now = self._read(run.start, run.pages, run.group)
+            moved = (now.xor != run.xor) | (now.sum != run.sum)
+            run.xor[moved], run.sum[moved] = 0, 0
+        self._shrink()
+
+    def changed(self, infer: Callable[[], object]) -> PageChange | None:
+        """See ConstantsWatch; memory that changes for good reasons is dropped without a report.
+
+        A line of the heap that changes again while the engine infers is dropped too: a weight hit by a bit flip would
+        not change again.
+        """
+        pages: list[_Changed] = []
+        for run in self._runs:
+            if run.group in self.off:
+                continue
+            now = self._read(run.start, run.pages, run.group)
+            moved = ((now.xor != run.xor) | (now.sum != run.sum)) & run.watched
+            for index in np.flatnonzero(moved).tolist():
+                flip = _is_one_bit(int(run.xor[index] ^ now.xor[index]), int(run.sum[index]), int(now.sum[index]))
+                address = run.start + index * run.words * 8
+                doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0
+                if not doubtful and (flip or (run.group != HEAP and self._readable(address))):
+                    pages.append((address, run.group, flip))
+                else:
+                    self.drop([address])
+        self._settling, self._heap_settling = max(0, self._settling - 1), max(0, self._heap_settling - 1)
+        pages = self._confirmed(pages, infer)
+        if not pages:
+            return None
+        addresses, groups, flips = zip(*pages, strict=True)
+        return PageChange(addresses, groups, sum(flips), self._content(addresses[:_CONTENTS]))
+
+    def _confirmed(self, pages: list[_Changed], infer: Callable[[], object]) -> list[_Changed]:
+        """Without the lines of the heap that change again; they are dropped."""
+        lines = [address for address, group, _ in pages if group == HEAP]
+        if not lines:
+            return pages
+        before = {address: self._line(address) for address in lines}
+        infer()
+        unsteady = [address for address in lines if self._line(address) != before[address]]
+        self.drop(unsteady)
+        return [page for page in pages if page[0] not in unsteady]
+
+    def _line(self, address: int) -> bytes:
+        line = memoryview(bytearray(8 * _LINE_WORDS))
+        return bytes(line) if self._memory.read_into(line, address) else b""
+
+    def drop(self, addresses: Sequence[int]) -> None:
+        """Stops watching the pieces that begin at these addresses."""
+        for address in addresses:
+            for run in self._runs:
+                index = (address - run.start) // (8 * run.words)
+                if 0 <= index < len(run.xor):
+                    run.xor[index] = run.sum[index] = 0
+                    self.dropped += 1
+
+    def drop_pages(self, pages: Sequence[int]) -> None:
+        """Stops watching these pages, whatever their pieces."""
+        for run in self._runs:
+            a_page = _WORDS // run.words
+            for address in pages:
+                index = (address - run.start) // (8 * run.words)
+                if 0 <= index < len(run.xor):
+                    run.xor[index : index + a_page] = run.sum[index : index + a_page] = 0
+                    self.dropped += 1
+
+    def alike(self, lines: Words) -> tuple[int, ...]:
+        """Watched pages that hold mostly such lines (see `lines_of`): a constant, at whatever address it now lies."""
+        addresses: list[int] = []
+        for run in self._runs if len(lines) else ():
+            for words, first in self._chunks(run.start, run.pages):
+                own = lines_of(words).reshape(-1, PAGE // 64)
+                has_data = own != 0
+                share = np.isin(own, lines).sum(axis=1, where=has_data) / np.maximum(1, has_data.sum(axis=1))
+                addresses += (run.start + PAGE * (first + np.flatnonzero(share >= _ALIKE))).tolist()
+        return tuple(addresses)
+
+    def close(self) -> None:
+        """Stops watching; call it before or after the engine is closed."""
+        self._runs = []
+        self._heap.release()
+
+    def _candidates(self, ranges: Sequence[Mapping], objects: Words) -> Iterator[tuple[int, int, int]]:
+        """Start, group and pages of everything that came since `opening` began."""
+        heaps = _heaps(ranges)
+        near_python = _around(_outside(objects, [*heaps, *self._before]))
+        for index, mapping in enumerate(ranges):
+            if self._is_code(mapping):
+                yield mapping.start, FILE, (mapping.end - mapping.start) // PAGE
+            if not _is_memory(mapping):
+                continue
+            is_heap = any(start <= mapping.start < end for start, end in heaps)
+            begin = mapping.start + stack_bytes(ranges, index)
+            for start, end in without(begin, mapping.end, self._before):
+                own = [] if is_heap else without(start, end, near_python)
+                for first, last in own:
+                    yield first, OWN, (last - first) // PAGE
+                for first, last in without(start, end, own):
+                    yield first, HEAP, (last - first) // PAGE
+
+    def _is_code(self, mapping: Mapping) -> bool:
+        """Whether a range is code or tables of a library that was loaded since this was made."""
+        is_file = mapping.name.startswith("/") and "(deleted)" not in mapping.name
+        return is_file and mapping.permissions in ("r-xp", "r--p") and mapping.name not in self._known_files
+
+    def _leave_out(self, objects: Words) -> None:
+        """Python's objects change for good reasons: their lines on the heap, and whole pools of them elsewhere."""
+        lines = np.unique(np.concatenate([(objects + np.uint64(step)) // 64 for step in (-32 % 2**64, 0, 32)]))
+        pools = np.unique(objects // POOL)
+        heaps = _heaps(read_maps())
+        for run in self._runs:
+            if run.group != HEAP:
+                continue
+            own = run.start // 64 + np.arange(len(run.xor), dtype=np.uint64)
+            on_heap = any(start <= run.start < end for start, end in heaps)
+            left_out = _is_among(own, lines) if on_heap else _is_among(own // (POOL // 64), pools)
+            run.xor[left_out], run.sum[left_out] = 0, 0
+
+    def _reused(self) -> list[_Run]:
+        """Lines of threads' heaps that were there before the opening and were written to in it.
+
+        Only the free pieces of this thread's heap could be taken before.
+        """
+        runs = []
+        for run in self._threads_before:
+            now = self._read(run.start, run.pages, HEAP)
+            as_before = (now.xor == run.xor) & (now.sum == run.sum)
+            now.xor[as_before], now.sum[as_before] = 0, 0
+            runs.append(now)
+        self._threads_before = []
+        return runs
+
+    def _read(self, start: int, pages: int, group: int) -> _Run:
+        """A run with the checksums of now; pieces that are gone have 0."""
+        run = _Run(start, pages, group, np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        a_page = _WORDS // run.words
+        run.xor, run.sum = np.zeros(pages * a_page, np.uint64), np.zeros(pages * a_page, np.uint64)
+        for words, page in self._chunks(start, pages):
+            rows = words.reshape(-1, run.words)
+            at = slice(page * a_page, page * a_page + len(rows))
+            np.bitwise_xor.reduce(rows, axis=1, out=run.xor[at])
+            rows.sum(axis=1, dtype=np.uint64, out=run.sum[at])
+        return run
+
+    def _chunks(self, start: int, pages: int) -> Iterator[tuple[Words, int]]:
+        """Words of the range's pages, a piece at a time, with the number of its first page; what is gone is left out.
+
+        The words are overwritten by the next piece.
+        """
+        step = _CHUNK // PAGE
+        for first in range(0, pages, step):
+            count = min(step, pages - first)
+            view = memoryview(self._buffer)[: count * PAGE]
+            if self._memory.read_into(view, start + first * PAGE):
+                yield np.frombuffer(view, np.uint64), first
+                continue
+            for page in range(first, first + count):
+                if self._memory.read_into(view[:PAGE], start + page * PAGE):
+                    yield np.frombuffer(view[:PAGE], np.uint64), page
+
+    def _content(self, addresses: Sequence[int]) -> Words:
+        rows = [words.copy() for address in addresses for words, _ in self._chunks(address, 1)]
+        return np.stack(rows) if rows else np.zeros((0, _WORDS), np.uint64)
+
+    def _readable(self, address: int) -> bool:
+        return any(True for _ in self._chunks(address, 1))
+
+    def _shrink(self) -> None:
+        """Leaves out long spans of pages without anything to watch; runs are split there."""
+        runs = []
+        for run in self._runs:
+            a_page = _WORDS // run.words
+            alive = np.flatnonzero(run.watched.reshape(run.pages, a_page).any(axis=1))
+            if not len(alive):
+                continue
+            ends = np.flatnonzero(np.diff(alive) > _GAP_PAGES)
+            firsts, lasts = alive[np.concatenate(([0], ends + 1))], alive[np.concatenate((ends, [len(alive) - 1]))]
+            for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+                part = slice(first * a_page, (last + 1) * a_page)
+                start = run.start + first * PAGE
+                runs.append(_Run(start, last + 1 - first, run.group, run.xor[part].copy(), run.sum[part].copy()))
+        self._runs = runs
+
+
+def _is_memory(mapping: Mapping) -> bool:
+    """Whether a range is private memory without a file that can be read."""
+    named = mapping.name.startswith(("/", "[v", "[stack", "[anon:stack"))
+    return mapping.permissions[0] == "r" and mapping.permissions[3] == "p" and not named
+
+
+def _heaps(ranges: Sequence[Mapping]) -> list[tuple[int, int]]:
+    """Ranges that malloc hands out in small pieces."""
+    return [(item.start, item.end) for item in ranges if item.name == "[heap]"] + threads_heaps(ranges)
+
+
+def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:
+    """Those of the addresses, which are sorted, that lie in none of the ranges."""
+    starts, ends = np.asarray([*ranges, (0, 0)], dtype=np.uint64).T
+    first, last = np.searchsorted(addresses, starts), np.searchsorted(addresses, ends)
+    depth = np.zeros(len(addresses) + 1, dtype=np.int64)
+    np.add.at(depth, first, 1)
+    np.add.at(depth, np.maximum(first, last), -1)
+    outside: Words = addresses[depth.cumsum()[:-1] == 0]
+    return outside
+
+
+def _is_among(values: Words, known: Words) -> NDArray[np.bool_]:
+    """Which values, of a contiguous span in order, are among known ones, which are sorted without doubles.
+
+    np.isin sorts all that is known again at each call: with a million Python objects that took most of an opening.
+    """
+    near = known[slice(*np.searchsorted(known, [values[0], values[-1] + np.uint64(1)]))] if len(values) else known[:0]
+    return np.isin(values, near)
+
+
+def _around(objects: Words) -> list[tuple[int, int]]:
+    """Ranges near Python's objects, in order, where it may put others: no page there is the engine's alone."""
+    if not len(objects):
+        return []
+    starts = np.unique(objects // POOL).astype(np.int64) * POOL
+    ends = np.flatnonzero(np.diff(starts) > 2 * POOLS_TOGETHER)
+    firsts, lasts = starts[np.concatenate(([0], ends + 1))], starts[np.concatenate((ends, [len(starts) - 1]))]
+    return [
+        (max(0, first - POOLS_TOGETHER), last + POOL + POOLS_TOGETHER)
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+    ]
+
+
+def lines_of(words: Words) -> Words:
+    """A checksum of each 64 bytes; 0 for a line of zeros."""
+    odd = np.arange(1, 17, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    lines: Words = (words.reshape(-1, 8) * odd).sum(axis=1, dtype=np.uint64)
+    return lines
+
+
+def _is_one_bit(xor: int, before: int, now: int) -> bool:
+    """Whether one bit of a page differs, by its two checksums: they change by the same power of two."""
+    if xor == 0 or xor & (xor - 1):
+        return False
+    return (now - before) % (1 << 64) in (xor, (1 << 64) - xor)

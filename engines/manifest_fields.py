@@ -1,0 +1,141 @@
+"""Parts of a manifest that say what a model is: files, bands, tensors, classes."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engines.errors import ModelMismatch
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="lower-case hex")]
+# Lower case and no separators: it becomes a folder's name, a tag and an identifier.
+Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
+class Part(BaseModel):
+    """Base of every part: frozen, and no keys but those that are known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileEntry(Part):
+    """A file beside the manifest, with its SHA-256."""
+
+    file: FileName
+    sha256: Sha256
+
+    def read_verified(self, folder: Path) -> bytes:
+        """Reads the file and checks its SHA-256; use these bytes, since the file may change after the check.
+
+        Raises:
+            ModelMismatch: the file is missing, or its SHA-256 is another.
+        """
+        path = folder / self.file
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelMismatch(path, "the file", given=os_reason(error), required=f"sha256 {self.sha256}") from error
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.sha256:
+            raise ModelMismatch(path, "sha256", given=digest, required=self.sha256)
+        return content
+
+
+class ModelFile(FileEntry):
+    """The ONNX file (the asset of role mlm:model)."""
+
+    bytes: Annotated[int, Field(ge=1, description="file size")]
+
+    def read_verified(self, folder: Path) -> builtins.bytes:
+        """As FileEntry.read_verified; also checks the size."""
+        content = super().read_verified(folder)
+        if len(content) != self.bytes:
+            raise ModelMismatch(folder / self.file, "size", given=f"{len(content)} bytes", required=f"{self.bytes}")
+        return content
+
+    @classmethod
+    def of(cls, path: Path) -> ModelFile:
+        """The entry for an existing file: its name, SHA-256 and size."""
+        content = path.read_bytes()
+        return cls(file=path.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+class Band(Part):
+    """One spectral band; `common_name` as in STAC's eo:common_name."""
+
+    name: Slug
+    common_name: Slug
+
+
+class ModelInput(Part):
+    """The input tensor: uint8 (N, bands, tile_size, tile_size), any N.
+
+    Attributes:
+        name: of the graph's input tensor.
+        bands: in the order of the tensor's second axis.
+        tile_size: pixels.
+        value_scaling: how the values are normalised, in words; the graph does it.
+    """
+
+    name: Text = "tiles"
+    bands: Annotated[tuple[Band, ...], Field(min_length=1)]
+    tile_size: Annotated[int, Field(ge=1, le=16384)]
+    data_type: Literal["uint8"] = "uint8"
+    value_scaling: Text
+
+
+class ModelOutput(Part):
+    """Names of the graph's output tensors, each uint8 (N, S, S); `confidence` None where there is none."""
+
+    classes: Text = "classes"
+    confidence: Text | None = None
+
+
+class ClassInfo(Part):
+    """One class of the map: `code` is the pixel value, `name` the identifier, `title` for people."""
+
+    code: Annotated[int, Field(ge=1, le=255)]
+    name: Slug
+    title: Text
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="#rrggbb")]
+
+
+def check_classes(classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
+    """The same classes.
+
+    Raises:
+        ValueError: codes are not 1..K in order, or two classes have one name or title.
+    """
+    codes = [item.code for item in classes]
+    if codes != list(range(1, len(classes) + 1)):
+        raise ValueError(f"codes are {codes}, number them 1..{len(classes)} in order")
+    for kind, values in (("names", [c.name for c in classes]), ("titles", [c.title for c in classes])):
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"{kind} given twice: {', '.join(repeated)}")
+    return classes
+
+
+def check_figures(classes: tuple[ClassInfo, ...], figures: Sequence[Mapping[str, Any]]) -> None:
+    """Passes if accuracy is given for known classes only.
+
+    Raises:
+        ValueError: a figure is of a class that the model has not.
+    """
+    names = {item.name for item in classes}
+    for per_class_iou in figures:
+        if unknown := sorted(set(per_class_iou) - names):
+            raise ValueError(f"evaluation names classes that the model has not: {', '.join(unknown)}")
+
+
+def os_reason(error: OSError) -> str:
+    """Why a file cannot be read, in words."""
+    return f"not readable ({error.strerror})" if error.strerror else "not readable"

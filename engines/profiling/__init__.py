@@ -1,0 +1,1 @@
+"""Measured speed of engines, and what bounds it by the roofline model."""

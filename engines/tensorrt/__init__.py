@@ -1,0 +1,1 @@
+"""The TensorRT backend: build, storage, CUDA driver and execution of engines."""

@@ -1,0 +1,79 @@
+"""Finds a model's TensorRT engine for this device among the built ones, or builds it first."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from engines.backend import Backend
+from engines.cache_dirs import engines_dir
+from engines.engine import Engine, EngineOptions
+from engines.errors import BackendUnavailable, EngineDamaged
+from engines.manifest import Manifest
+from engines.tensorrt.build import build_engine
+from engines.tensorrt.driver import open_driver
+from engines.tensorrt.engine_file import SUFFIX, Batches, BuiltEngine, engine_name
+from engines.tensorrt.runner import TensorRtEngine
+from engines.tensorrt.runtime import BACKEND, Device, Runtime, runtime, this_device
+
+log = logging.getLogger(__name__)
+
+
+def open_built(manifest: Manifest, folder: Path, options: EngineOptions) -> Engine:
+    """Opens the model's engine on this machine's GPU.
+
+    Raises:
+        BackendUnavailable: no TensorRT, no GPU, or no engine and none is to be built.
+        EngineElsewhere: the engine found was built for another device or TensorRT version.
+        EngineDamaged: the engine found has changed since it was built.
+        BuildFailed: TensorRT cannot build an engine of the model.
+    """
+    tensorrt, device = runtime(), this_device()
+    path = engine_for(manifest, folder, options, tensorrt, device)
+    return TensorRtEngine(manifest, folder, path, tensorrt, open_driver(), options)
+
+
+def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, tensorrt: Runtime, device: Device) -> Path:
+    """Path of an undamaged engine for this model, device and TensorRT; built first where `options.build` is set.
+
+    Raises:
+        As open_built.
+    """
+    built = options.built or engines_dir()
+    batches = Batches()
+    fitting = engine_name(manifest, tensorrt, device, batches).rpartition("_b")[0]
+    candidates = sorted(built.glob(f"{fitting}_b*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+    damaged: EngineDamaged | None = None
+    for path in reversed(candidates):  # the newest of several batch profiles first
+        try:
+            BuiltEngine.load(path).check(path, manifest, tensorrt, device)
+        except EngineDamaged as error:  # noqa: PERF203 -- there are one or two
+            damaged = damaged or error
+            log.warning("%s", error)
+        else:
+            return path
+    if damaged is not None and not options.build:
+        raise damaged
+    if options.build:
+        log.warning(
+            "building %s for %s with %s %s: takes minutes", manifest.name, device.slug, tensorrt.name, tensorrt.version
+        )
+        return build_engine(manifest, folder, built, tensorrt, device, batches=batches)
+    for path in sorted(built.glob(f"{manifest.name}_*{SUFFIX}")):
+        BuiltEngine.load(path).check(path, manifest, tensorrt, device)  # says what differs
+    heads = ",".join(head.name for head in manifest.opened_heads)
+    remedy = f"engines build {manifest.name}{' --heads ' + heads if heads else ''} --out {built}"
+    raise BackendUnavailable(BACKEND, f"{built} holds no engine of {manifest.name} for {device.slug}", remedy)
+
+
+def tensorrt_version() -> str:
+    """Version of TensorRT, and the name of the GPU it would run on.
+
+    Raises:
+        BackendUnavailable: TensorRT or the GPU is missing.
+    """
+    tensorrt, device = runtime(), this_device()
+    return f"{tensorrt.version} ({tensorrt.name}) on {device.name}"
+
+
+TENSORRT = Backend(BACKEND, tensorrt_version, open_built)

@@ -1,0 +1,212 @@
+"""Map tiles: an MBTiles of palette PNGs in Web Mercator, and a PMTiles made of it.
+
+Each zoom is warped from the classes, not from colours: no tile has a colour that is no class. Below the map's own
+resolution a pixel takes the class that most of its ground has.
+Source: MBTiles 1.3; OGC Two Dimensional Tile Matrix Set, WebMercatorQuad; PMTiles 3 by the package pmtiles.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+
+from ground.errors import AskedWrong
+from ground.export.maps import ExportedMap, MapClass, classes_of, opened
+
+SIDE: Final = 256
+HALF: Final = math.pi * 6378137.0
+"""Half the width of Web Mercator's world, metres."""
+DEEPEST_ZOOM: Final = 24
+MERCATOR: Final = "EPSG:3857"
+_COARSER = 0.8
+"""A pixel of the deepest zoom is at most 1 / 0.8 of the map's own: one zoom deeper has four times the bytes."""
+_WIDEST = 16
+"""Times as many or as few pixels as the map that it may have in Web Mercator: GDAL's warp of a map across the
+antimeridian spans the world, or has no pixels."""
+
+
+@dataclass(frozen=True)
+class TileRange:
+    """Tiles of one zoom that a map lies in; rows from the north, ends included."""
+
+    zoom: int
+    west: int
+    north: int
+    east: int
+    south: int
+
+    @property
+    def size(self) -> float:
+        """Metres of Web Mercator a pixel."""
+        return 2 * HALF / (SIDE << self.zoom)
+
+    @property
+    def transform(self) -> Affine:
+        """Of a raster of all these tiles."""
+        edge = SIDE * self.size
+        return Affine(self.size, 0, -HALF + self.west * edge, 0, -self.size, HALF - self.north * edge)
+
+    @property
+    def columns(self) -> int:
+        """Tiles from west to east."""
+        return self.east - self.west + 1
+
+    @property
+    def rows(self) -> int:
+        """Tiles from north to south."""
+        return self.south - self.north + 1
+
+
+def write_mbtiles(exported: ExportedMap, target: Path) -> None:
+    """Writes the map's tiles; those without a class are left out.
+
+    Raises:
+        GroundError: the map cannot be read, or has no place. sqlite3.Error, RasterioError, OSError: writing failed.
+    """
+    with opened(exported.path) as dataset:
+        classes = classes_of(dataset, exported.path)
+        if not any(item.pixels for item in classes if item.code):
+            raise AskedWrong(f"{exported.path}: has no pixel of any class, so no tile", "use --format png or cog8")
+        bounds, size = _mercator_extent(dataset, exported)
+        ranges = list(_zooms(bounds, size))
+        levels = dataset.overviews(1)
+    with closing(sqlite3.connect(target)) as base:
+        base.execute("PRAGMA application_id = 0x4d504258")
+        base.execute("CREATE TABLE metadata (name TEXT PRIMARY KEY, value TEXT)")
+        base.execute(
+            "CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB, "
+            "PRIMARY KEY (zoom_level, tile_column, tile_row))"
+        )
+        base.executemany("INSERT INTO metadata VALUES (?, ?)", _metadata(exported, classes, bounds, ranges))
+        for tile_range in ranges:
+            rows = _tiles(exported, tile_range, classes, _level(levels, tile_range.size / size))
+            base.executemany("INSERT INTO tiles VALUES (?, ?, ?, ?)", rows)
+        base.commit()
+
+
+def write_pmtiles(exported: ExportedMap, target: Path) -> None:
+    """Writes the same tiles as PMTiles: one file that viewers read in ranges over HTTP.
+
+    Raises:
+        ModuleNotFoundError: the package pmtiles is not installed. Others: see :func:`write_mbtiles`.
+    """
+    from pmtiles.convert import mbtiles_to_pmtiles
+
+    tiles = target.with_suffix(".mbtiles")
+    write_mbtiles(exported, tiles)
+    mbtiles_to_pmtiles(str(tiles), str(target), maxzoom=None)
+    tiles.unlink()
+
+
+def _mercator_extent(dataset: Any, exported: ExportedMap) -> tuple[tuple[float, float, float, float], float]:
+    """West, south, east, north in Web Mercator, and the size of a pixel there, metres."""
+    is_placed = dataset.crs is not None and not dataset.transform.is_identity
+    if not is_placed and not dataset.gcps[0]:
+        raise AskedWrong(
+            f"{exported.path}: has no grid or control points on Earth, tiles need one", "use --format png or cog8"
+        )
+    with WarpedVRT(dataset, crs=MERCATOR) as warped:
+        if not 1 / _WIDEST <= warped.width * warped.height / (dataset.width * dataset.height) <= _WIDEST:
+            raise AskedWrong(
+                f"{exported.path}: crosses the antimeridian or lies at a pole, where Web Mercator has no room for it",
+                "use --format png or cog8",
+            )
+        west, south, east, north = warped.bounds
+        return (max(west, -HALF), max(south, -HALF), min(east, HALF), min(north, HALF)), float(warped.res[0])
+
+
+def _zooms(bounds: tuple[float, float, float, float], size: float) -> Iterator[TileRange]:
+    """From the zoom of the map's own resolution down to that in which it fits into few tiles."""
+    deepest = min(DEEPEST_ZOOM, max(0, math.ceil(math.log2(2 * HALF / SIDE / size * _COARSER))))
+    for zoom in range(deepest, -1, -1):
+        tiles = _range(bounds, zoom)
+        yield tiles
+        if tiles.columns * tiles.rows == 1:
+            return
+
+
+def _range(bounds: tuple[float, float, float, float], zoom: int) -> TileRange:
+    edge, last = 2 * HALF / 2**zoom, 2**zoom - 1
+    west, south, east, north = bounds
+    # An edge that lies on a border between two tiles is within the map, whatever its last bits say.
+    columns = (math.floor((west + HALF) / edge + 1e-9), math.ceil((east + HALF) / edge - 1e-9) - 1)
+    rows = (math.floor((HALF - north) / edge + 1e-9), math.ceil((HALF - south) / edge - 1e-9) - 1)
+    (first_column, last_column), (first_row, last_row) = (
+        (min(max(first, 0), last), min(max(end, first, 0), last)) for first, end in (columns, rows)
+    )
+    return TileRange(zoom, first_column, first_row, last_column, last_row)
+
+
+def _level(levels: Sequence[int], factor: float) -> int | None:
+    """Number of the coarsest overview that is still finer than the tiles; None for the map itself."""
+    finer = [number for number, level in enumerate(levels) if level <= factor]
+    return finer[-1] if finer else None
+
+
+def _tiles(
+    exported: ExportedMap, tiles: TileRange, classes: Sequence[MapClass], level: int | None
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """Zoom, column, row from the south, PNG."""
+    options = {} if level is None else {"overview_level": level}
+    palette = {item.code: item.colour for item in classes}
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(exported.path, **options))
+        if source.gcps[0]:
+            # rasterio warps control points to a grid that it chooses itself, not to one that is given.
+            source = stack.enter_context(WarpedVRT(source, crs=MERCATOR, src_nodata=0, nodata=0))
+        warped = stack.enter_context(
+            WarpedVRT(
+                source, crs=MERCATOR, transform=tiles.transform, width=tiles.columns * SIDE, height=tiles.rows * SIDE,
+                resampling=Resampling.mode, src_nodata=0, nodata=0,
+            )
+        )  # fmt: skip
+        for row in range(tiles.rows):
+            for column in range(tiles.columns):
+                codes = warped.read(1, window=Window(column * SIDE, row * SIDE, SIDE, SIDE))
+                if codes.any():
+                    from_south = 2**tiles.zoom - 1 - (tiles.north + row)
+                    yield tiles.zoom, tiles.west + column, from_south, _png(codes, palette)
+
+
+def _png(codes: NDArray[np.uint8], palette: dict[int, tuple[int, int, int, int]]) -> bytes:
+    with MemoryFile() as memory:
+        with memory.open(driver="PNG", width=SIDE, height=SIDE, count=1, dtype="uint8", nodata=0, zlevel=9) as picture:
+            picture.write(codes, 1)
+            picture.write_colormap(1, palette)
+        return bytes(memory.read())
+
+
+def _metadata(
+    exported: ExportedMap,
+    classes: Sequence[MapClass],
+    bounds: tuple[float, float, float, float],
+    ranges: Sequence[TileRange],
+) -> list[tuple[str, str]]:
+    west, south, east, north = transform_bounds(MERCATOR, "EPSG:4326", *bounds)
+    legend = [
+        {"value": item.code, "title": item.title, "color": "#{:02x}{:02x}{:02x}".format(*item.colour[:3])}
+        for item in classes
+        if item.code
+    ]
+    deepest, coarsest = ranges[0].zoom, ranges[-1].zoom
+    return [
+        ("name", exported.name), ("format", "png"), ("type", "overlay"), ("version", "1"),
+        ("description", "Land cover"), ("bounds", f"{west:.7f},{south:.7f},{east:.7f},{north:.7f}"),
+        ("center", f"{(west + east) / 2:.7f},{(south + north) / 2:.7f},{coarsest}"),
+        ("minzoom", str(coarsest)), ("maxzoom", str(deepest)), ("classes", json.dumps(legend)),
+    ]  # fmt: skip

@@ -1,0 +1,306 @@
+"""Where the maps of a station's folder lie: by its layout, those on their way in a folder of their own.
+
+By default a map's folder has the map's id as its name. With another layout (`layout.json`) a map grows in
+`.incoming/ID` and is moved to its place by one rename once the satellite has its receipt. From then on the receipt says
+which map it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from ground.errors import AskedWrong, GroundError
+from ground.layout import DEFAULT, Layout
+from ground.passes import is_going_on
+from ground.transfer import read_small, sync, write_whole
+
+MAP, ITEM, RECEIPT, COARSE = "map.tif", "map.json", "receipt.json", "coarse.tif"
+LAYOUT_FILE: Final = "layout.json"
+INCOMING: Final = ".incoming"
+PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Ids of maps."""
+LONGEST_ITEM: Final = 4 << 20
+_LONGEST_RECEIPT = 1 << 16
+_MOST_NAMESAKES = 10_000
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+@dataclass(frozen=True)
+class MapFolder:
+    """The folder of a map, whole or not.
+
+    Attributes:
+        id: of the map.
+        path: of the folder.
+    """
+
+    id: str
+    path: Path
+
+
+def layout_of(root: Path) -> Layout:
+    """The layout of a station's folder; the default where it says nothing.
+
+    Raises:
+        AskedWrong: what it says cannot be read.
+    """
+    path = root / LAYOUT_FILE
+    try:
+        return Layout(str(json.loads(read_small(path, 10_000))["layout"]))
+    except (FileNotFoundError, NotADirectoryError):
+        return Layout()
+    except (OSError, ValueError, KeyError, TypeError, AskedWrong) as error:
+        raise AskedWrong(
+            f"{path} cannot be read ({error})", f'write the folder\'s layout into it, like {{"layout": "{DEFAULT}"}}'
+        ) from None
+
+
+def map_paths(root: Path) -> Iterator[Path]:
+    """Folders in which maps lie or may lie, in the order of their names.
+
+    Raises:
+        AskedWrong: see :func:`layout_of`.
+    """
+    layout = layout_of(root)
+    folders = [root]
+    for _ in range(layout.depth):
+        folders = [child for folder in folders for child in _subfolders(folder)]
+    yield from folders
+    yield from _subfolders(root / INCOMING)
+
+
+def map_id(root: Path, path: Path, layout: Layout) -> str:
+    """Id of the map in one of these folders; of a folder that no receipt names, its own name."""
+    if not layout.is_default and path.parent != root / INCOMING:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            name = json.loads(read_small(path / RECEIPT, _LONGEST_RECEIPT))["map"]
+            if PLAIN.fullmatch(name):
+                return str(name)
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
+def map_folders(root: Path) -> list[MapFolder]:
+    """All of them.
+
+    Raises:
+        AskedWrong: see :func:`layout_of`.
+    """
+    layout = layout_of(root)
+    return [MapFolder(map_id(root, path, layout), path) for path in map_paths(root)]
+
+
+def id_of_map(folder: Path) -> str:
+    """Id of the map in a folder that was named by itself: as its station has it, else the folder's name.
+
+    Raises:
+        AskedWrong: see :func:`layout_of`.
+    """
+    folder = folder.resolve()
+    root = next((parent for parent in folder.parents if (parent / LAYOUT_FILE).is_file()), folder.parent)
+    return map_id(root, folder, layout_of(root))
+
+
+class MapFolders:
+    """The map folders of a station, for one pass.
+
+    Args:
+        root: the station's folder.
+
+    Raises:
+        AskedWrong: its layout cannot be read.
+        OSError: the disk failed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.layout = root, layout_of(root)
+        self._paths = {folder.id: folder.path for folder in map_folders(root)}
+
+    def path(self, name: str) -> Path:
+        """The folder of a map: where it is, else where it is to come."""
+        return self._paths.get(name) or self._entrance(name)
+
+    def names(self) -> list[str]:
+        """Ids of the maps that have a folder."""
+        return [name for name in self._paths if PLAIN.fullmatch(name)]
+
+    def write_receipt(self, name: str, facts: dict[str, Any]) -> None:
+        """Notes in a map's folder that the satellite knows it to be here.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_whole(self.path(name) / RECEIPT, json.dumps({"map": name, **facts}).encode())
+
+    def settle(self, name: str) -> None:
+        """Moves an acknowledged map from where it came to its place.
+
+        Raises:
+            OSError: it cannot be moved; it stays where it is, and the next pass tries again.
+        """
+        source = self.root / INCOMING / name
+        if not (source / RECEIPT).is_file() and not (self.layout.is_default and source.is_dir()):
+            return
+        _name_in_receipt(source / RECEIPT, name)
+        *parents, last = self.layout.place(name, *_title_and_time(source / ITEM))
+        folder = self._made(parents)
+        for number in range(1, _MOST_NAMESAKES):
+            target = folder / (last if number == 1 else f"{last}-{number}")
+            try:
+                source.rename(target)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+                continue
+            self._paths[name] = target
+            sync(source.parent)
+            sync(folder)
+            return
+        raise OSError(errno.EEXIST, "too many maps of this name", str(folder / last))
+
+    def incoming(self) -> list[str]:
+        """Ids of the maps that are not in their place."""
+        return [path.name for path in _subfolders(self.root / INCOMING) if PLAIN.fullmatch(path.name)]
+
+    def _entrance(self, name: str) -> Path:
+        return self.root / name if self.layout.is_default else self.root / INCOMING / name
+
+    def _made(self, names: list[str]) -> Path:
+        """The folder below the station's, made where it is missing, each entry durable."""
+        folder = self.root
+        for name in names:
+            (folder / name).mkdir(exist_ok=True)
+            sync(folder)
+            folder /= name
+        if not folder.resolve().is_relative_to(self.root.resolve()):
+            raise OSError(errno.ELOOP, "a link in it leads out of the station's folder", str(folder))
+        return folder
+
+
+def set_layout(root: Path, layout: Layout) -> int:
+    """Has a station's folder follow this layout; returns how many maps were moved.
+
+    All maps go to `.incoming` first, then the layout is written, then they go to their places: whenever it is broken
+    off, the same command continues, and no map is without a place meanwhile.
+
+    Raises:
+        AskedWrong: a pass is going on in it, or its layout cannot be read.
+        OSError: a map cannot be moved; the same command continues.
+    """
+    before = layout_of(root)
+    if before == layout:
+        return 0
+    if is_going_on(root):
+        raise AskedWrong(f"{root}: a pass is going on in it", "change its layout when that has ended")
+    root.mkdir(parents=True, exist_ok=True)
+    moved = [folder for folder in map_folders(root) if _is_ours(folder)]
+    for folder in moved:
+        target = root / INCOMING / folder.id
+        if folder.path == target:
+            continue
+        target.parent.mkdir(exist_ok=True)
+        try:
+            folder.path.rename(target)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                raise GroundError(f"{folder.path}: this map is in {target} too; remove one of them") from None
+            raise
+        _remove_empty(folder.path.parent, root)
+    if moved:
+        sync(root / INCOMING)
+    write_whole(root / LAYOUT_FILE, (json.dumps({"layout": layout.pattern}) + "\n").encode())
+    folders = MapFolders(root)
+    for folder in moved:
+        folders.settle(folder.id)
+    return len(moved)
+
+
+def held_maps(root: Path) -> list[dict[str, Any]]:
+    """What a folder holds: for `ground ls`.
+
+    Raises:
+        GroundError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise GroundError(f"{root}: no such folder; `ground pull URL --dest {root}` makes it")
+    rows, layout = [], layout_of(root)
+    for folder in map_folders(root):
+        path, whole = folder.path, folder.path / MAP
+        row: dict[str, Any] = {
+            "map": folder.id,
+            "bytes": whole.stat().st_size if whole.is_file() else None,
+            "part_bytes": sum(part.stat().st_size for part in path.glob("*.part") if part.is_file()),
+            "coarse": (path / COARSE).exists(),
+            "acknowledged": (path / RECEIPT).exists(),
+        }
+        if not layout.is_default:
+            row["folder"] = os.fsencode(path.relative_to(root)).decode("utf-8", "replace")
+        rows.append(row)
+    return rows
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Folders in it that are no links and are not hidden."""
+    try:
+        return sorted(
+            folder / entry.name
+            for entry in os.scandir(folder)
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_ours(folder: MapFolder) -> bool:
+    """Whether a map's files lie in it, whole or growing: other folders beside the maps are their owner's."""
+    known = (MAP, ITEM, RECEIPT, COARSE)
+    is_plain = PLAIN.fullmatch(folder.id) is not None
+    return is_plain and (any((folder.path / name).is_file() for name in known) or any(folder.path.glob("*.part")))
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    with suppress(OSError):
+        while folder != root and folder.name != INCOMING:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _name_in_receipt(path: Path, name: str) -> None:
+    """Receipts of earlier versions do not say whose they are: the folder's name did."""
+    try:
+        receipt = json.loads(read_small(path, _LONGEST_RECEIPT))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        receipt = {}
+    if not isinstance(receipt, dict) or receipt.get("map") != name:
+        write_whole(path, json.dumps({**(receipt if isinstance(receipt, dict) else {}), "map": name}).encode())
+
+
+def _title_and_time(path: Path) -> tuple[str, datetime | None]:
+    """Of an item, as far as it can be read."""
+    try:
+        properties = json.loads(read_small(path, LONGEST_ITEM))["properties"]
+        title, text = properties.get("title"), properties.get("datetime")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", None
+    return title if isinstance(title, str) else "", time_of(text) if isinstance(text, str) else None
+
+
+def time_of(text: str) -> datetime | None:
+    """An RFC 3339 time; None where it is none."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?([Zz]|[+-]\d\d:\d\d)", text)
+    if match is None:
+        return None
+    try:
+        return datetime.fromisoformat(f"{match[1]}T{match[2]}{match[3].upper().replace('Z', '+00:00')}")
+    except ValueError:
+        return None

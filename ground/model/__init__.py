@@ -1,0 +1,1 @@
+"""Models for a satellite: keys, signed lists, and the way up the link."""

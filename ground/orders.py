@@ -1,0 +1,120 @@
+"""What an operator orders from the ground: areas of interest, and the turn of a scene that waits aboard."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ground.errors import AskedWrong
+from ground.show import count
+
+LONGEST_AREAS = 1 << 16
+"""Bytes that a service takes."""
+PRIORITIES = ("urgent", "high", "routine")
+AddLink = Callable[[argparse.ArgumentParser], None]
+OpenLink = Callable[[argparse.Namespace], Any]
+
+
+def add_areas(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
+    """Adds `ground areas push|ls|rm`; ``add_link`` adds address and token, by which ``open_link`` opens the link."""
+    areas = commands.add_parser("areas", help="areas of interest aboard: push, ls, rm")
+    orders = areas.add_subparsers(required=True, metavar="push|ls|rm")
+    push = orders.add_parser("push", help="have the areas of a GeoJSON file count, in place of all others")
+    add_link(push)
+    push.add_argument("file", type=Path, help="a FeatureCollection; docs/areas.md has its form")
+    push.set_defaults(command=partial(_push, open_link))
+    listing = orders.add_parser("ls", help="areas that count for the next scenes")
+    add_link(listing)
+    listing.add_argument("--json", action="store_true", help="print the GeoJSON")
+    listing.set_defaults(command=partial(_ls, open_link))
+    remove = orders.add_parser("rm", help="forget areas")
+    add_link(remove)
+    remove.add_argument("names", nargs="*", metavar="NAME")
+    remove.add_argument("--all", action="store_true", help="forget all that were pushed up")
+    remove.set_defaults(command=partial(_rm, open_link))
+
+
+def add_priority(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
+    """Adds `ground priority`."""
+    priority = commands.add_parser("priority", help="change the turn of a scene that waits aboard")
+    add_link(priority)
+    priority.add_argument("scene", metavar="SCENE", help="its id")
+    priority.add_argument("priority", choices=PRIORITIES)
+    priority.set_defaults(command=partial(_priority, open_link))
+
+
+def _push(open_link: OpenLink, options: argparse.Namespace) -> int:
+    document = _document(options.file)
+    with open_link(options) as link:
+        before = {area["name"] for area in _rows(link.json("GET", "/areas"))}
+        rows = _rows(link.json("PUT", "/areas", json=document))
+    options.screen.table(rows)
+    gone = sorted(before - {row["name"] for row in rows})
+    options.screen.line(f"{count(len(rows), 'area')} aboard" + (f"; no more: {', '.join(gone)}" if gone else ""))
+    return 0
+
+
+def _ls(open_link: OpenLink, options: argparse.Namespace) -> int:
+    with open_link(options) as link:
+        document = link.json("GET", "/areas")
+    if options.json:
+        print(json.dumps(document))  # noqa: T201 -- for programs
+    else:
+        options.screen.table(_rows(document))
+    return 0
+
+
+def _rm(open_link: OpenLink, options: argparse.Namespace) -> int:
+    if bool(options.names) == options.all:
+        raise AskedWrong("nothing to forget", "name areas, or give --all")
+    with open_link(options) as link:
+        for path in ["/areas"] if options.all else [f"/areas/{quote(name, safe='')}" for name in options.names]:
+            document = link.json("DELETE", path)
+    options.screen.line(f"{count(len(_rows(document)), 'area')} aboard")
+    return 0
+
+
+def _priority(open_link: OpenLink, options: argparse.Namespace) -> int:
+    with open_link(options) as link:
+        scene = link.json("PATCH", f"/scenes/{quote(options.scene, safe='')}", json={"priority": options.priority})
+    if not isinstance(scene, dict) or scene.get("priority") != options.priority:
+        raise AskedWrong(f"{link.url} does not say that it changed", "is it an onboard service, and of this version?")
+    options.screen.line(f"{options.scene}: {scene.get('state')}, {options.priority}")
+    return 0
+
+
+def _document(path: Path) -> Any:
+    """A GeoJSON file; the service says what is wrong with its areas."""
+    from ground.transfer import read_small
+
+    try:
+        document = json.loads(read_small(path, LONGEST_AREAS))
+    except OSError as error:
+        raise AskedWrong(f"{path}: {error.strerror}", "give a GeoJSON file of areas") from None
+    except ValueError as error:
+        raise AskedWrong(f"{path} is no JSON ({error})", "give a GeoJSON file of areas") from None
+    if len(json.dumps(document)) > LONGEST_AREAS:
+        raise AskedWrong(f"{path} has more than {LONGEST_AREAS:,} bytes", "simplify the areas")
+    return document
+
+
+def _rows(document: Any) -> list[dict[str, Any]]:
+    """A line for each area of an answer."""
+    try:
+        rows = [
+            {
+                "name": str(facts["name"]), "place": "yes" if area["geometry"] is not None else "any",
+                "classes": ", ".join(map(str, facts["classes"])) or "all", "priority": facts["priority"],
+                "alert": None if facts["alert_points"] is None else f"{facts['alert_points']:g} points",
+            }
+            for area in document["features"]
+            for facts in [area["properties"]]
+        ]  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        raise AskedWrong("the answer holds no areas", "is it an onboard service, and of this version?") from None
+    return rows

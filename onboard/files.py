@@ -1,0 +1,119 @@
+"""Files of jobs and maps: complete writes, folders published by one rename, locks between processes, digests."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.files import synced_file, synced_folder
+from onboard.errors import StorageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_CHUNK = 4 << 20
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """An operating-system failure while writing `path`, as an error that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(path, "the disk is full", "make room and run the same command again; it continues")
+    reason = (error.strerror or str(error)).lower()
+    return StorageError(path, f"cannot write: {reason}", "repair the disk or choose another --out")
+
+
+def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
+    """Writes every byte at the file's position.
+
+    Raises:
+        StorageError: the disk is full or failed.
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+class FileLock:
+    """A lock between processes, held until `close` or the end of the process, however that comes (flock).
+
+    Args:
+        path: of the lock's file, made if missing and never removed.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Gives the lock up."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def publish_folder(staged: Path, final: Path) -> None:
+    """Puts a finished folder at its place by one rename; afterwards `staged` is gone or holds what stood there.
+
+    Both must lie on one file system. An existing folder is exchanged in the same instant (renameat2), so a reader
+    sees the old one whole or the new one whole.
+    """
+    for path in sorted(staged.iterdir()):
+        synced_file(path)
+    synced_folder(staged)
+    try:
+        if final.exists():
+            _exchange(staged, final)
+        else:
+            staged.rename(final)
+    except OSError as error:
+        raise storage_error(error, final) from error
+    synced_folder(final.parent)
+    synced_folder(staged.parent)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(code, os.strerror(code), str(second))
+    # Some network file systems know no exchange: two renames, with the old folder kept until the new one stands.
+    aside = first.with_name(first.name + ".old")
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex; reads 4 MiB at a time."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""A scene of the ledger as a request to `map_scene`, and the finished map as rows of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engines.command_line import bytes_text
+from engines.manifest import Manifest
+from onboard.jobs.intake import facts_of
+from onboard.jobs.scene_folder import scene_file
+from onboard.jobs.scene_options import options_of
+from onboard.jobs.scene_store import SceneRow
+from onboard.mapping.run import MapRequest, MapSummary
+from onboard.scene.areas import Area
+from onboard.scene.resolution import ResolutionOptions
+from onboard.settings import Settings
+
+
+def map_request_of(settings: Settings, row: SceneRow, manifest: Manifest, areas: tuple[Area, ...] = ()) -> MapRequest:
+    """The request for this row, by the service's settings and the model of the open engine."""
+    return MapRequest(
+        scene=scene_file(settings.scenes_dir / row.id),
+        out=settings.maps_dir,
+        work=settings.canvases_dir,
+        name=row.id,
+        scene_sha256=row.sha256,
+        title=row.name,
+        acquired=row.acquired,
+        scene_options=options_of(settings, manifest),
+        resolution=ResolutionOptions(default_gsd_m=settings.gsd_m, grid=settings.resolution),
+        confidence=settings.confidence,
+        sieve_px=settings.sieve_px,
+        quicklook=settings.quicklook,
+        batch=settings.batch,
+        halo=settings.halo_px,
+        overwrite=True,
+        areas=areas,
+        own={"delivery": facts_of(row)},
+    )
+
+
+def core_pixels(settings: Settings, manifest: Manifest) -> int:
+    """Pixels that a tile adds to the map: the tile without its halo."""
+    halo = manifest.halo if settings.halo_px is None else settings.halo_px
+    return int(max(1, manifest.input.tile_size - 2 * halo) ** 2)
+
+
+def figures_of(summary: MapSummary, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a finished mapping for the scene's row: tiles, seconds, energy and temperature."""
+    return {
+        "tiles": summary.tiles, "tiles_empty": summary.tiles_empty, "tiles_resumed": summary.tiles_resumed,
+        "mapping_s": round(summary.mapping_s, 3), "seconds": round(summary.seconds, 3),
+        "stages_s": {name: round(value, 3) for name, value in summary.stages_s.items()},
+        "pixels": summary.scene_pixels, "tiles_per_s": summary.tiles_per_s,
+        "unfamiliar_share": summary.familiarity.share,
+        **measured,
+    }  # fmt: skip
+
+
+def mapped_line(summary: MapSummary, measured: Mapping[str, Any]) -> str:
+    """A finished mapping in one line of the log: tiles, seconds, energy where it was measured, the map's bytes."""
+    rate = "" if summary.tiles_per_s is None else f" at {summary.tiles_per_s:.2f} tiles/s"
+    energy = measured.get("energy_j")
+    joules = "" if energy is None else f", {energy:.0f} J"
+    return f"{summary.tiles} tiles{rate}, {summary.seconds:.1f} s{joules}, map {bytes_text(summary.map_bytes)}"

@@ -1,0 +1,230 @@
+"""From a finished canvas to a published map: files, item, comparison with the canvas, one rename."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from engines.manifest import ClassInfo
+from onboard.files import publish_folder, storage_error
+from onboard.mapping.areas import MapGround, measure_areas
+from onboard.mapping.canvas import Canvas, Layer
+from onboard.mapping.control import MapObserver
+from onboard.mapping.enlarge import enlarge
+from onboard.mapping.familiarity import MapFamiliarity, map_familiarity
+from onboard.mapping.integrity import ProductDamaged, check_written, repair_canvas
+from onboard.mapping.job import Job
+from onboard.mapping.journal import identity_bytes
+from onboard.mapping.malloc import return_freed_memory
+from onboard.mapping.pipeline import PipelineStats
+from onboard.mapping.product import count_classes, sieve, write_confidence, write_map
+from onboard.mapping.quicklook import QUICKLOOK, Facts, write_quicklook
+from onboard.mapping.stac import HeadFacts, ItemFacts, rfc3339, write_item
+from onboard.mapping.thumbnail import SceneThumbnail
+
+
+def publish(
+    job: Job, canvas: Canvas, stats: PipelineStats, observer: MapObserver, thumbnail: SceneThumbnail | None
+) -> dict[str, Any]:
+    """Writes map, quicklook and item from the canvas, compares them with it, and publishes them by one rename.
+
+    ``thumbnail`` is the scene's, complete, where the quicklook shows it.
+
+    Returns:
+        the item, as it is published.
+
+    Raises:
+        ProductDamaged: what was written differs from the canvas, or the canvas changed meanwhile.
+        StorageError: the disk is full or failed.
+    """
+    observer.before_publishing()
+    if job.resolution.is_resampled:
+        return_freed_memory()  # 50 MB of GDAL's blocks and sums, which lie among each other
+    staged = job.work / "product"
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed here
+    try:
+        staged.mkdir()
+    except OSError as error:
+        raise storage_error(error, staged) from error
+    heads = [_write_head(job, canvas, number, staged) for number in range(len(canvas.heads))]
+    first = heads[0]
+    facts = _quicklook_facts(job, first.counts, canvas)
+    write_quicklook(job.request.quicklook, staged / "map.tif", staged / QUICKLOOK, thumbnail, facts)
+    areas = measure_areas(job.request.areas, MapGround(first.classes, job.georeference, first.legend, first.counts))
+    item = write_item(_item_facts(job, heads, stats, canvas, observer, areas), staged)
+    for head in heads:
+        for layer, path in head.written:
+            check_written(layer, path)
+    # The files equal the canvas; the canvas itself may have changed since it was checked.
+    if repair_canvas(canvas, job.grid, observer):
+        raise ProductDamaged("the canvas changed while the map was written")
+    publish_folder(staged, job.final)
+    published: dict[str, Any] = json.loads((job.final / item.name).read_text(encoding="utf-8"))
+    return published
+
+
+@dataclass(frozen=True)
+class _HeadProduct:
+    """The map of one head as it was written.
+
+    Attributes:
+        legend: its classes.
+        classes: the raster that its file was made of.
+        counts: pixels of each code 0..K.
+        written: each raster with the file that holds it.
+    """
+
+    legend: tuple[ClassInfo, ...]
+    classes: Layer
+    counts: list[int]
+    written: tuple[tuple[Layer, Path], ...]
+
+
+def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadProduct:
+    """Writes the files of one head: NAME.tif and NAME-confidence.tif, map.tif and confidence.tif of the first."""
+    head, manifest = canvas.heads[number], job.engine.manifest
+    legend = tuple(manifest.further_heads[number - 1].classes if number else manifest.classes)
+    layer = _sieved(job, canvas, _on_map_grid(job, canvas, head.classes), head.name)
+    georeference, tags = job.georeference, _tags(job, number)
+    path = folder / (f"{head.name}.tif" if number else "map.tif")
+    write_map(layer, path, georeference=georeference, classes=legend, tags=tags)
+    written = [(layer, path)]
+    if head.confidence is not None:
+        path = folder / (f"{head.name}-confidence.tif" if number else "confidence.tif")
+        written.append((_on_map_grid(job, canvas, head.confidence), path))
+        write_confidence(written[-1][0], path, georeference=georeference, tags=tags)
+    return _HeadProduct(legend, layer, count_classes(layer, legend).tolist(), tuple(written))
+
+
+def _on_map_grid(job: Job, canvas: Canvas, layer: Layer) -> Layer:
+    width, height = job.resolution.map_size
+    if (width, height) == (layer.width, layer.height):
+        return layer
+    target = Layer(canvas.folder / f"{layer.path.stem}-enlarged.raw", width=width, height=height)
+    enlarge(layer, target)
+    return target
+
+
+def _sieved(job: Job, canvas: Canvas, layer: Layer, head: str) -> Layer:
+    if not job.request.sieve_px:
+        return layer
+    name = f"{head}.sieved.raw" if head else "sieved.raw"
+    target = Layer(canvas.folder / name, width=layer.width, height=layer.height)
+    sieve(layer, target, job.request.sieve_px)
+    return target
+
+
+def _tags(job: Job, number: int) -> dict[str, str]:
+    """Provenance that stands in a map's file itself; no times, or equal work would give unequal bytes."""
+    model = job.engine.manifest
+    heads = [head.name for head in model.opened_heads]
+    return {
+        **({"ONBOARD_HEAD": heads[number]} if heads else {}),
+        "TIFFTAG_SOFTWARE": f"onboard {_version()}",
+        "ONBOARD_SCENE_SHA256": job.scene_sha256,
+        "ONBOARD_MODEL": f"{model.name} {model.version}",
+        "ONBOARD_MODEL_SHA256": model.model.sha256,
+        "ONBOARD_ENGINE": f"{job.engine.backend} {job.engine.precision} {job.engine.digest}",
+        "ONBOARD_OPTIONS": identity_bytes(
+            {"halo": job.grid.halo, "sieve_px": job.request.sieve_px, "scene": job.scene.facts}
+            | ({"ground_resolution": job.resolution.as_json()} if job.resolution.is_resampled else {})
+        ).decode(),
+    }
+
+
+def _quicklook_facts(job: Job, counts: list[int], canvas: Canvas) -> Facts:
+    width, height = job.resolution.map_size
+    sides = job.georeference.pixel_sides_m(width, height)
+    pixel_m = job.resolution.gsd_of((width, height)) if sides is None else sides[0]
+    notes = ("unlike the training images: a guess",) if _familiarity(job, canvas).warning else ()
+    width_m = None if pixel_m is None else pixel_m * width
+    return Facts(tuple(job.engine.manifest.classes), counts, width_m, notes)
+
+
+def _familiarity(job: Job, canvas: Canvas) -> MapFamiliarity:
+    figures = [record.familiarity for record in canvas.records.values()]
+    return map_familiarity(figures, job.engine.manifest)
+
+
+def _item_facts(
+    job: Job, heads: list[_HeadProduct], stats: PipelineStats, canvas: Canvas, observer: MapObserver,
+    areas: list[dict[str, Any]],
+) -> ItemFacts:  # fmt: skip
+    counts, confidence = heads[0].counts, canvas.mean_confidence()
+    georeference, (width, height) = job.georeference, job.resolution.map_size
+    pixel_m2 = georeference.pixel_area_m2(width, height)
+    area_m2 = None if pixel_m2 is None else pixel_m2 * width * height
+    acquired = job.scene.acquired or job.request.acquired
+    received = datetime.fromtimestamp(job.request.scene.stat().st_mtime, timezone.utc)
+    return ItemFacts(
+        name=job.request.folder_name,
+        scene_name=job.request.title or job.request.scene.name,
+        scene_sha256=next(iter(job.scene_files.values())),
+        acquired=acquired,
+        unread_time=job.scene.time_text,
+        received=received,
+        georeference=georeference,
+        width=width,
+        height=height,
+        manifest=job.engine.manifest,
+        class_pixels=counts,
+        further=tuple(
+            HeadFacts(head, product.counts, canvas.mean_confidence(number))
+            for number, (head, product) in enumerate(zip(job.engine.manifest.further_heads, heads[1:], strict=True), 1)
+        ),
+        pixel_area_m2=pixel_m2,
+        gsd_m=job.resolution.gsd_of((width, height)),
+        processed=datetime.now(timezone.utc),
+        software={"onboard": _version(), job.engine.backend: job.engine.digest},
+        published=job.final,
+        scene_path=job.request.scene if job.stays_here else None,
+        model_path=_model_path(job) if job.stays_here else None,
+        own={
+            "identity": job.identity_digest,
+            "scene_sha256": job.scene_sha256,
+            # What is no UTF-8 in a name becomes question marks: JSON takes nothing else.
+            "scene_files": {n.encode("utf-8", "replace").decode(): d for n, d in job.scene_files.items()},
+            "decoders": job.identity["decoders"],
+            "no_data_pixels": counts[0],
+            "sieve_px": job.request.sieve_px,
+            "halo_px": job.grid.halo,
+            "tiles": len(job.grid),
+            "mean_confidence": None if confidence is None else round(confidence, 4),
+            "familiarity": _familiarity(job, canvas).as_json(),
+            "tiles_per_s": tiles_per_s(stats),
+            "scene": job.scene.facts,
+            "ground_resolution": job.resolution.as_json(),
+            "engine": {
+                "backend": job.engine.backend,
+                "precision": job.engine.precision,
+                **job.engine.choice.as_json(),
+            },
+            "assumptions": [asdict(assumption) for assumption in job.scene.assumptions],
+            **({"areas": observer.compared_areas(areas, acquired or rfc3339(received))} if areas else {}),
+            **job.request.own,
+            **observer.item_properties(tiles=len(job.grid), area_m2=area_m2),
+        },
+    )
+
+
+def _model_path(job: Job) -> Path | None:
+    """The model's file; a model with heads has no single one."""
+    folder, manifest = job.engine.folder, job.engine.manifest
+    return None if folder is None or manifest.head_names else folder / manifest.model.file
+
+
+def tiles_per_s(stats: PipelineStats) -> float | None:
+    """Tiles per second of this run, None where it inferred none."""
+    return stats.tiles_inferred / stats.seconds if stats.tiles_inferred and stats.seconds > 0 else None
+
+
+def _version() -> str:
+    try:
+        return version("onboard-landcover")
+    except PackageNotFoundError:
+        return "unknown"

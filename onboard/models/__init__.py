@@ -1,0 +1,1 @@
+"""Models that come up the link: their files, whose word counts, what is checked before they fly, and the way back."""

@@ -1,0 +1,54 @@
+"""Settings in groups: each in one group, each on the page, and names of before refused with the name of today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onboard.errors import OptionsRefused
+from onboard.setting_groups import GROUPS, RENAMED
+from onboard.settings import PREFIX, Settings, read_settings, setting_lines, settings_as_text
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+
+def tables() -> str:
+    """The tables of docs/settings.md as the settings are today."""
+    parts = []
+    for group, kind in GROUPS.items():
+        rows = [line for line in setting_lines(Settings(data_dir=Path("/"))) if line.group == group]
+        parts.append(f"## {group.capitalize()}\n{kind.__doc__}\n\n| setting | default | meaning |\n|---|---|---|\n")
+        for line in rows:
+            default = "" if line.default in (None, "") else f"`{line.default}`"
+            parts.append(f"| `{line.key}` | {default} | {line.meaning} |\n")
+        parts.append("\n")
+    return "".join(parts)
+
+
+def test_each_setting_is_in_one_group() -> None:
+    names = [name for kind in GROUPS.values() for name in kind.model_fields]
+    assert sorted(names) == sorted(Settings.model_fields)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_name_of_before_is_refused_with_the_name_of_today(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    assert old not in Settings.model_fields
+    assert new in Settings.model_fields
+    monkeypatch.setenv(PREFIX + old.upper(), "1")
+    with pytest.raises(OptionsRefused) as refused:
+        read_settings()
+    assert refused.value.advice == (f"the setting {PREFIX}{old.upper()} has a new name; write {PREFIX}{new.upper()}")
+
+
+def test_the_listing_has_a_heading_for_each_group() -> None:
+    lines = settings_as_text(Settings(max_crashes=5)).splitlines()
+    assert [line.partition(":")[0] for line in lines if not line.startswith((" ", "*"))] == list(GROUPS)
+    (changed,) = [line for line in lines if line.startswith("*") and "MAX_CRASHES" in line]
+    assert changed.split()[1:] == ["ONBOARD_MAX_CRASHES", "5", "(default:", "3)"]
+
+
+def test_the_page_has_every_setting() -> None:
+    assert tables() in PAGE.read_text(encoding="utf-8"), f"write into {PAGE}:\n{tables()}"

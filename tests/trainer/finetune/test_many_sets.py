@@ -1,0 +1,269 @@
+"""Several labelled sets in one run: what labels mean to each head, how large crops are, how sets are mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainer.tiny_sets import many_sets_settings, write_set
+from trainer.config import FinetuneSettings, checked_settings
+from trainer.data.mixture import Mixture, packed
+from trainer.data.sets import open_set
+from trainer.errors import DataMissing, SettingsRefused
+from trainer.evaluate.places import PlacesSettings, mapper_of_run, places_table, score_places
+from trainer.export.onnx import segmenter_of
+from trainer.finetune.loss import allowed_loss, segmentation_loss, soft_loss
+from trainer.finetune.many_sets import ManySetsTask, mixture_of
+from trainer.finetune.soften import SoftenRequest, soften
+from trainer.finetune.task import finetune
+from trainer.training.task import Slice
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> FinetuneSettings:
+    return many_sets_settings(tmp_path)
+
+
+def test_labels_become_classes_or_weighted_sets_of_classes(settings: FinetuneSettings) -> None:
+    mixture = mixture_of(settings)
+    codes = mixture.heads["cover"]
+    cover, coarse = mixture.sources
+    assert cover.tables["cover"].tolist() == [0, 1, 2, 3]
+    assert coarse.tables["cover"].tolist() == [0, 4, 3]  # land is a set of classes, sea is water
+    assert codes.allowed[4].tolist() == [0.5, 1.0, 0.0]
+    assert cover.tables["coarse"].tolist() == [0, 0, 0, 0]  # it says nothing of land and sea
+    assert coarse.tables["coarse"].tolist() == [0, 1, 2]
+
+
+def test_an_image_smaller_than_a_crop_is_packed_with_others_and_never_reflected(settings: FinetuneSettings) -> None:
+    _, coarse = mixture_of(settings).sources
+    pixels, labels, _ = packed(coarse, 64, 0.5, 0, np.random.default_rng(0))
+    assert pixels.shape == (3, 64, 64)
+    stripes = labels[0].tolist()
+    # Images of 32 pixels at half their size: stripes begin anew every 16 pixels, in the same order.
+    assert stripes[:16] == stripes[16:32] == stripes[48:]
+    assert stripes[:16] == sorted(stripes[:16])
+    assert (labels > 0).all()
+
+
+def test_crops_are_at_the_model_s_own_resolution(settings: FinetuneSettings) -> None:
+    cover, coarse = (mixture_of(settings)).sources
+    data = settings.data.model_copy(update={"gsd_m": 2.0})
+    mixture = Mixture(data, {"cover": settings.heads["cover"].classes_of}, seed=0)
+    rng = np.random.default_rng(0)
+    assert mixture._zoom(cover, rng) == pytest.approx(0.5)
+    assert mixture._zoom(coarse, rng) == pytest.approx(0.25)
+
+
+def test_no_image_is_enlarged_beyond_the_limit(settings: FinetuneSettings) -> None:
+    data = settings.data.model_copy(
+        update={"gsd_m": 0.2, "augment": settings.data.augment.model_copy(update={"scale": (0.25, 2.0)})}
+    )
+    mixture = Mixture(data, {"cover": settings.heads["cover"].classes_of}, seed=0)
+    zooms = [mixture._zoom(mixture.sources[0], np.random.default_rng(seed)) for seed in range(200)]
+    assert max(zooms) <= settings.data.largest_enlargement + 1e-9
+    assert min(zooms) >= 0.25 / 0.2 - 1e-9
+
+
+def test_each_batch_holds_every_set_by_its_weight(settings: FinetuneSettings) -> None:
+    mixture = mixture_of(settings)
+    for offset in (0.0, 0.3, 0.9):
+        drawn = [mixture.source_of(number, 8, offset).settings.set for number in range(8)]
+        assert drawn.count(settings.data.sets[0].set) == 4
+
+
+def test_the_same_step_draws_the_same_batch(settings: FinetuneSettings) -> None:
+    task = ManySetsTask(settings, mixture_of(settings))
+    part = Slice(3, settings.stages[0], range(4))
+    for first, second in zip(task.draw(part), task.draw(part), strict=True):
+        assert torch.equal(first, second)
+
+
+def _logits(*classes: float) -> Tensor:
+    return torch.tensor(classes).reshape(1, -1, 1, 1).repeat(1, 1, 4, 4)
+
+
+def test_a_single_class_costs_what_it_costs_without_sets() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 4, (2, 8, 8))
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    expected = segmentation_loss(logits, labels, weights=weights, dice=0.5)
+    allowed = torch.cat([torch.zeros(1, 3), torch.eye(3)])
+    found = allowed_loss(logits, labels, allowed=allowed, weights=torch.tensor([0.0, 1.0, 2.0, 0.5]), dice=0.5)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_set_of_classes_costs_nothing_where_all_probability_lies_on_it() -> None:
+    allowed = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    codes, weights = torch.full((1, 4, 4), 4), torch.ones(5)
+
+    def cost(*classes: float) -> float:
+        return float(allowed_loss(_logits(*classes), codes, allowed=allowed, weights=weights, dice=0.5))
+
+    assert cost(9.0, 9.0, -9.0) == pytest.approx(0.0, abs=1e-4)
+    assert cost(9.0, -9.0, -9.0) == pytest.approx(0.0, abs=1e-4)
+    assert cost(0.0, 0.0, 0.0) == pytest.approx(-np.log(2 / 3), rel=1e-4)
+    assert cost(-9.0, -9.0, 9.0) > 5
+
+
+def test_ignored_pixels_have_no_loss_and_no_gradient() -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    allowed = torch.cat([torch.zeros(1, 3), torch.eye(3)])
+    loss = allowed_loss(
+        logits, torch.zeros((1, 8, 8), dtype=torch.long), allowed=allowed, weights=torch.ones(4), dice=0.5
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_soft_labels_teach_only_where_there_are_any() -> None:
+    logits = torch.zeros((1, 2, 2, 2), requires_grad=True)
+    probability = torch.zeros((1, 2, 2, 2))
+    probability[0, 0, 0, 0] = 1.0
+    soft_loss(logits, probability).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad[0, 0, 0, 0] < 0
+    assert logits.grad[0, :, 1].abs().max() == 0
+
+
+def test_a_run_learns_exports_its_weights_and_is_scored_place_by_place(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path, max_steps=60, learning_rate=2e-2, average=0.8)
+    finetune(settings, tmp_path / "run")
+    _, network = segmenter_of(tmp_path / "run")
+    assert set(network.heads) == {"coarse"}
+    cover, coarse = (item.set for item in settings.data.sets)
+    places = PlacesSettings.model_validate({
+        "heads": {"cover": cover, "coarse": coarse},
+        "places": [
+            {"name": "stripes", "set": cover, "split": "train", "head": "cover"},
+            {"name": "coarse stripes", "set": coarse, "split": "train", "head": "cover"},
+            {"name": "land and sea", "set": coarse, "split": "train", "head": "coarse"},
+        ],
+    })  # fmt: skip
+    stripes, sets, land = score_places(places, mapper_of_run(tmp_path / "run"))
+    assert stripes.figure > 0.6
+    assert set(sets.iou) == {"water"}  # the only class that its labels are sure of
+    assert set(land.iou) == {"land", "sea"}
+    assert sum(land.said["land"].values()) == pytest.approx(1.0)
+    assert "Mean over places" in places_table([stripes, sets, land])
+
+
+def test_soft_labels_are_written_once_and_learnt_from(tmp_path: Path) -> None:
+    teacher = many_sets_settings(tmp_path / "a")
+    finetune(teacher, tmp_path / "teacher")
+    sets = tuple(
+        item.model_copy(update={"soft": tmp_path / "soft" / str(place)}) for place, item in enumerate(teacher.data.sets)
+    )
+    request = SoftenRequest(tmp_path / "teacher", sets, gsd_m=(1.0, 0.5))
+    assert soften(request, quiet=True) == 8
+    assert soften(request, quiet=True) == 0
+    cells = np.load(tmp_path / "soft" / "0" / "0.npy")
+    assert cells.shape == (5, 80, 80)
+    assert np.abs(cells[:3].astype(int).sum(axis=0) - 255).max() <= 3
+    student = teacher.model_copy(update={"data": teacher.data.model_copy(update={"sets": sets})})
+    task = ManySetsTask(student, mixture_of(student))
+    batch = task.draw(Slice(0, student.stages[0], range(4)))
+    assert batch[2].shape == (4, 5, 16, 16)
+    assert {"cover", "cover_soft", "coarse", "coarse_soft", "total"} == set(task.losses(task.network, batch))
+
+
+def test_a_soft_label_is_held_to_what_a_label_allows(settings: FinetuneSettings) -> None:
+    head = ManySetsTask(settings, mixture_of(settings)).heads[0]
+    probability = torch.tensor([0.2, 0.2, 0.6]).reshape(1, 3, 1, 1).repeat(1, 1, 2, 2)
+    codes = torch.zeros((1, 4, 4), dtype=torch.long)
+    codes[0, :2, :2] = 4  # roof 0.5, green 1.0, no water
+    codes[0, 2:, 2:] = 3  # water, a single class
+    held = head.held_to_labels(probability, codes)
+    assert held[0, :, 0, 0].tolist() == pytest.approx([1 / 3, 2 / 3, 0.0])
+    assert held[0, :, 0, 1].tolist() == pytest.approx([0.2, 0.2, 0.6])
+    assert held[0, :, 1, 1].tolist() == pytest.approx([0.2, 0.2, 0.6])
+
+
+def test_imagery_without_labels_needs_soft_ones(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path)
+    plain = write_set(tmp_path, "plain", 64, 1, labels=None, classes=[])
+    assert open_set(plain).read("0").labels.max() == 0
+    sets = (*settings.data.sets, settings.data.sets[0].model_copy(update={"set": plain}))
+    with pytest.raises(SettingsRefused, match="mean nothing to any head"):
+        mixture_of(settings.model_copy(update={"data": settings.data.model_copy(update={"sets": sets})}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": {}}, "go together"),
+        ({"data": {"gsd_m": 0}}, "greater than 0"),
+        ({"data": {"gsd_m": -1}}, "greater than 0"),
+        ({"data": {"sets": [{"set": "dubai", "gsd_m": 0}]}}, "greater than 0"),
+        ({"data": {"sets": [{"set": "dubai", "weight": 0}]}}, "greater than 0"),
+        ({"data": {"sets": [{"set": "dubai"}], "names": ["a"]}}, "no `names`"),
+        ({"model": {"classes": 3}}, "are those of|the others are"),
+    ],
+)
+def test_settings_that_do_not_hold_together_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    told = many_sets_settings(tmp_path).model_dump(mode="json")
+    for name, value in change.items():
+        told[name] = told[name] | value if isinstance(value, dict) and value else value
+    if "model" in change:
+        told["model"]["heads"] = {}
+    with pytest.raises(SettingsRefused, match=message):
+        checked_settings(told, FinetuneSettings, "made")
+
+
+def test_a_set_without_its_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path)
+    gone = write_set(tmp_path, "gone", 64, 1, folder="elsewhere")
+    sets = (*settings.data.sets, settings.data.sets[0].model_copy(update={"set": gone}))
+    with pytest.raises(DataMissing, match="no folder"):
+        finetune(
+            settings.model_copy(update={"data": settings.data.model_copy(update={"sets": sets})}), tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_translation_into_classes_that_the_head_has_not_is_refused(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path)
+    cover = settings.heads["cover"].classes_of
+    odd = write_set(tmp_path, "odd", 64, 1, translations={cover: {"roof": "tower"}})
+    sets = (*settings.data.sets, settings.data.sets[0].model_copy(update={"set": odd}))
+    with pytest.raises(SettingsRefused, match="translates into tower; head cover has roof, green, water"):
+        mixture_of(settings.model_copy(update={"data": settings.data.model_copy(update={"sets": sets})}))
+
+
+def test_a_head_that_no_set_has_labels_for_is_refused(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path)
+    sets = settings.data.sets[:1]
+    with pytest.raises(SettingsRefused, match="no set has labels for it"):
+        mixture_of(settings.model_copy(update={"data": settings.data.model_copy(update={"sets": sets})}))
+
+
+def test_a_head_of_weight_0_needs_no_labels_and_stays_as_it_was(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path)
+    heads = settings.heads | {"coarse": settings.heads["coarse"].model_copy(update={"weight": 0.0})}
+    data = settings.data.model_copy(update={"sets": settings.data.sets[:1]})
+    own = settings.model_copy(update={"heads": heads, "data": data})
+    task = ManySetsTask(own, mixture_of(own))
+    losses = task.losses(task.network, task.draw(Slice(0, own.stages[0], range(4))))
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in task.segmenter.heads["coarse"].parameters()]
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+def test_a_head_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path)
+    model = settings.model.model_copy(update={"classes": 4})
+    with pytest.raises(SettingsRefused, match="its table has 3 classes and the model's head 4"):
+        ManySetsTask(settings.model_copy(update={"model": model}), mixture_of(settings))
+
+
+def test_a_translation_of_a_class_that_the_set_has_not_is_refused(tmp_path: Path) -> None:
+    odd = write_set(tmp_path, "odd", 64, 1, translations={"dubai": {"tower": "building"}})
+    with pytest.raises(SettingsRefused, match="names \\['tower'\\]"):
+        open_set(odd)

@@ -1,0 +1,87 @@
+"""Arguments that several commands share, and what they become."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.errors import DataRefused, SettingsRefused
+
+if TYPE_CHECKING:
+    from engines.manifest import Manifest
+    from trainer.config import AnySettings
+
+
+def whole_number_from(least: int) -> Callable[[str], int]:
+    """A type of argparse: whole numbers from ``least`` on."""
+
+    def number(given: str) -> int:
+        if (value := int(given)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    number.__name__ = "whole number"  # argparse tells it of what is no number
+    return number
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Configuration, run folder and what may override the configuration."""
+    parser.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
+    parser.add_argument(
+        "--run", "--run-folder", type=Path, required=True, dest="folder",
+        help="run folder, continued if it exists (under torchrun write --run-folder: it uses --run itself)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, help="overrides the configuration, as do the next options")
+    parser.add_argument("--max-minutes", type=float)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--devices", type=int, help="processes on this machine; torchrun and SLURM set it themselves")
+
+
+def run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: str) -> AnySettings:
+    """The configuration file, with what the command line says instead."""
+    from trainer.config import read_settings
+
+    given = {
+        name: getattr(options, name)
+        for name in ("seed", "max_minutes", "max_steps", *more)
+        if getattr(options, name) is not None
+    }
+    if options.devices is not None:
+        given["machine"] = {"devices": options.devices}
+    return read_settings(options.config, kind, given)
+
+
+def folder_and_names(given: str) -> tuple[Path, tuple[str, ...]]:
+    """FOLDER=NAME,NAME.
+
+    Raises:
+        SettingsRefused: it is not of that form.
+    """
+    folder, _, names = given.rpartition("=")
+    if not folder or not all(names.split(",")):
+        raise SettingsRefused(given, "give a folder and names of images as FOLDER=NAME,NAME")
+    return Path(folder), tuple(names.split(","))
+
+
+def text_of(path: Path) -> str:
+    """A file of text.
+
+    Raises:
+        DataRefused: it is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataRefused(path, "it is no text in UTF-8", "give markdown") from None
+
+
+def print_made(models: Mapping[Path, Manifest]) -> None:
+    """Prints a line for each model folder that was written."""
+    for folder, manifest in models.items():
+        source = getattr(manifest, "source", None)
+        files = (manifest.model,) if source is None else (source.encoder, *(head.model for head in source.heads))
+        heads = f", heads {', '.join(manifest.head_names)}" if manifest.head_names else ""
+        megabytes = sum(file.bytes for file in files) / 1e6
+        print(f"{folder}: {megabytes:.1f} MB, sha256 {manifest.model.sha256}{heads}")

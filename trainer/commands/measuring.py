@@ -1,0 +1,180 @@
+"""Commands that measure a model: evaluate, places, profile."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+from pathlib import Path
+
+from trainer.commands.arguments import folder_and_names, whole_number_from
+from trainer.errors import SettingsRefused
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds their parsers."""
+    _add_evaluate(commands.add_parser("evaluate", help="measure accuracy on whole scenes, mapped as aboard"))
+    _add_places(commands.add_parser("places", help="measure accuracy place by place, of a run or of a packaged model"))
+    _add_profile(commands.add_parser("profile", help="count parameters, FLOPs, memory and bytes moved of networks"))
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--head", help="of a model with heads (default: its first)")
+    parser.add_argument(
+        "--set", default="dubai", help="labelled set: a name of trainer/sets or a YAML (default: dubai)"
+    )
+    parser.add_argument("--split", default="test", help="of the set (default: test)")
+    parser.add_argument("--names", nargs="+", help="images by name or glob, instead of a split")
+    parser.add_argument(
+        "--fold", action="append", default=[], metavar="FOLDER=NAME,NAME",
+        help="a model fitted without these images; given for every fold, instead of a split, pools images held out",
+    )  # fmt: skip
+    parser.add_argument("--root", type=Path, help="folder of the data sets (default: SHARED_DATA, ../shared/data)")
+    parser.add_argument("--threads", type=whole_number_from(1), help="of the engine")
+    parser.add_argument("--out", type=Path, help="write evaluation.json, evaluation.md and confusion.png here")
+    parser.add_argument(
+        "--bootstrap", type=whole_number_from(0), nargs="?", const=1000, default=0, metavar="DRAWS",
+        help="95 %% intervals by resampling blocks (1000 draws)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=whole_number_from(0), default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--record", metavar="NAME", help="write the figures so named into the model's manifest and card"
+    )
+    parser.add_argument("--remark", default="", help="with --record: what must be known beside the figures")
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_places(places: argparse.ArgumentParser) -> None:
+    places.add_argument("which", type=Path, metavar="RUN|MODEL", help="run folder of a finetuning, or model folder")
+    places.add_argument("--config", type=Path, default=CONFIGS / "places.yaml")
+    places.add_argument("--gsd", type=float, help="bring images to this many metres a pixel first")
+    places.add_argument("--only", nargs="+", metavar="WORD", help="places whose names hold one of these words")
+    places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
+    places.add_argument("--threads", type=int)
+    places.add_argument("--out", type=Path, help="also write the figures as JSON")
+    places.add_argument("--record", action="store_true", help="write them into the model's manifest and card")
+    places.set_defaults(run=_places)
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--paper", action="store_true", help="the paper's student and decoder, beside its own figures")
+    parser.add_argument("--model", action="append", default=[], help="shipped name or model folder; may be repeated")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="YAML with a `model`; likewise")
+    parser.add_argument(
+        "--tile", type=whole_number_from(1), default=1024, help="pixels a side, of --paper and --config (default: 1024)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--markdown", type=Path, help="also write the table here")
+    parser.set_defaults(run=_profile)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from engines.manifest import Manifest
+    from engines.open import manifest_path
+    from trainer.data.sets import open_set
+    from trainer.evaluate.bootstrap import block_bootstrap
+    from trainer.evaluate.evaluation import evaluate, evaluation_row, has_labels, with_evaluation
+    from trainer.evaluate.report import Report
+    from trainer.export.card import write_card
+
+    labelled = open_set(options.set, options.root)
+    folds = [folder_and_names(fold) for fold in options.fold]
+    models = [(manifest_path(folder).parent, labelled.named(names)) for folder, names in folds]
+    model = manifest_path(options.model).parent
+    if not models:
+        names = labelled.named(options.names) if options.names else labelled.split(options.split)
+        models = [(model, names)]
+    if options.record and not has_labels(labelled, (name for _, names in models for name in names)):
+        raise SettingsRefused("--record", f"no pixel of these images of {labelled.name} is labelled: no figures")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)  # what cannot be is told before hours of mapping, not after
+    heads = () if options.head is None else (options.head,)
+    evaluated = evaluate(models, labelled, threads=options.threads, heads=heads)
+    versions = {(manifest := Manifest.load(folder)).name: manifest.version for folder, _ in models}
+    report = Report(
+        model=", ".join(" ".join([name, version, *heads]) for name, version in versions.items()),
+        split=_split_in_words(options),
+        evaluated=evaluated,
+        intervals=block_bootstrap(evaluated.blocks, draws=options.bootstrap, seed=options.seed)
+        if options.bootstrap
+        else None,
+    )
+    print(report.text())
+    if options.out:
+        report.write(options.out)
+    if options.record:
+        row = evaluation_row(evaluated.pooled, labelled.description, split=options.record, notes=options.remark)
+        manifest = with_evaluation(Manifest.load(model).with_heads(heads), row)
+        manifest.save(model)
+        write_card(manifest, model)
+
+
+def _split_in_words(options: argparse.Namespace) -> str:
+    if options.fold:
+        return "images held out in turn"
+    return ", ".join(options.names) if options.names else f"split {options.split}"
+
+
+def _places(options: argparse.Namespace) -> None:
+    from engines.manifest import Manifest
+    from trainer.config import read_settings
+    from trainer.evaluate.places import (
+        PlacesSettings,
+        head_of_model,
+        mapper_of_model,
+        mapper_of_run,
+        places_json,
+        places_table,
+        record_places,
+        score_heads,
+        score_places,
+    )
+
+    settings = read_settings(options.config, PlacesSettings)
+    if options.only:
+        wanted = [word.lower() for word in options.only]
+        chosen = tuple(place for place in settings.places if any(word in place.name.lower() for word in wanted))
+        settings = settings.model_copy(update={"places": chosen})
+    packaged = (options.which / "manifest.json").is_file()
+    if options.record and not packaged:
+        raise SettingsRefused("--record", f"{options.which} is no model folder: export the run first")
+    if packaged and Manifest.load(options.which).head_names:
+        scores = score_heads(
+            settings, options.which, gsd_m=options.gsd, threads=options.threads, backend=options.backend
+        )
+    elif packaged:
+        head = head_of_model(options.which, settings.heads)
+        mapper = mapper_of_model(options.which, head, threads=options.threads, backend=options.backend)
+        scores = score_places(settings, mapper, gsd_m=options.gsd)
+    else:
+        scores = score_places(settings, mapper_of_run(options.which), gsd_m=options.gsd)
+    print(places_table(scores))
+    if options.record:
+        record_places(options.which, scores)
+    if options.out is not None:
+        options.out.write_text(places_json(scores))
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from engines.open import manifest_path
+    from trainer.models.segmenter import PAPER_SEGMENTER
+    from trainer.profile.network import profile_of, settings_from_yaml
+    from trainer.profile.onnx_graph import profiles_of_folder
+    from trainer.profile.table import as_json, table
+
+    for path in filter(None, (options.markdown, options.json)):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    profiles = [profile_of(PAPER_SEGMENTER, name="paper, rebuilt", tile=options.tile)] if options.paper else []
+    profiles += [profile for model in options.model for profile in profiles_of_folder(manifest_path(model).parent)]
+    profiles += [profile_of(settings_from_yaml(file), name=file.stem, tile=options.tile) for file in options.config]
+    if not profiles:
+        raise SettingsRefused("profile", "nothing to count: give --paper, --model or --config")
+    text = table(profiles, published=options.paper)
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    if options.json:
+        options.json.write_text(as_json(profiles))

@@ -1,0 +1,94 @@
+"""Commands that put models together, or add to one: join, familiarity."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.commands.arguments import print_made, text_of, whole_number_from
+from trainer.errors import SettingsRefused
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds their parsers."""
+    _add_join(commands.add_parser("join", help="make one model with heads of several models of one encoder"))
+    _add_familiarity(
+        commands.add_parser("familiarity", help="add an output to a model: how like its training imagery a tile is")
+    )
+
+
+def _add_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the model; replaced where it exists")
+    parser.add_argument(
+        "--head", action="append", required=True, metavar="NAME=FOLDER",
+        help="a head and the model of one graph that it comes from; repeated; the first gives encoder and familiarity",
+    )  # fmt: skip
+    parser.add_argument("--name", required=True, help="of the model: lower case, no spaces")
+    parser.add_argument("--version", default="1.0.0")
+    parser.add_argument("--description", default="", help="in a sentence")
+    parser.add_argument("--notes", type=Path, help="markdown for the card")
+    parser.set_defaults(run=_join)
+
+
+def _add_familiarity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model folder; it is changed in place")
+    parser.add_argument(
+        "--fit", nargs="+", default=[], metavar="SET:NAME,NAME", help="training imagery, by set and names or globs"
+    )
+    parser.add_argument("--holdout", nargs="+", default=[], metavar="SET:NAME,NAME", help="known places not fitted on")
+    parser.add_argument("--in-turn", action="store_true", help="instead: hold each image of --fit out in turn")
+    parser.add_argument(
+        "--like", type=Path, metavar="MODEL", help="instead: take over that of this precision of the same network"
+    )
+    parser.add_argument("--features", nargs="+", default=[], metavar="TENSOR", help="of the encoder (default: found)")
+    parser.add_argument("--most", type=whole_number_from(1), default=200, help="tiles of each entry (default: 200)")
+    parser.add_argument("--version", help="of the model from now on")
+    parser.add_argument("--threads", type=whole_number_from(1))
+    parser.set_defaults(run=_familiarity)
+
+
+def _join(options: argparse.Namespace) -> None:
+    from engines.manifest import Manifest
+    from engines.open import manifest_path
+    from trainer.export.join import join_heads
+
+    folders: dict[str, Path] = {}
+    for given in options.head:
+        name, _, folder = given.partition("=")
+        if not name or not folder:
+            raise SettingsRefused("--head", f"{given}: give NAME=FOLDER, the head's name and a model of one graph")
+        if name in folders:
+            raise SettingsRefused("--head", f"{name} is given twice")
+        folders[name] = manifest_path(folder).parent
+    notes = text_of(options.notes) if options.notes else ""
+    join_heads(
+        folders, options.out, name=options.name, version=options.version, description=options.description, notes=notes
+    )
+    print_made({options.out: Manifest.load(options.out)})
+
+
+def _familiarity(options: argparse.Namespace) -> None:
+    from engines.open import manifest_path
+    from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
+    from trainer.familiarity.imagery import Images
+
+    folder = manifest_path(str(options.model)).parent
+    if options.like is not None:
+        if options.fit or options.holdout or options.in_turn:
+            raise SettingsRefused("--like", "it takes over what was fitted: leave --fit, --holdout and --in-turn out")
+        manifest = carry_over(folder, manifest_path(str(options.like)).parent, version=options.version)
+    else:
+        request = FamiliarityRequest(
+            folder,
+            tuple(map(Images.parsed, options.fit)),
+            tuple(map(Images.parsed, options.holdout)),
+            in_turn=options.in_turn,
+            features=tuple(options.features),
+            most=options.most,
+            version=options.version,
+            threads=options.threads,
+        )
+        manifest = add_familiarity(request, report=print)
+    if (facts := manifest.familiarity) is not None:
+        wrongly = f"{facts.wrongly_unfamiliar:.1%} of {facts.held_out_tiles} held-out tiles below {facts.threshold:g}"
+        print(f"{folder}: {wrongly}; sha256 {manifest.model.sha256}")

@@ -1,0 +1,98 @@
+"""Commands that train: distill, finetune, soften, source-teacher, ablate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.commands.arguments import add_run_arguments, run_settings
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds their parsers."""
+    distill = commands.add_parser(
+        "distill", help="train a student from frozen teachers on unlabelled tiles (Mask-CDKD)"
+    )
+    add_run_arguments(distill)
+    distill.add_argument("--tiles", type=Path, help="folder of `trainer tiles`, instead of the configuration's")
+    distill.set_defaults(run=_distill)
+    finetune = commands.add_parser("finetune", help="train a decoder on a frozen encoder, or both, on labelled scenes")
+    add_run_arguments(finetune)
+    finetune.add_argument(
+        "--encoder", type=Path, help="run folder of a distillation or a finetuning: its encoder, under a new decoder"
+    )
+    finetune.add_argument("--start-from", type=Path, help="run folder of an earlier finetuning of the same network")
+    finetune.add_argument("--unfreeze", action="store_true", help="train the encoder too")
+    finetune.add_argument("--names", nargs="+", help="fit on these images, instead of the configuration's")
+    finetune.set_defaults(run=_finetune)
+
+    soften = commands.add_parser("soften", help="write a teacher's soft labels for all sets of a configuration")
+    soften.add_argument("--config", type=Path, required=True, help="whose `data.sets` say where soft labels go")
+    soften.add_argument("--teacher", type=Path, required=True, help="run folder of a finished finetuning")
+    soften.add_argument("--gsd", type=float, nargs="+", default=[0.8], help="metres a pixel at which images are seen")
+    soften.add_argument("--quiet", action="store_true")
+    soften.set_defaults(run=_soften)
+
+    teach = commands.add_parser("source-teacher", help="train a teacher of SAM's shape, for the study")
+    add_run_arguments(teach)
+    teach.add_argument("--out", type=Path, required=True, help="folder of the encoder, as transformers saves it")
+    teach.set_defaults(run=_source_teacher)
+    ablate = commands.add_parser("ablate", help="run a matrix of distillations and decoders, write one table")
+    ablate.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
+    ablate.add_argument("--work", type=Path, required=True, help="checkpoints and pictures; continued if there are any")
+    ablate.add_argument("--results", type=Path, required=True, help="rows, table and pictures: small files to keep")
+    ablate.add_argument("--table-only", action="store_true", help="run nothing, make the table of the rows that exist")
+    ablate.add_argument("--past-gate", action="store_true", help="run the other arms even if the gate is not passed")
+    ablate.add_argument(
+        "--arms", nargs="+", default=(), metavar="ARM",
+        help="only these, whatever the gate says: several processes share a matrix, each with arms of its own",
+    )  # fmt: skip
+    ablate.set_defaults(run=_ablate)
+
+
+def _distill(options: argparse.Namespace) -> None:
+    from trainer.distill.settings import DistillSettings
+    from trainer.distill.task import distill
+
+    distill(run_settings(options, DistillSettings, "tiles"), options.folder)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from trainer.config import FinetuneSettings
+    from trainer.finetune.task import finetune
+
+    settings = run_settings(options, FinetuneSettings, "encoder", "start_from")
+    if options.unfreeze:
+        settings = settings.model_copy(update={"frozen_encoder": False})
+    if options.names:
+        data = settings.data.model_copy(update={"names": tuple(options.names)})
+        settings = settings.model_copy(update={"data": data})
+    finetune(settings, options.folder)
+
+
+def _soften(options: argparse.Namespace) -> None:
+    from trainer.config import FinetuneSettings, read_settings
+    from trainer.finetune.soften import SoftenRequest, soften
+
+    settings = read_settings(options.config, FinetuneSettings)
+    done = soften(SoftenRequest(options.teacher, settings.data.sets, tuple(options.gsd)), quiet=options.quiet)
+    print(f"soft labels of {done} images written")
+
+
+def _source_teacher(options: argparse.Namespace) -> None:
+    from trainer.finetune.source_teacher import SourceSettings, train_source_teacher
+
+    figures = train_source_teacher(run_settings(options, SourceSettings), options.folder, options.out)
+    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from trainer.ablate.matrix import read_rows, run_matrix
+    from trainer.ablate.settings import AblateSettings
+    from trainer.ablate.table import write_table
+    from trainer.config import read_settings
+
+    settings = read_settings(options.config, AblateSettings)
+    if not options.table_only:
+        run_matrix(settings, options.work, options.results, past_gate=options.past_gate, only=options.arms)
+    print(write_table(settings, read_rows(settings, options.results), options.results))

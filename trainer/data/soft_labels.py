@@ -1,0 +1,110 @@
+"""A teacher's soft labels on disk: class probabilities for each head, one file per image.
+
+A file is uint8 (K, h, w), probability x 255 of the classes of all heads one after another, on a grid ``stride`` times
+as coarse as the image's. It is read by windows, never whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+
+from onboard.scene.grid import Window
+from trainer.errors import DataMissing, DataRefused, SettingsRefused
+
+FACTS = "soft.json"
+
+
+@dataclass(frozen=True)
+class SoftFacts:
+    """What a folder of soft labels holds.
+
+    Attributes:
+        heads: classes of each head, in the order of the files' channels.
+        stride: image pixels a side of a cell.
+        teacher: the run that made them, and the digest of its weights.
+    """
+
+    heads: dict[str, int]
+    stride: int
+    teacher: str
+
+
+class SoftLabels:
+    """Soft labels of one set.
+
+    Raises:
+        DataMissing: the folder is none of soft labels.
+        SettingsRefused: they are of other heads than ``heads`` (classes by head, in order).
+    """
+
+    def __init__(self, folder: Path, heads: Mapping[str, int]) -> None:
+        self.folder = folder
+        self.facts = read_facts(folder)
+        if dict(heads) != self.facts.heads:
+            raise SettingsRefused(str(folder), f"its soft labels are of heads {self.facts.heads}, not {dict(heads)}")
+
+    @property
+    def channels(self) -> int:
+        """Classes of all heads together."""
+        return sum(self.facts.heads.values())
+
+    def crop(self, name: str, window: Window, side: int) -> Tensor:
+        """Probabilities of a window of an image, float32 (K, side, side), bilinear.
+
+        Raises:
+            DataMissing: there are none of this image.
+        """
+        stride = self.facts.stride
+        cells = _cells(self.folder / file_name(name))
+        top, left = window.row // stride, window.col // stride
+        bottom = min(cells.shape[1], max(top + 1, -(-(window.row + window.height) // stride)))
+        right = min(cells.shape[2], max(left + 1, -(-(window.col + window.width) // stride)))
+        part = torch.from_numpy(cells[:, top:bottom, left:right].astype(np.float32)) / 255.0
+        return F.interpolate(part[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+
+
+def file_name(image: str) -> str:
+    """Name of an image's file; names of images may have slashes."""
+    return image.replace("/", "--") + ".npy"
+
+
+def write_facts(folder: Path, facts: SoftFacts) -> None:
+    """Say what the folder holds."""
+    (folder / FACTS).write_text(json.dumps(asdict(facts), indent=1))
+
+
+def read_facts(folder: Path) -> SoftFacts:
+    """What a folder holds.
+
+    Raises:
+        DataMissing: it is none of soft labels.
+        DataRefused: what it says cannot be read.
+    """
+    path = folder / FACTS
+    if not path.is_file():
+        raise DataMissing(path, "no soft labels here", "make them with `trainer soften`")
+    try:
+        return SoftFacts(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataRefused(path, f"cannot be read ({error})", "make the soft labels again") from error
+
+
+@lru_cache(maxsize=512)
+def _cells(path: Path) -> NDArray[np.uint8]:
+    try:
+        cells: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except FileNotFoundError as error:
+        raise DataMissing(path, "no soft label of this image", "run `trainer soften` again: it goes on") from error
+    except (OSError, ValueError) as error:
+        raise DataRefused(path, f"cannot be read ({error})", "remove it and run `trainer soften` again") from error
+    return cells

@@ -1,0 +1,1 @@
+"""Accuracy of packaged models on labelled images, with confidence intervals and reports."""

@@ -1,0 +1,58 @@
+"""The encoder that a finetuning takes from an earlier run: its averaged weights, and nothing else of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer.config import FinetuneSettings
+from trainer.errors import CheckpointRefused, SettingsRefused
+from trainer.models.segmenter import Segmenter
+from trainer.training.checkpoint import ANOTHER_RUN, check_part, load_part, read_average, read_facts
+from trainer.training.history import is_finetuning
+
+PREFIX = "student."
+"""Of the encoder's weights, in the checkpoints of distillations and of finetunings."""
+
+
+def load_encoder(student: nn.Module, run: Path) -> None:
+    """Loads the averaged encoder of a distillation or of a finetuning, bit by bit.
+
+    Raises:
+        CheckpointRefused: the run has no averaged weights, or its encoder is of another shape.
+    """
+    load_part(student, read_average(run), PREFIX, run)
+
+
+def check_start(settings: FinetuneSettings) -> None:
+    """Looks whether the encoder fits, before any data is read.
+
+    Raises:
+        CheckpointRefused: the run has no averaged weights, or its encoder is of another shape.
+        SettingsRefused: several sets, and a frozen encoder that no run or published weights gave.
+    """
+    known = (settings.encoder, settings.start_from, settings.stem_weights)
+    if settings.data.sets and settings.frozen_encoder and all(given is None for given in known):
+        raise SettingsRefused(
+            settings.name, "the encoder is frozen and would stay random: give `encoder`, or `frozen_encoder: false`"
+        )
+    if settings.encoder is None:
+        return
+    with torch.device("meta"):
+        student = Segmenter(settings.model.model_copy(update={"heads": {}})).student
+    check_part(student, read_average(settings.encoder), PREFIX, settings.encoder)
+    if settings.frozen_encoder:
+        _check_settings(settings, settings.encoder)
+
+
+def _check_settings(settings: FinetuneSettings, run: Path) -> None:
+    """A frozen encoder is to do what it did: settings without weights, as windows of attention, have to agree too."""
+    facts = read_facts(run)
+    if not is_finetuning(facts):
+        return
+    before, now = facts["settings"]["model"]["student"], settings.model.student.model_dump(mode="json")
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise CheckpointRefused(run, f"its encoder has {name} {before[name]}, here it is {value}", ANOTHER_RUN)

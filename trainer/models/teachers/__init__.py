@@ -1,0 +1,1 @@
+"""Teachers: frozen backbones (SAM, DINOv2) with trainable adapters."""
