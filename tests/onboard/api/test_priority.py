@@ -18,7 +18,8 @@ def waiting(tmp_path: Path) -> Iterator[tuple[Served, list[str]]]:
     It may not work where it cannot measure, and it cannot measure. Quiet hours would not do: they are kept only where
     the kernel's clock is synchronised.
     """
-    blind = {"ONBOARD_MAX_TEMPERATURE_C": "1000", "ONBOARD_SAFE_DUTY": "0", "ONBOARD_TELEMETRY_ROOT": str(tmp_path / "no-sensors")}
+    no_sensors = str(tmp_path / "no-sensors")
+    blind = {"ONBOARD_MAX_TEMPERATURE_C": "1000", "ONBOARD_SAFE_DUTY": "0", "ONBOARD_TELEMETRY_ROOT": no_sensors}
     with running(tmp_path / "run" / "data", **blind) as served:
         scenes = [write_scene(tmp_path / f"{seed}.tif", 100, seed=seed) for seed in range(4)]
         running_one = served.post(scenes[0], name="first", priority="high")["id"]  # first again after each restart
