@@ -130,15 +130,15 @@ class Stage(_Settings):
 class MachineSettings(_Settings):
     """Where a run runs: what Lightning Fabric is told, which also finds torchrun's and SLURM's processes by itself.
 
-    ``devices`` counts a node's processes; ``accumulate`` micro-batches make a step on each; ``workers`` are processes
-    that draw batches ahead, 0: none; ``threads`` are the CPU's, None: torch's choice.
+    ``devices`` counts a node's processes; ``precision: auto`` is bfloat16 where the machine has instructions for it and
+    32 bits elsewhere; ``accumulate`` micro-batches make a step on each; ``workers`` are processes that draw batches ahead, 0: none; ``threads`` are the CPU's, None: torch's choice.
     """
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int | Literal["auto"] = 1
     nodes: int = Field(default=1, ge=1)
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     accumulate: int = Field(default=1, ge=1)
     workers: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)

@@ -31,6 +31,7 @@ from trainer.training.checkpoint import (
     write_checkpoint,
 )
 from trainer.training.history import EARLIER, earlier_runs
+from trainer.training.precision import precision_of
 from trainer.training.record import Record, written
 from trainer.training.run_identity import check_run_identity
 from trainer.training.schedule import elapsed_share, learning_rate, stage_at
@@ -275,7 +276,7 @@ def fabric_of(settings: RunSettings) -> Fabric:
     try:
         fabric = Fabric(
             accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
-            strategy=machine.strategy, precision=machine.precision,
+            strategy=machine.strategy, precision=precision_of(machine),
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:  # an accelerator that is not here, or fewer of them
         reason = " ".join(str(error).split())
