@@ -131,7 +131,8 @@ class MachineSettings(_Settings):
     """Where a run runs: what Lightning Fabric is told, which also finds torchrun's and SLURM's processes by itself.
 
     ``devices`` counts a node's processes; ``precision: auto`` is bfloat16 where the machine has instructions for it and
-    32 bits elsewhere; ``accumulate`` micro-batches make a step on each; ``workers`` are processes that draw batches ahead, 0: none; ``threads`` are the CPU's, None: torch's choice.
+    32 bits elsewhere; ``accumulate`` micro-batches make a step on each; ``workers`` are processes that draw
+    batches ahead, 0: none; ``threads`` are the CPU's, None: torch's choice.
     """
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
