@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from trainer.data.rasters import read_pixels
 from trainer.data.sets import open_set
-from trainer.familiarity.band_order import ORDERS
+from trainer.familiarity.corruptions import COARSER, bands_in_order, finer
 from trainer.familiarity.imagery import Images, Pixels, tiles_of, tiles_of_images
 
 GROSS = "gross"
@@ -45,11 +45,11 @@ def made_cases(known: Sequence[Pixels]) -> Iterator[Case]:
     yield Case("snow (made)", GROSS, tuple(_snow(draw, side) for _ in range(8)))
     yield Case("cloud (made), over known ground", GROSS, tuple(_cloud(tile, draw, floor=0.12) for tile in known))
     yield Case("broken cloud (made)", DEGRADED, tuple(_cloud(tile, draw, floor=0.45) for tile in known))
-    yield Case("red and blue exchanged", DEGRADED, tuple(np.ascontiguousarray(tile[::-1]) for tile in known))
-    for order in ORDERS[1]:
+    yield Case("red and blue exchanged", DEGRADED, tuple(bands_in_order(tile, (2, 1, 0)) for tile in known))
+    for order in ((1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)):
         name = "".join("RGB"[band] for band in order)
-        yield Case(f"bands in the order {name}", DEGRADED, tuple(np.ascontiguousarray(t[list(order)]) for t in known))
-    yield Case("three times finer", DEGRADED, tuple(_finer(tile) for tile in known))
+        yield Case(f"bands in the order {name}", DEGRADED, tuple(bands_in_order(tile, order) for tile in known))
+    yield Case("three times finer", DEGRADED, tuple(finer(tile) for tile in known))
     yield Case("blurred, sigma 4", DEGRADED, tuple(_edited(tile, ImageFilter.GaussianBlur(4)) for tile in known))
     yield Case("JPEG of quality 5", DEGRADED, tuple(_jpeg(tile, 5) for tile in known))
     yield Case("known ground, two fifths black", "known", tuple(_cut(tile) for tile in known))
@@ -62,7 +62,7 @@ def coarser(given: Sequence[Images], *, side: int, halo: int, most: int) -> Case
         labelled = open_set(images.set)
         for name in images.names:
             picture = Image.fromarray(read_pixels(labelled.image_path(name)).transpose(1, 2, 0))
-            small = picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.BOX)
+            small = picture.resize((picture.width // COARSER, picture.height // COARSER), Image.Resampling.BOX)
             tiles += tiles_of(np.asarray(small).transpose(2, 0, 1), side=side, halo=halo)
     chosen = np.unique(np.linspace(0, len(tiles) - 1, min(most, len(tiles))).round().astype(int))
     return Case("three times coarser", DEGRADED, tuple(tiles[int(place)] for place in chosen))
@@ -157,12 +157,6 @@ def _planes(picture: Image.Image) -> Pixels:
 
 def _edited(tile: Pixels, done: ImageFilter.Filter) -> Pixels:
     return _planes(_picture(tile).filter(done))
-
-
-def _finer(tile: Pixels) -> Pixels:
-    side = tile.shape[1]
-    part = _picture(tile[:, : -(-side // 3), : -(-side // 3)])
-    return _planes(part.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _jpeg(tile: Pixels, quality: int) -> Pixels:

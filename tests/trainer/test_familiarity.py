@@ -21,9 +21,24 @@ from tests.tiny_model import manifest_of
 from trainer.cli import main
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import CARD
-from trainer.familiarity.band_order import ORDERS, HeldOut, ImageCells, band_orders, exchanged, log_odds
+from trainer.familiarity.corruptions import (
+    CORRUPTIONS,
+    HeldOut,
+    ImageCells,
+    coarser,
+    corruption_odds,
+    finer,
+    log_odds,
+)
 from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over, held_out_in_turn
-from trainer.familiarity.graph import carried_over, feature_names, scale_in, with_familiarity, without_familiarity
+from trainer.familiarity.graph import (
+    carried_over,
+    feature_names,
+    scale_in,
+    with_cells,
+    with_familiarity,
+    without_familiarity,
+)
 from trainer.familiarity.imagery import CellReader, Images, tiles_of_images
 from trainer.familiarity.statistics import THRESHOLD, auroc, fitted, scale_of
 
@@ -166,7 +181,7 @@ def test_classes_and_confidence_stay_byte_for_byte(model: Path, imagery: str) ->
 
 
 def cells_of(reader: CellReader, tiles: Sequence[NDArray[np.uint8]]) -> ImageCells:
-    return ImageCells(reader.read(tiles), tuple(reader.read(exchanged(tiles, group)) for group in range(len(ORDERS))))
+    return ImageCells(reader.read(tiles), tuple(reader.read(corruption(tiles)) for corruption in CORRUPTIONS))
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -177,15 +192,15 @@ def test_the_graph_computes_what_numpy_does(model: Path, imagery: str, backend: 
     assert features == ("level_8", "level_16")
     reader = CellReader(graph, features, 1)
     sets = [cells_of(reader, [coloured(seed + number) for number in range(6)]) for seed in (20, 40)]
-    statistics = fitted([cells.right.reshape(-1, cells.right.shape[-1]) for cells in sets])
-    directions = [log_odds(sets, group) for group in range(len(ORDERS))]
+    statistics = fitted([cells.clean.reshape(-1, cells.clean.shape[-1]) for cells in sets])
+    directions = [log_odds(sets, group) for group in range(len(CORRUPTIONS))]
     held_out = [coloured(60 + number) for number in range(9)]
     cells = cells_of(reader, held_out)
-    told = HeldOut.of(cells, statistics.cell_distances(cells.right), directions)
-    statistics = replace(statistics, orders=band_orders(directions, told.telling()))
+    told = HeldOut.of(cells, statistics.cell_distances(cells.clean), directions)
+    statistics = replace(statistics, corruptions=corruption_odds(directions, told.telling()))
     assert statistics.prototypes.shape == (2, 8)
-    assert statistics.orders is not None
-    assert np.allclose(statistics.distances(cells.right), told.tile_distances(), rtol=1e-4)
+    assert statistics.corruptions is not None
+    assert np.allclose(statistics.distances(cells.clean), told.tile_distances(), rtol=1e-4)
     scale = scale_of(statistics.distances(reader.read(held_out)))
     manifest = add_familiarity(request(model, imagery))  # for its manifest; then the graph with two prototypes
     onnx.save(with_familiarity(graph, features, statistics, scale), model / "model.onnx")
@@ -194,7 +209,7 @@ def test_the_graph_computes_what_numpy_does(model: Path, imagery: str, backend: 
     entry = type(manifest.model).of(model / "model.onnx")
     loose = facts.model_copy(update={"golden": None})
     manifest.model_copy(update={"model": entry, "familiarity": loose}).save(model)
-    tiles = np.stack([*held_out[:3], *exchanged(held_out[:4], 0), np.zeros((3, SIDE, SIDE), np.uint8)])
+    tiles = np.stack([*held_out[:3], *CORRUPTIONS[0](held_out[:4]), np.zeros((3, SIDE, SIDE), np.uint8)])
     with open_engine(model, backend=backend, threads=1) as engine:
         found = engine.infer(tiles).familiarity
     expected = scale.familiarity(statistics.distances(reader.read(tiles)))
@@ -213,7 +228,7 @@ def coloured(seed: int, side: int = SIDE) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 # Red and green exchanged make of this soil something like these plants: no order to tell here.
-@pytest.mark.parametrize("order", [order for group in ORDERS for order in group if order != (1, 0, 2)])
+@pytest.mark.parametrize("order", [(2, 1, 0), (0, 2, 1), (1, 2, 0), (2, 0, 1)])
 def test_exchanged_bands_are_unfamiliar(
     model: Path, tmp_path: Path, imagery: str, order: tuple[int, int, int], backend: str
 ) -> None:
@@ -232,36 +247,45 @@ def test_exchanged_bands_are_unfamiliar(
     assert (wrong < THRESHOLD).sum() >= 6
 
 
-def test_tiles_are_exchanged_in_every_order_of_their_group() -> None:
+def test_tiles_take_the_versions_of_a_corruption_in_turn() -> None:
     tile = np.arange(3, dtype=np.uint8)[:, None, None] + np.zeros((3, 2, 2), np.uint8)
-    seen = [[tuple(int(band[0, 0]) for band in got) for got in exchanged([tile] * 8, group)] for group in (0, 1)]
-    assert seen[0] == [(2, 1, 0)] * 8
-    assert seen[1] == [(1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)] * 2
+    seen = [[tuple(int(band[0, 0]) for band in got) for got in CORRUPTIONS[number]([tile] * 6)] for number in range(3)]
+    assert seen == [[(2, 1, 0)] * 6, [(1, 0, 2)] * 6, [(0, 2, 1), (1, 2, 0), (2, 0, 1)] * 2]
+
+
+def test_another_scale_keeps_the_tile_as_a_picture_of_other_pixels() -> None:
+    tile = ground(3, 96)
+    assert finer(tile).shape == coarser(tile).shape == tile.shape
+    mean = tile[:, :32, :32].mean()
+    assert abs(finer(tile).mean() - mean) < 2
+    blocks = tile.reshape(3, 32, 3, 32, 3).mean(axis=(2, 4))
+    assert np.abs(coarser(tile)[:, :32, :32] - blocks).max() <= 1
 
 
 def image_of(draw: np.random.Generator, shift: float) -> ImageCells:
-    """Cells of 12 tiles with 40 features, each tile of its own spread; exchanged, one feature differs by so much."""
+    """Cells of 12 tiles with 40 features, each tile of its own spread; spoilt, one feature differs by so much."""
     spread = draw.uniform(0.5, 1.5, (12, 1, 1))
-    right, *others = ((draw.normal(0, 1, (12, 16, 40)) * spread).astype(np.float32) for _ in range(3))
+    kinds = len(CORRUPTIONS)
+    clean, *others = ((draw.normal(0, 1, (12, 16, 40)) * spread).astype(np.float32) for _ in range(1 + kinds))
     for cells in others:
         cells[..., 0] += shift
-    return ImageCells(right, (others[0], others[1]))
+    return ImageCells(clean, tuple(others))
 
 
 def test_directions_tell_what_no_distance_does() -> None:
     draw = np.random.default_rng(0)
     images = [image_of(draw, 2.5) for _ in range(6)]
     told = held_out_in_turn([images])
-    assert [group for group, _, _ in told.telling()] == [0, 1]
+    assert [number for number, _, _ in told.telling()] == list(range(len(CORRUPTIONS)))
     scale = scale_of(told.tile_distances())
-    plain = fitted([cells.right.reshape(-1, 40) for cells in images])
-    directions = [log_odds(images, group) for group in range(len(ORDERS))]
-    with_orders = replace(plain, orders=band_orders(directions, told.telling()))
+    plain = fitted([cells.clean.reshape(-1, 40) for cells in images])
+    directions = [log_odds(images, group) for group in range(len(CORRUPTIONS))]
+    with_odds = replace(plain, corruptions=corruption_odds(directions, told.telling()))
     new = image_of(draw, 2.5)
-    assert auroc(-plain.distances(new.exchanged[0]), -plain.distances(new.right)) < 0.75
-    for wrong in new.exchanged:
-        assert (scale.familiarity(with_orders.distances(wrong)) < THRESHOLD).sum() >= 10
-    assert (scale.familiarity(with_orders.distances(new.right)) >= THRESHOLD).sum() >= 11
+    assert auroc(-plain.distances(new.corrupted[0]), -plain.distances(new.clean)) < 0.75
+    for wrong in new.corrupted:
+        assert (scale.familiarity(with_odds.distances(wrong)) < THRESHOLD).sum() >= 10
+    assert (scale.familiarity(with_odds.distances(new.clean)) >= THRESHOLD).sum() >= 11
 
 
 def test_a_direction_that_tells_nothing_is_left_out() -> None:
@@ -280,9 +304,10 @@ def test_grey_imagery_has_no_order_of_bands(
         path = tmp_path / "pictures" / f"p{number}.png"
         Image.open(path).convert("L").convert("RGB").save(path)
     assert main(["familiarity", str(model), "--fit", f"{imagery}:p[0-4]", "--holdout", f"{imagery}:p[5-7]"]) == 0
-    assert "bands in the order BGR are not told apart: left out" in capsys.readouterr().out
-    graph = onnx.load(model / "model.onnx").graph
-    assert not [node.name for node in graph.node if "exchanged" in node.name]
+    assert "bands in the order BGR: not told apart, left out" in capsys.readouterr().out
+    constants = {item.name: item for item in onnx.load(model / "model.onnx").graph.initializer}
+    told = constants.get("/familiarity/offsets")
+    assert told is None or told.dims[0] <= len(CORRUPTIONS) - 3  # another scale may be told, no order is
 
 
 def test_images_without_a_usable_tile_are_named(model: Path, imagery: str, tmp_path: Path) -> None:
@@ -349,7 +374,9 @@ def test_a_graph_without_a_trunk_asks_for_names(model: Path, imagery: str) -> No
 def test_held_out_in_turn_is_farther_than_what_was_fitted() -> None:
     draw = np.random.default_rng(0)
     images = [draw.normal(place, 1, (5, 16, 4)).astype(np.float32) for place in (0, 0.5, 3)]
-    distances = held_out_in_turn([[ImageCells(cells, (cells, cells)) for cells in images]]).tile_distances()
+    distances = held_out_in_turn(
+        [[ImageCells(cells, (cells,) * len(CORRUPTIONS)) for cells in images]]
+    ).tile_distances()
     assert distances.shape == (15,)
     whole = fitted([np.concatenate(images).reshape(-1, 4)]).distances(np.concatenate(images))
     assert distances[10:].mean() > 1.5 * whole[10:].mean()
@@ -434,3 +461,20 @@ def test_in_an_int8_graph_features_are_read_behind_their_pair(model: Path) -> No
         "level_8_read",
         "level_16",
     ]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 12), (9, 14), (8, 14)])
+def test_a_cell_is_the_mean_of_its_part_also_where_sides_do_not_divide(rows: int, columns: int) -> None:
+    """Levels whose sides are multiples of four are pooled, others are multiplied."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["level"], ["feature"])], "level",
+        [value("level", TensorProto.FLOAT, ["N", 3, rows, columns])], [value("feature", TensorProto.FLOAT, ["N", 3, rows, columns])],
+    )  # fmt: skip
+    model = with_cells(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), ["feature"])
+    level = np.random.default_rng(0).normal(0, 1, (2, 3, rows, columns)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    means = [
+        part.mean(axis=(2, 3)) for row in np.array_split(level, 4, axis=2) for part in np.array_split(row, 4, axis=3)
+    ]
+    assert np.allclose(session.run(None, {"level": level})[0], np.stack(means, axis=1), atol=1e-5)

@@ -16,7 +16,7 @@ from engines.manifest import Familiarity, Manifest, ModelFile, Precision
 from engines.verify import golden_tiles
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import write_card
-from trainer.familiarity.band_order import ORDERS, HeldOut, ImageCells, band_orders, log_odds
+from trainer.familiarity.corruptions import CORRUPTIONS, HeldOut, ImageCells, corruption_odds, log_odds
 from trainer.familiarity.graph import OUTPUT, carried_over, feature_names, with_familiarity
 from trainer.familiarity.imagery import CellReader, Images, overlap
 from trainer.familiarity.statistics import THRESHOLD, Floats, Statistics, fitted, scale_of
@@ -98,15 +98,15 @@ def add_familiarity(request: FamiliarityRequest, report: ReportLine = lambda _: 
             "--holdout", f"{len(given.distances)} tiles of held-out places are too few, give {LEAST_TILES}"
         )
     telling, held_out = given.telling(), given.tile_distances()
-    for group, orders in enumerate(ORDERS):
-        if group not in [told for told, _, _ in telling]:
-            report(f"bands in the order {' or '.join(map(_order_name, orders))} are not told apart: left out")
-    statistics = replace(_fitted(sets), orders=band_orders(_directions(sets), telling))
+    for number, corruption in enumerate(CORRUPTIONS):
+        if number not in [told for told, _, _ in telling]:
+            report(f"{corruption.name}: not told apart, left out")
+    statistics = replace(_fitted(sets), corruptions=corruption_odds(_directions(sets), telling))
     scale = scale_of(held_out)
     facts = Familiarity(
         output=OUTPUT,
         threshold=THRESHOLD,
-        fitted_on=f"{_described(request.fit)}; {sum(len(cells.right) for cells in sets)} tiles",
+        fitted_on=f"{_described(request.fit)}; {sum(len(cells.clean) for cells in sets)} tiles",
         held_out="each image of these, by statistics of the others" if request.in_turn
         else _described(request.holdout),
         held_out_tiles=len(held_out),
@@ -147,21 +147,17 @@ def _of_one_graph(folder: Path) -> Manifest:
 
 def _fitted(sets: Sequence[ImageCells]) -> Statistics:
     try:
-        return fitted([cells.right.reshape(-1, cells.right.shape[-1]) for cells in sets])
+        return fitted([cells.clean.reshape(-1, cells.clean.shape[-1]) for cells in sets])
     except ValueError as error:
         raise SettingsRefused("--fit", f"{error}: give more imagery") from error
 
 
 def _directions(sets: Sequence[ImageCells]) -> list[tuple[Floats, float]]:
-    return [log_odds(sets, group) for group in range(len(ORDERS))]
-
-
-def _order_name(order: tuple[int, int, int]) -> str:
-    return "".join("RGB"[band] for band in order)
+    return [log_odds(sets, number) for number in range(len(CORRUPTIONS))]
 
 
 def _held_out(sets: Sequence[ImageCells], cells: ImageCells) -> HeldOut:
-    return HeldOut.of(cells, _fitted(sets).cell_distances(cells.right), _directions(sets))
+    return HeldOut.of(cells, _fitted(sets).cell_distances(cells.clean), _directions(sets))
 
 
 def held_out_in_turn(by_image: Sequence[Sequence[ImageCells]]) -> HeldOut:

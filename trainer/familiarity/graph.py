@@ -1,7 +1,7 @@
 """Adds the familiarity output to an exported ONNX graph, removes it, or copies it to another precision.
 
-It uses only products and sums, in FP32 for every precision of the rest: operators that all backends have and that did
-not change between the opsets of our files. All its nodes and constants are named /familiarity/....
+It uses only products, sums and means, in FP32 for every precision of the rest: operators that all backends have and
+that did not change between the opsets of our files. All its nodes and constants are named /familiarity/....
 """
 
 from __future__ import annotations
@@ -178,11 +178,20 @@ def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> st
         _, (_, channels, rows, columns) = shapes[name]
         # A cast of FP32 to FP32 costs nothing, and lets the nodes serve the file in another precision.
         real = nodes.add("Cast", [_as_read(model.graph, name)], f"feature_{number}", to=TensorProto.FLOAT)
-        across = nodes.add("MatMul", [real, nodes.constant(f"across_{number}", _means(columns).T)], f"rows_{number}")
-        means = nodes.add("MatMul", [nodes.constant(f"down_{number}", _means(rows)), across], f"means_{number}")
+        means = _cell_means(nodes, real, number, rows, columns)
         shape = nodes.constant(f"shape_{number}", _ints(0, channels, GRID * GRID))
         pooled.append(nodes.add("Reshape", [means, shape], f"cells_{number}"))
     return nodes.add("Transpose", [nodes.add("Concat", pooled, "channels", axis=1)], "cells", perm=[0, 2, 1])
+
+
+def _cell_means(nodes: _Nodes, feature: str, number: int, rows: int, columns: int) -> str:
+    """(N, C, GRID, GRID): the means of each cell."""
+    if rows % GRID == columns % GRID == 0:
+        # Pooling reads channels last, as OpenVINO's convolutions write them; for a product it copied the whole feature.
+        sides = [rows // GRID, columns // GRID]
+        return nodes.add("AveragePool", [feature], f"means_{number}", kernel_shape=sides, strides=sides)
+    across = nodes.add("MatMul", [feature, nodes.constant(f"across_{number}", _means(columns).T)], f"rows_{number}")
+    return nodes.add("MatMul", [nodes.constant(f"down_{number}", _means(rows)), across], f"means_{number}")
 
 
 def _as_read(graph: onnx.GraphProto, name: str) -> str:
@@ -200,39 +209,46 @@ def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
     """(N, 1): of each tile."""
     width = len(statistics.mean)
     centred = nodes.add("Sub", [cells, nodes.constant("mean", statistics.mean)], "centred")
-    projected = nodes.add("MatMul", [centred, nodes.constant("projection", statistics.projection)], "projected")
+    projected, odds = _products(nodes, centred, statistics)
     each = nodes.add("Unsqueeze", [projected, nodes.constant("prototype_axis", _ints(2))], "each")
     apart = nodes.add("Sub", [each, nodes.constant("prototypes", statistics.prototypes)], "apart")
     squares = nodes.add("Mul", [apart, apart], "squares")
     mean = nodes.constant("mean_of_squares", np.full((width, 1), 1 / width, np.float32))
     square = nodes.add("Squeeze", [nodes.add("MatMul", [squares, mean], "mean_square"),
                                    nodes.constant("last_axis", _ints(3))], "by_prototype")  # fmt: skip
-    nearest = nodes.add(
-        "TopK", [square, nodes.constant("one", _ints(1))], "nearest", outputs=2, axis=2, largest=0, sorted=1
-    )
-    of_cells = nodes.add("Squeeze", [nearest, nodes.constant("nearest_axis", _ints(2))], "of_cells")
-    distance = _with_orders(nodes, nodes.add("Sqrt", [of_cells], "distance"), centred, statistics)
+    distance = nodes.add("Sqrt", [_extreme(nodes, square, "nearest", largest=False)], "distance")
+    if odds is not None:
+        distance = nodes.add("Max", [distance, _extreme(nodes, odds, "likeliest", largest=True)], "distance_or_odds")
     ranked = nodes.add(
         "TopK", [distance, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
     )
-    place = [nodes.constant(name, _ints(value)) for name, value in (("from", RANK - 1), ("to", RANK), ("along", 1))]
-    return nodes.add("Slice", [ranked, *place], "tile")
+    return _part(nodes, ranked, "tile", axis=1, begin=RANK - 1, end=RANK)
 
 
-def _with_orders(nodes: _Nodes, distance: str, centred: str, statistics: Statistics) -> str:
-    """(N, 16): the cells' distances, or what tells exchanged bands where that is more."""
-    if (orders := statistics.orders) is None:
-        return distance
-    # Centred before the product: features are far from zero, and half precision would round the difference away.
-    offsets = statistics.mean @ orders.directions + orders.offsets
-    all_of = [distance]
-    axis = nodes.constant("order_axis", _ints(2))
-    for number, (direction, offset) in enumerate(zip(orders.directions.T, offsets, strict=True)):
-        column = nodes.constant(f"order_{number}", np.ascontiguousarray(direction[:, None]))
-        odds = nodes.add("MatMul", [centred, column], f"along_{number}")
-        odds = nodes.add("Squeeze", [odds, axis], f"odds_{number}")
-        all_of.append(nodes.add("Add", [odds, nodes.constant(f"offset_{number}", offset[None])], f"exchanged_{number}"))
-    return nodes.add("Max", all_of, "distance_or_order")
+def _products(nodes: _Nodes, centred: str, statistics: Statistics) -> tuple[str, str | None]:
+    """(N, 16, D) projected, and (N, 16, G) what tells corruptions; None where nothing does."""
+    if (corruptions := statistics.corruptions) is None:
+        return nodes.add("MatMul", [centred, nodes.constant("projection", statistics.projection)], "projected"), None
+    # Centred before the product: features are far from zero, and half precision would round the difference away. One
+    # product for both: each has its own start of threads.
+    width, count = corruptions.weights.shape
+    matrix = nodes.constant("projection", np.concatenate([statistics.projection, corruptions.weights], axis=1))
+    both = nodes.add("MatMul", [centred, matrix], "products")
+    offsets = nodes.constant("offsets", statistics.mean @ corruptions.weights + corruptions.offsets)
+    odds = nodes.add("Add", [_part(nodes, both, "along", axis=2, begin=width, end=width + count), offsets], "odds")
+    return _part(nodes, both, "projected", axis=2, begin=0, end=width), odds
+
+
+def _part(nodes: _Nodes, values: str, name: str, *, axis: int, begin: int, end: int) -> str:
+    limits = (("from", begin), ("to", end), ("axis", axis))
+    return nodes.add("Slice", [values, *(nodes.constant(f"{name}_{of}", _ints(at)) for of, at in limits)], name)
+
+
+def _extreme(nodes: _Nodes, values: str, name: str, *, largest: bool) -> str:
+    """(N, cells) of (N, cells, K)."""
+    one = nodes.constant(f"{name}_one", _ints(1))
+    found = nodes.add("TopK", [values, one], name, outputs=2, axis=2, largest=int(largest), sorted=1)
+    return nodes.add("Squeeze", [found, nodes.constant(f"{name}_axis", _ints(2))], f"{name}_of_cells")
 
 
 def _on_scale(nodes: _Nodes, distance: str, scale: Scale) -> str:

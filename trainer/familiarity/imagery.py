@@ -14,7 +14,7 @@ from onboard.scene.grid import Grid, pad_to_tile
 from trainer.data.rasters import read_pixels
 from trainer.data.sets import open_set
 from trainer.errors import SettingsRefused
-from trainer.familiarity.band_order import ORDERS, ImageCells, exchanged
+from trainer.familiarity.corruptions import CORRUPTIONS, ImageCells
 from trainer.familiarity.graph import with_cells
 from trainer.familiarity.statistics import Floats
 
@@ -109,7 +109,7 @@ class CellReader:
         return cells
 
     def read_all(self, images: Images, *, side: int, halo: int, most: int) -> ImageCells:
-        """Cells of up to ``most`` tiles of images, and of the same tiles with their bands exchanged.
+        """Cells of up to ``most`` tiles of images, and of the same tiles spoilt in each way.
 
         Raises:
             SettingsRefused: no tile of them can be used.
@@ -118,4 +118,4 @@ class CellReader:
         if not tiles:
             reason = f"no tile of these can be used: each is pure white or black for {MOST_EMPTY:.0%} or more"
             raise SettingsRefused(images.described(), reason)
-        return ImageCells(self.read(tiles), tuple(self.read(exchanged(tiles, group)) for group in range(len(ORDERS))))
+        return ImageCells(self.read(tiles), tuple(self.read(corruption(tiles)) for corruption in CORRUPTIONS))

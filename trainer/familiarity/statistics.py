@@ -3,8 +3,9 @@
 A tile is divided into 4 x 4 cells; the features of a cell are the channel means of two encoder levels. A cell's
 distance is that to the nearest prototype (the mean of one data set's cells), in units of the spread within the sets,
 with a covariance shrunk towards independent channels; or, where that is more, how much the cell looks as if its bands
-were exchanged (trainer.familiarity.band_order). A tile's distance is the sixth smallest of its sixteen cells:
-up to ten cells may show clouds, a collar or no data, while imagery of another kind is far away in all cells.
+were exchanged or its scale were another (trainer.familiarity.corruptions). A tile's distance is the sixth smallest of
+its sixteen cells: up to ten cells may show clouds, a collar or no data, while imagery of another kind is far away in
+all cells.
 
 Source: Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks", NeurIPS 2018 (distance to the nearest mean under one covariance); the grid and the rank are measured
@@ -43,15 +44,15 @@ def rank_of_cells(values: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class BandOrders:
-    """Directions that tell exchanged bands: cells @ directions + offsets are in units of distance.
+class CorruptionOdds:
+    """What tells known ground that was spoilt: cells @ weights + offsets, by corruption, in units of distance.
 
     Attributes:
-        directions: float32 (D, G).
+        weights: float32 (D, G).
         offsets: float32 (G,).
     """
 
-    directions: Floats
+    weights: Floats
     offsets: Floats
 
 
@@ -63,16 +64,16 @@ class Statistics:
         mean: float32 (D,), of all cells.
         projection: float32 (D, D): (cell - mean) @ projection has unit spread within a set in every direction.
         prototypes: float32 (K, D), so projected: the mean of each data set.
-        orders: what tells exchanged bands; None where nothing does.
+        corruptions: what tells known ground that was spoilt; None where nothing does.
     """
 
     mean: Floats
     projection: Floats
     prototypes: Floats
-    orders: BandOrders | None = None
+    corruptions: CorruptionOdds | None = None
 
     def cell_distances(self, cells: Floats) -> Floats:
-        """Of cells (N, cells, D) from the training imagery, whatever their bands' order: float32 (N, cells)."""
+        """Of cells (N, cells, D) from the training imagery, by the prototypes alone: float32 (N, cells)."""
         projected = (cells - self.mean) @ self.projection
         squares = ((projected[:, :, None, :] - self.prototypes) ** 2).mean(axis=-1).min(axis=-1)
         distances: Floats = np.sqrt(squares).astype(np.float32)
@@ -81,8 +82,8 @@ class Statistics:
     def distances(self, cells: Floats) -> Floats:
         """Of tiles (N, cells, D), float32 (N,)."""
         each = self.cell_distances(cells)
-        if self.orders is not None:
-            each = np.maximum(each, (cells @ self.orders.directions + self.orders.offsets).max(axis=-1))
+        if self.corruptions is not None:
+            each = np.maximum(each, (cells @ self.corruptions.weights + self.corruptions.offsets).max(axis=-1))
         return rank_of_cells(each)
 
 
