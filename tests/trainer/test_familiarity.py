@@ -466,11 +466,10 @@ def test_in_an_int8_graph_features_are_read_behind_their_pair(model: Path) -> No
 @pytest.mark.parametrize(("rows", "columns"), [(8, 12), (9, 14), (8, 14)])
 def test_a_cell_is_the_mean_of_its_part_also_where_sides_do_not_divide(rows: int, columns: int) -> None:
     """Levels whose sides are multiples of four are pooled, others are multiplied."""
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["level"], ["feature"])], "level",
-        [value("level", TensorProto.FLOAT, ["N", 3, rows, columns])], [value("feature", TensorProto.FLOAT, ["N", 3, rows, columns])],
-    )  # fmt: skip
+    taken, given = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, rows, columns]) for name in ("level", "feature")
+    )
+    graph = helper.make_graph([helper.make_node("Identity", ["level"], ["feature"])], "level", [taken], [given])
     model = with_cells(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), ["feature"])
     level = np.random.default_rng(0).normal(0, 1, (2, 3, rows, columns)).astype(np.float32)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
