@@ -1,17 +1,14 @@
-"""What a model's familiarity can separate, and its cost.
+"""What a model's familiarity can separate.
 
 `python -m benchmarks.familiarity MODEL --in-turn SET:NAMES --known SET:NAMES` prints the AUROC of each kind of strange
-imagery against tiles of known places, and draws histograms; `python -m benchmarks familiarity` prints the cost.
+imagery against tiles of known places, and draws histograms.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import statistics
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,16 +25,13 @@ from benchmarks.strange_imagery import (
     photographs,
     real_cases,
 )
-from engines.engine import Prediction, Tiles
-from engines.errors import EngineError
 from engines.heads_graph import graph_of
-from engines.manifest import FamiliarityCase, Manifest, ModelFile
-from engines.open import SHIPPED, manifest_path, open_engine
-from engines.verify import golden_tiles
+from engines.manifest import FamiliarityCase, Manifest
+from engines.open import manifest_path
 from trainer.data.sets import data_root
 from trainer.export.card import write_card
 from trainer.familiarity.fit import held_out_in_turn
-from trainer.familiarity.graph import feature_names, only_familiarity, scale_in, without_familiarity
+from trainer.familiarity.graph import feature_names, only_familiarity, scale_in
 from trainer.familiarity.imagery import CellReader, Images, Pixels, tiles_of_images
 from trainer.familiarity.statistics import Floats, auroc
 
@@ -152,56 +146,6 @@ def draw(rows: Sequence[Row], known: Floats, threshold: float, target: Path, tit
 
 def _colour(row: Row) -> str:
     return {"known": "#2a6f4e", GROSS: "#b23a3a"}.get(row.case.group, "#c98a2b")
-
-
-def cost_per_tile(folder: Path, *, quick: bool) -> None:
-    """CPU time of one tile on one thread, with and without, taken in turn in one run.
-
-    The least of the calls: what other processes do to caches and clocks only ever adds.
-    """
-    source = SHIPPED / manifest_path().parent.name
-    manifest = Manifest.load(source)
-    if manifest.familiarity is None:
-        print(f"{manifest.name} gives no familiarity: nothing to measure")
-        return
-    bare = _without(source, folder / "without-familiarity")
-    print("| backend | without, s of CPU, least | with, least | more | median of pairs |\n|---|---|---|---|---|")
-    for backend in ("onnxruntime", "openvino", "openvino-bf16"):
-        try:
-            with (
-                open_engine(bare, backend=backend, threads=1, check_golden=False) as bare_engine,
-                open_engine(source, backend=backend, threads=1) as with_output,
-            ):
-                tiles = golden_tiles(with_output, 1)
-                pairs = [
-                    [_seconds(engine.infer, tiles) for engine in (bare_engine, with_output)]
-                    for _ in range(5 if quick else 15)
-                ]
-        except EngineError as error:
-            print(f"| {backend} | {error} | | | |")
-            continue
-        without, given = (min(column) for column in zip(*pairs, strict=True))
-        paired = statistics.median(pair[1] / pair[0] - 1 for pair in pairs)
-        print(f"| {backend} | {without:.4f} | {given:.4f} | {given / without - 1:+.2%} | {paired:+.2%} |", flush=True)
-
-
-def _without(source: Path, target: Path) -> Path:
-    """The same model, of its first head, as one graph without the output."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    manifest, path = Manifest.load(source), target / "model.onnx"
-    onnx.save(without_familiarity(onnx.load_from_string(graph_of(manifest, source))), path)
-    fields = {name: getattr(manifest, name) for name in Manifest.model_fields}
-    changes = {"schema_version": 1, "model": ModelFile.of(path), "familiarity": None, "golden": None}
-    Manifest(**(fields | changes)).save(target)
-    return target
-
-
-def _seconds(infer: Callable[[Tiles], Prediction], tiles: Tiles) -> float:
-    """Of CPU, all threads of this process together."""
-    begin = time.process_time()
-    infer(tiles)
-    return time.process_time() - begin
 
 
 def main() -> None:
