@@ -32,6 +32,7 @@ def map_request_of(settings: Settings, row: SceneRow, manifest: Manifest, areas:
         confidence=settings.confidence,
         sieve_px=settings.sieve_px,
         quicklook=settings.quicklook,
+        head_quicklook=settings.head_quicklook,
         batch=settings.batch,
         halo=settings.halo_px,
         overwrite=True,
