@@ -59,6 +59,12 @@ def figures_of(summary: MapSummary, measured: Mapping[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
+def shares_of(summary: MapSummary, manifest: Manifest) -> dict[str, Mapping[str, float]]:
+    """By head, shares of the map's pixels by class; the head of a model of one graph is ""."""
+    first = manifest.opened_heads[0].name if manifest.opened_heads else ""
+    return {first: summary.class_shares, **{head.name: head.class_shares for head in summary.further}}
+
+
 def mapped_line(summary: MapSummary, measured: Mapping[str, Any]) -> str:
     """A finished mapping in one line of the log: tiles, seconds, energy where it was measured, the map's bytes."""
     rate = "" if summary.tiles_per_s is None else f" at {summary.tiles_per_s:.2f} tiles/s"
