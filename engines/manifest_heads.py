@@ -137,7 +137,7 @@ class HeadsManifest(Part):
     @model_validator(mode="after")
     def _heads_fit(self) -> HeadsManifest:
         names = [head.name for head in self.heads]
-        if taken := [name for name in names if name in RESERVED or name.endswith("-confidence")]:
+        if taken := [name for name in names if name in RESERVED or name.endswith(("-confidence", "-quicklook"))]:
             raise ValueError(f"a head is named {taken[0]}, which files of every map are named: give it another name")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"heads given twice: {', '.join(repeated)}")

@@ -1,7 +1,8 @@
 """Heads of a map: of each, a raster of classes that is an asset of the map's item.
 
 The first is the asset ``map`` (map.tif); further ones are called by their head, like ``deepglobe`` (deepglobe.tif), and
-the confidence of each lies beside it (confidence.tif, deepglobe-confidence.tif).
+the confidence and the picture of each lie beside it (confidence.tif and quicklook.webp, deepglobe-confidence.tif and
+deepglobe-quicklook.webp).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ground.transfer import read_small
 FIRST: Final = "map"
 """The asset of the first head."""
 CONFIDENCE: Final = "confidence.tif"
+QUICKLOOK: Final = "quicklook.webp"
 _HREF = re.compile(r"(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]{0,127}\.tif)")
 _Text = Annotated[str, Field(max_length=2000)]
 
@@ -66,6 +68,11 @@ class Head:
     def confidence(self) -> str:
         """Name of the raster of its confidence, which need not be there."""
         return confidence_name(self.file)
+
+    @property
+    def quicklook(self) -> str:
+        """Name of its picture for people, which need not be there."""
+        return QUICKLOOK if self.file == MAP else f"{Path(self.file).stem}-{QUICKLOOK}"
 
 
 def confidence_name(file: str) -> str:

@@ -109,6 +109,7 @@ def _rows(document: Any) -> list[dict[str, Any]]:
         rows = [
             {
                 "name": str(facts["name"]), "place": "yes" if area["geometry"] is not None else "any",
+                "head": facts.get("head"),
                 "classes": ", ".join(map(str, facts["classes"])) or "all", "priority": facts["priority"],
                 "alert": None if facts["alert_points"] is None else f"{facts['alert_points']:g} points",
             }

@@ -185,6 +185,10 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
         "--quicklook", choices=("side", "map", "off"), default="side",
         help="side: a picture of scene and map with legend and scale (default); map: of the map alone; off: none",
     )  # fmt: skip
+    product.add_argument(
+        "--head-quicklook", choices=("side", "map", "off"), default="side",
+        help="the same, for the map of each head beside the first (default: side)",
+    )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument(
         "--strict",
@@ -286,6 +290,7 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         confidence=arguments.confidence,
         sieve_px=arguments.sieve,
         quicklook=arguments.quicklook,
+        head_quicklook=arguments.head_quicklook,
         batch=arguments.batch,
         halo=arguments.halo,
         overwrite=arguments.overwrite,
@@ -402,6 +407,8 @@ def render(summary: MapSummary, colours: Mapping[str, str]) -> str:
     lines.append(f"  {'(no data)':<{width}} {summary.no_data_share:7.2%}")
     for head in summary.further:
         lines.append(f"map        {head.map_path} (head {head.name})")
+        if head.quicklook_path:
+            lines.append(f"quicklook  {head.quicklook_path}")
         width = max(map(len, head.class_shares))
         lines += [
             f"  {title:<{width}} {share:7.2%}  {coloured('█' * round(share * 40), colours.get(title))}"

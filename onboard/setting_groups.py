@@ -49,6 +49,9 @@ class MappingSettings(BaseModel):
     quicklook: Literal["side", "map", "off"] = Field(
         "side", description="picture of each map: scene, map, legend and scale; the map alone; none"
     )
+    head_quicklook: Literal["side", "map", "off"] = Field(
+        "side", description="the same, for the map of each head beside the first"
+    )
     sieve_px: int = Field(0, ge=0, le=100_000, description="merge patches of fewer pixels into their neighbour")
     gsd_m: float | None = Field(None, gt=0, description="ground size of a pixel, metres, of scenes that do not say it")
     resolution: Literal["model", "scene"] = Field(

@@ -108,12 +108,13 @@ def write_heads_model(
     without_confidence: tuple[str, ...] = (),
     mean: float = MEAN,
     failing: tuple[str, ...] = (),
+    only_head: str | None = None,
 ) -> Path:
     """Writes folder/{encoder.onnx, NAME.onnx, NAME.golden.npz, golden.npz, manifest.json}.
 
     Args:
         heads: weights (K, 3) by name.
-        changes: of the manifest; head_changes: of each head's entry.
+        changes: of the manifest; head_changes: of each head's entry, or of that of only_head.
         without_confidence: heads that give none; failing: heads that cannot be run.
         mean: of the encoder; another one makes another encoder.
     """
@@ -138,7 +139,8 @@ def write_heads_model(
             ),
             "golden": write_answer(folder, name, classes, dict(LEAST)),  # type: ignore[arg-type]
         }  # fmt: skip
-        entries.append(Head(**(fields | (head_changes or {}))))
+        changed = head_changes if only_head in (None, name) else None
+        entries.append(Head(**(fields | (changed or {}))))
     fields = {
         "schema_version": 2, "name": "tiny-heads", "version": "1.0",
         "created": datetime(2024, 5, 6, tzinfo=timezone.utc),

@@ -20,7 +20,6 @@ GUESS_SHARE = 0.2
 """Share of unfamiliar tiles beyond which a map is a guess: as `onboard process` has it (docs/familiarity.md)."""
 TOO_COARSE = "enlarged_twofold"
 """Rule of a scene that is too coarse for the model (docs/ground-resolution.md)."""
-QUICKLOOK = "quicklook.webp"
 _MOST_POINTS = 5000
 _WIDEST = 180.0
 """Degrees of longitude: a footprint that is wider rather crosses the antimeridian."""

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, Response
 
 from ground.console import tiles
 from ground.console.index import Query as MapQuery
-from ground.console.items import QUICKLOOK, HeadRecord, MapRecord
+from ground.console.items import HeadRecord, MapRecord
 from ground.console.state import Console, TheConsole
 from ground.text import visible
 
@@ -74,9 +74,10 @@ def get_map(name: Name, console: TheConsole) -> dict[str, Any]:
 
 
 @router.get("/api/maps/{name}/quicklook")
-def get_quicklook(name: Name, console: TheConsole) -> Response:
-    """The map as a picture."""
-    path = console.maps.path(_known(console, name), QUICKLOOK)
+def get_quicklook(name: Name, console: TheConsole, head: HeadName = "") -> Response:
+    """The map of a head as a picture."""
+    record = _known(console, name)
+    path = console.maps.path(record, _head_of(record, head).head.quicklook)
     if path is None:
         raise HTTPException(404, "its quicklook has not come yet")
     return FileResponse(path, media_type="image/webp", headers=_CACHE)
@@ -169,7 +170,8 @@ def _head_of(record: MapRecord, asset: str) -> HeadRecord:
 def _head(record: MapRecord, row: HeadRecord) -> dict[str, Any]:
     return {
         "name": row.head.name, "asset": row.head.asset, "drawn": record.raster_of(row.head) is not None,
-        "has_confidence": row.head.confidence in record.files, "mean_confidence": row.mean_confidence,
+        "has_confidence": row.head.confidence in record.files, "has_quicklook": row.head.quicklook in record.files,
+        "mean_confidence": row.mean_confidence,
         "legend": [known.__dict__ for known in row.classes],
     }  # fmt: skip
 
@@ -189,7 +191,7 @@ def _short(record: MapRecord) -> dict[str, Any]:
             [row.head.name, row.head.asset] for row in record.heads if record.raster_of(row.head) is not None
         ],
         "area_m2": sum(areas) if areas else None, "acknowledged": record.acknowledged, "problem": record.problem,
-        "has_quicklook": QUICKLOOK in record.files, "guess": bool(record.facts.get("doubts")),
+        "has_quicklook": record.heads[0].head.quicklook in record.files, "guess": bool(record.facts.get("doubts")),
         "missing_place": record.facts.get("geometry_missing") or "",
     }  # fmt: skip
 

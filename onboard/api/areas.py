@@ -11,7 +11,7 @@ from onboard.api.bodies import json_body
 from onboard.api.errors import NotFound
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
-from onboard.jobs.areas import AreaStore
+from onboard.jobs.areas import AreaStore, check_areas
 from onboard.scene.areas import MOST_AREAS, Areas
 
 router = APIRouter(tags=["areas"])
@@ -40,7 +40,7 @@ def get_areas(service: TheService, caller: TheCaller) -> Response:
 @router.put("/areas", responses={**_ANSWER, **documented(400, 413)}, openapi_extra=_BODY, response_class=Response)
 def put_areas(areas: Annotated[Areas, Depends(json_body(Areas, "operator"))], service: TheService) -> Response:
     """Has these areas count, in place of all others; maps that are there keep what they say."""
-    areas.check_classes({item.name: item.title for item in service.mapping_config.manifest.classes})
+    check_areas(areas, service.mapping_config.manifest)
     AreaStore(service.settings).write(areas)
     return _answer(service)
 

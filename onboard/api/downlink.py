@@ -12,6 +12,7 @@ from onboard.downlink.plan import Held, Weights, plan
 from onboard.jobs.map_store import MapRow
 from onboard.jobs.published import AREAS, MAP_FILE, maps_of
 from onboard.jobs.scene_states import PRIORITIES
+from onboard.mapping.quicklook import QUICKLOOK
 from onboard.settings import Settings
 
 router = APIRouter(tags=["downlink"])
@@ -123,6 +124,7 @@ def held_of(row: MapRow) -> Held:
         files={name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in row.assets.items()},
         leading=[(int(part["bytes"]), int(part["factor"])) for part in leading],
         further_maps=[name for name in maps_of(row.item) if name != MAP_FILE],
+        further_quicklooks=[name for name in row.assets if name.endswith(f"-{QUICKLOOK}")],
         cover={str(entry["title"]): float(entry["share"]) for entry in cover},
         valid_px=sum(int(entry["pixels"]) for entry in cover),
         confidence=properties.get("onboard:mean_confidence"),

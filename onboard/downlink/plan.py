@@ -45,7 +45,7 @@ class Held:
         sequence: when it was published, in the ledger's order.
         files: by name, (bytes, sha256).
         leading: leading bytes of map.tif that open as a coarse map, with the factor; fewest bytes first.
-        further_maps: files with the maps of further heads.
+        further_maps: files with the maps of further heads; further_quicklooks: with their pictures.
         cover: share of its valid pixels by class.
         valid_px: valid pixels.
         confidence: mean, 0..1; None where none was kept.
@@ -65,6 +65,7 @@ class Held:
     unfamiliar: float | None = None
     areas: Sequence[str] = ()
     further_maps: Sequence[str] = ()
+    further_quicklooks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,17 @@ def _size(entry: Held) -> int:
 
 
 def _quicklook(entry: Held, worth: tuple[float, str], left: int) -> list[PlanItem]:
-    """The quicklook and the item, if they fit."""
+    """The quicklook and the item, if they fit; then those of further heads that fit."""
     items = [_item(entry, name, worth) for name in (QUICKLOOK, ITEM) if name in entry.files]
-    return items if sum(item.length for item in items) <= left else []
+    left -= sum(item.length for item in items)
+    if left < 0:
+        return []
+    for name in entry.further_quicklooks:
+        item = _item(entry, name, worth)
+        if item.length <= left:
+            items.append(item)
+            left -= item.length
+    return items
 
 
 def _whole_or_leading(

@@ -57,7 +57,7 @@ class AreaStore:
             OptionsRefused: it does not.
         """
         if self._given is not None:
-            read_areas(self._given).check_classes({item.name: item.title for item in manifest.classes})
+            check_areas(read_areas(self._given), manifest)
 
     def write(self, areas: Areas) -> None:
         """Has these count from the next scene on, in place of all others.
@@ -86,6 +86,17 @@ class AreaStore:
         return True
 
 
+def check_areas(areas: Areas, manifest: Manifest) -> None:
+    """Passes if the model has every head and class that the areas name.
+
+    Raises:
+        OptionsRefused: it has not.
+    """
+    whole = manifest.with_heads(manifest.head_names) if manifest.head_names else manifest
+    heads = {head.name: {item.name: item.title for item in head.classes} for head in whole.opened_heads}
+    areas.check_classes({item.name: item.title for item in manifest.classes}, heads)
+
+
 class LastShares:
     """Shares of each area on the newest map that showed enough of it; one process writes.
 
@@ -107,13 +118,13 @@ class LastShares:
             rows: of :func:`onboard.mapping.areas.measure_areas`.
             areas: that were measured.
             time: RFC 3339, of the map.
-            model: its SHA-256: shares by different models are not compared.
+            model: its SHA-256: shares by different models are not compared. A row of a named head has its own.
         """
         by_key = {area.key: area for area in areas}
         compared = []
         for row in rows:
             area, last = by_key[row["key"]], self._last.get(row["key"])
-            if last is None or last["model"] != model or not _is_later(time, last["time"]):
+            if last is None or last["model"] != row.get("model", model) or not _is_later(time, last["time"]):
                 compared.append(dict(row))
                 continue
             change = {
@@ -149,7 +160,7 @@ class LastShares:
         last, time = self._last.get(key), str(properties["datetime"])
         if last is None or _is_later(time, last["time"]):
             self._last[key] = {
-                "map": row.id, "time": time, "model": str(properties["onboard:model"]["sha256"]),
+                "map": row.id, "time": time, "model": str(area.get("model", properties["onboard:model"]["sha256"])),
                 "covered": float(area["covered"]), "shares": dict(area["shares"]),
             }  # fmt: skip
             while len(self._last) > 1000:  # of areas that are no more, the ones that were noted first

@@ -48,7 +48,7 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     overviews = layers * pixels // 32
     enlarged_layers = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
     canvas = (layers + enlarged_layers + len(legends) * (settings.sieve_px > 0)) * pixels + overviews
-    product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * min(pixels, _QUICKLOOK_PIXELS)
+    product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * len(legends) * min(pixels, _QUICKLOOK_PIXELS)
     return Demand(canvas, product + len(legends) * _SMALL)
 
 

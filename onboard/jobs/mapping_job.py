@@ -32,6 +32,7 @@ def map_request_of(settings: Settings, row: SceneRow, manifest: Manifest, areas:
         confidence=settings.confidence,
         sieve_px=settings.sieve_px,
         quicklook=settings.quicklook,
+        head_quicklook=settings.head_quicklook,
         batch=settings.batch,
         halo=settings.halo_px,
         overwrite=True,
@@ -56,6 +57,12 @@ def figures_of(summary: MapSummary, measured: Mapping[str, Any]) -> dict[str, An
         "unfamiliar_share": summary.familiarity.share,
         **measured,
     }  # fmt: skip
+
+
+def shares_of(summary: MapSummary, manifest: Manifest) -> dict[str, Mapping[str, float]]:
+    """By head, shares of the map's pixels by class; the head of a model of one graph is ""."""
+    first = manifest.opened_heads[0].name if manifest.opened_heads else ""
+    return {first: summary.class_shares, **{head.name: head.class_shares for head in summary.further}}
 
 
 def mapped_line(summary: MapSummary, measured: Mapping[str, Any]) -> str:

@@ -107,6 +107,8 @@ class Job:
             product["grid"] = self.resolution.grid
         if self.request.quicklook != DEFAULT_KIND:  # maps made before there was a choice stay as they are
             product["quicklook"] = self.request.quicklook
+        if self.engine.manifest.further_heads:
+            product["head_quicklook"] = self.request.head_quicklook
         return hashlib.sha256(identity_bytes(product)).hexdigest()
 
     def published(self) -> dict[str, Any] | None:
@@ -150,6 +152,12 @@ class Job:
         """Of the map."""
         (width, height), (mapped, rows) = self.resolution.read_size, self.resolution.map_size
         return self.scene.georeference.scaled(width / mapped, height / rows)
+
+    @property
+    def shows_scene(self) -> bool:
+        """Whether any quicklook shows the scene beside its map."""
+        further = (self.request.head_quicklook,) if self.engine.manifest.further_heads else ()
+        return "side" in (self.request.quicklook, *further)
 
     @property
     def stays_here(self) -> bool:

@@ -23,7 +23,7 @@ from onboard.mapping.journal import identity_bytes
 from onboard.mapping.malloc import return_freed_memory
 from onboard.mapping.pipeline import PipelineStats
 from onboard.mapping.product import count_classes, sieve, write_confidence, write_map
-from onboard.mapping.quicklook import QUICKLOOK, Facts, write_quicklook
+from onboard.mapping.quicklook import QUICKLOOK, Facts, quicklook_name, write_quicklook
 from onboard.mapping.stac import HeadFacts, ItemFacts, rfc3339, write_item
 from onboard.mapping.thumbnail import SceneThumbnail
 
@@ -52,10 +52,12 @@ def publish(
     except OSError as error:
         raise storage_error(error, staged) from error
     heads = [_write_head(job, canvas, number, staged) for number in range(len(canvas.heads))]
-    first = heads[0]
-    facts = _quicklook_facts(job, first.counts, canvas)
-    write_quicklook(job.request.quicklook, staged / "map.tif", staged / QUICKLOOK, thumbnail, facts)
-    areas = measure_areas(job.request.areas, MapGround(first.classes, job.georeference, first.legend, first.counts))
+    for number, head in enumerate(heads):
+        kind, name = (
+            (job.request.head_quicklook, quicklook_name(head.name)) if number else (job.request.quicklook, QUICKLOOK)
+        )
+        write_quicklook(kind, head.map_path, staged / name, thumbnail, _quicklook_facts(job, head, canvas))
+    areas = _measured_areas(job, heads)
     item = write_item(_item_facts(job, heads, stats, canvas, observer, areas), staged)
     for head in heads:
         for layer, path in head.written:
@@ -73,16 +75,23 @@ class _HeadProduct:
     """The map of one head as it was written.
 
     Attributes:
+        name: of the head; empty for a model of one graph.
         legend: its classes.
         classes: the raster that its file was made of.
         counts: pixels of each code 0..K.
         written: each raster with the file that holds it.
     """
 
+    name: str
     legend: tuple[ClassInfo, ...]
     classes: Layer
     counts: list[int]
     written: tuple[tuple[Layer, Path], ...]
+
+    @property
+    def map_path(self) -> Path:
+        """The file of its classes."""
+        return self.written[0][1]
 
 
 def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadProduct:
@@ -98,7 +107,28 @@ def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadPro
         path = folder / (f"{head.name}-confidence.tif" if number else "confidence.tif")
         written.append((_on_map_grid(job, canvas, head.confidence), path))
         write_confidence(written[-1][0], path, georeference=georeference, tags=tags)
-    return _HeadProduct(legend, layer, count_classes(layer, legend).tolist(), tuple(written))
+    opened = manifest.opened_heads
+    name = opened[number].name if opened else ""
+    return _HeadProduct(name, legend, layer, count_classes(layer, legend).tolist(), tuple(written))
+
+
+def _measured_areas(job: Job, heads: list[_HeadProduct]) -> list[dict[str, Any]]:
+    """What the item says of the areas of interest, each on the map of its head; the first where it names none."""
+    rows = []
+    for area in job.request.areas:
+        wanted = area.properties.head
+        product = next((head for head in heads if head.name == wanted), None) if wanted else heads[0]
+        if product is None:
+            continue  # this scene is not mapped with it
+        ground = MapGround(product.classes, job.georeference, product.legend, product.counts)
+        own = {"head": wanted, "model": _digest_of_head(job, wanted)} if wanted else {}
+        rows += [row | own for row in measure_areas((area,), ground)]
+    return rows
+
+
+def _digest_of_head(job: Job, name: str) -> str:
+    """SHA-256 of the model as it is with this head alone: which others map beside it changes no share."""
+    return job.engine.manifest.with_heads([name]).model.sha256
 
 
 def _on_map_grid(job: Job, canvas: Canvas, layer: Layer) -> Layer:
@@ -137,13 +167,13 @@ def _tags(job: Job, number: int) -> dict[str, str]:
     }
 
 
-def _quicklook_facts(job: Job, counts: list[int], canvas: Canvas) -> Facts:
+def _quicklook_facts(job: Job, head: _HeadProduct, canvas: Canvas) -> Facts:
     width, height = job.resolution.map_size
     sides = job.georeference.pixel_sides_m(width, height)
     pixel_m = job.resolution.gsd_of((width, height)) if sides is None else sides[0]
     notes = ("unlike the training images: a guess",) if _familiarity(job, canvas).warning else ()
     width_m = None if pixel_m is None else pixel_m * width
-    return Facts(tuple(job.engine.manifest.classes), counts, width_m, notes)
+    return Facts(head.legend, head.counts, width_m, notes)
 
 
 def _familiarity(job: Job, canvas: Canvas) -> MapFamiliarity:

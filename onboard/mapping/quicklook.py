@@ -26,6 +26,7 @@ Kind = Literal["side", "map", "off"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 DEFAULT_KIND: Final[Kind] = "side"
 QUICKLOOK: Final = "quicklook.webp"
+"""Of the first head."""
 Picture = NDArray[np.uint8]
 
 MAP_PIXELS: Final = 1024
@@ -59,6 +60,11 @@ class Facts:
     pixels: Sequence[int]
     width_m: float | None = None
     notes: tuple[str, ...] = ()
+
+
+def quicklook_name(head: str) -> str:
+    """File name of the picture of a further head's map."""
+    return f"{head}-{QUICKLOOK}"
 
 
 def panel_size(width: int, height: int) -> tuple[int, int]:

@@ -28,6 +28,7 @@ class MapRequest:
         confidence: also write the model's confidence.
         sieve_px: smallest patch kept, in pixels of the map; 0 keeps all.
         quicklook: side: a picture of scene and map with legend and scale; map: of the map alone; off: none.
+        head_quicklook: the same, for the map of each head beside the first.
         batch: tiles in one engine call.
         halo: pixels cut from tile edges, at least; the manifest's by default.
         overwrite: replace a map of another scene that has the same name.
@@ -49,6 +50,7 @@ class MapRequest:
     confidence: bool = False
     sieve_px: int = 0
     quicklook: Kind = DEFAULT_KIND
+    head_quicklook: Kind = DEFAULT_KIND
     batch: int = 1
     halo: int | None = None
     overwrite: bool = False
@@ -66,8 +68,9 @@ class MapRequest:
             raise OptionsRefused(f"--batch is {self.batch}", "give a whole number from 1 on")
         if not 0 <= self.sieve_px <= 100_000:
             raise OptionsRefused(f"--sieve is {self.sieve_px}", "give a number of pixels from 0 (off) to 100000")
-        if self.quicklook not in KINDS:
-            raise OptionsRefused(f"--quicklook is {self.quicklook}", f"give one of {', '.join(KINDS)}")
+        for option, kind in (("--quicklook", self.quicklook), ("--head-quicklook", self.head_quicklook)):
+            if kind not in KINDS:
+                raise OptionsRefused(f"{option} is {kind}", f"give one of {', '.join(KINDS)}")
         if self.name is not None and (not self.name or self.name.startswith(".") or "/" in self.name):
             raise OptionsRefused(f"--name {self.name!r} is no plain folder name", "use letters, digits, - and _")
 
@@ -79,10 +82,11 @@ class MapRequest:
 
 @dataclass(frozen=True)
 class HeadSummary:
-    """The map of a head beside the first: its file, and its classes' shares of all the map's pixels."""
+    """The map of a head beside the first: its files, and its classes' shares of all the map's pixels."""
 
     name: str
     map_path: Path
+    quicklook_path: Path | None
     class_shares: dict[str, float]
 
 
@@ -130,6 +134,9 @@ class MapSummary:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form: paths as text."""
-        further = [asdict(head) | {"map_path": str(head.map_path)} for head in self.further]
-        facts = asdict(self) | {"familiarity": self.familiarity.as_json(), "further": further}
-        return {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
+        further = [_with_text_paths(asdict(head)) for head in self.further]
+        return _with_text_paths(asdict(self) | {"familiarity": self.familiarity.as_json(), "further": further})
+
+
+def _with_text_paths(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}

@@ -26,7 +26,7 @@ from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, rep
 from onboard.mapping.job import Job, digests_of
 from onboard.mapping.pipeline import PipelineStats
 from onboard.mapping.publish import publish, tiles_per_s
-from onboard.mapping.quicklook import QUICKLOOK, thumbnail_of
+from onboard.mapping.quicklook import QUICKLOOK, quicklook_name, thumbnail_of
 from onboard.mapping.request import HeadSummary, MapRequest, MapSummary
 from onboard.mapping.scene_files import digest_of_all
 from onboard.scene.gdal_env import GDAL_ENV
@@ -147,7 +147,7 @@ def _map_and_publish(
     """
     repair_canvas(canvas, job.grid, observer)
     thumbnail = None
-    if job.request.quicklook == "side":
+    if job.shows_scene:
         bands = [band.common_name for band in job.engine.manifest.input.bands]
         thumbnail = thumbnail_of((job.scene.width, job.scene.height), bands)
     work = TileWork(job.scene, job.grid, canvas, job.request.batch, job.read_timeout_s, job.identity, thumbnail)
@@ -190,6 +190,9 @@ def _summary(job: Job, item: dict[str, Any], stats: PipelineStats, seconds: floa
     def shares(cover: list[dict[str, Any]]) -> dict[str, float]:
         return {row["title"]: row["pixels"] / pixels for row in cover}
 
+    def quicklook(head: str) -> Path | None:
+        return job.final / quicklook_name(head) if f"{head}-quicklook" in item["assets"] else None
+
     return MapSummary(
         folder=job.final,
         map_path=job.final / "map.tif",
@@ -215,7 +218,7 @@ def _summary(job: Job, item: dict[str, Any], stats: PipelineStats, seconds: floa
         resolution=job.resolution.as_json(),
         familiarity=MapFamiliarity.from_json(properties.get("onboard:familiarity")),
         further=tuple(
-            HeadSummary(name, job.final / f"{name}.tif", shares(facts["class_cover"]))
+            HeadSummary(name, job.final / f"{name}.tif", quicklook(name), shares(facts["class_cover"]))
             for name, facts in properties.get("onboard:heads", {}).items()
         ),
     )

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from engines.manifest import ClassInfo, Head, Manifest
 from onboard.files import sha256_file
+from onboard.mapping.quicklook import QUICKLOOK, quicklook_name
 from onboard.scene.footprint import bbox_of
 from onboard.scene.georeference import Georeference
 
@@ -240,16 +241,15 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
     assets: dict[str, Any] = {"map": _map_asset("map", "land-cover classes", facts.manifest.classes)}
-    if (folder / "quicklook.webp").exists():
-        assets["quicklook"] = {
-            "href": "./quicklook.webp",
-            "type": "image/webp",
-            "title": "a picture for people",
-            "roles": ["overview", "thumbnail"],
-        }
+    if (folder / QUICKLOOK).exists():
+        assets["quicklook"] = _picture_asset(QUICKLOOK, "a picture for people")
     for item in facts.further:
         title = f"classes of the head {item.head.name}"
         assets[item.head.name] = _map_asset(item.head.name, title, item.head.classes)
+        if (folder / (name := quicklook_name(item.head.name))).exists():
+            # No thumbnail: of an item that is one picture, the first head's.
+            title = f"a picture for people, of the head {item.head.name}"
+            assets[Path(name).stem] = _picture_asset(name, title, roles=("overview",))
     for name in ("confidence", *(f"{item.head.name}-confidence" for item in facts.further)):
         if (folder / f"{name}.tif").exists():
             assets[name] = {
@@ -264,6 +264,10 @@ def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
         asset["file:size"] = path.stat().st_size
         asset["file:checksum"] = multihash(sha256_file(path))
     return assets
+
+
+def _picture_asset(file: str, title: str, roles: Sequence[str] = ("overview", "thumbnail")) -> dict[str, Any]:
+    return {"href": f"./{file}", "type": "image/webp", "title": title, "roles": list(roles)}
 
 
 def _map_asset(name: str, title: str, classes: Sequence[ClassInfo]) -> dict[str, Any]:

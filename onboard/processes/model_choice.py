@@ -106,29 +106,31 @@ class ModelChoice:
             return False
         return count_failure(self._ledger, row, str(error), self._settings.max_model_failures)
 
-    def mapped(self, shares: Mapping[str, float], scene_id: str) -> None:
+    def mapped(self, shares: Mapping[str, Mapping[str, float]], scene_id: str) -> None:
         """A scene was mapped: the model has proved itself, or, where it is new and gave one class only, has not.
 
         Args:
-            shares: of the map's pixels, by class; the rest of them holds no data.
+            shares: by head, of the map's pixels by class; the rest of them holds no data. The head of a model of one
+                graph is "".
             scene_id: of the scene.
         """
         row = self._ledger.models.get(self.opened.id)
         if row is None or (row.has_proved and not row.failures):
             return
-        valid, classes = sum(shares.values()), 2 if self._config is None else len(self._config.manifest.classes)
-        if not valid:
+        if not any(sum(classes.values()) for classes in shares.values()):
             return  # it says nothing of the model
-        largest = max(shares.values()) / valid
-        if not row.has_proved and classes > 1 and largest >= COLLAPSED_SHARE:
-            count_failure(
-                self._ledger,
-                row,
-                f"it mapped {scene_id} as one class ({largest:.1%})",
-                self._settings.max_model_failures,
-            )
+        collapsed = next((head for head, classes in shares.items() if _is_one_class(classes)), None)
+        if not row.has_proved and collapsed is not None:
+            by = f" by its head {collapsed}" if collapsed else ""
+            problem = f"it mapped {scene_id} as one class{by}"
+            count_failure(self._ledger, row, problem, self._settings.max_model_failures)
         else:
             self._ledger.models.prove(row.id)
+
+
+def _is_one_class(shares: Mapping[str, float]) -> bool:
+    """Whether a head that has several classes gave one alone."""
+    return len(shares) > 1 and max(shares.values()) >= COLLAPSED_SHARE * sum(shares.values())
 
 
 def _heads_of(manifest: Manifest) -> list[str]:

@@ -25,7 +25,7 @@ from onboard.jobs.areas import LastShares, current_areas
 from onboard.jobs.data_folder import WORKER_LOCK, hold_data_folder
 from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.ledger import Ledger
-from onboard.jobs.mapping_job import core_pixels, figures_of, map_request_of, mapped_line
+from onboard.jobs.mapping_job import core_pixels, figures_of, map_request_of, mapped_line, shares_of
 from onboard.jobs.published import map_row_of
 from onboard.jobs.scene_store import SceneRow
 from onboard.jobs.scheduler import SceneScheduler
@@ -216,7 +216,7 @@ class Worker:
         if warning := summary.familiarity.warning:
             self.ledger.events.log("warning", "map-unfamiliar", warning, row.id)
         self.heartbeat.change(scenes_total=self.heartbeat.state.scenes_total + 1)
-        self.models.mapped(summary.class_shares, row.id)
+        self.models.mapped(shares_of(summary, self.guard.engine.manifest), row.id)
         self.shadow.end_scene(row.id)
         if not self.settings.keep_scenes:
             erase_scene_file(self.settings, self.ledger, row.id)

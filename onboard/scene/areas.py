@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -56,6 +56,8 @@ class AreaFacts(_Part):
 
     Attributes:
         name: of the area, in events and items.
+        head: whose classes count; None for the first head that a scene is mapped with. A map without it says nothing
+            of the area.
         classes: names or titles of the classes that count; all of them where it is empty.
         priority: of maps that show the area, at least; None leaves it to the scene.
         priority_percent: share of the area that the classes must have for that.
@@ -64,6 +66,7 @@ class AreaFacts(_Part):
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w .-]{0,59}$")]
+    head: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     classes: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=50)] = []
     priority: Literal["urgent", "high", "routine"] | None = None
     priority_percent: Percent = 0.0
@@ -88,7 +91,8 @@ class Area(_Part):
     def key(self) -> str:
         """Equal for the same place under the same name: what earlier maps are compared by."""
         geometry = None if self.geometry is None else self.geometry.model_dump(mode="json")
-        text = json.dumps([self.properties.name, geometry], sort_keys=True)
+        head = [] if self.properties.head is None else [self.properties.head]  # keys of areas without one stay
+        text = json.dumps([self.properties.name, geometry, *head], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -116,23 +120,35 @@ class Areas(_Part):
         """As GeoJSON."""
         return self.model_dump_json().encode()
 
-    def check_classes(self, known: dict[str, str]) -> None:
-        """Passes if every class that is named is one of the model's.
+    def check_classes(self, known: Mapping[str, str], heads: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """Passes if every head that is named is one of the model's, and every class one of that head's.
 
         Args:
-            known: title by name of the model's classes.
+            known: title by name of the classes of the first head, for areas that name none.
+            heads: the same for each head of the model, by its name; none for a model of one graph.
 
         Raises:
             OptionsRefused: one is not.
         """
-        names = {text.casefold() for pair in known.items() for text in pair}
         for area in self.features:
-            for name in area.properties.classes:
-                if name.casefold() not in names:
-                    raise OptionsRefused(
-                        f"area {area.properties.name!r} counts {name!r}, which is no class of the model",
-                        f"its classes are {', '.join(known.values())}",
-                    )
+            _check_area(area.properties, known, heads or {})
+
+
+def _check_area(facts: AreaFacts, known: Mapping[str, str], heads: Mapping[str, Mapping[str, str]]) -> None:
+    if facts.head is not None and facts.head not in heads:
+        has = f"its heads are {', '.join(heads)}" if heads else "it has no heads: leave `head` out"
+        raise OptionsRefused(f"area {facts.name!r} names the head {facts.head!r}, which the model lacks", has)
+    classes = known if facts.head is None else heads[facts.head]
+    whose = "the model" if facts.head is None else f"the head {facts.head}"
+    names = {text.casefold() for pair in classes.items() for text in pair}
+    for name in facts.classes:
+        if name.casefold() not in names:
+            elsewhere = [head for head, own in heads.items() if name.casefold() in {t.casefold() for t in own}]
+            hint = f"; for those of another head give `head`: {', '.join(elsewhere)}" if elsewhere else ""
+            raise OptionsRefused(
+                f"area {facts.name!r} counts {name!r}, which is no class of {whose}",
+                f"its classes are {', '.join(classes.values())}{hint}",
+            )
 
 
 def read_areas(path: Path, longest: int = MOST_BYTES) -> Areas:

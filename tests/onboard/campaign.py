@@ -1,5 +1,7 @@
 """A campaign of faults over upload, mapping, publishing and pulling: `python -m tests.onboard.campaign --kills 200`.
 
+With `--heads` the model has two heads and every scene asks for both: what is listed or acknowledged has all rasters.
+
 Scenes are delivered one after another while a station pulls pass after pass; at random moments the worker, the API, the
 whole service or the station is killed, the API is stopped, the engine hangs, the history is overwritten, a bit of the
 ledger's write-ahead log is flipped or the log lost, or the same scene is delivered and cancelled at once. Afterwards:
@@ -37,6 +39,7 @@ from onboard.jobs.highwater import read_mark
 from onboard.mapping import run
 from onboard.mapping.run import MapRequest, map_scene
 from tests.onboard.service import ROOT, Served, until, write_scene
+from tests.tiny_heads import write_heads_model
 
 KILLS = ("worker", "worker", "worker", "api", "api", "service", "station")
 FAULTS = ("hung api", "hung engine", "log bit", "lost log", "damaged history", "race")
@@ -55,6 +58,7 @@ class Campaign:
         accepted: scene id to the scene's number, for every delivery that was answered.
         killed: how often each target was.
         rollbacks: how often the ledger fell back or was damaged, each of which must be an event.
+        heads: that scenes ask for; with none the model is of one graph.
         targets: what is done, by chance.
     """
 
@@ -65,11 +69,15 @@ class Campaign:
     accepted: dict[str, int] = field(default_factory=dict)
     killed: Counter[str] = field(default_factory=Counter)
     rollbacks: int = 0
+    heads: tuple[str, ...] = ()
     targets: tuple[str, ...] = TARGETS
     station: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
+        if self.heads:
+            write_heads_model(self.folder / "model")
+        self.files = ["map.tif", *(f"{name}.tif" for name in self.heads[1:])]
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = str(one.getsockname()[1])
@@ -135,7 +143,7 @@ class Campaign:
     def _uploader(self, number: int) -> subprocess.Popen[bytes]:
         """Delivers in a process of its own; prints the id if it was accepted."""
         command = [sys.executable, "-m", "tests.onboard.campaign", "--deliver", self.served.url]
-        command.append(str(self.paths[number]))
+        command += [str(self.paths[number]), ",".join(self.heads)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def _pull(self) -> subprocess.Popen[bytes]:
@@ -219,7 +227,7 @@ class Campaign:
 
         def post() -> None:
             with contextlib.suppress(httpx.HTTPError), self.served.client(timeout=20) as client:
-                client.post("/scenes", content=content, headers={"Content-Type": "image/tiff"})
+                client.post("/scenes", content=content, headers={"Content-Type": "image/tiff"}, params=self.query)
 
         threads = [threading.Thread(target=work) for work in (post, partial(self._cancel, number), post)]
         for thread in threads:
@@ -231,6 +239,11 @@ class Campaign:
             self.accepted[line] = number
             assert not scenes or line in scenes or self.rollbacks, "the same scene got another id"
 
+    @property
+    def query(self) -> dict[str, str]:
+        """Of a delivery."""
+        return {"heads": ",".join(self.heads)} if self.heads else {}
+
     def _end_station(self) -> None:
         if self.station is not None:
             self.station.kill()
@@ -238,9 +251,14 @@ class Campaign:
             self.station = None
 
     def _check_listing(self) -> None:
-        """What is listed is whole, now."""
+        """What is listed is whole, now: all of its rasters; and what is acknowledged is on the ground."""
         with self.served.ledger() as ledger:
             for row in ledger.maps.page(limit=10_000):
+                lacking = [name for name in self.files if name not in row.assets]
+                assert not lacking, f"{row.id} is listed without {lacking}"
+                if row.delivered is not None:
+                    lacking = [name for name in self.files if not (self.dest / row.id / name).is_file()]
+                    assert not lacking, f"{row.id} is acknowledged and lacks {lacking} on the ground"
                 for name, facts in row.assets.items():
                     path = self.served.data / "maps" / row.id / name
                     try:
@@ -275,23 +293,27 @@ class Campaign:
         expected = self._undisturbed()
         for name, number in self.accepted.items():
             for folder in (self.served.data / "maps", self.dest):
-                found = hashlib.sha256((folder / name / "map.tif").read_bytes()).hexdigest()
+                found = [hashlib.sha256((folder / name / file).read_bytes()).hexdigest() for file in self.files]
                 assert found == expected[number], f"{folder / name} differs from an undisturbed run"
         assert {path.name for path in (self.served.data / "maps").iterdir() if not path.name.startswith(".")} == set(
             self.accepted
         )
 
-    def _undisturbed(self) -> list[str]:
-        engine = open_engine(str(self.folder / "model"), backend="onnxruntime", threads=1)  # as the service's settings
+    def _undisturbed(self) -> list[list[str]]:
+        """Digests of each scene's rasters, by the settings of the service."""
+        engine = open_engine(str(self.folder / "model"), heads=self.heads, backend="onnxruntime", threads=1)
         with pytest.MonkeyPatch.context() as patch, engine:
             patch.setattr(run, "probe_scene", lambda *_: None)  # a process a scene; they were probed already
-            maps = [map_scene(MapRequest(path, self.folder / "plain"), engine).map_path for path in self.paths]
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in maps]
+            maps = [map_scene(MapRequest(path, self.folder / "plain"), engine).folder for path in self.paths]
+        return [[hashlib.sha256((path / file).read_bytes()).hexdigest() for file in self.files] for path in maps]
 
 
-def deliver(url: str, path: Path) -> None:
+def deliver(url: str, path: Path, heads: str) -> None:
     """Posts a scene; prints its id if the service said it has it."""
-    answer = httpx.post(f"{url}/scenes", content=path.read_bytes(), headers={"Content-Type": "image/tiff"}, timeout=60)
+    answer = httpx.post(
+        f"{url}/scenes", content=path.read_bytes(), headers={"Content-Type": "image/tiff"}, timeout=60,
+        params={"heads": heads} if heads else {},
+    )  # fmt: skip
     if answer.status_code in (200, 202):
         print(answer.json()["id"])
 
@@ -302,20 +324,24 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--scenes", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--deliver", nargs=2, metavar=("URL", "PATH"))
+    parser.add_argument("--heads", action="store_true", help="scenes ask for two heads")
+    parser.add_argument("--deliver", nargs=3, metavar=("URL", "PATH", "HEADS"))
     options = parser.parse_args()
     if options.deliver:
-        deliver(options.deliver[0], Path(options.deliver[1]))
+        url, path, heads = options.deliver
+        deliver(url, Path(path), heads)
         return
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder), options.kills, options.scenes, options.seed)
+        heads = ("bands", "light") if options.heads else ()
+        campaign = Campaign(Path(folder), options.kills, options.scenes, options.seed, heads=heads)
         begin = time.monotonic()
         campaign.run()
         killed = ", ".join(f"{name} {count}" for name, count in sorted(campaign.killed.items()))
         print(
             f"{sum(campaign.killed.values())} faults ({killed}) in {time.monotonic() - begin:.0f} s, "
             f"{campaign.rollbacks} times the ledger fell back: "
-            f"{len(campaign.accepted)} accepted scenes, none lost, every map byte-identical aboard and on the ground"
+            f"{len(campaign.accepted)} accepted scenes, none lost, every raster of their "
+            f"{len(campaign.files)} a map byte-identical aboard and on the ground"
         )
 
 

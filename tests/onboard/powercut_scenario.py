@@ -1,4 +1,4 @@
-"""What is recorded for the power cuts: two scenes delivered, mapped, pulled and acknowledged.
+"""What is recorded for the power cuts: two scenes delivered, mapped by these heads, pulled and acknowledged.
 
 What a client was told is noted by making a folder under ROOT/told, so that it stands in the same recording.
 """
@@ -10,15 +10,19 @@ import sys
 from pathlib import Path
 
 from tests.onboard.service import ROOT, running
+from tests.tiny_heads import write_heads_model
 
 
 def main() -> None:
-    """`python -m tests.onboard.powercut_scenario ROOT SCENE SCENE`."""
+    """`python -m tests.onboard.powercut_scenario ROOT HEADS SCENE SCENE`; HEADS is empty for a model of one graph."""
+    heads = sys.argv.pop(2)
     root, *scenes = map(Path, sys.argv[1:])
+    if heads:
+        write_heads_model(root / "model")
     with running(root / "data") as served:
         ids = []
         for scene in scenes:
-            ids.append(served.post(scene)["id"])
+            ids.append(served.post(scene, **({"heads": heads} if heads else {}))["id"])
             (root / "told" / f"accepted {ids[-1]} {scene.stem}").mkdir()
         for scene_id in ids:
             served.wait_for(scene_id, "mapped")

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from ground.console.items import record_of
@@ -29,6 +30,10 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("heads")
     both = write_made_map(folder, "both", acquired="2026-05-03T06:40:00Z", confidence=204)
     add_head(both, "landcover", "deepglobe", quarters((1, 1, 1, 2)), confidence=102)
+    with rasterio.open(
+        both / "deepglobe-quicklook.webp", "w", "WEBP", SIDE, SIDE, 3, dtype="uint8", lossless=True
+    ) as picture:
+        picture.write(np.full((3, SIDE, SIDE), 102, np.uint8))
     later = write_made_map(folder, "later", acquired="2026-06-03T06:40:00Z")
     add_head(later, "landcover", "deepglobe", quarters((1, 1, 2, 2)))
     write_made_map(folder, "plain", acquired="2026-01-03T06:40:00Z")
@@ -82,6 +87,17 @@ def test_legends_tiles_and_pixels_are_those_of_the_head_that_is_asked_for(served
         for path in ("/api/maps/plain/pixel", "/api/maps/both/pixel"):
             answer = client.get(path, params={**place, "head": "roads"})
             assert (answer.status_code, answer.json()["detail"]) == (404, "the map has no head of this name")
+
+
+def test_the_quicklook_is_that_of_the_head_that_is_asked_for(maps: Path, served: str) -> None:
+    with httpx.Client(base_url=served, timeout=60) as client:
+        assert [row["has_quicklook"] for row in client.get("/api/maps/both").json()["heads"]] == [True, True]
+        assert [row["has_quicklook"] for row in client.get("/api/maps/later").json()["heads"]] == [True, False]
+        for query, name in (({}, "quicklook.webp"), ({"head": "deepglobe"}, "deepglobe-quicklook.webp")):
+            answer = client.get("/api/maps/both/quicklook", params=query)
+            assert answer.content == (maps / "both" / name).read_bytes(), name
+        assert client.get("/api/maps/later/quicklook", params={"head": "deepglobe"}).status_code == 404
+        assert client.get("/api/maps/both/quicklook", params={"head": "roads"}).status_code == 404
 
 
 def test_a_head_that_has_not_come_is_named_and_not_drawn(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from onboard.scene.areas import MOST_BYTES
 from onboard.settings import read_settings
 from tests.onboard.mapping.test_areas import box, collection, feature
 from tests.onboard.service import ROOT, Served, running
+from tests.tiny_heads import write_heads_model
 
 SIDE = 120
 PLACE = rasterio.Affine(2e-5, 0, 55, 0, -2e-5, 25)
@@ -179,6 +180,27 @@ def test_the_setting_counts_until_areas_are_pushed_up(tmp_path: Path) -> None:
     assert "no class of the model" in done.stderr.splitlines()[-1]
 
 
+def test_an_area_of_a_further_head_is_compared_whichever_heads_map_beside_it(tmp_path: Path) -> None:
+    write_heads_model(tmp_path / "run" / "model")
+    with running(tmp_path / "run" / "data", ONBOARD_COLLAR="false") as served:
+        with served.client() as client:
+            answer = client.put("/areas", content=collection(feature(HERE, head="roads")))
+            assert (answer.status_code, "its heads are bands, light" in answer.text) == (422, True)
+            answer = client.put("/areas", content=collection(feature(HERE, classes=["light 2"])))
+            assert (answer.status_code, "give `head`: light" in answer.text) == (422, True)
+        put(served, feature(HERE, head="light", classes=["light 2"], priority="high", alert_points=30))
+        first = mapped(served, write_scene(tmp_path / "a.tif", 0.3), heads="bands,light")
+        (row,) = first["properties"]["onboard:areas"]
+        assert (row["head"], list(row["shares"])) == ("light", ["light 2"])
+        assert first["properties"]["onboard:priority"] == "high"
+        without = mapped(served, write_scene(tmp_path / "b.tif", 0.9, seed=1), heads="bands")
+        assert without["properties"].get("onboard:areas", []) == []
+        last = mapped(served, write_scene(tmp_path / "c.tif", 0.9, seed=2), heads="light")
+        assert last["properties"]["onboard:areas"][0]["against"] == first["id"]
+        assert len(alerts(served)) == 1
+        assert "light 2 +" in alerts(served)[0]
+
+
 def test_the_operator_alone_orders_and_the_ground_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, path = tmp_path / "run" / "data", tmp_path / "areas.geojson"
     data.mkdir(parents=True)
@@ -203,8 +225,8 @@ def test_the_operator_alone_orders_and_the_ground_reads(tmp_path: Path, capsys: 
         code, shown = ground("areas", "push", served.url, str(path))
         assert code == 0
         assert shown.splitlines() == [
-            "name     place  classes  priority  alert",
-            "harbour  yes    class 4  urgent    30 points",
+            "name     place  head  classes  priority  alert",
+            "harbour  yes    -     class 4  urgent    30 points",
             "1 area aboard",
         ]
         path.write_bytes(collection(feature(HERE, name="other")))

@@ -61,7 +61,7 @@ def test_a_map_of_two_heads_comes_down_whole(served: Served, tmp_path: Path) -> 
     assert cli.main(["pull", served.url, "--dest", str(tmp_path / "ground")]) == 0
     (item,) = (tmp_path / "ground").rglob("map.json")
     names = {path.name for path in item.parent.iterdir()}
-    assert {"map.tif", "light.tif", "map.json"} <= names
+    assert {"map.tif", "light.tif", "map.json", "quicklook.webp", "light-quicklook.webp"} <= names
     with rasterio.open(item.parent / "light.tif") as source:
         assert set(np.unique(source.read(1))) == {1, 2}
     facts: Any = json.loads(item.read_text())["properties"]["onboard:heads"]
@@ -93,6 +93,14 @@ def test_the_setting_names_the_usual_heads(tmp_path: Path) -> None:
         served.environment["ONBOARD_HEADS"] = "roads"
         with pytest.raises(AssertionError, match="ONBOARD_HEADS names roads, and tiny-heads"):
             served.start()
+
+
+def test_the_setting_says_which_picture_further_heads_have(tmp_path: Path) -> None:
+    write_heads_model(tmp_path / "run" / "model")
+    with running(tmp_path / "run" / "data", ONBOARD_HEAD_QUICKLOOK="off") as served:
+        scene = served.post(write_scene(tmp_path / "scene.tif", 100), heads="bands,light")["id"]
+        served.wait_for(scene, "mapped")
+        assert assets_of(served, scene) == ["map", "quicklook", "light"]
 
 
 def test_a_killed_worker_ends_the_scene_with_its_heads(served: Served, tmp_path: Path) -> None:

@@ -71,6 +71,24 @@ def test_a_map_whose_further_maps_do_not_fit_is_not_let_go() -> None:
     assert planned(99) == []
 
 
+def test_pictures_of_further_heads_come_where_they_fit_after_the_first() -> None:
+    files = {
+        "map.tif": (5000, "a"), "map.json": (100, "b"), "quicklook.webp": (50, "c"), "one.tif": (5000, "d"),
+        "one-quicklook.webp": (60, "e"), "two-quicklook.webp": (40, "f"),
+    }  # fmt: skip
+    row = held("m", files=files, further_maps=["one.tif"],
+               further_quicklooks=["one-quicklook.webp", "two-quicklook.webp"])  # fmt: skip
+
+    def planned(budget: int) -> list[str]:
+        return [item.asset for item in plan([row], budget, Weights(quicklooks=1)) if item.asset.endswith("webp")]
+
+    assert planned(149) == []
+    assert planned(150) == ["quicklook.webp"]
+    assert planned(190) == ["quicklook.webp", "two-quicklook.webp"]
+    assert planned(250) == ["quicklook.webp", "one-quicklook.webp", "two-quicklook.webp"]
+    assert {item.asset for item in plan([row], None)} == set(files)
+
+
 def order(items: list[str]) -> list[str]:
     return list(dict.fromkeys(items))
 

@@ -29,16 +29,37 @@ SIDE = 330  # more than one read of the socket brings
 
 @dataclass(frozen=True)
 class Recording:
-    """A run under strace: its calls, and what the maps must be."""
+    """A run under strace.
+
+    Attributes:
+        scenes: digest of each scene's file.
+        maps: of each scene, the digest of each of its map's rasters by file name.
+        heads: that map them; none of a model of one graph.
+    """
 
     root: Path
     calls: list[Call]
     scenes: dict[str, str]
-    maps: dict[str, str]
+    maps: dict[str, dict[str, str]]
+    heads: tuple[str, ...] = ()
+
+    @property
+    def rasters(self) -> dict[str, str]:
+        """Of each raster on the canvas, the map's file that is made of it."""
+        return {"classes.raw": "map.tif", **{f"{name}.classes.raw": f"{name}.tif" for name in self.heads[1:]}}
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return record(tmp_path_factory, ())
+
+
+@pytest.fixture(scope="module")
+def of_two_heads(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return record(tmp_path_factory, ("bands", "light"))
+
+
+def record(tmp_path_factory: pytest.TempPathFactory, heads: tuple[str, ...]) -> Recording:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     folder = tmp_path_factory.mktemp("powercut")
@@ -47,17 +68,19 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     scenes = [write_scene(folder / f"scene{n}.tif", SIDE, seed=n) for n in range(2)]
     done = subprocess.run(
         [*STRACE, "-o", str(trace), sys.executable, "-m", "tests.onboard.powercut_scenario", str(root),
-         *map(str, scenes)],
+         ",".join(heads), *map(str, scenes)],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if "Operation not permitted" in done.stderr:
         pytest.skip(f"strace may not trace here: {done.stderr.strip()[:200]}")
     assert done.returncode == 0, done.stderr
-    digests = {path.parent.name: _digest(path) for path in (root / "dest").glob("*/map.tif")}
+    folders = [path.parent for path in (root / "dest").glob("*/map.tif")]
+    digests = {folder.name: {path.name: _digest(path) for path in folder.glob("*.tif")} for folder in folders}
     ids = {path.name.split()[1]: _digest(folder / f"{path.name.split()[2]}.tif") for path in (root / "told").iterdir()}
     assert len(digests) == len(ids) == 2
-    calls = list(calls_of(trace))
-    return Recording(root, calls, ids, digests)
+    recording = Recording(root, list(calls_of(trace)), ids, digests, heads)
+    assert all(set(rasters) == set(recording.rasters.values()) for rasters in digests.values())
+    return recording
 
 
 def _digest(path: Path) -> str:
@@ -81,16 +104,19 @@ def broken_promise(recording: Recording, found: Path, accepted: set[str]) -> str
         for scene in accepted:
             wrong = wrong or _lost_scene(recording, ledger, settings.scenes_dir, scene)
         for row in ledger.maps.page():
+            if not set(recording.rasters.values()) <= set(row.assets):
+                wrong = wrong or f"{row.id} is listed with {sorted(row.assets)} alone"
             for name, facts in row.assets.items():
                 path = settings.maps_dir / row.id / name
                 if not path.is_file() or _digest(path) != facts["sha256"]:
                     wrong = wrong or f"{row.id}/{name} is listed and not whole"
-    for path in (found / "dest").glob("*/map.tif"):
-        if _digest(path) != recording.maps[path.parent.name]:
-            wrong = wrong or f"{path.parent.name} has wrong bytes under its name on the ground"
+    for path in (found / "dest").glob("*/*.tif"):
+        if _digest(path) != recording.maps[path.parent.name][path.name]:
+            wrong = wrong or f"{path.parent.name}/{path.name} has wrong bytes under its name on the ground"
     for name in delivered:
-        if not (found / "dest" / name / "map.tif").is_file():
-            wrong = wrong or f"{name} is acknowledged and not on the ground"
+        for file in recording.rasters.values():
+            if not (found / "dest" / name / file).is_file():
+                wrong = wrong or f"{name} is acknowledged and its {file} not on the ground"
     return wrong
 
 
@@ -110,23 +136,24 @@ def _torn_canvas(recording: Recording, canvases: Path) -> str | None:
     """A journal may name only tiles whose pixels are there: they must be those of the finished map."""
     for journal in canvases.glob("*/canvas/journal"):
         scene = journal.parents[1].name
-        words = 2 + len(HeadRecord._fields)
+        words = 2 + len(recording.rasters) * len(HeadRecord._fields)
         groups = [np.frombuffer(payload, "<u4")[::words] for payload, _ in list(_records(journal))[1:]]
         tiles = [index for group in groups for index in group]
-        raw = journal.with_name("classes.raw")
-        if tiles and (not raw.is_file() or raw.stat().st_size != SIDE * SIDE):
-            return f"the journal of {scene} names tiles of a raster that is not there"
-        if tiles and not _cores_agree(recording, scene, raw, tiles):
-            return f"the journal of {scene} names tiles whose pixels are not there"
+        for raster, file in recording.rasters.items() if tiles else ():
+            raw = journal.with_name(raster)
+            if not raw.is_file() or raw.stat().st_size != SIDE * SIDE:
+                return f"the journal of {scene} names tiles of a raster that is not there: {raster}"
+            if not _cores_agree(recording.root / "dest" / scene / file, raw, tiles):
+                return f"the journal of {scene} names tiles whose pixels are not in {raster}"
     return None
 
 
-def _cores_agree(recording: Recording, scene: str, raw: Path, tiles: list[int]) -> bool:
+def _cores_agree(map_path: Path, raw: Path, tiles: list[int]) -> bool:
     import rasterio
 
     from onboard.scene.grid import Grid
 
-    with rasterio.open(recording.root / "dest" / scene / "map.tif") as file:
+    with rasterio.open(map_path) as file:
         expected = file.read(1)
     found = np.frombuffer(raw.read_bytes(), np.uint8).reshape(SIDE, SIDE)
     grid = Grid(SIDE, SIDE, tile_size=32, halo=4)
@@ -163,6 +190,10 @@ def test_no_power_cut_breaks_a_promise(recording: Recording, tmp_path: Path) -> 
     assert cuts(recording, tmp_path, CUTS) == []
 
 
+def test_no_power_cut_breaks_a_promise_of_maps_of_two_heads(of_two_heads: Recording, tmp_path: Path) -> None:
+    assert cuts(of_two_heads, tmp_path, CUTS // 2) == []
+
+
 # Not among them: the ledger's own. What it forgets is taken up again from the folders.
 NEEDED = {
     "the scene's bytes": r"data/scenes/\.incoming/\w+\.part",
@@ -182,7 +213,26 @@ def test_without_an_fsync_that_is_needed_a_promise_is_broken(recording: Recordin
     assert cuts(recording, tmp_path, 150, lambda path: pattern.fullmatch(path) is not None), what
 
 
-def test_a_service_started_after_a_cut_ends_with_the_same_maps(recording: Recording, tmp_path: Path) -> None:
+NEEDED_OF_HEADS = {
+    "the second head's pixels": r"data/canvases/.*/light\.classes\.raw",
+    "the second head's map": r"data/canvases/.*/product/light\.tif",
+    "the second head's map on the ground": r"dest/.*/light\.tif\..*\.part",
+}
+
+
+@pytest.mark.parametrize("what", NEEDED_OF_HEADS)
+def test_without_an_fsync_of_a_second_head_a_promise_is_broken(
+    of_two_heads: Recording, tmp_path: Path, what: str
+) -> None:
+    pattern = re.compile(NEEDED_OF_HEADS[what])
+    assert cuts(of_two_heads, tmp_path, 100, lambda path: pattern.fullmatch(path) is not None), what
+
+
+@pytest.mark.parametrize("which", ["recording", "of_two_heads"])
+def test_a_service_started_after_a_cut_ends_with_the_same_maps(
+    request: pytest.FixtureRequest, tmp_path: Path, which: str
+) -> None:
+    recording: Recording = request.getfixturevalue(which)
     told = [n for n, call in enumerate(recording.calls) if call.name == "mkdir" and "/told/acc" in call.arguments[0]]
     for number, moment in enumerate((told[1] + 1, (told[1] + len(recording.calls)) // 2)):
         disk = begun(recording)
@@ -193,6 +243,7 @@ def test_a_service_started_after_a_cut_ends_with_the_same_maps(recording: Record
         shutil.rmtree(folder / "model", ignore_errors=True)  # the test's own, never synced
         shutil.copytree(recording.root / "model", folder / "model")
         with running(folder / "data") as served:
-            for scene, digest in recording.maps.items():
+            for scene, digests in recording.maps.items():
                 served.wait_for(scene, "mapped")
-                assert _digest(folder / "data" / "maps" / scene / "map.tif") == digest
+                for name, digest in digests.items():
+                    assert _digest(folder / "data" / "maps" / scene / name) == digest, name

@@ -216,6 +216,43 @@ def test_classes_are_those_of_the_model() -> None:
         areas.check_classes({item.name: item.title for item in CLASSES})
 
 
+HEADS = {"landcover": {"water": "Water"}, "deepglobe": {"forest": "Forest"}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "heads", "problem"),
+    [
+        ({"head": "deepglobe", "classes": ["FOREST"]}, HEADS, None),
+        ({"head": "roads"}, HEADS, "the head 'roads', which the model lacks; its heads are landcover, deepglobe"),
+        ({"head": "deepglobe"}, {}, "which the model lacks; it has no heads: leave `head` out"),
+        (
+            {"classes": ["forest"]}, HEADS,
+            "no class of the model; its classes are Water; for those of another head give `head`: deepglobe",
+        ),
+        ({"head": "deepglobe", "classes": ["Water"]}, HEADS, "no class of the head deepglobe; its classes are Forest"),
+    ],
+)  # fmt: skip
+def test_heads_and_their_classes_are_those_of_the_model(
+    facts: dict[str, Any], heads: dict[str, dict[str, str]], problem: str | None
+) -> None:
+    areas = areas_of(collection(feature(None, **facts)), "areas")
+    if problem is None:
+        areas.check_classes(HEADS["landcover"], heads)
+        return
+    with pytest.raises(OptionsRefused) as refused:
+        areas.check_classes(HEADS["landcover"], heads)
+    assert problem in str(refused.value)
+
+
+def test_another_head_begins_an_area_anew() -> None:
+    def key(**facts: Any) -> str:
+        return areas_of(collection(feature(box(0, 0, 1, 1), **facts)), "areas").features[0].key
+
+    assert len({key(), key(head="a"), key(head="b")}) == 3
+    # As it was before areas had heads: what is remembered of them counts.
+    assert key(name="harbour") == "21676165af48278829bca68c13285c8d"
+
+
 def test_the_file_of_the_page_is_taken() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "areas.md").read_text("utf-8")
     blocks = re.findall(r"```json\n(.*?)```", page, re.DOTALL)

@@ -24,7 +24,9 @@ from onboard.mapping.canvas import Canvas
 from onboard.mapping.dask_executor import Part, map_part
 from onboard.mapping.integrity import forget_damaged
 from onboard.mapping.journal import HeadRecord, TileRecord, checksum
+from onboard.mapping.quicklook import Kind
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
+from onboard.scene.areas import areas_of
 from onboard.scene.grid import Grid
 from onboard.scene.reader import Scene, SceneOptions
 from tests.tiny_heads import write_heads_model
@@ -83,7 +85,9 @@ def test_each_head_has_the_map_that_it_makes_alone(
     assert both.further[0].class_shares == alone["light"].class_shares
     item, properties = item_of(both), item_of(alone["light"])["properties"]
     validate_item(item)
-    assert list(item["assets"]) == ["map", "quicklook", "light", "confidence", "light-confidence"]
+    assert list(item["assets"]) == [
+        "map", "quicklook", "light", "light-quicklook", "confidence", "light-confidence"
+    ]  # fmt: skip
     light = item["properties"]["onboard:heads"]["light"]
     assert light["class_cover"] == properties["onboard:class_cover"]
     assert light["no_data_pixels"] == properties["onboard:no_data_pixels"] > 0
@@ -111,7 +115,7 @@ def test_maps_of_other_heads_are_other_maps(model: Path, scene: Path, tmp_path: 
 def test_a_head_without_confidence_has_no_such_file(scene: Path, tmp_path: Path) -> None:
     model = write_heads_model(tmp_path / "other", without_confidence=("light",))
     summary = mapped(model, scene, tmp_path / "out", BOTH, confidence=True)
-    assert list(item_of(summary)["assets"]) == ["map", "quicklook", "light", "confidence"]
+    assert list(item_of(summary)["assets"]) == ["map", "quicklook", "light", "light-quicklook", "confidence"]
     assert item_of(summary)["properties"]["onboard:heads"]["light"]["mean_confidence"] is None
 
 
@@ -119,7 +123,7 @@ def test_a_damaged_map_of_a_head_is_no_whole_map(model: Path, scene: Path, tmp_p
     summary = mapped(model, scene, tmp_path / "out", BOTH)
     row = map_row_of(summary.folder)
     assert row is not None
-    assert set(row.assets) == {"map.tif", "map.json", "quicklook.webp", "light.tif"}
+    assert set(row.assets) == {"map.tif", "map.json", "quicklook.webp", "light.tif", "light-quicklook.webp"}
     content = bytearray((summary.folder / "light.tif").read_bytes())
     content[-3] ^= 1
     (summary.folder / "light.tif").write_bytes(content)
@@ -187,6 +191,54 @@ def test_the_command_takes_heads(model: Path, scene: Path, tmp_path: Path, capsy
     one_graph = ["process", str(scene), "--model", "dubai-lite", "--heads", "light", "--out", str(tmp_path / "out")]
     assert cli.main(one_graph) == 2
     assert "a model of one graph, without heads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("first", "further"), [("side", "side"), ("off", "side"), ("side", "off"), ("map", "map")])
+def test_each_head_has_a_quicklook_of_its_own(
+    model: Path, scene: Path, tmp_path: Path, first: Kind, further: Kind
+) -> None:
+    options = {"quicklook": first, "head_quicklook": further}
+    both = mapped(model, scene, tmp_path / "both", BOTH, **options)
+    looks = {"bands": both.quicklook_path, "light": both.further[0].quicklook_path}
+    for (head, path), kind in zip(looks.items(), (first, further), strict=True):
+        alone = mapped(model, scene, tmp_path / head, (head,), quicklook=kind)
+        if kind == "off":
+            assert path is None
+            continue
+        assert path is not None
+        assert alone.quicklook_path is not None
+        assert path.read_bytes() == alone.quicklook_path.read_bytes()
+    assert (both.folder / "light-quicklook.webp").exists() == (further != "off")
+    assert item_of(both)["assets"].get("light-quicklook", {}).get("type") == (
+        None if further == "off" else "image/webp"
+    )
+    assert mapped(model, scene, tmp_path / "both", BOTH, **options).already_mapped
+    other: Kind = "map" if further != "map" else "off"
+    assert not mapped(model, scene, tmp_path / "both", BOTH, **options | {"head_quicklook": other}).already_mapped
+
+
+def test_an_area_is_measured_on_the_map_of_its_head(model: Path, scene: Path, tmp_path: Path) -> None:
+    def area(name: str, **facts: Any) -> dict[str, Any]:
+        return {"type": "Feature", "geometry": None, "properties": {"name": name, **facts}}
+
+    document = {"type": "FeatureCollection", "features": [
+        area("any"), area("dark", head="light", classes=["light 2"], priority="high"),
+        area("red", head="bands", classes=["bands1"]), area("roads", head="roads"),
+    ]}  # fmt: skip
+    areas = tuple(areas_of(json.dumps(document).encode(), "areas").features)
+    both = item_of(mapped(model, scene, tmp_path / "both", BOTH, areas=areas))["properties"]
+    rows = {row["name"]: row for row in both["onboard:areas"]}
+    assert list(rows) == ["any", "dark", "red"]  # no map shows the head roads
+    assert list(rows["any"]["shares"]) == [row["title"] for row in both["onboard:class_cover"]]
+    assert "head" not in rows["any"]
+    light = both["onboard:heads"]["light"]["class_cover"][1]
+    assert rows["dark"]["shares"] == {"light 2": pytest.approx(light["share"], abs=1e-4)}
+    assert (rows["dark"]["head"], rows["dark"]["priority"]) == ("light", "high")
+    # Asked for alone or first, the same head says the same, by the same model.
+    for heads in (("light",), ("light", "bands")):
+        other = item_of(mapped(model, scene, tmp_path / "-".join(heads), heads, areas=areas))["properties"]
+        assert {row["name"]: row for row in other["onboard:areas"]}["dark"] == rows["dark"]
+    assert rows["dark"]["model"] != rows["red"]["model"]
 
 
 def test_a_canvas_that_lost_a_heads_raster_is_begun_anew(tmp_path: Path) -> None:

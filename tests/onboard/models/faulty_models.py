@@ -1,7 +1,8 @@
 """A service whose models do harm as a description in their manifest says: `python -m` this module `serve`.
 
 "probe dies": the process that verifies it ends by a signal. "worker dies": it opens there, and kills the worker when it
-infers. "wrong": in the worker it does not give its golden answer. "one class": all but its golden tile is one class.
+infers. "memory": likewise, by memory that is not there. "wrong": in the worker it does not give its golden answer. "one
+class": all but its golden tile is one class, by the head that says so; by the only one of a model of one graph.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from onboard.settings import Settings, read_settings
 MODULE = "tests.onboard.models.faulty_models"
 
 
-HARMS = ("probe dies", "worker dies", "wrong", "one class")
+HARMS = ("probe dies", "worker dies", "wrong", "one class", "memory")
 
 
 def harm_of(manifest: Manifest) -> str:
@@ -44,6 +46,20 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def one_class(prediction: Prediction, manifest: Manifest) -> Prediction:
+    """One class by each head that says so."""
+    if not manifest.opened_heads:
+        return replace(prediction, classes=np.ones_like(prediction.classes))
+    guilty = [head.name for head in manifest.opened_heads if "one class" in head.description]
+    further = {
+        name: replace(head, classes=np.ones_like(head.classes)) if name in guilty else head
+        for name, head in prediction.further.items()
+    }
+    is_first = manifest.opened_heads[0].name in guilty
+    classes = np.ones_like(prediction.classes) if is_first else prediction.classes
+    return replace(prediction, classes=classes, further=further)
+
+
 def open_engine(settings: Settings) -> Engine:
     """As the worker does, then spoilt."""
     engine = shipped_engine(settings)
@@ -54,9 +70,11 @@ def open_engine(settings: Settings) -> Engine:
     def infer(tiles: Tiles) -> Prediction:
         if harm == "worker dies" and open_engine.opened:  # type: ignore[attr-defined]
             die()
+        if harm == "memory" and open_engine.opened:  # type: ignore[attr-defined]
+            np.ones(1 << 50)
         prediction = whole(tiles)
         if harm == "one class" and not np.array_equal(tiles, golden):
-            return Prediction(np.ones_like(prediction.classes), prediction.confidence)
+            return one_class(prediction, engine.manifest)
         return prediction
 
     engine.infer = infer  # type: ignore[method-assign]

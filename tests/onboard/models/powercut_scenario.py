@@ -1,4 +1,4 @@
-"""What is recorded for power cuts on a model's way: `python -m` this module ROOT GROUND MODEL.
+"""What is recorded for power cuts on a model's way up and back: `python -m` this module ROOT GROUND MODEL UNIT.
 
 What a client was told is noted by making a folder under ROOT/told, so that it stands in the same recording.
 """
@@ -12,7 +12,7 @@ from engines.files import synced_folder
 from ground.model.sign import LIST_FILE
 from ground.model.unit import unit_of
 from onboard.settings import Settings, read_settings
-from tests.onboard.models.test_kills import fly
+from tests.onboard.models.test_kills import fall_back, fly
 
 
 def settings_of(data: Path, ground: Path, model: Path) -> Settings:
@@ -23,12 +23,16 @@ def settings_of(data: Path, ground: Path, model: Path) -> Settings:
 
 
 def main() -> None:
-    root, ground, model = map(Path, sys.argv[1:])
+    root, ground, model, folder = map(Path, sys.argv[1:])
+    unit = unit_of(folder)
     settings = settings_of(root / "data", ground, model)
     settings.data_dir.mkdir()
     synced_folder(root)  # as the service's start does
-    fly(settings, (ground / "keys" / LIST_FILE).read_bytes(), unit_of(ground / "tiny-2.0"))
+    fly(settings, (ground / "keys" / LIST_FILE).read_bytes(), unit)
     (root / "told" / "activated").mkdir()
+    (root / "told" / "fails").mkdir()
+    fall_back(settings, unit)
+    (root / "told" / "left").mkdir()
 
 
 if __name__ == "__main__":

@@ -146,10 +146,10 @@ def test_a_new_model_that_gives_one_class_only_is_left(settings: Settings, ledge
     ledger.models.activate(second, "by a test")
     choice = ModelChoice(settings, ledger, Opened())
     choice.open()
-    choice.mapped({"water": 1.0, "road": 0.0}, "s1")
-    choice.mapped({"water": 0.7, "road": 0.3}, "s2")  # proved: the count begins anew
+    choice.mapped({"": {"water": 1.0, "road": 0.0}}, "s1")
+    choice.mapped({"": {"water": 0.7, "road": 0.3}}, "s2")  # proved: the count begins anew
     for _ in range(3):
-        choice.mapped({"water": 1.0, "road": 0.0}, "s3")  # the sea
+        choice.mapped({"": {"water": 1.0, "road": 0.0}}, "s3")  # the sea
     assert ledger.models.active_id() == second
 
 
@@ -159,9 +159,26 @@ def test_a_new_model_that_never_gives_a_second_class_goes(settings: Settings, le
     ledger.models.activate(second, "by a test")
     choice = ModelChoice(settings, ledger, Opened())
     choice.open()
-    choice.mapped({"water": 0.0}, "s0")  # no data at all: it says nothing
-    choice.mapped({"water": 0.4, "road": 0.0}, "s1")
+    choice.mapped({"": {"water": 0.0, "road": 0.0}}, "s0")  # no data at all: it says nothing
+    choice.mapped({"": {"water": 0.4, "road": 0.0}}, "s1")
     assert choice.is_current()
-    choice.mapped({"water": 0.4}, "s2")
+    choice.mapped({"": {"water": 0.4, "road": 0.0}}, "s2")
     assert not choice.is_current()
     assert ledger.models.active_id() != second
+
+
+def test_a_head_beside_the_first_that_gives_one_class_only_counts_too(
+    settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    choice = ModelChoice(settings, ledger, Opened())
+    new = candidate(settings, ledger, tmp_path, scale=2.0)
+    ledger.models.activate(new, "by a test")
+    choice.open()
+    good, sea = {"water": 0.7, "road": 0.3}, {"forest": 0.0, "water": 1.0}
+    for number in range(settings.max_model_failures):
+        assert ledger.models.active_id() == new
+        choice.mapped({"landcover": good, "deepglobe": sea}, f"s{number}")
+    assert ledger.models.active_id() != new
+    texts = [event.text for event in ledger.events.page() if event.kind == "model-rolled-back"]
+    assert len(texts) == 1
+    assert "as one class by its head deepglobe" in texts[0]

@@ -19,6 +19,7 @@ from onboard.jobs.database import Database
 from onboard.jobs.ledger import Ledger
 from onboard.models.active import active_model
 from onboard.models.checks import check_files
+from onboard.models.failures import count_failure
 from onboard.models.model_files import ModelFiles
 from onboard.models.reconcile import reconcile_models
 from onboard.models.verification import Verification
@@ -60,6 +61,16 @@ def fly(settings: Settings, raw: bytes, unit: Unit) -> None:
             Passed(settings, lambda: ledger, delivery.files, delivery.erase).verify(row)
         if ledger.models.active_id() != unit.digest:
             assert ledger.models.activate(unit.digest, "by a test")
+
+
+LIMIT = 3
+
+
+def fall_back(settings: Settings, unit: Unit) -> None:
+    """Failures of the model until it is left, from wherever they were left."""
+    with Ledger(settings.ledger_path) as ledger:
+        while (row := ledger.models.get(unit.digest)) is not None and row.state == "active":
+            count_failure(ledger, row, "by a test", LIMIT)
 
 
 def killed_at(step: int, work: Callable[[], None]) -> bool:
@@ -131,6 +142,42 @@ def test_a_kill_at_any_step_leaves_one_whole_model_active_and_the_push_goes_on(
         shutil.rmtree(data)
     assert step > 40
     assert seen == {"1.0", "2.0"}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_kill_at_any_step_of_the_way_back_leaves_one_whole_model_active(
+    station: Station, tmp_path: Path, kind: str
+) -> None:
+    unit = unit_of(KINDS[kind].changed(station, "2.0"))
+    raw = (station.keys / LIST_FILE).read_bytes()
+    model, root = KINDS[kind].write(tmp_path / "model"), station.keys / "1.root.json"
+    up = read_settings(data_dir=tmp_path / "up", model=str(model), disk_reserve_bytes=0, trust_root=root)
+    fly(up, raw, unit)
+    step, was_killed, seen = 0, True, []
+    while was_killed:
+        step += 1
+        settings = up.model_copy(update={"data_dir": tmp_path / f"step-{step}"})
+        shutil.copytree(up.data_dir, settings.data_dir)
+
+        def work(settings: Settings = settings) -> None:
+            fall_back(settings, unit)
+
+        was_killed = killed_at(step, work)
+        seen.append(_check(settings))
+        fall_back(settings, unit)
+        assert _check(settings) == "1.0"
+        with Ledger(settings.ledger_path) as ledger:
+            states = {row.version: row.state for row in ledger.models.all()}
+            told = [event.kind for event in ledger.events.page()].count("model-rolled-back")
+            assert states == {"1.0": "active", "2.0": "retired"}
+            assert told <= 1
+        # The model that was left flies again where the operator says so: its files are whole.
+        fly(settings, raw, unit)
+        assert _check(settings) == "2.0"
+        shutil.rmtree(settings.data_dir)
+    assert seen == sorted(seen, reverse=True)  # once left, it is never active again by itself
+    assert {"1.0", "2.0"} == set(seen)
+    assert step > 4 * LIMIT
 
 
 def _check(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""After a power cut at any moment of a model's way: one whole model is active, and what was activated stays active."""
+"""After a power cut on a model's way up and back: one whole model is active, and what was answered stays."""
 
 from __future__ import annotations
 
@@ -25,30 +25,35 @@ from onboard.models.reconcile import reconcile_models
 from onboard.settings import Settings
 from tests.onboard.models.powercut_scenario import settings_of
 from tests.onboard.models.satellite import Station
+from tests.onboard.models.test_delivery import KINDS
 from tests.onboard.models.test_kills import fly
 from tests.onboard.powercut import STRACE, Call, Disk, calls_of
 from tests.onboard.service import ROOT
-from tests.tiny_model import write_model
 
 CUTS = int(os.environ.get("POWER_CUTS", "100"))
-TOLD = "/told/activated"
+TOLD = re.compile("/told/(activated|fails|left)")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A model's whole way under strace."""
+    """A model's whole way up, and back, under strace.
+
+    Attributes:
+        model: folder of the shipped model; unit: of the one that comes up.
+    """
 
     root: Path
     ground: Path
     model: Path
+    unit: Path
     calls: list[Call]
 
     def settings(self, data: Path) -> Settings:
         return settings_of(data, self.ground, self.model)
 
 
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+@pytest.fixture(scope="module", params=list(KINDS))
+def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     folder = tmp_path_factory.mktemp("powercut")
@@ -56,21 +61,25 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     (root / "told").mkdir(parents=True)
     station = Station(folder / "ground")
     station.make_keys()
-    station.model("2.0", scale=2.0)
-    model = write_model(folder / "model")
+    unit = KINDS[request.param].changed(station, "2.0")
+    model = KINDS[request.param].write(folder / "model")
     done = subprocess.run(
         [*STRACE, "-o", str(trace), sys.executable, "-m", "tests.onboard.models.powercut_scenario", str(root),
-         str(station.folder), str(model)],
+         str(station.folder), str(model), str(unit)],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if "Operation not permitted" in done.stderr:
         pytest.skip(f"strace may not trace here: {done.stderr.strip()[:200]}")
     assert done.returncode == 0, done.stderr
-    return Recording(root, station.folder, model, list(calls_of(trace)))
+    return Recording(root, station.folder, model, unit, list(calls_of(trace)))
 
 
-def broken_promise(recording: Recording, data: Path, *, was_told: bool) -> str | None:
-    """What is wrong after the next start; None where every promise is kept."""
+def broken_promise(recording: Recording, data: Path, told: str) -> str | None:
+    """What is wrong after the next start; None where every promise is kept.
+
+    Args:
+        told: the last of what was noted: "activated", "fails", "left"; empty before.
+    """
     settings = recording.settings(data)
     with open_ledger(settings) as ledger:
         reconcile_models(settings, ledger)
@@ -88,8 +97,10 @@ def broken_promise(recording: Recording, data: Path, *, was_told: bool) -> str |
                 check_files(unit, row.files)
         except ModelRefused as error:
             return f"half a model stands: {error}"
-        if was_told and active[0].version != "2.0":
+        if told == "activated" and active[0].version != "2.0":
             return "its activation was answered, and is forgotten"
+        if told == "left" and active[0].version != "1.0":
+            return "it was left, and is active again"
     return None
 
 
@@ -104,22 +115,23 @@ def cuts(
     disk = Disk(recording.root, ignored)
     disk.play(Call("", "mkdir", [f'"{recording.root}/told"'], 0))
     disk.top.sync()
-    broken, at, was_told = [], 0, False
+    broken, at, told = [], 0, ""
     for number, moment in enumerate(moments):
         for call in calls[at : moment + 1]:
             disk.play(call)
-            was_told |= call.name == "mkdir" and TOLD in call.arguments[0]
+            note = TOLD.search(call.arguments[0]) if call.name == "mkdir" else None
+            told = note[1] if note else told
         at = max(at, moment + 1)
         found = folder / f"cut-{number}"
         disk.cut(found, seed=number)
         (found / "data").mkdir(exist_ok=True)
-        wrong = broken_promise(recording, found / "data", was_told=was_told)
+        wrong = broken_promise(recording, found / "data", told)
         broken += [wrong] if wrong else []
         if go_on and not number % go_on:
             settings = recording.settings(found / "data")
-            unit = unit_of(recording.ground / "tiny-2.0")
+            unit = unit_of(recording.unit)
             fly(settings, (recording.ground / "keys" / LIST_FILE).read_bytes(), unit)
-            wrong = broken_promise(recording, found / "data", was_told=True)
+            wrong = broken_promise(recording, found / "data", "activated")
             broken += [f"after going on: {wrong}"] if wrong else []
         shutil.rmtree(found)
     return broken

@@ -12,12 +12,13 @@ import pytest
 
 from engines.manifest import ClassInfo, Manifest
 from engines.open import open_engine
+from engines.testing import IdentityEngine
 from onboard.jobs.ledger import Ledger
 from onboard.models.model_files import ModelFiles
 from onboard.models.reconcile import reconcile_models
 from onboard.models.shadow_figures import Comparison
 from onboard.processes import shadow as shadow_module
-from onboard.processes.shadow import Shadow
+from onboard.processes.shadow import Shadow, ShadowedEngine
 from onboard.settings import Settings, read_settings
 from tests.tiny_heads import HEADS, write_heads_model
 from tests.tiny_model import random_tiles, write_model
@@ -189,6 +190,37 @@ def test_a_candidate_that_hangs_stops_nothing(
     row = ledger.models.get(model_id)
     assert row is not None
     assert row.state == "refused"
+
+
+class Shown:
+    """A candidate that is idle, or busy, and counts what it is shown."""
+
+    def __init__(self) -> None:
+        self.is_idle, self.shown = True, 0
+
+    def offer(self, _request: Callable[[], Any]) -> bool:
+        self.shown += self.is_idle
+        return self.is_idle
+
+
+def test_the_candidate_is_shown_its_share_of_the_batches_and_makes_up_for_two_at_most() -> None:
+    shown = Shown()
+    with IdentityEngine(tile_size=32) as engine:
+        beside = ShadowedEngine(engine, shown, Comparison({}, ()), 0.25)  # type: ignore[arg-type]
+        tiles = np.ones((1, 3, 32, 32), np.uint8)
+
+        def infer(times: int) -> int:
+            before = shown.shown
+            for _ in range(times):
+                beside.infer(tiles)
+            return shown.shown - before
+
+        assert infer(3) == 0
+        assert infer(37) == 10
+        shown.is_idle = False  # it is slow: what it missed is not owed for ever
+        assert infer(100) == 0
+        shown.is_idle = True
+        assert infer(40) <= 12
 
 
 def test_without_the_setting_there_is_no_shadow(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:

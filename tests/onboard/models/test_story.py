@@ -109,7 +109,8 @@ def test_what_is_wrong_is_refused_while_the_service_maps(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("harm", "has_heads"), [("wrong", False), ("worker dies", False), ("one class", False), ("worker dies", True)]
+    ("harm", "has_heads"),
+    [(harm, has_heads) for has_heads in (False, True) for harm in ("wrong", "worker dies", "one class", "memory")],
 )
 def test_a_model_that_fails_in_service_is_left_for_the_last_good_one(
     tmp_path: Path, harm: str, has_heads: bool
@@ -119,7 +120,7 @@ def test_a_model_that_fails_in_service_is_left_for_the_last_good_one(
     if has_heads:
         write_heads_model(tmp_path / "aboard" / "model")
         good = station.heads_model("2.0", heads=RETRAINED)
-        bad = station.heads_model("3.0", heads=RETRAINED, head_changes={"description": harm})
+        bad = station.heads_model("3.0", heads=RETRAINED, only_head="light", head_changes={"description": harm})
     else:
         good = station.model("2.0", scale=2.0)
         bad = station.model("3.0", manifest={"description": harm}, scale=3.0)
@@ -129,13 +130,25 @@ def test_a_model_that_fails_in_service_is_left_for_the_last_good_one(
             assert station.push(folder, served.url) == 0
         wait_for_state(served, "3.0", "verified")
         activate(served, "2.0")
-        assert mapped_by(served, 1) == "2.0"
+        heads = {"heads": "bands,light"} if has_heads else {}
+
+        def mapped_with(seed: int) -> str:
+            return mapped_by(served, seed, 60, **heads)
+
+        assert mapped_with(1) == "2.0"
         activate(served, "3.0")
-        mapped = [mapped_by(served, seed) for seed in (2, 3, 4)]
+        mapped = [mapped_with(seed) for seed in (2, 3, 4)]
         assert mapped == (["3.0", "3.0", "2.0"] if harm == "one class" else ["2.0"] * 3)
         states = {version: model["state"] for version, model in models_of(served).items()}
         assert states == {"1.0": "standby", "2.0": "active", "3.0": "retired"}
     assert kinds(served).count("model-rolled-back") == 1
+    if harm == "one class":
+        assert ("by its head light" in _text_of(served, "model-rolled-back")) == has_heads
+
+
+def _text_of(served: Served, kind: str) -> str:
+    with served.ledger() as ledger:
+        return next(event.text for event in ledger.events.page(limit=1000) if event.kind == kind)
 
 
 def test_a_head_comes_up_a_bad_link_is_verified_shadowed_and_maps_beside_the_others(

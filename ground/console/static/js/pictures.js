@@ -35,13 +35,19 @@ async function list() {
   byId("pictures-older").hidden = offset + PAGE >= found.count;
 }
 
+/** The map of a head as a picture, where it has come. */
+function picture(id, head, number) {
+  if (!head.has_quicklook) return null;
+  const which = number ? `?head=${encodeURIComponent(head.asset)}` : "";
+  return el("img", { src: `api/maps/${encodeURIComponent(id)}/quicklook${which}`, alt: `The map${number ? ` of ${head.name}` : ""} as a picture; its classes are in the legend below` });
+}
+
 async function show(id) {
   const detail = await get(`api/maps/${encodeURIComponent(id)}`);
   const dialog = byId("picture");
   fill(dialog,
     el("h3", { id: "picture-title", class: "detail-title" }, detail.title),
-    detail.has_quicklook ? el("img", { src: `api/maps/${encodeURIComponent(id)}/quicklook`, alt: "The map as a picture; its classes are in the first legend below" }) : null,
-    doubts(detail), ...detail.heads.map((head) => legend(head, detail.heads.length > 1)), facts(detail),
+    doubts(detail), ...detail.heads.flatMap((head, number) => [picture(id, head, number), legend(head, detail.heads.length > 1)]), facts(detail),
     el("p", {}, el("button", { type: "button", click: () => dialog.close() }, "Close")));
   dialog.showModal();
 }
