@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import transform as warp
 
-from ground.polygons.tiles import Floats, Tile
+from products.polygons.tiles import Floats, Tile
 
 Points = NDArray[np.float64]
 _DEGREES: Final = "EPSG:4326"
