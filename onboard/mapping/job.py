@@ -107,6 +107,10 @@ class Job:
             product["grid"] = self.resolution.grid
         if self.request.quicklook != DEFAULT_KIND:  # maps made before there was a choice stay as they are
             product["quicklook"] = self.request.quicklook
+        if self.request.earlier is not None:
+            product["changes"] = self.request.earlier.key
+        if self.request.polygons:
+            product["polygons"] = list(self.request.polygons)
         return hashlib.sha256(identity_bytes(product)).hexdigest()
 
     def published(self) -> dict[str, Any] | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from engines.manifest import ClassInfo
-from onboard.files import publish_folder, storage_error
+from onboard.files import publish_folder, sha256_file, storage_error
 from onboard.mapping.areas import MapGround, measure_areas
 from onboard.mapping.canvas import Canvas, Layer
+from onboard.mapping.changes import CHANGES, MapChanges, NewMap, NewRaster, compare
 from onboard.mapping.control import MapObserver
 from onboard.mapping.enlarge import enlarge
 from onboard.mapping.familiarity import MapFamiliarity, map_familiarity
@@ -22,10 +24,12 @@ from onboard.mapping.job import Job
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.malloc import return_freed_memory
 from onboard.mapping.pipeline import PipelineStats
-from onboard.mapping.product import count_classes, sieve, write_confidence, write_map
+from onboard.mapping.polygons import write_polygons
+from onboard.mapping.product import count_classes, sieve, write_changes, write_confidence, write_map
 from onboard.mapping.quicklook import QUICKLOOK, Facts, write_quicklook
 from onboard.mapping.stac import HeadFacts, ItemFacts, rfc3339, write_item
 from onboard.mapping.thumbnail import SceneThumbnail
+from products.change.rebuild import AFTER, BEFORE
 
 
 def publish(
@@ -53,13 +57,21 @@ def publish(
         raise storage_error(error, staged) from error
     heads = [_write_head(job, canvas, number, staged) for number in range(len(canvas.heads))]
     first = heads[0]
-    facts = _quicklook_facts(job, first.counts, canvas)
-    write_quicklook(job.request.quicklook, staged / "map.tif", staged / QUICKLOOK, thumbnail, facts)
+    shown = _quicklook_facts(job, first.counts, canvas)
+    write_quicklook(job.request.quicklook, staged / "map.tif", staged / QUICKLOOK, thumbnail, shown)
+    changes = _write_changes(job, canvas, heads)
+    polygons = [name for head in heads for name in head.polygons(job.request.polygons)]
     areas = measure_areas(job.request.areas, MapGround(first.classes, job.georeference, first.legend, first.counts))
-    item = write_item(_item_facts(job, heads, stats, canvas, observer, areas), staged)
+    facts = _item_facts(job, heads, stats, canvas, observer, areas)
+    if changes is not None:
+        titles = {head.raster.changes_name: f"what changed since {changes.facts['earlier']}" for head in changes.heads}
+        facts = replace(facts, changes=titles, own={**facts.own, CHANGES: changes.facts})
+    item = write_item(replace(facts, polygons=polygons), staged)
     for head in heads:
         for layer, path in head.written:
             check_written(layer, path)
+    for changed in () if changes is None else changes.heads:
+        check_written(changed.layer, staged / f"{changed.raster.changes_name}.tif")
     # The files equal the canvas; the canvas itself may have changed since it was checked.
     if repair_canvas(canvas, job.grid, observer):
         raise ProductDamaged("the canvas changed while the map was written")
@@ -84,6 +96,16 @@ class _HeadProduct:
     counts: list[int]
     written: tuple[tuple[Layer, Path], ...]
 
+    @property
+    def path(self) -> Path:
+        """Of its file."""
+        return self.written[0][1]
+
+    def polygons(self, formats: Sequence[str]) -> list[str]:
+        """Writes polygons of it in these formats; gives the files' names."""
+        confidence = self.written[1][1] if len(self.written) > 1 else None
+        return write_polygons(self.path, confidence, self.legend, formats) if formats else []
+
 
 def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadProduct:
     """Writes the files of one head: NAME.tif and NAME-confidence.tif, map.tif and confidence.tif of the first."""
@@ -99,6 +121,32 @@ def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadPro
         written.append((_on_map_grid(job, canvas, head.confidence), path))
         write_confidence(written[-1][0], path, georeference=georeference, tags=tags)
     return _HeadProduct(legend, layer, count_classes(layer, legend).tolist(), tuple(written))
+
+
+def _write_changes(job: Job, canvas: Canvas, heads: list[_HeadProduct]) -> MapChanges | None:
+    """Writes changes.tif, and NAME-changes.tif of further heads, where an earlier map lies on this one's grid."""
+    if job.request.earlier is None:
+        return None
+    georeference, (width, height) = job.georeference, job.resolution.map_size
+    model = job.engine.manifest
+    rasters = [NewRaster(head.path.stem, head.legend, head.classes, sha256_file(head.path)) for head in heads]
+    new = NewMap(georeference, width, height, _time(job), rasters, f"{model.name} {model.version}")
+    changes = compare(new, job.request.earlier, canvas.folder)
+    for head in changes.heads:
+        number = rasters.index(head.raster)
+        tags = _tags(job, number) | {BEFORE: head.before, AFTER: head.raster.sha256}
+        path = heads[number].path.with_name(f"{head.raster.changes_name}.tif")
+        write_changes(head.layer, path, georeference=georeference, classes=head.raster.classes, tags=tags)
+    return changes
+
+
+def _time(job: Job) -> str:
+    """RFC 3339, of the map: of its scene's acquisition, else of its reception."""
+    return job.scene.acquired or job.request.acquired or rfc3339(_received(job))
+
+
+def _received(job: Job) -> datetime:
+    return datetime.fromtimestamp(job.request.scene.stat().st_mtime, timezone.utc)
 
 
 def _on_map_grid(job: Job, canvas: Canvas, layer: Layer) -> Layer:
@@ -160,14 +208,13 @@ def _item_facts(
     pixel_m2 = georeference.pixel_area_m2(width, height)
     area_m2 = None if pixel_m2 is None else pixel_m2 * width * height
     acquired = job.scene.acquired or job.request.acquired
-    received = datetime.fromtimestamp(job.request.scene.stat().st_mtime, timezone.utc)
     return ItemFacts(
         name=job.request.folder_name,
         scene_name=job.request.title or job.request.scene.name,
         scene_sha256=next(iter(job.scene_files.values())),
         acquired=acquired,
         unread_time=job.scene.time_text,
-        received=received,
+        received=_received(job),
         georeference=georeference,
         width=width,
         height=height,
@@ -205,7 +252,7 @@ def _item_facts(
                 **job.engine.choice.as_json(),
             },
             "assumptions": [asdict(assumption) for assumption in job.scene.assumptions],
-            **({"areas": observer.compared_areas(areas, acquired or rfc3339(received))} if areas else {}),
+            **({"areas": observer.compared_areas(areas, _time(job))} if areas else {}),
             **job.request.own,
             **observer.item_properties(tiles=len(job.grid), area_m2=area_m2),
         },

@@ -81,6 +81,12 @@ def place_of(dataset: Any) -> Place:
     return Place(place.kind, place.crs, place.coordinates, _equal_area(place, dataset.width, dataset.height))
 
 
+def grid_place(crs: CRS, transform: Any, width: int, height: int) -> Place:
+    """The place of a raster on a grid of a CRS, without a file of it."""
+    place = Place("grid", crs, _by_affine(transform), None)
+    return Place(place.kind, crs, place.coordinates, _equal_area(place, width, height))
+
+
 def _by_affine(transform: Any) -> Callable[[Points], Points]:
     # Of column and minus row.
     matrix = np.array([[transform.a, -transform.b], [transform.d, -transform.e]])
