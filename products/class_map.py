@@ -92,8 +92,10 @@ def write_cog(source: Path, target: Path, options: Mapping[str, str], resampling
     Raises:
         RasterioError: it cannot be written.
     """
-    overviews = {} if build_overviews(source, resampling) else {"OVERVIEWS": "NONE"}
-    rasterio.shutil.copy(source, target, driver="COG", **{**options, **overviews})
+    # EMPTY_DIR, which readers of strange files set, would hide the overviews from the driver.
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
+        overviews = {} if build_overviews(source, resampling) else {"OVERVIEWS": "NONE"}
+        rasterio.shutil.copy(source, target, driver="COG", **{**options, **overviews})
 
 
 def build_overviews(source: Path, resampling: Resampling) -> bool:

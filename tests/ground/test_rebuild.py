@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,26 @@ import httpx
 import numpy as np
 import pytest
 import rasterio
+import uvicorn
 from rasterio import Affine
 
 from engines.open import open_engine
 from ground.link import Link
 from ground.station import PassReport, Station
+from onboard.api.app import app_of
+from onboard.api.downlink import held_of
+from onboard.api.service import Service
 from onboard.downlink.retention import make_room
+from onboard.jobs.ledger import Ledger
+from onboard.jobs.mapping_config import MappingConfig
+from onboard.jobs.published import map_row_of
+from onboard.jobs.reconcile import reconcile
 from onboard.mapping import run
 from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.mapping.run import MapRequest, map_scene
-from onboard.settings import Settings
+from onboard.settings import Settings, read_settings
 from products.class_map import map_options
-from tests.onboard.service import Served, running
+from tests.onboard.api.conftest import running as in_thread
 from tests.tiny_heads import HEADS, write_heads_model
 from tests.tiny_model import write_model
 
@@ -69,46 +79,69 @@ def maps_of_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_maps(folder, write_heads_model(folder / "model"), tuple(HEADS))
 
 
+@dataclass
+class Aboard:
+    """The API of a service in a thread; nothing maps there."""
+
+    data: Path
+    url: str
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.data / "ledger.sqlite")
+
+
 @pytest.fixture
-def serving(maps: Path, tmp_path: Path) -> Iterator[Served]:
+def serving(maps: Path, tmp_path: Path) -> Iterator[Aboard]:
     """A service that holds both maps and knows that the ground has the first."""
-    yield from served(maps, tmp_path)
+    with served(maps, tmp_path) as aboard:
+        yield aboard
 
 
-def served(maps: Path, tmp_path: Path, **settings: str) -> Iterator[Served]:
+@contextmanager
+def served(maps: Path, tmp_path: Path, *, receipt: bool = True, **more: Any) -> Iterator[Aboard]:
     shutil.copytree(maps, tmp_path / "data" / "maps")
     dest = tmp_path / "dest" / "first"
     shutil.copytree(maps / "first", dest)
     (dest / "receipt.json").write_text(json.dumps({"map": "first"}))
-    more = {"ONBOARD_CHANGES_FIRST": "true", "ONBOARD_MAP_SCRUB_BYTES_PER_S": "0"} | settings
-    with running(tmp_path / "data", **more) as service:
-        answer = httpx.post(f"{service.url}/maps/first/receipt", json={"sha256": sha256(maps / "first" / "map.tif")})
-        assert answer.status_code == 200, answer.text
-        yield service
+    options: dict[str, Any] = {
+        "model": str(maps.parent / "model"),
+        "changes_first": True,
+        "max_requests_per_s": 1e5,
+    } | more
+    settings = read_settings(data_dir=tmp_path / "data", **options)
+    with Ledger(settings.ledger_path) as ledger:
+        reconcile(settings, ledger)
+        if receipt:
+            ledger.maps.record_receipt("first")
+    service = Service(settings, MappingConfig.of(settings))
+    config = uvicorn.Config(app_of(service), port=0, log_level="error")
+    with in_thread(config) as (host, port):
+        yield Aboard(settings.data_dir, f"http://{host}:{port}")
+    service.close()
 
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def pull(service: Served, dest: Path, **options: Any) -> tuple[PassReport, list[str]]:
+def pull(service: Aboard, dest: Path, **options: Any) -> tuple[PassReport, list[str]]:
     lines: list[str] = []
     with Link(service.url) as link:
         return Station(link, dest, lines.append, **options).pull(), lines
 
 
-def planned(service: Served, **query: Any) -> set[str]:
+def planned(service: Aboard, **query: Any) -> set[str]:
     answer = httpx.get(f"{service.url}/downlink/plan", params=query).json()
     return {item["asset"] for item in answer["items"] if item["map"] == "second"}
 
 
-def delivered(service: Served, name: str) -> bool:
+def delivered(service: Aboard, name: str) -> bool:
     with service.ledger() as ledger:
         row = ledger.maps.get(name)
         return row is not None and row.delivered is not None
 
 
-def test_a_map_comes_as_its_changes_and_is_made_byte_for_byte(serving: Served, maps: Path, tmp_path: Path) -> None:
+def test_a_map_comes_as_its_changes_and_is_made_byte_for_byte(serving: Aboard, maps: Path, tmp_path: Path) -> None:
     assert planned(serving) == {"map.tif", "map.json", "quicklook.webp"}, "an earlier station gets whole maps"
     assert planned(serving, changes="true", whole="second") == {"map.tif", "map.json", "quicklook.webp"}
     assert planned(serving, changes="true") == {"changes.tif", "map.json", "quicklook.webp"}
@@ -124,7 +157,7 @@ def test_a_map_comes_as_its_changes_and_is_made_byte_for_byte(serving: Served, m
 
 
 def test_without_the_earlier_map_the_whole_comes_and_until_then_it_stays_aboard(
-    serving: Served, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: Aboard, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(tmp_path / "dest" / "first")
     # First a pass that ends with the changes: they are no map, so nothing aboard counts as delivered.
@@ -145,7 +178,7 @@ def test_without_the_earlier_map_the_whole_comes_and_until_then_it_stays_aboard(
 
 
 def test_other_bytes_than_aboard_have_the_whole_fetched(
-    serving: Served, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: Aboard, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = map_options(4) | {"LEVEL": "1"}
     monkeypatch.setattr("products.change.rebuild.map_options", lambda _: options)
@@ -156,7 +189,7 @@ def test_other_bytes_than_aboard_have_the_whole_fetched(
 
 
 def test_damaged_changes_on_the_ground_are_fetched_again(
-    serving: Served, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: Aboard, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:  # the station is killed when the changes have come
         patch.setattr(Station, "_rebuild", lambda *_: None)
@@ -172,14 +205,14 @@ def test_damaged_changes_on_the_ground_are_fetched_again(
     assert sha256(tmp_path / "dest" / "second" / "map.tif") == sha256(maps / "second" / "map.tif")
 
 
-def test_an_earlier_map_that_was_erased_aboard_still_counts_as_the_grounds(serving: Served, tmp_path: Path) -> None:
+def test_an_earlier_map_that_was_erased_aboard_still_counts_as_the_grounds(serving: Aboard, tmp_path: Path) -> None:
     with serving.ledger() as ledger:
         assert ledger.maps.remove("first")
     shutil.rmtree(serving.data / "maps" / "first")
     assert pull(serving, tmp_path / "dest")[0].rebuilt == ["second"]
 
 
-def test_a_damaged_earlier_map_on_the_ground_has_the_whole_fetched(serving: Served, maps: Path, tmp_path: Path) -> None:
+def test_a_damaged_earlier_map_on_the_ground_has_the_whole_fetched(serving: Aboard, maps: Path, tmp_path: Path) -> None:
     path = tmp_path / "dest" / "first" / "map.tif"
     path.write_bytes(path.read_bytes() + b"\0")
     report, lines = pull(serving, tmp_path / "dest")
@@ -188,22 +221,38 @@ def test_a_damaged_earlier_map_on_the_ground_has_the_whole_fetched(serving: Serv
     assert sha256(tmp_path / "dest" / "second" / "map.tif") == sha256(maps / "second" / "map.tif")
 
 
-def test_whole_asks_for_no_changes(serving: Served, tmp_path: Path) -> None:
+def test_whole_asks_for_no_changes(serving: Aboard, tmp_path: Path) -> None:
     report, _ = pull(serving, tmp_path / "dest", takes_changes=False)
     assert (report.maps, report.rebuilt) == (["second"], [])
     assert not (tmp_path / "dest" / "second" / "changes.tif").exists()
 
 
 def test_without_the_setting_maps_go_whole(maps: Path, tmp_path: Path) -> None:
-    for service in served(maps, tmp_path, ONBOARD_CHANGES_FIRST="false"):
+    with served(maps, tmp_path, changes_first=False) as service:
         assert planned(service, changes="true") == {"map.tif", "map.json", "quicklook.webp"}
+
+
+def test_changes_since_a_map_that_the_ground_does_not_have_stand_in_for_nothing(maps: Path, tmp_path: Path) -> None:
+    with served(maps, tmp_path, receipt=False) as service:
+        assert planned(service, changes="true") == {"map.tif", "map.json", "quicklook.webp"}
+
+
+def test_changes_longer_than_the_map_stand_in_for_nothing(maps: Path) -> None:
+    """As of two dates whose pixels lie half a pixel apart."""
+    row = map_row_of(maps / "second")
+    assert row is not None
+    assert held_of(row, lambda *_: True).since == "first"
+    row.assets["changes.tif"]["bytes"] = row.assets["map.tif"]["bytes"]  # type: ignore[index]
+    held = held_of(row, lambda *_: True)
+    assert held.since == ""
+    assert "changes.tif" not in held.files
 
 
 def test_maps_of_all_heads_are_made_of_their_changes(maps_of_heads: Path, tmp_path: Path) -> None:
     names = {path.name for path in (maps_of_heads / "second").glob("*.tif")}
     assert len(names) == 4
     assert "changes.tif" in names
-    for service in served(maps_of_heads, tmp_path):
+    with served(maps_of_heads, tmp_path) as service:
         assert pull(service, tmp_path / "dest")[0].rebuilt == ["second"]
         for name in sorted(names):
             assert sha256(tmp_path / "dest" / "second" / name) == sha256(maps_of_heads / "second" / name)

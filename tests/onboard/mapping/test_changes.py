@@ -112,11 +112,17 @@ def test_the_item_and_the_raster_say_what_changed(
         assert (file.tags()["CLASS_0"], file.tags()["CLASS_1"]) == ("unchanged", "now no data")
 
 
-@pytest.mark.parametrize("place", ["grid", "custom"])
-def test_the_later_map_is_made_of_the_earlier_one_and_the_changes_byte_for_byte(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(("place", "times"), [("grid", 1), ("custom", 1), ("grid", 4)])
+def test_the_later_map_is_made_of_the_earlier_one_and_the_changes_byte_for_byte(
+    tmp_path: Path, place: str, times: int
+) -> None:
+    """The last one has overviews."""
     grid = GRID if place == "grid" else {**GRID, "crs": "+proj=laea +lat_0=25.1 +lon_0=55.2 +datum=WGS84 +units=m"}
-    first = mapped(tmp_path, "first", blocks(), **grid)
-    second = mapped(tmp_path, "second", later(blocks()), first, **grid)
+    codes = np.tile(blocks(), (times, times))
+    first = mapped(tmp_path, "first", codes, **grid)
+    second = mapped(tmp_path, "second", later(codes), first, **grid)
+    with rasterio.open(second / "map.tif") as file:
+        assert bool(file.overviews(1)) == (times > 1)
     rebuild(first / "map.tif", second / "changes.tif", tmp_path / "map.tif")
     assert (tmp_path / "map.tif").read_bytes() == (second / "map.tif").read_bytes()
 
