@@ -1,37 +1,42 @@
-"""What would fly if changes were sent instead of maps: bytes on two dates of one place, made by honest edits."""
+"""What flies when changes are sent in place of maps: bytes on two dates of one place, made by honest edits."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio import Affine
 
 from benchmarks.compression import _scenes, _unlocated
 from engines.manifest import ClassInfo
 from engines.open import open_engine
-from onboard.mapping.canvas import Layer
-from onboard.mapping.product import write_map
+from onboard.mapping.changes import EarlierMaps, read_earlier_map
+from onboard.mapping.product import CHANGE_OPTIONS
 from onboard.mapping.run import MapRequest, map_scene
-from onboard.scene.georeference import georeference_of
+from products.change.rebuild import rebuild
+from products.errors import ProductError
 
 Pixels = NDArray[np.uint8]
 _BLOCK = 320
 _LIGHTER, _NOISE = 1.03, 2.0
 """Of another day: brightness, and the sensor's noise in steps of 255."""
-CHANGE_OPTIONS = {
-    "COMPRESS": "ZSTD", "LEVEL": "17", "BLOCKSIZE": "512", "OVERVIEWS": "NONE", "NBITS": "4", "SPARSE_OK": "YES",
-}  # fmt: skip
-"""As small as a raster of changes becomes: a nibble a pixel, blocks without a change left out."""
+_PLACE: dict[str, Any] = {"crs": "EPSG:32640", "transform": Affine(1, 0, 325000, 0, -1, 2788000)}
+"""Made: the scene has none, and without one no map lies on another's grid."""
+_POLYGONS = ("geoparquet", "flatgeobuf")
 
 
 def bytes_of_changes(folder: Path, *, quick: bool) -> None:
-    """Bytes of changes.tif beside the whole map's, and whether the map can be made of it byte for byte."""
+    """Bytes of changes.tif beside the whole map's as the satellite writes both; whether the ground makes the map."""
     scenes = _scenes(folder, quick=False)
     scene = next((path for path in scenes if path.stem == "scene_5"), scenes[0])
     with open_engine(None) as engine, tempfile.TemporaryDirectory(dir=folder) as work_name:
@@ -41,19 +46,22 @@ def bytes_of_changes(folder: Path, *, quick: bool) -> None:
         if quick:
             pixels = pixels[:, :1024, :1024]
         first = _mapped(work, "first", pixels, engine)
-        before = _codes(first)
-        print(f"{scene.name}, {before.shape[1]} x {before.shape[0]}; the first map: {first.stat().st_size:,} bytes")
-        print(f"{'the second date':<38} {'changed':>8} {'map.tif':>9} {'changes.tif':>11}   whole map of it")
+        before = _codes(first / "map.tif")
+        print(f"{scene.name}, {before.shape[1]} x {before.shape[0]}; map.tif {_size(first / 'map.tif'):,} bytes")
+        polygons = ", ".join(f"{path.name} {_size(path):,}" for path in sorted(first.glob("polygons.*")))
+        print(f"its polygons aboard: {polygons or 'none: the extra polygons is not installed'}")
+        print(
+            f"{'the second date':<38} {'changed':>8} {'map.tif':>9} {'changes.tif':>11} {'share':>6} {'from-to':>9} "
+            f"{'rebuilt in':>10}"
+        )
         for name, later in _later(pixels, before, classes):
-            path = _mapped(work, name.split(",")[0].replace(" ", "_"), later, engine)
-            after = _codes(path)
-            change = np.where(before == after, 0, after + 1).astype(np.uint8)
-            size = _change_bytes(work, change)
-            rebuilt = np.where(change == 0, before, change - 1).astype(np.uint8)
-            same = _digest(_rebuilt(work, rebuilt, path, classes)) == _digest(path)
+            map_folder = _mapped(work, name.split(",")[0].replace(" ", "_"), later, engine, first)
+            whole, changes = _size(map_folder / "map.tif"), _size(map_folder / "changes.tif")
+            facts = json.loads((map_folder / "map.json").read_text())["properties"]["onboard:changes"]
+            from_to = _from_to_bytes(work, before, _codes(map_folder / "map.tif"))
             print(
-                f"{name:<38} {np.count_nonzero(change) / change.size:8.2%} {path.stat().st_size:9,} {size:11,}   "
-                f"{'same bytes' if same else 'OTHER BYTES'}",
+                f"{name:<38} {facts['share_changed']:8.2%} {whole:9,} {changes:11,} {changes / whole:6.2f} "
+                f"{from_to:9,} {_rebuilt(work, first, map_folder)}",
                 flush=True,
             )
 
@@ -84,40 +92,62 @@ def _most_of(codes: Pixels, code: int, side: int) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _mapped(work: Path, name: str, pixels: Pixels, engine: object) -> Path:
+def _mapped(work: Path, name: str, pixels: Pixels, engine: object, earlier: Path | None = None) -> Path:
+    """Maps a scene with what changed since an earlier map; the first one also as polygons. Gives the map's folder."""
     scene = work / f"{name}.tif"
     profile = {"width": pixels.shape[2], "height": pixels.shape[1], "count": 3, "dtype": "uint8", "tiled": True}
-    with _unlocated(), rasterio.open(scene, "w", "GTiff", compress="deflate", **profile) as file:
+    with rasterio.open(scene, "w", "GTiff", compress="deflate", **profile, **_PLACE) as file:
         file.write(pixels)
-    return map_scene(MapRequest(scene, work / "maps"), engine).map_path  # type: ignore[arg-type]
+    request = MapRequest(scene, work / "maps")
+    if earlier is None:
+        request = replace(request, polygons=_POLYGONS if _has_polygons() else ())
+    else:
+        found = read_earlier_map(earlier)
+        request = replace(request, earlier=EarlierMaps(lambda: [found] if found else [], "first", any_time=True))
+    return map_scene(request, engine).folder  # type: ignore[arg-type]
+
+
+def _has_polygons() -> bool:
+    from onboard.errors import OptionsRefused
+    from onboard.mapping.polygons import check_packages
+
+    try:
+        check_packages()
+    except OptionsRefused:
+        return False
+    return True
 
 
 def _codes(path: Path) -> Pixels:
-    with _unlocated(), rasterio.open(path) as file:
+    with rasterio.open(path) as file:
         codes: Pixels = file.read(1)
     return codes
 
 
-def _change_bytes(work: Path, change: Pixels) -> int:
-    profile = {"width": change.shape[1], "height": change.shape[0], "count": 1, "dtype": "uint8", "nodata": 0}
+def _from_to_bytes(work: Path, before: Pixels, after: Pixels) -> int:
+    """The same with a code for each pair of classes, as `ground change` writes it: 8 bits."""
+    classes = int(max(before.max(), after.max())) + 1
+    pairs = np.where(before == after, 0, before * classes + after + 1).astype(np.uint8)
+    profile = {"width": pairs.shape[1], "height": pairs.shape[0], "count": 1, "dtype": "uint8", "nodata": 0}
+    options = {**CHANGE_OPTIONS, "NBITS": "8"}
     with _unlocated():
         with rasterio.open(work / "plain.tif", "w", "GTiff", tiled=True, **profile) as file:
-            file.write(change, 1)
-        rasterio.shutil.copy(work / "plain.tif", work / "changes.tif", driver="COG", **CHANGE_OPTIONS)
-    return (work / "changes.tif").stat().st_size
+            file.write(pairs, 1)
+        rasterio.shutil.copy(work / "plain.tif", work / "from-to.tif", driver="COG", **options)
+    return _size(work / "from-to.tif")
 
 
-def _rebuilt(work: Path, codes: Pixels, like: Path, classes: tuple[ClassInfo, ...]) -> Path:
-    """A map of these codes as the satellite writes it, with the tags of another."""
-    with _unlocated(), rasterio.open(like) as file:
-        tags = {key: value for key, value in file.tags().items() if not key.startswith(("CLASS_", "AREA_OR"))}
-        georeference = georeference_of(file)
-    layer = Layer(work / "layer", width=codes.shape[1], height=codes.shape[0])
-    codes.tofile(work / "layer")
-    write_map(layer, work / "rebuilt.tif", georeference=georeference, classes=classes, tags=tags)
-    layer.close()
-    return work / "rebuilt.tif"
+def _rebuilt(work: Path, first: Path, second: Path) -> str:
+    """Time that the ground takes to make the map, or that its bytes are others."""
+    begin = time.perf_counter()
+    try:
+        rebuild(first / "map.tif", second / "changes.tif", work / "rebuilt.tif")
+    except ProductError:
+        return "OTHER BYTES"
+    seconds = time.perf_counter() - begin
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (work / "rebuilt.tif", second / "map.tif")]
+    return f"{seconds:.1f} s, same bytes" if digests[0] == digests[1] else "OTHER BYTES"
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -13,7 +13,7 @@ import sys
 import tokenize
 from pathlib import Path
 
-PACKAGES = ("engines", "telemetry", "onboard", "ground", "trainer", "benchmarks")
+PACKAGES = ("engines", "telemetry", "onboard", "ground", "products", "trainer", "benchmarks")
 _NESTING = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 _BRANCHES = (ast.If, ast.For, ast.While, ast.AsyncFor, ast.ExceptHandler, ast.IfExp, ast.match_case)
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)

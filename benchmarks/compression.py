@@ -19,8 +19,9 @@ from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
 from engines.open import open_engine
-from onboard.mapping.product import map_options, overview_levels
+from onboard.mapping.product import map_options
 from onboard.mapping.run import MapRequest, map_scene
+from products.class_map import overview_levels
 from trainer.data.landscape import write_landscape
 
 POWERS_OF_TWO = [2, 4, 8, 16]

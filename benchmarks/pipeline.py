@@ -20,11 +20,12 @@ from engines.engine import Engine
 from engines.manifest import ClassInfo
 from engines.open import open_engine
 from engines.testing import IdentityEngine
-from onboard.mapping.product import map_options, overview_levels
+from onboard.mapping.product import map_options
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.reader import Scene, SceneOptions
+from products.class_map import overview_levels
 from trainer.data.landscape import write_landscape
 
 

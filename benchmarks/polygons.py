@@ -130,7 +130,7 @@ def main() -> None:
         "gdal to a file": _gdal_to_file,
     }
     (arguments.work / "edges").mkdir(exist_ok=True)
-    import ground.polygons.write  # noqa: F401 -- loaded before the clock starts
+    import products.polygons.write  # noqa: F401 -- loaded before the clock starts
 
     begin = time.process_time()
     with warnings.catch_warnings():

@@ -19,6 +19,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY engines /src/engines
 COPY ground /src/ground
 COPY onboard /src/onboard
+COPY products /src/products
 COPY telemetry /src/telemetry
 COPY trainer /src/trainer
 WORKDIR /src

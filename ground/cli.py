@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     pull.add_argument("--bytes", type=_bytes, help="received at most, like 20MB (default: no end)")
     pull.add_argument("--window", type=_seconds, help="how long the pass lasts, like 8m (default: no end)")
+    pull.add_argument(
+        "--whole", action="store_true",
+        help="fetch maps whole, never the changes since an earlier one in their place",
+    )  # fmt: skip
     pull.add_argument("--quiet", action="store_true", help="print nothing but errors")
     pull.add_argument("--json", action="store_true", help="print one machine-readable report")
     pull.set_defaults(command=_pull)
@@ -186,7 +190,9 @@ def _pull(options: argparse.Namespace) -> int:
         if moved and spoken:
             screen.line(f"{count(moved, 'map')} moved: {options.dest} has the layout {options.layout} now")
     with _link(options, window) as link, screen.progress(spoken and sys.stderr.isatty()) as progress:
-        station = Station(link, options.dest, screen.line if spoken else None, progress)
+        station = Station(
+            link, options.dest, screen.line if spoken else None, progress, takes_changes=not options.whole
+        )
         with pass_going_on(options.dest):
             report = _logged(station, options)
     if options.json:

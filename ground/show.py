@@ -115,6 +115,7 @@ def report_line(report: PassReport) -> str:
     left += f"; {count(len(report.damaged), 'map')} damaged" if report.damaged else ""
     left += f"; {count(len(report.gone), 'map')} gone aboard" if report.gone else ""
     maps, files = count(len(report.maps), "map"), count(others, "other file")
+    maps += f" ({len(report.rebuilt)} of them made of changes)" if report.rebuilt else ""
     return f"{maps}{coarse} and {files}, {size(report.received_bytes)}{again}{left}"
 
 

@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ground.answers import Checked, Plan, PlannedFile, ReceiptTaken
 from ground.catalog import write_catalog
 from ground.errors import AskedWrong, DiskFailed, MapDamaged
 from ground.folders import COARSE, ITEM, MAP, RECEIPT, MapFolders
 from ground.link import Link, WindowClosed
+from ground.rebuild import CHANGES, ChangesDamaged, NotRebuilt, awaits_rebuild, can_rebuild, rebuild_map
 from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of
 
 __all__ = ["COARSE", "ITEM", "MAP", "RECEIPT", "Notify", "PassReport", "Station"]
@@ -24,6 +26,9 @@ __all__ = ["COARSE", "ITEM", "MAP", "RECEIPT", "Notify", "PassReport", "Station"
 NOT_FOUND, ANOTHER_DIGEST = 404, 409
 MOST_PLANS = 200
 """Plans in one pass: an honest satellite needs a few, one that names ever new files is left for this pass."""
+
+MOST_WHOLE = 400
+"""Maps that a plan is asked for whole; beyond, all are."""
 
 Notify = Callable[[str], None]
 """Called with one line for people."""
@@ -37,6 +42,7 @@ class PassReport:
         maps: ids of maps that came whole in this pass; ``receipts`` ids acknowledged in it.
         files: files that came whole.
         coarse: ids of which a coarse head came.
+        rebuilt: ids of maps that were made of an earlier one and of the changes that came.
         received_bytes, repeated_bytes: over the link, in files.
         damaged: ids of maps whose bytes aboard are not those that were promised.
         gone: ids of maps that were planned and are not aboard any more.
@@ -49,6 +55,7 @@ class PassReport:
     receipts: list[str] = field(default_factory=list)
     files: int = 0
     coarse: list[str] = field(default_factory=list)
+    rebuilt: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     why: dict[str, str] = field(default_factory=dict)
@@ -76,10 +83,17 @@ class Station:
         folder: DEST.
         notify: takes what happens, a line each.
         progress: called with (bytes done, bytes planned).
+        takes_changes: whether changes may come in place of a map, which is then made here.
     """
 
     def __init__(
-        self, link: Link, folder: Path, notify: Notify | None = None, progress: Callable[[int, int], None] | None = None
+        self,
+        link: Link,
+        folder: Path,
+        notify: Notify | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        takes_changes: bool = True,
     ) -> None:
         self.link, self.folder = link, folder
         self.notify = notify or (lambda _: None)
@@ -88,6 +102,8 @@ class Station:
         self.report = PassReport()
         """Of the last pass, or of the one that is going on."""
         self._superseded: set[tuple[str, str]] = set()
+        self._takes_changes = takes_changes and can_rebuild()
+        self._wanted_whole: set[str] = set()
         self._folders: MapFolders
 
     def pull(self) -> PassReport:
@@ -105,6 +121,9 @@ class Station:
             for name in self._unacknowledged():
                 self._acknowledge(name, report)
             self._acknowledge_again(report)
+            for name in self._folders.names():
+                if awaits_rebuild(self._folders.path(name)):
+                    self._rebuild(name, report)
             self._fetch_planned(report)
         except WindowClosed:
             report.window_closed = True
@@ -189,7 +208,9 @@ class Station:
     def _plan(self, held: int) -> tuple[list[PlanItem], int]:
         """What to fetch, and how many maps it leaves out for want of bytes."""
         left = self.link.window.bytes_left
-        query = {} if left is None else {"bytes": left + held}
+        query: dict[str, Any] = {} if left is None else {"bytes": left + held}
+        if self._takes_changes and len(self._wanted_whole) <= MOST_WHOLE:
+            query |= {"changes": "true", "whole": sorted(self._wanted_whole)}
         plan = self.link.read(Plan, "GET", "/downlink/plan", params=query)
         return [self._item(row) for row in plan.items], plan.left_out
 
@@ -220,11 +241,33 @@ class Station:
             self.notify(f"{item.map}: a coarse map, {item.wanted.length:,} of {item.wanted.bytes:,} bytes")
             return
         report.files += 1
+        if item.asset == CHANGES:
+            self._rebuild(item.map, report)
         if item.asset == MAP:
             item.wanted.target.with_name(COARSE).unlink(missing_ok=True)
             report.maps.append(item.map)
             self.notify(f"{item.map}: {item.wanted.bytes:,} bytes, whole ({item.reason})")
             self._acknowledge(item.map, report)
+
+    def _rebuild(self, name: str, report: PassReport) -> None:
+        """Makes a map of an earlier one and its changes, or has the next plan name it whole."""
+        try:
+            if not self._takes_changes:
+                raise NotRebuilt("changes are not taken here")
+            earlier = rebuild_map(self._folders, name)
+        except ChangesDamaged as error:
+            self.notify(str(error))
+            return
+        except NotRebuilt as error:
+            self._wanted_whole.add(name)
+            self._takes_changes = self._takes_changes and not error.is_lasting
+            self.notify(f"{name}: not made of its changes: {error}; the whole map is fetched")
+            return
+        (self._folders.path(name) / COARSE).unlink(missing_ok=True)
+        report.maps.append(name)
+        report.rebuilt.append(name)
+        self.notify(f"{name}: made of {earlier} and its changes, byte for byte")
+        self._acknowledge(name, report)
 
     def _acknowledge(self, name: str, report: PassReport) -> None:
         """Tells the satellite that a map is here.

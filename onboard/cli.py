@@ -16,6 +16,7 @@ from onboard.errors import OnboardError
 from onboard.history_cli import add_parsers
 
 if TYPE_CHECKING:
+    from onboard.mapping.changes import EarlierMaps
     from onboard.mapping.executors import TileExecutor
     from onboard.mapping.run import MapRequest, MapSummary
 
@@ -108,11 +109,15 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_process)
     parser.add_argument("scene", type=Path, help="a GeoTIFF")
     parser.add_argument("--name", help="name of the map's folder (default: the scene's file name)")
+    parser.add_argument(
+        "--changes-from", type=Path, metavar="FOLDER",
+        help="folder of an earlier map on the same grid: what changed goes into the item and into changes.tif",
+    )  # fmt: skip
     _add_mapping(parser)
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_batch, name=None, scene=Path())
+    parser.set_defaults(command=_batch, name=None, scene=Path(), changes_from=None)
     parser.add_argument("scenes", type=Path, nargs="+", help="GeoTIFFs, or folders of them")
     parser.add_argument(
         "--at-once", type=int, default=2, metavar="N", help="scenes at a time on a cluster (default: 2)"
@@ -188,6 +193,10 @@ def _add_mapping(parser: argparse.ArgumentParser) -> None:
     product.add_argument(
         "--head-quicklook", choices=("side", "map", "off"), default="side",
         help="the same, for the map of each head beside the first (default: side)",
+    )  # fmt: skip
+    product.add_argument(
+        "--polygons", nargs="?", const=("geoparquet",), default=(), type=_polygons, metavar="FORMAT[,FORMAT]",
+        help="also write polygons: geoparquet (where nothing is named), flatgeobuf, gpkg; extra `polygons`",
     )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -274,6 +283,10 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
     from onboard.scene.reader import SceneOptions
     from onboard.scene.resolution import ResolutionOptions
 
+    if arguments.polygons:
+        from onboard.mapping.polygons import check_packages
+
+        check_packages()
     return MapRequest(
         scene=arguments.scene,
         out=arguments.out,
@@ -295,7 +308,35 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
         halo=arguments.halo,
         overwrite=arguments.overwrite,
         strict=arguments.strict,
+        earlier=None if arguments.changes_from is None else _earlier(arguments.changes_from),
+        polygons=arguments.polygons,
     )
+
+
+def _earlier(folder: Path) -> EarlierMaps:
+    """The map of --changes-from.
+
+    Raises:
+        OptionsRefused: it is none.
+    """
+    from onboard.errors import OptionsRefused
+    from onboard.mapping.changes import EarlierMaps, read_earlier_map
+
+    earlier = read_earlier_map(folder)
+    if earlier is None:
+        raise OptionsRefused(
+            f"--changes-from {folder} is no folder of a map", "give one that holds map.tif and map.json"
+        )
+    return EarlierMaps(lambda: [earlier], key=str(earlier.item["assets"]["map"]["file:checksum"]), any_time=True)
+
+
+def _polygons(text: str) -> tuple[str, ...]:
+    from onboard.scene.option_texts import polygon_formats
+
+    try:
+        return polygon_formats(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; before a scene's name write --polygons=geoparquet") from None
 
 
 def _serve(_: argparse.Namespace) -> int:
@@ -308,6 +349,7 @@ def _serve(_: argparse.Namespace) -> int:
     from onboard.jobs.data_folder import check_data_folder
     from onboard.jobs.heads import check_heads
     from onboard.jobs.mapping_config import MappingConfig
+    from onboard.mapping.polygons import check_packages
     from onboard.power.governor import limits_of
     from onboard.processes.supervisor import serve
     from onboard.settings import read_settings
@@ -318,6 +360,8 @@ def _serve(_: argparse.Namespace) -> int:
     check_data_folder(settings)
     check_binding(settings.host, read_tokens(settings.tokens_path))
     limits_of(settings)
+    if settings.polygons:
+        check_packages()
     manifest = MappingConfig.of(settings).manifest
     check_heads(manifest, names_of(settings.heads), "ONBOARD_HEADS")
     AreaStore(settings).check(manifest)

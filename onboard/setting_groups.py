@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from onboard.scene.option_texts import bands_of, nodata_of, percentiles_of
+from onboard.scene.option_texts import bands_of, nodata_of, percentiles_of, polygon_formats
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 MIB, GIB = 1 << 20, 1 << 30
@@ -52,6 +52,13 @@ class MappingSettings(BaseModel):
     head_quicklook: Literal["side", "map", "off"] = Field(
         "side", description="the same, for the map of each head beside the first"
     )
+    changes: bool = Field(
+        False, description="compare each map with the newest earlier one here on its grid: what changed goes into the "
+        "item and changes.tif",
+    )  # fmt: skip
+    polygons: str = Field(
+        "", description="formats of polygons made of each map, like geoparquet,flatgeobuf (default: none)"
+    )
     sieve_px: int = Field(0, ge=0, le=100_000, description="merge patches of fewer pixels into their neighbour")
     gsd_m: float | None = Field(None, gt=0, description="ground size of a pixel, metres, of scenes that do not say it")
     resolution: Literal["model", "scene"] = Field(
@@ -72,6 +79,11 @@ class MappingSettings(BaseModel):
             if info.field_name == "stretch" and not 0 <= value[0] < value[1] <= 100:
                 raise ValueError("give two percentiles like 2,98")
         return text
+
+    @field_validator("polygons")
+    @classmethod
+    def _formats(cls, text: str) -> str:
+        return ",".join(polygon_formats(text))
 
 
 class IntegritySettings(BaseModel):
@@ -138,6 +150,10 @@ class LinkSettings(BaseModel):
     unfamiliar_discount: float = Field(
         0.5, ge=0, le=1, description="downlink: share of its worth that a map loses where all its ground is unfamiliar"
     )
+    changes_first: bool = Field(
+        False, description="downlink: changes.tif in place of a map whose earlier map the ground has; the map itself "
+        "where the ground asks for it (needs ONBOARD_CHANGES)",
+    )  # fmt: skip
     quicklook_share: float = Field(0.25, ge=0, le=1, description="downlink: of a short budget, for quicklooks first")
 
 

@@ -16,7 +16,7 @@ OF_ITS_OWN = {"{package}"}
 
 
 def hints() -> dict[str, str]:
-    packages = ("engines", "ground", "onboard", "telemetry")
+    packages = ("engines", "ground", "onboard", "products", "telemetry")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     return {f"{path.relative_to(ROOT)} {name}": name for path in files for name in HINT.findall(path.read_text())}
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"onboard", "engines", "telemetry", "ground", "trainer"}
+PACKAGES = {"onboard", "engines", "telemetry", "ground", "trainer", "products"}
 MAY_IMPORT = {
-    "onboard": {"engines", "telemetry"},
+    "onboard": {"engines", "telemetry", "products"},
     "trainer": {"engines", "onboard"},
     "engines": {"telemetry"},
     "telemetry": set(),
-    "ground": set(),
+    "ground": {"products"},
+    "products": set(),
 }
 ASKS_TELEMETRY = "engines/profiling/power.py"
 FLOORS = [
@@ -50,13 +51,13 @@ OWN_ADAPTER = {
         "ground/telemetry.py",
         "ground/console/rows.py",
         "ground/item_table.py",
-        "ground/polygons/files.py",
-        "ground/polygons/write.py",
+        "products/polygons/files.py",
+        "products/polygons/write.py",
         "trainer",
     },
-    "shapely": {"ground/polygons"},
-    "pyogrio": {"ground/polygons/files.py", "ground/polygons/write.py"},
-    "scipy": {"ground/polygons/patches.py"},
+    "shapely": {"products/polygons"},
+    "pyogrio": {"products/polygons/files.py", "products/polygons/write.py"},
+    "scipy": {"products/polygons/patches.py"},
     "rio_tiler": {"ground/console/tiles.py", "ground/console/serve.py"},
     "matplotlib": {"telemetry/report.py", "trainer"},
 }

@@ -15,7 +15,7 @@ import pytest
 
 from tests.onboard.service import DEADLINE_S, ROOT, until, write_scene
 
-SOURCES = ("onboard", "engines", "telemetry", "ground", "trainer", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("onboard", "engines", "telemetry", "ground", "products", "trainer", "pyproject.toml", "README.md", "LICENSE")
 
 
 def run(*command: object, cwd: Path) -> str:

@@ -79,7 +79,8 @@ def _write(before: Path, after: Path, options: argparse.Namespace, target: Path)
     from ground.change.items import doubts, facts_of
     from ground.change.pairs import opened_pair
     from ground.change.raster import write_changes
-    from ground.change.tables import rows_of, write_csv, write_json
+    from ground.change.tables import write_csv, write_json
+    from products.change.counting import rows_of
 
     facts = facts_of(before), facts_of(after)
     with opened_pair(before, after, resample=options.resample, same_pixels=options.same_pixels) as pair:
@@ -115,9 +116,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _polygons(classes: Any, target: Path, options: argparse.Namespace) -> str:
     """Polygons of the pairs that changed, in the formats that were asked for."""
-    from ground.change.raster import transitions
     from ground.polygons.raster import opened_raster
-    from ground.polygons.write import SUFFIXES, write_polygons
+    from products.change.counting import transitions
+    from products.polygons.write import SUFFIXES, write_polygons
 
     table = transitions(classes)
     columns: dict[str, dict[int, int | str]] = {

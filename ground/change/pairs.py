@@ -16,12 +16,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from ground.errors import AskedWrong
-from ground.export.maps import MapClass, legend_of, opened
-from ground.polygons.place import Place, place_of
-from ground.polygons.tiles import Codes, Tile, Tiles
+from ground.export.maps import legend_of, opened
+from products.change.grids import offset_of
+from products.classes import MapClass
+from products.polygons.place import Place, place_of
+from products.polygons.tiles import Codes, Tile, Tiles
 
-_SAME: Final = 0.01
-"""Pixels by which grids may be apart and count as one."""
 MOST_CLASSES: Final = 16
 """Their pairs fit in a raster of 8 bits."""
 _PLACED: Final = {"control points": "control points", "rational polynomials": "RPCs"}
@@ -89,7 +89,7 @@ def opened_pair(before: Path, after: Path, *, resample: bool = False, same_pixel
                 raise AskedWrong(*_level_1(before, first if _georeference(first)["kind"] != "grid" else second))
             yield _pair(classes, first, second, (0, 0), (0, 0), first.shape)
             return
-        offset = _offset(first, second)
+        offset = offset_of(first, second)
         if offset is None:
             if not resample:
                 raise AskedWrong(_difference(first, second), "--resample warps AFTER onto BEFORE's grid, nearest pixel")
@@ -160,21 +160,6 @@ def _same_points(first: Any, second: Any) -> bool:
         return bool(one["rpcs"].to_gdal() == other["rpcs"].to_gdal())
     places = [[(point.row, point.col, point.x, point.y) for point in kind["gcps"]] for kind in (one, other)]
     return one["crs"] == other["crs"] and places[0] == places[1]
-
-
-def _offset(first: Any, second: Any) -> tuple[int, int] | None:
-    """Row and column of the older map at which the newer's first pixel lies; None where their grids differ."""
-    if first.crs != second.crs:
-        return None
-    a, b = first.transform, second.transform
-    longest = max(first.width, first.height, second.width, second.height)
-    size = float(np.hypot(a.a, a.d))
-    if max(abs(getattr(a, name) - getattr(b, name)) for name in "abde") * longest > _SAME * size:
-        return None
-    # Written out: versions of affine differ in the operator for it.
-    column, row = np.linalg.solve(np.array([[a.a, a.b], [a.d, a.e]]), np.array([b.c - a.c, b.f - a.f])).tolist()
-    whole = round(row), round(column)
-    return whole if abs(row - whole[0]) < _SAME and abs(column - whole[1]) < _SAME else None
 
 
 def _difference(first: Any, second: Any) -> str:

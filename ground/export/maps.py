@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from ground.errors import AskedWrong, GroundError
 from ground.folders import ITEM, MAP, id_of_map, map_folders
 from ground.heads import head_named, read_heads
+from products.classes import MapClass
 
 GDAL_OPTIONS: Final[Mapping[str, Any]] = {
     # Nothing that lies beside a map changes how it is read.
@@ -28,23 +29,6 @@ GDAL_OPTIONS: Final[Mapping[str, Any]] = {
     "GDAL_CACHEMAX": 128 << 20,
 }
 _CLASS = re.compile(r"CLASS_(\d{1,3})")
-
-
-@dataclass(frozen=True)
-class MapClass:
-    """One class of a map.
-
-    Attributes:
-        code: its value in the raster; 0 is no data.
-        title: for people.
-        colour: red, green, blue, alpha, 0 to 255.
-        pixels: how many the map has; 0 where they were not counted.
-    """
-
-    code: int
-    title: str
-    colour: tuple[int, int, int, int]
-    pixels: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Final
 
 import rasterio.shutil
 
-from ground.export.maps import ExportedMap, MapClass, classes_of, opened
+from ground.export.maps import ExportedMap, classes_of, opened
+from products.classes import MapClass
 
 COG_OPTIONS: Final[Mapping[str, str]] = {
     "COMPRESS": "DEFLATE",

@@ -26,7 +26,8 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from ground.errors import AskedWrong
-from ground.export.maps import ExportedMap, MapClass, classes_of, opened
+from ground.export.maps import ExportedMap, classes_of, opened
+from products.classes import MapClass
 
 SIDE: Final = 256
 HALF: Final = math.pi * 6378137.0

@@ -70,7 +70,7 @@ def run_polygons(options: argparse.Namespace) -> int:
     """
     require_packages("ground polygons")
     from ground.export.maps import find_maps
-    from ground.polygons.write import SUFFIXES
+    from products.polygons.write import SUFFIXES
 
     maps = find_maps(options.maps, options.head, options.screen.note)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def require_packages(command: str) -> None:
         AskedWrong: one is not installed.
     """
     try:
-        import ground.polygons.write  # noqa: F401 -- it needs them all
+        import products.polygons.write  # noqa: F401 -- it needs them all
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise AskedWrong(
@@ -98,9 +98,9 @@ def require_packages(command: str) -> None:
 
 
 def polygon_options(options: argparse.Namespace) -> Any:
-    """The options as :class:`ground.polygons.write.Options`."""
-    from ground.polygons.merging import Minimum
-    from ground.polygons.write import Options
+    """The options as :class:`products.polygons.write.Options`."""
+    from products.polygons.merging import Minimum
+    from products.polygons.write import Options
 
     minimum = None if options.min_area is None else Minimum(*options.min_area)
     return Options(options.simplify, minimum)
@@ -108,7 +108,7 @@ def polygon_options(options: argparse.Namespace) -> Any:
 
 def _write(exported: Any, options: argparse.Namespace, files: Sequence[Path], target: Path) -> str:
     from ground.polygons.raster import opened_map
-    from ground.polygons.write import write_polygons
+    from products.polygons.write import write_polygons
 
     here = [target.with_name(path.name) for path in files]
     try:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from onboard.api.service import TheCaller, TheService
-from onboard.downlink.plan import Held, Weights, plan
+from onboard.api.service import Service, TheCaller, TheService
+from onboard.downlink.plan import CHANGES, Held, Weights, plan
+from onboard.jobs.highwater import read_mark
 from onboard.jobs.map_store import MapRow
 from onboard.jobs.published import AREAS, MAP_FILE, maps_of
 from onboard.jobs.scene_states import PRIORITIES
+from onboard.mapping.changes import CHANGES as CHANGES_PROPERTY
+from onboard.mapping.changes import changes_file
 from onboard.mapping.quicklook import QUICKLOOK
+from onboard.mapping.stac import VECTOR_TYPES
 from onboard.settings import Settings
 
 router = APIRouter(tags=["downlink"])
 _PAGE = 500
+_MOST_WHOLE = 500
+
+GroundHolds = Callable[[str, str], bool]
+"""Whether the ground has given the receipt of a map, by id and SHA-256 of its map.tif."""
 
 
 class PlannedFile(BaseModel):
@@ -82,13 +91,21 @@ def get_plan(
     service: TheService,
     caller: TheCaller,
     budget: Annotated[int | None, Query(alias="bytes", ge=0, le=2**62, description="of this pass")] = None,
+    changes: Annotated[
+        bool, Query(description="the station makes maps of earlier ones and changes.tif, where ONBOARD_CHANGES_FIRST")
+    ] = False,
+    whole: Annotated[
+        list[str], Query(description="ids of maps that are wanted whole all the same", max_length=_MOST_WHOLE)
+    ] = [],  # noqa: B006 -- FastAPI copies it
 ) -> PlanAnswer:
     """Files to fetch within a budget of bytes: by priority, then by value for each byte."""
     caller.must_be("ground")
     rows: list[MapRow] = []
     while page := service.ledger.maps.page(after=rows[-1].sequence if rows else 0, limit=_PAGE, undelivered=True):
         rows += page
-    items = plan([held_of(row) for row in rows], budget, weights_of(service.settings))
+    on_ground = ground_holds(service) if changes and service.settings.changes_first else None
+    held = [held_of(row, None if row.id in whole else on_ground) for row in rows]
+    items = plan(held, budget, weights_of(service.settings))
     files = [
         PlannedFile(
             map=item.map, asset=item.asset, href=f"/maps/{item.map}/{item.asset}", offset=0, length=item.length,
@@ -111,23 +128,59 @@ def weights_of(settings: Settings) -> Weights:
     )  # fmt: skip
 
 
-def held_of(row: MapRow) -> Held:
-    """A map's row as the plan needs it."""
+def ground_holds(service: Service) -> GroundHolds:
+    """By the ledger and, of maps that were erased since, by the receipts of its high-water mark."""
+    receipts = read_mark(service.settings.ledger_path).receipts
+
+    def holds(map_id: str, sha256: str) -> bool:
+        row = service.ledger.maps.get(map_id)
+        if row is not None and row.delivered is not None and row.assets[MAP_FILE]["sha256"] == sha256:
+            return True
+        return receipts.get(map_id, (0, ""))[1] == sha256
+
+    return holds
+
+
+def held_of(row: MapRow, on_ground: GroundHolds | None = None) -> Held:
+    """A map's row as the plan needs it.
+
+    Args:
+        row: of the ledger.
+        on_ground: tells which maps the ground has; None where no file of changes may stand in for a map.
+    """
     properties: dict[str, Any] = row.item["properties"]
     cover = properties["onboard:class_cover"]
     leading = row.assets["map.tif"].get("heads", [])
+    changes = properties.get(f"onboard:{CHANGES_PROPERTY}") or {}
+    rasters = {name: changes_file(name) for name in maps_of(row.item)}
+    stands_in = (
+        on_ground is not None
+        and changes.get("earlier") is not None
+        and rasters.keys() | set(rasters.values()) <= row.assets.keys()
+        and _bytes_of(row, rasters.values()) < _bytes_of(row, rasters)
+        and on_ground(str(changes["earlier"]), str(changes["earlier_sha256"]))
+    )
+    # Where a map goes whole the ground can count the changes itself.
+    left_out = rasters if stands_in else rasters.values()
+    files = {name: facts for name, facts in row.assets.items() if name not in left_out}
     return Held(
         id=row.id,
         priority=row.priority,
         rank=PRIORITIES.index(row.priority),
         sequence=row.sequence,
-        files={name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in row.assets.items()},
-        leading=[(int(part["bytes"]), int(part["factor"])) for part in leading],
-        further_maps=[name for name in maps_of(row.item) if name != MAP_FILE],
-        further_quicklooks=[name for name in row.assets if name.endswith(f"-{QUICKLOOK}")],
+        files={name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in files.items()},
+        leading=[] if stands_in else [(int(part["bytes"]), int(part["factor"])) for part in leading],
+        further_maps=[name for name in (rasters.values() if stands_in else rasters) if name not in (MAP_FILE, CHANGES)],
+        further_quicklooks=[name for name in files if name.endswith(f"-{QUICKLOOK}")],
+        optional=[name for name in files if name.endswith(tuple(VECTOR_TYPES))],
+        since=str(changes["earlier"]) if stands_in else "",
         cover={str(entry["title"]): float(entry["share"]) for entry in cover},
         valid_px=sum(int(entry["pixels"]) for entry in cover),
         confidence=properties.get("onboard:mean_confidence"),
         areas=[str(area["name"]) for area in properties.get(AREAS, [])],
         unfamiliar=(properties.get("onboard:familiarity") or {}).get("share_unfamiliar"),
     )
+
+
+def _bytes_of(row: MapRow, names: Iterable[str]) -> int:
+    return sum(int(row.assets[name]["bytes"]) for name in names)

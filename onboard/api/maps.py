@@ -18,11 +18,12 @@ from onboard.api.service import Service, TheCaller, TheService
 from onboard.downlink.check import check_map
 from onboard.jobs.map_store import MapRow
 from onboard.jobs.published import ITEM_FILE
+from onboard.mapping.stac import VECTOR_TYPES
 
 router = APIRouter(tags=["maps"])
 GEOJSON = "application/geo+json"
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-MEDIA_TYPES = {".tif": COG, ".webp": "image/webp", ".json": GEOJSON}
+MEDIA_TYPES = {".tif": COG, ".webp": "image/webp", ".json": GEOJSON, **VECTOR_TYPES}
 
 
 class Receipt(BaseModel):
@@ -134,7 +135,7 @@ def post_check(map_id: str, service: TheService, caller: TheCaller) -> CheckAnsw
 @router.get(
     "/maps/{map_id}/{asset}",
     responses={
-        200: {"content": {kind: {} for kind in (COG, GEOJSON, "image/webp")}, "description": "the file"},
+        200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}, "description": "the file"},
         206: {"description": "the range asked for"},
         304: {"description": "the client has it"},
         **documented(400, 404, 416),

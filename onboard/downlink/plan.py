@@ -36,6 +36,9 @@ class Weights(BaseModel):
     guess: float = Field(0.5, ge=0, le=1)
 
 
+MAP, ITEM, QUICKLOOK, CHANGES = "map.tif", "map.json", "quicklook.webp", "changes.tif"
+
+
 @dataclass(frozen=True)
 class Held:
     """A map that has no receipt yet.
@@ -46,6 +49,8 @@ class Held:
         files: by name, (bytes, sha256).
         leading: leading bytes of map.tif that open as a coarse map, with the factor; fewest bytes first.
         further_maps: files with the maps of further heads; further_quicklooks: with their pictures.
+        optional: files that only go where all maps have room.
+        since: id of the earlier map, where files of changes stand in for those of the map; empty otherwise.
         cover: share of its valid pixels by class.
         valid_px: valid pixels.
         confidence: mean, 0..1; None where none was kept.
@@ -66,6 +71,18 @@ class Held:
     areas: Sequence[str] = ()
     further_maps: Sequence[str] = ()
     further_quicklooks: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    since: str = ""
+
+    @property
+    def last(self) -> str:
+        """The file that makes the map whole on the ground."""
+        return CHANGES if self.since else MAP
+
+    @property
+    def required(self) -> Mapping[str, tuple[int, str]]:
+        """Its files but the optional ones."""
+        return {name: facts for name, facts in self.files.items() if name not in self.optional}
 
 
 @dataclass(frozen=True)
@@ -96,12 +113,13 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
 
     With room for all, maps go whole. With less, quicklooks of a priority class go first, then its maps by value per
     byte; one that no longer fits goes as the largest leading part that does. Every item goes with its map's map.json.
+    Optional files go with what is left when every map has its room: before their map, whose receipt lets go of them.
     """
     weights = weights or Weights()
     worth = _worth(held, weights)
-    everything = sum(size for entry in held for size, _ in entry.files.values())
+    everything = sum(size for entry in held for size, _ in entry.required.values())
     short = budget is not None and everything > budget
-    left = everything if budget is None else budget
+    left = sum(size for entry in held for size, _ in entry.files.values()) if budget is None else budget
     looks_left = int(left * weights.quicklooks) if short else 0
     items: list[PlanItem] = []
     for rank in sorted({entry.rank for entry in held}):
@@ -119,7 +137,24 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
             for item in _whole_or_leading(entry, worth[entry.id], left, planned):
                 items.append(item)
                 left -= item.length
-    return items
+    return _with_optional(items, held, worth, left)
+
+
+def _with_optional(
+    items: Sequence[PlanItem], held: Sequence[Held], worth: Mapping[str, tuple[float, str]], left: int
+) -> list[PlanItem]:
+    """The items, and before each whole map its optional files that fit."""
+    by_id = {entry.id: entry for entry in held}
+    full: list[PlanItem] = []
+    for item in items:
+        entry = by_id[item.map]
+        for name in sorted(entry.optional) if item.asset == entry.last and item.whole else ():
+            more = _item(entry, name, worth[entry.id])
+            if more.length <= left:
+                full.append(more)
+                left -= more.length
+        full.append(item)
+    return full
 
 
 def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str]]:
@@ -146,6 +181,8 @@ def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str
 
 def _reason(entry: Held, bits: Mapping[str, float], rank: float | None) -> str:
     parts = [entry.priority, f"{entry.valid_px / 1e6:.1f} Mpx valid"]
+    if entry.since:
+        parts.append(f"what changed since {entry.since}, in place of the map")
     if bits:
         name = max(bits, key=lambda key: bits[key])
         parts.append(f"{entry.cover[name]:.0%} {name}")
@@ -159,7 +196,7 @@ def _reason(entry: Held, bits: Mapping[str, float], rank: float | None) -> str:
 
 
 def _size(entry: Held) -> int:
-    return max(1, sum(size for size, _ in entry.files.values()))
+    return max(1, sum(size for size, _ in entry.required.values()))
 
 
 def _quicklook(entry: Held, worth: tuple[float, str], left: int) -> list[PlanItem]:
@@ -181,12 +218,12 @@ def _whole_or_leading(
 ) -> list[PlanItem]:
     """The map's files that are not planned yet, or the largest leading part with the item, or nothing."""
     # The map last: its receipt lets go of the rest.
-    names = sorted(entry.files, key=lambda name: (name == MAP, name != ITEM, name))
+    names = sorted(entry.required, key=lambda name: (name == entry.last, name != ITEM, name))
     items = [_item(entry, name, worth) for name in names if (entry.id, name) not in planned]
     if sum(item.length for item in items) <= left:
         return items
     # Without what is not needed to use the maps.
-    needed = [item for item in items if item.asset in (MAP, ITEM, *entry.further_maps)]
+    needed = [item for item in items if item.asset in (entry.last, ITEM, *entry.further_maps)]
     if sum(item.length for item in needed) <= left:
         return needed
     # Not map.tif whole: its receipt would let go of further maps that have not come. Those that fit come now.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from onboard.settings import Settings
 
 _QUICKLOOK_PIXELS = 1 << 20
+_POLYGONS_TO_PIXELS = 2
+"""Bytes of polygons a pixel, of maps as they are; a map of noise may take more, and then fails for want of room."""
 _SMALL = 1 << 17
 """Item, journal, headers of the files, and the blocks of a map that is smaller than one."""
 
@@ -49,6 +51,11 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     enlarged_layers = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
     canvas = (layers + enlarged_layers + len(legends) * (settings.sieve_px > 0)) * pixels + overviews
     product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * len(legends) * min(pixels, _QUICKLOOK_PIXELS)
+    if settings.changes:
+        canvas += len(legends) * pixels
+        product += len(legends) * pixels * 101 // 100
+    if settings.polygons:
+        product += len(legends) * _POLYGONS_TO_PIXELS * pixels
     return Demand(canvas, product + len(legends) * _SMALL)
 
 

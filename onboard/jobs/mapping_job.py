@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from engines.command_line import bytes_text
 from engines.manifest import Manifest
 from onboard.jobs.intake import facts_of
+from onboard.jobs.ledger import Ledger
 from onboard.jobs.scene_folder import scene_file
 from onboard.jobs.scene_options import options_of
 from onboard.jobs.scene_store import SceneRow
+from onboard.mapping.changes import EarlierMap, EarlierMaps
 from onboard.mapping.run import MapRequest, MapSummary
 from onboard.scene.areas import Area
+from onboard.scene.option_texts import polygon_formats
 from onboard.scene.resolution import ResolutionOptions
 from onboard.settings import Settings
 
+MOST_EARLIER: Final = 1000
+"""Maps among which an earlier one is looked for, the last ones published."""
 
-def map_request_of(settings: Settings, row: SceneRow, manifest: Manifest, areas: tuple[Area, ...] = ()) -> MapRequest:
-    """The request for this row, by the service's settings and the model of the open engine."""
+
+def map_request_of(
+    settings: Settings,
+    row: SceneRow,
+    manifest: Manifest,
+    areas: tuple[Area, ...] = (),
+    earlier: EarlierMaps | None = None,
+) -> MapRequest:
+    """The request for this row, by the service's settings and the model of the open engine.
+
+    Args:
+        settings: of the service.
+        row: of the scene.
+        manifest: of the model.
+        areas: of interest.
+        earlier: maps that the new one is compared with.
+    """
     return MapRequest(
         scene=scene_file(settings.scenes_dir / row.id),
         out=settings.maps_dir,
@@ -37,8 +57,26 @@ def map_request_of(settings: Settings, row: SceneRow, manifest: Manifest, areas:
         halo=settings.halo_px,
         overwrite=True,
         areas=areas,
+        earlier=earlier,
+        polygons=polygon_formats(settings.polygons),
         own={"delivery": facts_of(row)},
     )
+
+
+def earlier_maps(settings: Settings, ledger: Ledger, row: SceneRow) -> EarlierMaps | None:
+    """The maps here that a scene's map is compared with, the newest scene first; None where the setting is off."""
+    if not settings.changes:
+        return None
+
+    def find() -> list[EarlierMap]:
+        found = [
+            EarlierMap(settings.maps_dir / held.id, held.item)
+            for held in ledger.maps.newest(MOST_EARLIER)
+            if held.id != row.id
+        ]
+        return sorted(found, key=lambda earlier: earlier.time, reverse=True)  # stable: else the last one published
+
+    return EarlierMaps(find, key="newest")
 
 
 def core_pixels(settings: Settings, manifest: Manifest) -> int:

@@ -109,6 +109,10 @@ class Job:
             product["quicklook"] = self.request.quicklook
         if self.engine.manifest.further_heads:
             product["head_quicklook"] = self.request.head_quicklook
+        if self.request.earlier is not None:
+            product["changes"] = self.request.earlier.key
+        if self.request.polygons:
+            product["polygons"] = list(self.request.polygons)
         return hashlib.sha256(identity_bytes(product)).hexdigest()
 
     def published(self) -> dict[str, Any] | None:

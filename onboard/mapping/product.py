@@ -1,14 +1,9 @@
-"""Canvas to map: a Cloud Optimized GeoTIFF with palette, overviews, class names and provenance.
-
-The canvas is described to GDAL by a VRT of our own making (raw band, georeferencing, colour table, tags) and copied by
-the COG driver; no pixel passes through Python. Files hold no times, so the same canvas gives the same bytes.
-"""
+"""Canvas to map: the files of classes, of confidence and of changes (see products.class_map)."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,21 +25,14 @@ from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.georeference import Georeference
 from onboard.scene.storable_crs import storable
 from onboard.scene.vrt import add_georeference
+from products import class_map
+from products.change.coding import CHANGED, NOW_NO_DATA
+from products.class_map import COG_OPTIONS
 
-# Measured on maps of real scenes: docs/decisions/0002 has the table.
-COG_OPTIONS: Mapping[str, str] = {
-    "COMPRESS": "ZSTD",
-    "LEVEL": "17",
-    "BLOCKSIZE": "512",
-    "OVERVIEWS": "FORCE_USE_EXISTING",
-    "NUM_THREADS": "ALL_CPUS",
-    "BIGTIFF": "IF_SAFER",
-    "COPY_SRC_MDD": "YES",
-}
 CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "LEVEL": "9"}
-# Overviews by 2, 4, 8, ... double a class map, whose edges stay as long as they were; by 8, 32, ... they add a sixth.
-FIRST_OVERVIEW, NEXT_OVERVIEW = 8, 4
-_OVERVIEW_PIXELS = 512
+CHANGE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "OVERVIEWS": "NONE", "SPARSE_OK": "YES"}
+"""Blocks in which nothing changed are left out."""
+_NOW_NO_DATA = (128, 128, 128, 255)
 
 
 def write_map(
@@ -75,19 +63,33 @@ def write_confidence(layer: Layer, target: Path, *, georeference: Georeference, 
     _copy(source, target, CONFIDENCE_OPTIONS, Resampling.average)
 
 
+def write_changes(
+    layer: Layer, target: Path, *, georeference: Georeference, classes: tuple[ClassInfo, ...], tags: Mapping[str, str]
+) -> None:
+    """Writes the raster of what changed as a COG: 0 where nothing did, else the class of now, see products.change.
+
+    Args:
+        layer: codes of changes (height, width).
+        target: the file to write; its folder must exist.
+        georeference: of the map.
+        classes: of the map.
+        tags: provenance: that of the map, and the digests of both maps.
+
+    Raises:
+        StorageError: the disk is full or failed.
+    """
+    names = {"CLASS_0": "unchanged", f"CLASS_{NOW_NO_DATA}": "now no data"}
+    names |= {f"CLASS_{item.code + CHANGED}": f"now {item.title}" for item in classes}
+    colours = np.roll(colour_table(classes), CHANGED, axis=0)
+    colours[[0, NOW_NO_DATA]] = (0, 0, 0, 0), _NOW_NO_DATA
+    source = _described(layer, georeference, dict(tags) | names, colours=colours)
+    options = {**CHANGE_OPTIONS, "NBITS": class_map.map_options(max(item.code for item in classes) + CHANGED)["NBITS"]}
+    _copy(source, target, options, Resampling.nearest)
+
+
 def map_options(classes: tuple[ClassInfo, ...]) -> dict[str, str]:
     """Creation options of a class map; two pixels share a byte where the codes allow, which saves a quarter."""
-    return {**COG_OPTIONS, "NBITS": "4" if max(item.code for item in classes) < 16 else "8"}
-
-
-def overview_levels(width: int, height: int) -> list[int]:
-    """Factors of the overviews: 8, 32, 128, ... until one fits a block; none for a map that does."""
-    levels: list[int] = []
-    factor = FIRST_OVERVIEW
-    while max(width, height) > _OVERVIEW_PIXELS * (levels[-1] if levels else 1):
-        levels.append(factor)
-        factor *= NEXT_OVERVIEW
-    return levels
+    return class_map.map_options(max(item.code for item in classes))
 
 
 def count_classes(layer: Layer, classes: tuple[ClassInfo, ...]) -> NDArray[np.int64]:
@@ -135,24 +137,11 @@ def _described(
     layer: Layer, georeference: Georeference, tags: Mapping[str, str], *, colours: NDArray[np.uint8] | None
 ) -> Path:
     """Writes the VRT beside the layer and returns its path."""
-    root = ET.Element("VRTDataset", rasterXSize=str(layer.width), rasterYSize=str(layer.height))
-    add_georeference(root, storable(georeference))
-    metadata = ET.SubElement(root, "Metadata")
-    for key, value in sorted(tags.items()):
-        ET.SubElement(metadata, "MDI", key=key).text = value
-    band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band="1", subClass="VRTRawRasterBand")
-    ET.SubElement(band, "NoDataValue").text = "0"
-    if colours is not None:
-        ET.SubElement(band, "ColorInterp").text = "Palette"
-        table = ET.SubElement(band, "ColorTable")
-        for red, green, blue, alpha in colours.tolist():
-            ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=str(alpha))
-    ET.SubElement(band, "SourceFilename", relativetoVRT="1").text = layer.path.name
-    for name, bytes_ in (("ImageOffset", 0), ("PixelOffset", 1), ("LineOffset", layer.width)):
-        ET.SubElement(band, name).text = str(bytes_)
-    path = layer.path.with_suffix(".vrt")
-    ET.ElementTree(root).write(path, encoding="utf-8")
-    return path
+    return class_map.describe(
+        layer.path, (layer.width, layer.height), tags,
+        colours=None if colours is None else [tuple(entry) for entry in colours.tolist()],
+        add_georeference=lambda root: add_georeference(root, storable(georeference)),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -166,20 +155,9 @@ def unlocated_allowed() -> Iterator[None]:
 def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Resampling) -> None:
     try:
         with unlocated_allowed(), keep_freed_memory():
-            overviews = {} if _build_overviews(source, resampling) else {"OVERVIEWS": "NONE"}
-            rasterio.shutil.copy(source, target, driver="COG", **{**options, **overviews})
+            class_map.write_cog(source, target, options, resampling)
     except RasterioError as error:
         raise write_failed(target, error) from error
-
-
-def _build_overviews(source: Path, resampling: Resampling) -> bool:
-    """Into a file beside the source, where the COG driver finds them; False where a map is too small for any."""
-    source.with_name(source.name + ".ovr").unlink(missing_ok=True)  # of a run that was killed here
-    with rasterio.open(source, "r+") as layer, rasterio.Env(COMPRESS_OVERVIEW="LZW", BIGTIFF_OVERVIEW="IF_SAFER"):
-        levels = overview_levels(layer.width, layer.height)
-        if levels:
-            layer.build_overviews(levels, resampling)
-    return bool(levels)
 
 
 def write_failed(target: Path, error: Exception) -> StorageError:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from engines.manifest import ClassInfo
-from onboard.files import publish_folder, storage_error
+from onboard.files import publish_folder, sha256_file, storage_error
 from onboard.mapping.areas import MapGround, measure_areas
 from onboard.mapping.canvas import Canvas, Layer
+from onboard.mapping.changes import CHANGES, MapChanges, NewMap, NewRaster, compare
 from onboard.mapping.control import MapObserver
 from onboard.mapping.enlarge import enlarge
 from onboard.mapping.familiarity import MapFamiliarity, map_familiarity
@@ -22,10 +24,12 @@ from onboard.mapping.job import Job
 from onboard.mapping.journal import identity_bytes
 from onboard.mapping.malloc import return_freed_memory
 from onboard.mapping.pipeline import PipelineStats
-from onboard.mapping.product import count_classes, sieve, write_confidence, write_map
+from onboard.mapping.polygons import write_polygons
+from onboard.mapping.product import count_classes, sieve, write_changes, write_confidence, write_map
 from onboard.mapping.quicklook import QUICKLOOK, Facts, quicklook_name, write_quicklook
 from onboard.mapping.stac import HeadFacts, ItemFacts, rfc3339, write_item
 from onboard.mapping.thumbnail import SceneThumbnail
+from products.change.rebuild import AFTER, BEFORE
 
 
 def publish(
@@ -57,11 +61,19 @@ def publish(
             (job.request.head_quicklook, quicklook_name(head.name)) if number else (job.request.quicklook, QUICKLOOK)
         )
         write_quicklook(kind, head.map_path, staged / name, thumbnail, _quicklook_facts(job, head, canvas))
+    changes = _write_changes(job, canvas, heads)
+    polygons = [name for head in heads for name in head.polygons(job.request.polygons)]
     areas = _measured_areas(job, heads)
-    item = write_item(_item_facts(job, heads, stats, canvas, observer, areas), staged)
+    facts = _item_facts(job, heads, stats, canvas, observer, areas)
+    if changes is not None:
+        titles = {head.raster.changes_name: f"what changed since {changes.facts['earlier']}" for head in changes.heads}
+        facts = replace(facts, changes=titles, own={**facts.own, CHANGES: changes.facts})
+    item = write_item(replace(facts, polygons=polygons), staged)
     for head in heads:
         for layer, path in head.written:
             check_written(layer, path)
+    for changed in () if changes is None else changes.heads:
+        check_written(changed.layer, staged / f"{changed.raster.changes_name}.tif")
     # The files equal the canvas; the canvas itself may have changed since it was checked.
     if repair_canvas(canvas, job.grid, observer):
         raise ProductDamaged("the canvas changed while the map was written")
@@ -92,6 +104,11 @@ class _HeadProduct:
     def map_path(self) -> Path:
         """The file of its classes."""
         return self.written[0][1]
+
+    def polygons(self, formats: Sequence[str]) -> list[str]:
+        """Writes polygons of it in these formats; gives the files' names."""
+        confidence = self.written[1][1] if len(self.written) > 1 else None
+        return write_polygons(self.map_path, confidence, self.legend, formats) if formats else []
 
 
 def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadProduct:
@@ -129,6 +146,32 @@ def _measured_areas(job: Job, heads: list[_HeadProduct]) -> list[dict[str, Any]]
 def _digest_of_head(job: Job, name: str) -> str:
     """SHA-256 of the model as it is with this head alone: which others map beside it changes no share."""
     return job.engine.manifest.with_heads([name]).model.sha256
+
+
+def _write_changes(job: Job, canvas: Canvas, heads: list[_HeadProduct]) -> MapChanges | None:
+    """Writes changes.tif, and NAME-changes.tif of further heads, where an earlier map lies on this one's grid."""
+    if job.request.earlier is None:
+        return None
+    georeference, (width, height) = job.georeference, job.resolution.map_size
+    model = job.engine.manifest
+    rasters = [NewRaster(head.map_path.stem, head.legend, head.classes, sha256_file(head.map_path)) for head in heads]
+    new = NewMap(georeference, width, height, _time(job), rasters, f"{model.name} {model.version}")
+    changes = compare(new, job.request.earlier, canvas.folder)
+    for head in changes.heads:
+        number = rasters.index(head.raster)
+        tags = _tags(job, number) | {BEFORE: head.before, AFTER: head.raster.sha256}
+        path = heads[number].map_path.with_name(f"{head.raster.changes_name}.tif")
+        write_changes(head.layer, path, georeference=georeference, classes=head.raster.classes, tags=tags)
+    return changes
+
+
+def _time(job: Job) -> str:
+    """RFC 3339, of the map: of its scene's acquisition, else of its reception."""
+    return job.scene.acquired or job.request.acquired or rfc3339(_received(job))
+
+
+def _received(job: Job) -> datetime:
+    return datetime.fromtimestamp(job.request.scene.stat().st_mtime, timezone.utc)
 
 
 def _on_map_grid(job: Job, canvas: Canvas, layer: Layer) -> Layer:
@@ -190,14 +233,13 @@ def _item_facts(
     pixel_m2 = georeference.pixel_area_m2(width, height)
     area_m2 = None if pixel_m2 is None else pixel_m2 * width * height
     acquired = job.scene.acquired or job.request.acquired
-    received = datetime.fromtimestamp(job.request.scene.stat().st_mtime, timezone.utc)
     return ItemFacts(
         name=job.request.folder_name,
         scene_name=job.request.title or job.request.scene.name,
         scene_sha256=next(iter(job.scene_files.values())),
         acquired=acquired,
         unread_time=job.scene.time_text,
-        received=received,
+        received=_received(job),
         georeference=georeference,
         width=width,
         height=height,
@@ -235,7 +277,7 @@ def _item_facts(
                 **job.engine.choice.as_json(),
             },
             "assumptions": [asdict(assumption) for assumption in job.scene.assumptions],
-            **({"areas": observer.compared_areas(areas, acquired or rfc3339(received))} if areas else {}),
+            **({"areas": observer.compared_areas(areas, _time(job))} if areas else {}),
             **job.request.own,
             **observer.item_properties(tiles=len(job.grid), area_m2=area_m2),
         },

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onboard.errors import OptionsRefused
+from onboard.mapping.changes import EarlierMaps
 from onboard.mapping.familiarity import UNFAMILIAR_EXIT, MapFamiliarity
 from onboard.mapping.quicklook import DEFAULT_KIND, KINDS, Kind
 from onboard.scene.areas import Area
@@ -39,6 +40,8 @@ class MapRequest:
         own: more `onboard:` properties of the item.
         scene_sha256: the digest that the scene was accepted by; another one is refused. None takes it as it is.
         areas: of interest, which the item describes.
+        earlier: maps that this one is compared with, if it is to say what changed.
+        polygons: formats of polygons made of the map: geoparquet, flatgeobuf, gpkg.
         strict: a model that gives no familiarity is refused; what an unfamiliar map comes to is the caller's to say.
     """
 
@@ -62,6 +65,8 @@ class MapRequest:
     scene_sha256: str | None = None
     areas: tuple[Area, ...] = ()
     strict: bool = False
+    earlier: EarlierMaps | None = None
+    polygons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch < 1:

@@ -19,6 +19,7 @@ from engines.engine import Engine
 from onboard.errors import OptionsRefused, SceneRefused, StorageError
 from onboard.files import storage_error
 from onboard.mapping.canvas import Canvas
+from onboard.mapping.changes import CHANGES, text_of
 from onboard.mapping.control import MapObserver
 from onboard.mapping.executors import EngineDescription, Progress, TileExecutor, TileWork, executor_of
 from onboard.mapping.familiarity import MapFamiliarity
@@ -185,6 +186,7 @@ def _summary(job: Job, item: dict[str, Any], stats: PipelineStats, seconds: floa
     """The summary of this run, read back from the published item."""
     properties = item["properties"]
     confidence = job.final / "confidence.tif"
+    changed = text_of(properties.get(f"onboard:{CHANGES}"))
     pixels = math.prod(job.resolution.map_size)
 
     def shares(cover: list[dict[str, Any]]) -> dict[str, float]:
@@ -214,7 +216,7 @@ def _summary(job: Job, item: dict[str, Any], stats: PipelineStats, seconds: floa
         already_mapped=already,
         stages_s={"read": stats.read_s, "infer": stats.infer_s, "write": stats.write_s},
         assumptions=tuple(map(str, job.scene.assumptions)),
-        notices=(job.resolution.text,) if job.resolution.is_remarkable else (),
+        notices=tuple(filter(None, (job.resolution.text if job.resolution.is_remarkable else "", changed))),
         resolution=job.resolution.as_json(),
         familiarity=MapFamiliarity.from_json(properties.get("onboard:familiarity")),
         further=tuple(

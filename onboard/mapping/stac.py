@@ -29,6 +29,11 @@ _EXTENSIONS = (
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 )
+VECTOR_TYPES = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".fgb": "application/vnd.flatgeobuf",
+    ".gpkg": "application/geopackage+sqlite3",
+}
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
@@ -69,6 +74,8 @@ class ItemFacts:
         scene_path, model_path: files that stay where they are beside the published map, so that links may lead to them;
             None where they do not stay (a service erases scenes) or the item leaves this machine.
         further: maps of heads beside the first, which the other fields describe.
+        changes: names, without their ending, of rasters of changes, each with its title.
+        polygons: files of polygons.
         own: further `onboard:` properties (stretch, bands, valid-data rule, timings).
     """
 
@@ -92,6 +99,8 @@ class ItemFacts:
     unread_time: str = ""
     gsd_m: float | None = None
     further: tuple[HeadFacts, ...] = ()
+    changes: Mapping[str, str] = field(default_factory=dict)
+    polygons: Sequence[str] = ()
 
 
 def write_item(facts: ItemFacts, folder: Path) -> Path:
@@ -259,6 +268,17 @@ def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
                 "roles": ["data", "confidence"],
                 "bands": [{"name": "confidence", "data_type": "uint8", "nodata": 0, "raster:scale": 1 / 255}],
             }
+    for name, title in facts.changes.items():
+        assets[name] = {
+            "href": f"./{name}.tif", "type": _COG, "title": title, "roles": ["data", "changes"],
+            "bands": [{"name": "change", "data_type": "uint8", "nodata": 0}],
+        }  # fmt: skip
+    for file in facts.polygons:
+        key, _, ending = file.partition(".")
+        assets[key if ending == "parquet" else f"{key}-{ending}"] = {
+            "href": f"./{file}", "type": VECTOR_TYPES[f".{ending}"], "title": "the map's patches as polygons",
+            "roles": ["data"],
+        }  # fmt: skip
     for asset in assets.values():
         path = folder / asset["href"]
         asset["file:size"] = path.stat().st_size

@@ -25,7 +25,14 @@ from onboard.jobs.areas import LastShares, current_areas
 from onboard.jobs.data_folder import WORKER_LOCK, hold_data_folder
 from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.ledger import Ledger
-from onboard.jobs.mapping_job import core_pixels, figures_of, map_request_of, mapped_line, shares_of
+from onboard.jobs.mapping_job import (
+    core_pixels,
+    earlier_maps,
+    figures_of,
+    map_request_of,
+    mapped_line,
+    shares_of,
+)
 from onboard.jobs.published import map_row_of
 from onboard.jobs.scene_store import SceneRow
 from onboard.jobs.scheduler import SceneScheduler
@@ -166,7 +173,7 @@ class Worker:
             self._engine(row), stop=stop, health=self.guard, record_stage=self.heartbeat.record_stage
         )
         try:
-            request = map_request_of(settings, row, manifest, areas)
+            request = map_request_of(settings, row, manifest, areas, earlier_maps(settings, self.ledger, row))
             progress, judge = self.heartbeat.record_tiles, self.probes.judge
             summary = map_scene(request, executor, progress, observer=observer, judge=judge)
             self._publish(row, summary, observer.measured)

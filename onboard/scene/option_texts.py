@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from onboard.scene.valid import NodataOption
+
+POLYGON_FORMATS: Final = ("geoparquet", "flatgeobuf", "gpkg")
 
 
 def bands_of(text: str) -> tuple[int, ...]:
@@ -51,3 +53,18 @@ def percentiles_of(text: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError(f"{text} is no pair of percentiles; give it like 2,98") from None
     return low, high
+
+
+def polygon_formats(text: str) -> tuple[str, ...]:
+    """Formats from a text like ``geoparquet,flatgeobuf``; none from an empty one.
+
+    Raises:
+        ValueError: one is unknown.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(","))) if text.strip() else ()
+    for name in names:
+        if name not in POLYGON_FORMATS:
+            raise ValueError(
+                f"no format {name!r} of polygons; give some of {', '.join(POLYGON_FORMATS)}, with commas between"
+            )
+    return names

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ground.polygons.coverage import polygons
-from ground.polygons.merging import Minimum, without_small
-from ground.polygons.outlines import outlines
-from ground.polygons.patches import Patches, find_patches, label
-from ground.polygons.tiles import Tile, TileData, Tiles
+from products.polygons.coverage import polygons
+from products.polygons.merging import Minimum, without_small
+from products.polygons.outlines import outlines
+from products.polygons.patches import Patches, find_patches, label
+from products.polygons.tiles import Tile, TileData, Tiles
 
 Codes = NDArray[np.uint8]
 

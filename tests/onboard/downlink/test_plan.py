@@ -55,6 +55,30 @@ def test_without_a_budget_everything_goes(made: list[tuple[int, int, float, int]
     assert all(item.whole for item in items)
 
 
+def test_optional_files_go_with_what_all_maps_leave_and_before_their_map() -> None:
+    """The receipt of the map lets go of them; another map is worth more than polygons."""
+    files = {"map.tif": (1000, "a"), "map.json": (100, "b"), "polygons.parquet": (3000, "p")}
+    rows = [held("one", files=files, optional=["polygons.parquet"], leading=[]), held("two", sequence=2, leading=[])]
+    everything = sum(size for row in rows for size, _ in row.files.values())
+    for budget in (None, everything):
+        names = [(item.map, item.asset) for item in plan(rows, budget)]
+        assert names.index(("one", "polygons.parquet")) < names.index(("one", "map.tif"))
+        assert len(names) == 6
+    short = plan(rows, everything - 1)
+    assert {(item.map, item.asset) for item in short} >= {("one", "map.tif"), ("two", "map.tif")}
+    assert "polygons.parquet" not in {item.asset for item in short}
+
+
+def test_changes_stand_in_for_the_map_and_come_last() -> None:
+    files = {"changes.tif": (90, "c"), "light-changes.tif": (80, "d"), "map.json": (100, "b")}
+    row = held("one", files=files, since="zero", leading=[], further_maps=["light-changes.tif"])
+    items = plan([row], 270)
+    assert [item.asset for item in items] == ["map.json", "light-changes.tif", "changes.tif"]
+    assert "what changed since zero, in place of the map" in items[0].reason
+    # Without the last file there is no map: its changes alone would let nothing go.
+    assert [item.asset for item in plan([row], 200)] == ["map.json", "light-changes.tif"]
+
+
 def test_a_map_whose_further_maps_do_not_fit_is_not_let_go() -> None:
     """The receipt is for map.tif: sent whole, it would have the satellite erase what never came."""
     files = {"map.tif": (1000, "a"), "map.json": (100, "b"), "deepglobe.tif": (800, "d"), "confidence.tif": (900, "e")}

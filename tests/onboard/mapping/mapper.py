@@ -1,8 +1,9 @@
 """A process for the kill tests: maps a scene with the identity engine and SIGKILLs itself at a chosen call.
 
-usage: mapper.py SCENE OUT [DIE_AT [GSD|MODEL]]     DIE_AT: number of the durable step (sync, rename, product write) to
+usage: mapper.py SCENE OUT [DIE_AT [GSD|MODEL|changes:FOLDER]]
+DIE_AT: number of the durable step (sync, rename, product write) to
 die at; GSD: metres that the model is made for, and a map on the scene's grid; MODEL: folder of a model, whose heads are
-all mapped, with their confidence;
+all mapped, with their confidence; FOLDER: of an earlier map, to compare with;
 prints the number of tiles inferred and of durable steps taken when it lives to the end.
 """
 
@@ -20,9 +21,11 @@ from typing import Any
 from engines.manifest import Manifest
 from engines.open import open_engine
 from engines.testing import IdentityEngine
-from onboard.mapping import canvas, job, product, publish, run
+from onboard.mapping import canvas, job, publish, run
+from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.scene.reader import SceneOptions
 from onboard.scene.resolution import ResolutionOptions
+from products import class_map
 
 TILE = 64
 GROUP = 4
@@ -46,18 +49,25 @@ def counted(function: Callable[..., Any], die_at: int, *, after: bool) -> Callab
     return wrapper
 
 
+def few_classes(manifest: Manifest) -> Manifest:
+    """The manifest with its first five classes: pairs of 255 are not counted."""
+    return manifest.model_copy(update={"classes": manifest.classes[:5]})
+
+
 def main() -> None:
     scene, out = Path(sys.argv[1]), Path(sys.argv[2])
     die_at = int(sys.argv[3]) if len(sys.argv) > 3 else -1
     canvas.GROUP_TILES = GROUP
-    product._OVERVIEW_PIXELS = 128  # so that this small map has overviews, whose making can be interrupted
+    class_map._OVERVIEW_PIXELS = 128  # so that this small map has overviews, whose making can be interrupted
     for owner, name in (
         (os, "fdatasync"),
         (os, "fsync"),
         (Path, "rename"),
         (publish, "enlarge"),
         (publish, "write_map"),
-        (product, "_build_overviews"),
+        (publish, "compare"),
+        (publish, "write_changes"),
+        (class_map, "build_overviews"),
         (publish, "write_quicklook"),
         (publish, "write_item"),
         (run, "probe_scene"),
@@ -73,7 +83,13 @@ def main() -> None:
         print(summary.tiles, steps)
         return
     with IdentityEngine(tile_size=TILE, familiarity=True) as engine:
-        if len(sys.argv) > 4:
+        if len(sys.argv) > 4 and sys.argv[4].startswith("changes:"):
+            engine.manifest = few_classes(engine.manifest)
+            earlier = read_earlier_map(Path(sys.argv[4].removeprefix("changes:")))
+            request = replace(
+                request, earlier=EarlierMaps(lambda: [earlier] if earlier else [], "first", any_time=True)
+            )
+        elif len(sys.argv) > 4:
             engine.manifest = engine.manifest.model_copy(update={"gsd_m": float(sys.argv[4])})
             request = replace(request, resolution=ResolutionOptions(grid="scene"))
         summary = run.map_scene(request, engine)

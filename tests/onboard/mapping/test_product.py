@@ -18,11 +18,12 @@ from rio_cogeo.cogeo import cog_validate
 
 from engines.testing import IdentityEngine, manifest_for_testing
 from onboard.mapping.canvas import Layer
-from onboard.mapping.product import overview_levels, write_map
+from onboard.mapping.product import write_map
 from onboard.mapping.quicklook import Kind
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.georeference import Georeference
 from onboard.scene.reader import SceneOptions
+from products.class_map import overview_levels
 
 # Scenes without georeferencing are written and read here on purpose; so are pictures.
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -22,7 +22,7 @@ import engines.open
 from engines.testing import IdentityEngine
 from onboard import cli
 from onboard.errors import OptionsRefused
-from onboard.mapping import executors, job, product, run
+from onboard.mapping import executors, job, run
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.dask_executor import Part, map_part
 from onboard.mapping.enlarge import enlarge
@@ -31,6 +31,7 @@ from onboard.mapping.pipeline import Pipeline
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.reader import Scene, SceneOptions
 from onboard.scene.resolution import ResolutionOptions
+from products import class_map
 from tests.onboard.mapping.test_product import GEOREFERENCES, HEIGHT, WIDTH
 
 PLAIN = SceneOptions(collar=False)
@@ -246,7 +247,7 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
         )
         return process.returncode, process.stdout
 
-    monkeypatch.setattr(product, "_OVERVIEW_PIXELS", 128)  # as the mapper has it
+    monkeypatch.setattr(class_map, "_OVERVIEW_PIXELS", 128)  # as the mapper has it
     alone = mapped(scene, tmp_path / "alone", engine_for(0.9, tile_size=64), grid="scene")
     out = tmp_path / "killed"
     for die_at in (16, 12):

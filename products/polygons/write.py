@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from ground.errors import AskedWrong, GroundError
-from ground.polygons.coverage import polygons
-from ground.polygons.files import GeoParquetFile, write_with_gdal
-from ground.polygons.merging import Minimum, without_small
-from ground.polygons.patches import Patches, find_patches
-from ground.polygons.raster import ClassRaster
+from products.errors import ProductError, ProductRefused
+from products.polygons.coverage import polygons
+from products.polygons.files import GeoParquetFile, write_with_gdal
+from products.polygons.merging import Minimum, without_small
+from products.polygons.patches import Patches, find_patches
+from products.polygons.raster import ClassRaster
 
 SUFFIXES: Final = {"geoparquet": ".parquet", "flatgeobuf": ".fgb", "gpkg": ".gpkg"}
 
@@ -51,12 +51,14 @@ def write_polygons(raster: ClassRaster, files: Sequence[Path], options: Options)
         options: simplifying and the smallest patch.
 
     Raises:
-        AskedWrong: a smallest area is asked for where the raster has no place.
-        GroundError: a file cannot be written.
+        ProductRefused: a smallest area is asked for where the raster has no place.
+        ProductError: a file cannot be written.
     """
     minimum = options.minimum
     if minimum is not None and not minimum.in_pixels and raster.place.equal_area is None:
-        raise AskedWrong("the map has no place on Earth, so no areas", "give the smallest patch in pixels, like 50px")
+        raise ProductRefused(
+            "the map has no place on Earth, so no areas", "give the smallest patch in pixels, like 50px"
+        )
     patches, borders = find_patches(raster.tiles, raster.data, with_borders=minimum is not None)
     if minimum is not None and borders is not None:
         patches = without_small(patches, borders, minimum)
@@ -67,7 +69,7 @@ def write_polygons(raster: ClassRaster, files: Sequence[Path], options: Options)
             try:
                 write_with_gdal(parquet, path, raster.place)
             except (DataSourceError, DataLayerError) as error:
-                raise GroundError(f"{path}: cannot be written ({error})") from error
+                raise ProductError(f"{path}: cannot be written ({error})") from error
     if parquet not in files:
         parquet.unlink()
     return written
@@ -87,4 +89,4 @@ def _write_parquet(raster: ClassRaster, patches: Patches, path: Path, tolerance:
                 area = None if area is None or areas is None else area + float(areas.sum())
             return Written(file.rows, area)
     except pa.ArrowException as error:  # those of the disk are OSErrors
-        raise GroundError(f"{path}: cannot be written ({error})") from error
+        raise ProductError(f"{path}: cannot be written ({error})") from error

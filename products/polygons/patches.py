@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ground.polygons.outlines import Flags, Labels, SeamVertices
-from ground.polygons.tiles import Codes, Floats, Tile, TileData, Tiles
+from products.polygons.outlines import Flags, Labels, SeamVertices
+from products.polygons.tiles import Codes, Floats, Tile, TileData, Tiles
 
 Numbers = NDArray[np.int64]
 

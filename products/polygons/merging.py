@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ground.polygons.patches import Borders, Numbers, Patches, components
-from ground.polygons.tiles import Floats
+from products.polygons.patches import Borders, Numbers, Patches, components
+from products.polygons.tiles import Floats
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import transform as warp
 
-from ground.polygons.tiles import Floats, Tile
+from products.polygons.tiles import Floats, Tile
 
 Points = NDArray[np.float64]
 _DEGREES: Final = "EPSG:4326"
@@ -79,6 +79,12 @@ def place_of(dataset: Any) -> Place:
     else:
         return Place("pixels", None, lambda pixels: pixels, None)
     return Place(place.kind, place.crs, place.coordinates, _equal_area(place, dataset.width, dataset.height))
+
+
+def grid_place(crs: CRS, transform: Any, width: int, height: int) -> Place:
+    """The place of a raster on a grid of a CRS, without a file of it."""
+    place = Place("grid", crs, _by_affine(transform), None)
+    return Place(place.kind, crs, place.coordinates, _equal_area(place, width, height))
 
 
 def _by_affine(transform: Any) -> Callable[[Points], Points]:

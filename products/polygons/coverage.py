@@ -17,9 +17,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from ground.polygons.outlines import Polygons, outlines
-from ground.polygons.patches import Numbers, Patches, label
-from ground.polygons.tiles import Codes, Tile, Tiles
+from products.polygons.outlines import Polygons, outlines
+from products.polygons.patches import Numbers, Patches, label
+from products.polygons.tiles import Codes, Tile, Tiles
 
 _TOUCHING_HOLES: Final = (3, 14, 0)
 """First GEOS whose union of a coverage is valid where a hole touches the shell (shapely 2.2; 2.1 is the last for Python

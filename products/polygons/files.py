@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from ground.polygons.outlines import Polygons
-from ground.polygons.place import Place
-from ground.polygons.raster import Columns
+from products.polygons.outlines import Polygons
+from products.polygons.place import Place
+from products.polygons.raster import Columns
 
 DRIVERS: Final[Mapping[str, str]] = {".fgb": "FlatGeobuf", ".gpkg": "GPKG"}
 _GEOMETRY: Final = "geometry"

@@ -1,0 +1,30 @@
+"""Two grids of pixels: how far the one is shifted on the other, where their pixels lie on each other."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+_SAME: Final = 0.01
+"""Pixels by which grids may be apart and count as one."""
+
+
+def offset_of(first: Any, second: Any) -> tuple[int, int] | None:
+    """Row and column of the first grid at which the second's first pixel lies; None where their pixels do not match.
+
+    Args:
+        first: something with a CRS, a transform, a width and a height, like a dataset of rasterio.
+        second: likewise.
+    """
+    if first.crs != second.crs:
+        return None
+    a, b = first.transform, second.transform
+    longest = max(first.width, first.height, second.width, second.height)
+    size = float(np.hypot(a.a, a.d))
+    if max(abs(getattr(a, name) - getattr(b, name)) for name in "abde") * longest > _SAME * size:
+        return None
+    # Written out: versions of affine differ in the operator for it.
+    column, row = np.linalg.solve(np.array([[a.a, a.b], [a.d, a.e]]), np.array([b.c - a.c, b.f - a.f])).tolist()
+    whole = round(row), round(column)
+    return whole if abs(row - whole[0]) < _SAME and abs(column - whole[1]) < _SAME else None
