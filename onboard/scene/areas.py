@@ -140,15 +140,19 @@ def _check_area(facts: AreaFacts, known: Mapping[str, str], heads: Mapping[str, 
         raise OptionsRefused(f"area {facts.name!r} names the head {facts.head!r}, which the model lacks", has)
     classes = known if facts.head is None else heads[facts.head]
     whose = "the model" if facts.head is None else f"the head {facts.head}"
-    names = {text.casefold() for pair in classes.items() for text in pair}
     for name in facts.classes:
-        if name.casefold() not in names:
-            elsewhere = [head for head, own in heads.items() if name.casefold() in {t.casefold() for t in own}]
+        if name.casefold() not in _names_of(classes):
+            elsewhere = [head for head, own in heads.items() if name.casefold() in _names_of(own)]
             hint = f"; for those of another head give `head`: {', '.join(elsewhere)}" if elsewhere else ""
             raise OptionsRefused(
                 f"area {facts.name!r} counts {name!r}, which is no class of {whose}",
                 f"its classes are {', '.join(classes.values())}{hint}",
             )
+
+
+def _names_of(classes: Mapping[str, str]) -> set[str]:
+    """Names and titles."""
+    return {text.casefold() for pair in classes.items() for text in pair}
 
 
 def read_areas(path: Path, longest: int = MOST_BYTES) -> Areas:

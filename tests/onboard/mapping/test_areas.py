@@ -216,7 +216,7 @@ def test_classes_are_those_of_the_model() -> None:
         areas.check_classes({item.name: item.title for item in CLASSES})
 
 
-HEADS = {"landcover": {"water": "Water"}, "deepglobe": {"forest": "Forest"}}
+HEADS = {"landcover": {"water": "Water"}, "deepglobe": {"forest": "Forest", "urban": "Urban land"}}
 
 
 @pytest.mark.parametrize(
@@ -229,6 +229,7 @@ HEADS = {"landcover": {"water": "Water"}, "deepglobe": {"forest": "Forest"}}
             {"classes": ["forest"]}, HEADS,
             "no class of the model; its classes are Water; for those of another head give `head`: deepglobe",
         ),
+        ({"classes": ["urban LAND"]}, HEADS, "give `head`: deepglobe"),
         ({"head": "deepglobe", "classes": ["Water"]}, HEADS, "no class of the head deepglobe; its classes are Forest"),
     ],
 )  # fmt: skip

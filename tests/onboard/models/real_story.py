@@ -9,6 +9,7 @@ are printed.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -123,11 +124,13 @@ class Story:
         config.write_text(yaml.safe_dump(TRAINING))
         with self._step("trainer finetune --encoder") as step:
             command = ("finetune", "--config", config, "--encoder", ENCODER, "--run", run)
-            assert _quietly(trainer_cli.main, *command)[0] == 0
+            code, said = _quietly(trainer_cli.main, *command)
+            assert code == 0, said
             step.note = f"{TRAINING['max_steps']} steps on massachusetts-roads"
         with self._step("trainer export --head-of") as step:
             export = ("export", "--run", run, "--head-of", MODEL, "--head", HEAD, "--version", "1.2.0")
-            assert _quietly(trainer_cli.main, *export, "--out", self.folder / "new")[0] == 0
+            code, said = _quietly(trainer_cli.main, *export, "--out", self.folder / "new")
+            assert code == 0, said
             new = self.folder / "new" / MODEL.name
             same = (new / "encoder.onnx").read_bytes() == (MODEL / "encoder.onnx").read_bytes()
             assert same, "the encoder changed"
@@ -320,14 +323,19 @@ def line_of(step: Step) -> str:
 
 
 def main() -> None:
-    """The story, in a temporary folder."""
+    """The story, in a temporary folder, or in one that stays."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, help="that stays; a training that ended in it is not done again")
+    options = parser.parse_args()
     shared = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
     imagery = shared / "openearthmap_tokyo" / "images"
     if not imagery.is_dir():
         sys.exit(f"real_story: the imagery is not at hand: {imagery} (set SHARED_DATA)")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.folder or Path(made)
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-        steps = Story(Path(folder), imagery).run()
+        folder.mkdir(parents=True, exist_ok=True)
+        steps = Story(folder, imagery).run()
     print(f"{sum(step.seconds for step in steps):7.1f} s  in all")
 
 

@@ -105,12 +105,20 @@ def broken_promise(recording: Recording, data: Path, told: str) -> str | None:
 
 
 def cuts(
-    recording: Recording, folder: Path, count: int, ignored: Callable[[str], bool] = lambda _: False, *, go_on: int = 0
-) -> list[str]:
-    """Cuts the power at so many moments; gives the promises that were broken. Some go on afterwards, to the end."""
+    recording: Recording, folder: Path, count: int, ignored: Callable[[str], bool] = lambda _: False, *, go_on: int = 0,
+    way_back: bool = True,
+) -> list[str]:  # fmt: skip
+    """Cuts the power at so many moments; gives the promises that were broken. Some go on afterwards, to the end.
+
+    Without ``way_back`` it is cut in the last quarter of the way up alone, where a model is put together and activated.
+    """
     chance = random.Random(5)
     calls = recording.calls
+    if not way_back:
+        last = next(n for n, call in enumerate(calls) if call.name == "mkdir" and "/told/fails" in call.arguments[0])
+        calls = calls[:last]
     interesting = [n for n, call in enumerate(calls) if str(recording.root) in "".join(call.arguments)]
+    interesting = interesting if way_back else interesting[-len(interesting) // 4 :]
     moments = sorted(chance.choices(interesting, k=count))
     disk = Disk(recording.root, ignored)
     disk.play(Call("", "mkdir", [f'"{recording.root}/told"'], 0))
@@ -152,4 +160,4 @@ NEEDED = {
 @pytest.mark.parametrize("what", NEEDED)
 def test_without_an_fsync_that_is_needed_a_promise_is_broken(recording: Recording, tmp_path: Path, what: str) -> None:
     pattern = re.compile(NEEDED[what])
-    assert cuts(recording, tmp_path, 100, lambda path: pattern.fullmatch(path) is not None), what
+    assert cuts(recording, tmp_path, 100, lambda path: pattern.fullmatch(path) is not None, way_back=False), what
