@@ -17,7 +17,7 @@ from trainer.errors import ExportRefused
 ENCODER_SCOPE = re.compile(r"^/segmenter/student/|^/familiarity/")
 """Names of the encoder's nodes, as the exporter and trainer/familiarity give them."""
 ROUNDING: Final = 8
-"""Parts in 2^23 of a constant's largest value. Measured: one encoder exported in two sessions on different machines, at most 2."""
+"""Parts in 2^23 of a constant's largest value. Measured: one encoder exported on two machines, at most 2."""
 
 
 @dataclass(frozen=True)
