@@ -1,8 +1,7 @@
 """Finds a model's weights in the memory of another process, whatever the runtime made of them, and flips their bits.
 
 Looked for are the values of each tensor as they stand in the file, and as runtimes pack them: sixteen output channels
-side by side, or eight as with AVX2, in FP32 or rounded to bfloat16, also in pairs of inputs. What is not found in any of
-these forms is left.
+side by side, or eight (AVX2), in FP32 or rounded to bfloat16, also in pairs of inputs. What is not found so is left.
 """
 
 from __future__ import annotations
