@@ -19,7 +19,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("swir", r"swir\w*|short ?wave\w*|mir"),
     ("thermal", r"thermal\w*|tir\w*|lwir\w*"),
     ("coastal", r"coastal\w*|aerosol\w*|violet|deep ?blue|db|ultra ?blue|ultraviolet"),
-    ("green05", r"green ?(i|1)"),
+    ("green05", r"green ?(i|1|05)"),
     ("yellow", r"yellow|gelb|jaune|amarillo|orange"),
     ("pan", r"pan|panchromatic|panchro"),
     ("red", r"red|rot|rouge|rojo|rosso|vermelho|rood"),
@@ -97,8 +97,13 @@ def wavelength_nm(tags: Mapping[str, str], description: str | None) -> float | N
         if match:
             unit = lower.get("wavelength_units", "").lower()
             return _as_nm(float(match[1]), "um" if key.endswith("_um") else unit)
-    match = re.search(r"(\d+(?:\.\d+)?)\s*(nm|nanomet|um|µm|μm|micromet)", (description or "").lower())
-    return None if match is None else _as_nm(float(match[1]), match[2])
+    text = (description or "").lower()
+    match = re.search(r"(\d+(?:\.\d+)?)\s*(nm|nanomet|um|µm|μm|micromet)", text)
+    if match is not None:
+        return _as_nm(float(match[1]), match[2])
+    # MicaSense: Blue-444, Red edge-705.
+    match = re.search(r"(?<!\d)([4-9]\d\d)$", text)
+    return None if match is None or _by_word(_plain(text)) is None else float(match[1])
 
 
 def _as_nm(value: float, unit: str) -> float:
@@ -108,7 +113,8 @@ def _as_nm(value: float, unit: str) -> float:
 
 
 def _plain(label: str) -> str:
-    """Lower case, no accents, one blank between words: `Near-Infra_Red` is `near infra red`."""
+    """Lower case, no accents, one blank between words: `Near-Infra_Red` and `NearInfraRed` are `near infra red`."""
+    label = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
     text = unicodedata.normalize("NFKD", label.replace("ß", "ss"))
     text = "".join(letter for letter in text if not unicodedata.combining(letter)).lower()
     return re.sub(r"[^a-z0-9]+", " ", text).strip()

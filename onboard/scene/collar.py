@@ -93,14 +93,13 @@ def find_collar(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule) 
     compression = source.compression
     lossy = compression is not None and compression.name.lower() in LOSSY
     dtype = np.dtype(source.dtypes[bands[0] - 1])
-    # 15 of 255 is little; of other types' ranges nobody knows.
-    # 15 of 255 is little; of floats' ranges nobody knows.
+    # 15 of 255 is little, and less of longer integers; of floats' ranges nobody knows.
     tolerances = (0, _CLOSE, TOLERANCE, _LOOSE) if np.issubdtype(dtype, np.integer) else (0,)
     for border in borders(corners_of(source, bands, rule), dtype):
         cells = Cells(source, bands, border.value, tolerances)
         cells.follow()
         collar = _exact_collar(border, cells, lossy)
-        if dtype == np.uint8 and border.colour in _MIN_CONTACT:
+        if np.issubdtype(dtype, np.integer) and border.colour in _MIN_CONTACT:
             collar = _with_straight(border, collar, cells)
         # Of a scene that is nearly black all over, or of one grey, nothing says that it is no image.
         is_certain = collar is not None and collar.tolerance == 0 and border.colour in _MIN_CONTACT

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 NEAR = 15
-"""How far a byte may be from black or white; GDAL's nearblack takes as much by default."""
+"""How far an integer may be from black or white; GDAL's nearblack takes as much by default."""
 BEGIN_SHARE = 0.9
 _BEGIN = 16
 # A flat block's mean is rounded by half of JPEG's coarsest step for it, 8 values a unit: black may come out as 1.
@@ -57,7 +57,7 @@ def borders(corners: list[NDArray[Any]], dtype: np.dtype[Any]) -> Iterator[Borde
     if not corners:
         return
     bands = len(corners[0])
-    tolerance = NEAR if dtype == np.uint8 else 0
+    tolerance = NEAR if np.issubdtype(dtype, np.integer) else 0
     ends = [("black", 0.0)]
     if np.issubdtype(dtype, np.integer):
         ends.append(("white", float(np.iinfo(dtype).max)))
@@ -85,7 +85,7 @@ def _usual(corners: list[NDArray[Any]], end: float, tolerance: float) -> tuple[f
     if tolerance == 0:
         return (end,) * len(corners[0])
     pixels = np.concatenate([corner.reshape(len(corner), -1) for corner in corners], axis=1)
-    near = pixels[:, (np.abs(pixels - end) <= _MOST_OFF).all(axis=0)]
+    near = pixels[:, within(pixels, (end,) * len(pixels), _MOST_OFF)]
     if near.size == 0:
         return (end,) * len(pixels)
     unique, counts = np.unique(near, axis=1, return_counts=True)

@@ -12,10 +12,10 @@ from onboard.errors import OptionsRefused, SceneRefused
 from onboard.scene.assumption import Assumption
 from onboard.scene.bands import BandChoice, asked_bands, chosen_bands
 from onboard.scene.collar import Collar, find_collar
-from onboard.scene.fills import cannot_be_measured, is_graded, untagged_fill
+from onboard.scene.fills import cannot_be_measured, faint_alpha, is_graded, untagged_fill
 from onboard.scene.radiometry import Stretch, checked_percentiles
 from onboard.scene.sample import Sample, sampled
-from onboard.scene.valid import LARGEST_FLOAT, NodataOption, ValidRule
+from onboard.scene.valid import LARGEST_FLOAT, NodataOption, ValidRule, alpha_band
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -73,7 +73,8 @@ def decided(source: DatasetReader, path: Path, options: SceneOptions) -> Decisio
     sample: Sample | None = None
     is_bytes = source.dtypes[bands.indexes[0] - 1] == "uint8"
     if rule.alpha is not None or not is_bytes:
-        sample = sampled(source, bands.indexes, rule)
+        rule, sample, more = _mask_band(source, bands.indexes, rule, options)
+        assumptions += more
         rule, more = _judged(rule, sample, options)
         assumptions += more
     collar = find_collar(source, bands.indexes, rule) if options.collar else None
@@ -104,13 +105,26 @@ def _bands(source: DatasetReader, path: Path, options: SceneOptions) -> tuple[Ba
     return bands, [] if bands.assumption is None else [bands.assumption]
 
 
-def _judged(rule: ValidRule, sample: Sample, options: SceneOptions) -> tuple[ValidRule, list[Assumption]]:
-    """The rule after a look at pixels: an alpha that is none, a value no tag names."""
-    assumptions = []
-    if rule.alpha is not None and options.alpha is None and sample.alpha is not None and is_graded(sample.alpha):
+def _mask_band(
+    source: DatasetReader, bands: tuple[int, ...], rule: ValidRule, options: SceneOptions
+) -> tuple[ValidRule, Sample, list[Assumption]]:
+    """The rule with the first band marked alpha that is a mask, and the sample that was looked at."""
+    assumptions: list[Assumption] = []
+    sample = sampled(source, bands, rule)
+    while rule.alpha is not None and options.alpha is None and sample.alpha is not None:
+        if not is_graded(sample.alpha):
+            return replace(rule, alpha_from=max(rule.alpha_from, faint_alpha(sample.alpha))), sample, assumptions
         text = f"band {rule.alpha} is marked as alpha but holds measurements: it is not taken for a mask"
         assumptions.append(Assumption("alpha", text, f"--alpha {rule.alpha}"))
-        rule = replace(rule, alpha=None)
+        rule = replace(rule, alpha=alpha_band(source, bands, after=rule.alpha))
+        if rule.alpha is not None:
+            sample = sampled(source, bands, rule)
+    return rule, sample, assumptions
+
+
+def _judged(rule: ValidRule, sample: Sample, options: SceneOptions) -> tuple[ValidRule, list[Assumption]]:
+    """The rule after a look at pixels: values that cannot be measured, whether a tag names them or not."""
+    assumptions: list[Assumption] = []
     tags = set(rule.tags.values())
     if len(tags) == 1 and cannot_be_measured(sample.pixels, min(tags)):
         rule = replace(rule, tag_is_no_value=True)

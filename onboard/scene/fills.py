@@ -15,21 +15,31 @@ from onboard.scene.valid import LARGEST_FLOAT
 # Fill values in use: GDAL's and Esri's defaults, and those of 1e20 (CF) and -999 in tables turned into rasters.
 _USUAL = (-9999.0, -32768.0, -32767.0, -999.0, -99999.0, -999999.0, 1e20, -1e20)
 _MIN_PIXELS = 4
+# Of one band only: a few saturated pixels are no fill, and bend no stretch.
+_MIN_SHARE_OF_ONE_BAND = 1e-3
+# Of a value that nobody uses for it, in all bands.
+_MIN_SHARE_OF_UNUSUAL = 1e-2
 _MANY_VALUES = 16
 _MIN_OPAQUE, _MOST_BETWEEN = 0.25, 0.25
 
 
 def untagged_fill(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> float | None:
-    """The value that all bands have in some pixels and that lies far from all others; None where there is none.
+    """The value that all bands have in some pixels, or one band in many, far from all others; None without one.
 
     Args:
         pixels: (bands, n).
         valid: (n,), True where the file's own rule finds data.
     """
     values = pixels[:, valid]
-    for value in _fill_values(values.dtype):
-        here = (values == value).all(axis=0)
-        if int(here.sum()) >= _MIN_PIXELS and cannot_be_measured(values, value):
+    usual = _fill_values(values.dtype)
+    for value in usual + _ends(values):
+        equal = values == value
+        in_all, in_any = int(equal.all(axis=0).sum()), int(equal.any(axis=0).sum())
+        if value in usual:
+            is_enough = in_all >= _MIN_PIXELS or in_any >= max(_MIN_PIXELS, _MIN_SHARE_OF_ONE_BAND * values.shape[1])
+        else:
+            is_enough = in_all >= max(_MIN_PIXELS, _MIN_SHARE_OF_UNUSUAL * values.shape[1])
+        if is_enough and cannot_be_measured(values, value):
             return value
     return None
 
@@ -66,6 +76,15 @@ def is_graded(alpha: NDArray[Any]) -> bool:
     return 1 - opaque - faint > _MOST_BETWEEN
 
 
+def faint_alpha(alpha: NDArray[Any]) -> int:
+    """The smallest value of a mask (n,) that means data.
+
+    A sixteenth of the largest: compression in former times, or blending, leaves low values beside or in place of 0.
+    """
+    known = alpha[np.isfinite(alpha)]
+    return max(1, -(-int(known.max(initial=0)) // 16))
+
+
 def _fill_values(dtype: np.dtype[Any]) -> list[float]:
     if dtype == np.uint8:
         return []
@@ -74,3 +93,12 @@ def _fill_values(dtype: np.dtype[Any]) -> list[float]:
     limits = np.iinfo(dtype)
     ends = [float(limits.max)] if limits.min == 0 else [float(limits.min), float(limits.max)]
     return ends + [value for value in _USUAL if limits.min <= value <= limits.max and value not in ends]
+
+
+def _ends(values: NDArray[Any]) -> list[float]:
+    """The smallest and the largest value (bands, n); shifted or scaled, a fill is still one of them."""
+    if values.dtype == np.uint8:
+        return []
+    with np.errstate(invalid="ignore"):
+        usable = values[np.abs(values) < LARGEST_FLOAT] if np.issubdtype(values.dtype, np.floating) else values
+    return [float(usable.min()), float(usable.max())] if usable.size else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,7 +228,7 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
         yield
     except (RasterioError, CPLE_BaseError, ValueError, MemoryError) as error:
         cause = error.__cause__ or error
-        text = " ".join(str(cause).replace(str(path), "the file").split()) or type(cause).__name__
+        text = _without_name(" ".join(str(cause).split()), path) or type(cause).__name__
         place = f"cannot be read {where}: " if where else "cannot be read: "
         # GDAL has no type for it: CPLE_OutOfMemory comes as any other error.
         if isinstance(cause, MemoryError) or "allocate" in text:
@@ -235,3 +236,9 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
         if (codec := missing_codec(text)) is not None:
             raise SceneRefused(path, f"its compression ({codec}) has no codec here", OTHER_CODECS) from error
         raise SceneRefused(path, place + text[:200], _DELIVER_AGAIN) from error
+
+
+def _without_name(text: str, path: Path) -> str:
+    """GDAL's text without the file's name, with which it begins: of what comes over the network it is ours."""
+    text = text.replace(str(path), "the file")
+    return re.sub(rf"(?<![^\s'\"]){re.escape(path.name)}(?=[:,'\"])", "the file", text)

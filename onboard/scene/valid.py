@@ -142,7 +142,10 @@ def _tags(source: DatasetReader, bands: tuple[int, ...], nodata: NodataOption) -
 
 
 def _alpha(source: DatasetReader, bands: tuple[int, ...], asked: int | None) -> int | None:
-    if asked is not None:
-        return asked or None
+    return asked or None if asked is not None else alpha_band(source, bands)
+
+
+def alpha_band(source: DatasetReader, bands: tuple[int, ...], after: int = 0) -> int | None:
+    """The first band beyond `after` that is marked alpha and is none of those that are read; None without one."""
     alphas = [n for n, colour in enumerate(source.colorinterp, 1) if colour == ColorInterp.alpha]
-    return next((number for number in alphas if number not in bands), None)
+    return next((number for number in alphas if number > after and number not in bands), None)

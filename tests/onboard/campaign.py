@@ -74,7 +74,7 @@ class Campaign:
     station: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
+        self.random, self._said = random.Random(self.seed), 0
         if self.heads:
             write_heads_model(self.folder / "model")
         self.files = ["map.tif", *(f"{name}.tif" for name in self.heads[1:])]
@@ -104,10 +104,17 @@ class Campaign:
         try:
             while sum(self.killed.values()) < self.kills or len(self.accepted) < self.scenes:
                 self._step()
+                self._say_progress()
             self._finish()
         finally:
             self._end_station()
             self.served.stop()
+
+    def _say_progress(self) -> None:
+        """Now and then, for whoever waits for a long campaign."""
+        if (done := sum(self.killed.values())) >= self._said + 10:
+            self._said = done
+            print(f"{done} of {self.kills} faults, {len(self.accepted)} scenes accepted", flush=True)
 
     def _step(self) -> None:
         """Delivers what is not accepted yet, pulls, waits a random while, kills something, looks at the listing."""

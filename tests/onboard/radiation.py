@@ -25,8 +25,10 @@ import numpy as np
 import rasterio
 
 from engines.engine import Engine
+from engines.heads_graph import graph_of
 from engines.integrity.page_scrub import HEAP_LOOKS
-from engines.open import manifest_path, open_engine
+from engines.manifest import Manifest
+from engines.open import backend_states, default_model, manifest_path, open_engine
 from onboard.errors import SceneRefused
 from onboard.files import sha256_file
 from onboard.mapping.control import EngineHealth, MapObserver, StopPolicy
@@ -64,8 +66,10 @@ class Tally:
 class Patient:
     """The process whose memory is hit."""
 
-    def __init__(self, model: str, backend: str, tiles: int = 2, *, small: bool = True) -> None:
-        more = [] if small else ["large-only"]
+    def __init__(
+        self, model: str, backend: str, tiles: int = 2, *, small: bool = True, heads: tuple[str, ...] = ()
+    ) -> None:
+        more = [*([] if small else ["large-only"]), *(f"head:{name}" for name in heads)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.onboard.radiation_child", model, backend, str(tiles), *more],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -105,8 +109,8 @@ class Patient:
 class WeightsCampaign:
     """Flips bits of weights, one at a time; each is put right before the next."""
 
-    def __init__(self, model: str, backend: str, *, small: bool = True) -> None:
-        self.small = small
+    def __init__(self, model: str, backend: str, *, small: bool = True, heads: tuple[str, ...] = ()) -> None:
+        self.small, self.heads = small, heads
         self.model, self.backend = model, backend
         self.by_kind, self.by_layer = Tally(), Tally()
         self.silent: list[Flip] = []
@@ -114,10 +118,11 @@ class WeightsCampaign:
         self._begin()
 
     def _begin(self) -> None:
-        self.patient = Patient(self.model, self.backend, small=self.small)
-        file = manifest_path(self.model).parent / "model.onnx"
-        tensors = tensors_of(file)
-        self.found: list[Found] = locate(self.patient.memory, tensors, file.read_bytes())
+        self.patient = Patient(self.model, self.backend, small=self.small, heads=self.heads)
+        manifest = manifest_path(self.model)
+        graph = graph_of(Manifest.load(manifest).with_heads(self.heads), manifest.parent)
+        tensors = tensors_of(graph)
+        self.found: list[Found] = locate(self.patient.memory, tensors, graph)
         self.layers = len(tensors)
         self.unwatched = self._unwatched()
         print(f"{len(self.unwatched)} of {len(self.found)} places found are not watched", flush=True)
@@ -130,7 +135,7 @@ class WeightsCampaign:
     def next_patient(self) -> tuple[Patient, list[int]]:
         """Another process in place of this one, and its pages that inference rewrites."""
         self.patient.close()
-        self.patient = Patient(self.model, self.backend, small=self.small)
+        self.patient = Patient(self.model, self.backend, small=self.small, heads=self.heads)
         pages: list[int] = self.patient.ask("pages")["pages"]
         return self.patient, pages
 
@@ -272,21 +277,28 @@ def _mapped(request: MapRequest, engine: Engine, hit: _Hit | None = None) -> Any
         return file.read(1)
 
 
+def cpu_backends() -> list[str]:
+    """ONNX Runtime, and OpenVINO where it is installed: in bfloat16 if the processor has it."""
+    usable = {state.name for state in backend_states() if state.version}
+    return ["onnxruntime", *[name for name in ("openvino-bf16", "openvino") if name in usable][:1]]
+
+
 def main() -> None:
     """The long campaign."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--flips", type=int, default=500, help="of weights, for each backend")
     parser.add_argument("--activations", type=int, default=40, help="for each backend, and as many with tiles twice")
     parser.add_argument("--files", type=int, default=100, help="of canvas and scene each")
-    parser.add_argument("--model", default="dubai-lite")
-    parser.add_argument("--backends", nargs="+", default=["onnxruntime", "openvino-bf16"])
+    parser.add_argument("--model", default=default_model())
+    parser.add_argument("--heads", nargs="+", default=[], help="of a model with heads; its first one with none")
+    parser.add_argument("--backends", nargs="+", default=cpu_backends())
     parser.add_argument("--minutes", type=float, help="for the weights of each backend, at most")
     parser.add_argument("--large-only", action="store_true", help="with ONBOARD_MEMORY_SCRUB_SMALL=false")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     silent = 0
     for backend in options.backends:
-        campaign = WeightsCampaign(options.model, backend, small=not options.large_only)
+        campaign = WeightsCampaign(options.model, backend, small=not options.large_only, heads=tuple(options.heads))
         deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
         made = campaign.run(options.flips, options.seed, deadline)
         places = len({place.layer for place in campaign.found})

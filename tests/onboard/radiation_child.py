@@ -36,9 +36,10 @@ class Child:
         import rasterio  # noqa: F401 -- as in the worker, before the engine
 
         self.said: list[str] = []
+        heads = [word.partition(":")[2] for word in sys.argv[4:] if word.startswith("head:")]
         schedule = CheckSchedule(period_s=600, scrub_small="large-only" not in sys.argv[4:])
         self.guard = EngineGuard(
-            lambda: open_engine(model, backend=backend, threads=1), schedule,
+            lambda: open_engine(model, heads=heads, backend=backend, threads=1), schedule,
             prepare=lambda: load_runtime(backend), log_event=lambda *event: self.said.append(" ".join(event)),
         )  # fmt: skip
         begin = time.perf_counter()
@@ -74,7 +75,8 @@ class Child:
         digest = hashlib.sha256()
         try:
             for tile in self.tiles:
-                digest.update(engine.infer(tile[None]).classes.tobytes())
+                for head in engine.infer(tile[None]).heads:
+                    digest.update(head.classes.tobytes())
         except EngineError as error:
             return {"failed": str(error)}
         return {"digest": digest.hexdigest(), "differed": len(differed)}

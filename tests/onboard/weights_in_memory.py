@@ -1,7 +1,7 @@
 """Finds a model's weights in the memory of another process, whatever the runtime made of them, and flips their bits.
 
 Looked for are the values of each tensor as they stand in the file, and as runtimes pack them: sixteen output channels
-side by side, in FP32 or rounded to bfloat16, also in pairs of inputs. What is not found in any of these forms is left.
+side by side, or eight (AVX2), in FP32 or rounded to bfloat16, also in pairs of inputs. What is not found so is left.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from engines.integrity.memory_map import read_maps
 
 Values = NDArray[np.float32]
 SIDE_BY_SIDE = 16
+PACKED = (16, 8)
+"""Output channels that runtimes put side by side: with AVX-512, and with AVX2."""
 _LARGEST = 1 << 30
 _COMMON = 200
 """Places within 8 MB from which eight bytes are no sign of a weight."""
@@ -76,9 +78,9 @@ class ProcessMemory:
         os.close(self._file)
 
 
-def tensors_of(model: Path) -> dict[str, Values]:
-    """The weights of an ONNX file: floats with two different values or more."""
-    graph = onnx.load(str(model)).graph
+def tensors_of(model: bytes) -> dict[str, Values]:
+    """The weights of an ONNX file's content: floats with two different values or more."""
+    graph = onnx.load_from_string(model).graph
     users = {name: node.op_type + "/" + (node.name or node.output[0]) for node in graph.node for name in node.input}
     found = {}
     for tensor in graph.initializer:
@@ -137,16 +139,9 @@ def _patterns(values: Values, chance: np.random.Generator) -> Iterator[tuple[byt
     flat = values.reshape(-1)
     begin = int(chance.integers(0, max(1, flat.size // SIDE_BY_SIDE))) * SIDE_BY_SIDE
     rows = [flat[begin : begin + SIDE_BY_SIDE]]
-    if values.ndim >= 2 and values.shape[0] >= SIDE_BY_SIDE:
-        outputs = int(chance.integers(0, values.shape[0] // SIDE_BY_SIDE)) * SIDE_BY_SIDE
-        rest = [int(chance.integers(0, side)) for side in values.shape[1:]]
-        index: tuple[Any, ...] = (slice(outputs, outputs + SIDE_BY_SIDE), *rest)
-        rows.append(values[index])
-        if values.shape[1] >= 2:
-            rest[0] = min(rest[0] - rest[0] % 2, values.shape[1] - 2)
-            pairs: list[tuple[Any, ...]] = [(index[0], rest[0] + k, *rest[1:]) for k in (0, 1)]
-            pair = [values[one] for one in pairs]
-            rows.append(np.stack(pair, axis=1).ravel())
+    for wide in PACKED:
+        if values.ndim >= 2 and values.shape[0] >= wide:
+            rows += _packed(values, chance, wide)
     if values.ndim == 2 and values.shape[1] >= SIDE_BY_SIDE and values.shape[0] >= 2:
         row = int(chance.integers(0, values.shape[0] // 2)) * 2
         col = int(chance.integers(0, values.shape[1] // SIDE_BY_SIDE)) * SIDE_BY_SIDE
@@ -157,6 +152,19 @@ def _patterns(values: Values, chance: np.random.Generator) -> Iterator[tuple[byt
         yield np.ascontiguousarray(row_values).tobytes(), 32
         if len(row_values) >= SIDE_BY_SIDE:
             yield rounded(row_values).tobytes(), 16
+
+
+def _packed(values: Values, chance: np.random.Generator, wide: int) -> list[Values]:
+    """Values of one input (and of a pair of inputs) for so many outputs side by side."""
+    outputs = int(chance.integers(0, values.shape[0] // wide)) * wide
+    rest = [int(chance.integers(0, side)) for side in values.shape[1:]]
+    index: tuple[Any, ...] = (slice(outputs, outputs + wide), *rest)
+    rows = [values[index]]
+    if values.shape[1] >= 2:
+        rest[0] = min(rest[0] - rest[0] % 2, values.shape[1] - 2)
+        pairs: list[tuple[Any, ...]] = [(index[0], rest[0] + k, *rest[1:]) for k in (0, 1)]
+        rows.append(np.stack([values[one] for one in pairs], axis=1).ravel())
+    return rows
 
 
 def rounded(values: Values) -> NDArray[np.uint16]:

@@ -101,7 +101,7 @@ def test_a_file_of_the_inbox_is_taken_by_its_path(client: httpx.Client, folder: 
     refused(client.post("/scenes", json={"file": "x"}), 400, "bad-request")
 
 
-def test_what_is_too_large_or_no_tiff_or_broken_is_refused(client: httpx.Client) -> None:
+def test_what_is_too_large_or_no_tiff_or_broken_is_refused(client: httpx.Client, folder: Path) -> None:
     large = client.post("/scenes", content=b"II*\0" + bytes(600_000), headers=TIFF)
     assert "cut the scene into smaller ones" in refused(large, 413, "too-large")
     refused(client.post("/scenes", content=b"\x89PNG....", headers=TIFF), 415, "not-a-tiff")
@@ -109,6 +109,10 @@ def test_what_is_too_large_or_no_tiff_or_broken_is_refused(client: httpx.Client)
     broken = client.post("/scenes", content=b"II*\0" + bytes(500), headers=TIFF)
     detail = refused(broken, 422, "scene-refused")
     assert "/" not in detail.replace("://", "")  # no path of ours
+    scene = write_scene(folder / "cut.tif", 64).read_bytes()
+    for content in (b"II*\0\x08\0\0\0", scene[: len(scene) // 2]):
+        detail = refused(client.post("/scenes", content=content, headers=TIFF), 422, "scene-refused")
+        assert ".part" not in detail  # no name of ours either
     refused(client.post("/scenes", content=b"II*\0", headers=TIFF, params={"priority": "soon"}), 422, "invalid")
     refused(client.post("/scenes", content=b"II*\0", headers=TIFF, params={"prio": "high"}), 422, "invalid")
 

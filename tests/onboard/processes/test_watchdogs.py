@@ -118,6 +118,15 @@ def test_a_stopped_api_is_killed_and_another_answers(tmp_path: Path) -> None:
         assert "worker-silent" not in kinds(served)
 
 
+def test_stopped_sampling_is_killed_and_measured_again(tmp_path: Path) -> None:
+    settings = {"ONBOARD_HEARTBEAT_TIMEOUT_S": "5"}
+    with running(tmp_path / "data", **settings) as served:
+        stopped = until(lambda: served.children().get("sampling"), "nothing samples")
+        os.kill(stopped, signal.SIGSTOP)
+        until(lambda: served.children().get("sampling", stopped) != stopped, "the stopped sampling stays")
+        until(lambda: "sampling-silent" in kinds(served), "no event")
+
+
 def test_a_ledger_damaged_while_running_is_built_again_without_an_operator(tmp_path: Path) -> None:
     with running(tmp_path / "data", ONBOARD_PORT=free_port()) as served, served.client() as client:
         posted = served.post(write_scene(tmp_path / "scene.tif", 60))

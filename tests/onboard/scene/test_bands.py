@@ -22,6 +22,8 @@ def chosen(*labels: str, colours: tuple[str, ...] = ()) -> tuple[tuple[int, ...]
         (("Blue", "Green", "Red", "NIR", "Red edge"), (3, 2, 1)),
         (("Coastal Blue", "Blue", "Green", "Yellow", "Red", "Red Edge", "NIR1", "NIR2"), (5, 3, 2)),
         (("coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"), (6, 4, 2)),
+        (("coastal", "blue", "green05", "green", "yellow", "red", "rededge071", "nir"), (6, 4, 2)),
+        (("RedReflectance", "GreenReflectance", "BlueReflectance", "RedEdge", "NearInfraRed"), (1, 2, 3)),
         (("BAND_C", "BAND_B", "BAND_G", "BAND_Y", "BAND_R", "BAND_RE", "BAND_N", "BAND_N2"), (5, 3, 2)),
         (("B", "G", "R", "N"), (3, 2, 1)),
         (("Blau", "Grün", "Rot", "Nahes Infrarot"), (3, 2, 1)),
@@ -72,6 +74,13 @@ def test_bands_are_known_by_their_wavelengths() -> None:
     assert (choice.indexes, choice.how) == ((4, 3, 2), "wavelengths")
 
 
+def test_of_several_bands_of_one_colour_the_wavelength_in_their_names_decides() -> None:
+    labels = ("Blue-444", "Blue-475", "Green-531", "Green-560", "Red-650", "Red-668", "Red edge-705", "NIR-842")
+    waves = [wavelength_nm({}, label) for label in labels]
+    choice = chosen_bands(Path("s.tif"), RGB, colours=("gray",) * 8, descriptions=labels, wavelengths=waves)
+    assert (choice.indexes, choice.how) == ((6, 4, 2), "wavelengths")
+
+
 @pytest.mark.parametrize(
     ("tags", "description", "expected"),
     [
@@ -82,6 +91,8 @@ def test_bands_are_known_by_their_wavelengths() -> None:
         ({}, "Band 3 (560.000000 Nanometers)", 560),
         ({}, "B4, central wavelength 665 nm", 665),
         ({}, "Band 3", None),
+        ({}, "Red-668", 668),
+        ({}, "Layer 560", None),
     ],
 )
 def test_wavelengths_are_read_in_any_unit(

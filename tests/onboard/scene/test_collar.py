@@ -168,6 +168,29 @@ def test_a_border_of_many_values_near_black_is_a_collar_and_dark_water_beside_la
         assert scene.decisions.collar is None
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32"])
+def test_a_border_near_black_is_a_collar_in_longer_integers_and_bends_no_stretch(tmp_path: Path, dtype: str) -> None:
+    pixels, inside = turned(20, 400, 0)
+    values = np.where(inside, pixels.astype(dtype) * 10 + 300, 0).astype(dtype)
+    values[:, ~inside] = np.random.default_rng(1).integers(0, 4, (3, int((~inside).sum())))
+    path = written(tmp_path / "s.tif", values)
+    left, lost = left_and_lost(path, inside)
+    assert (left, lost) < (0.01, 0.001)
+    with Scene.open(path) as scene:
+        assert scene.stretch is not None
+        assert min(scene.stretch.low) >= 300
+
+
+def test_a_bay_of_nearly_nothing_in_longer_integers_is_data(tmp_path: Path) -> None:
+    pixels, _ = turned(0, 400, 0)
+    values = pixels.astype(np.uint16) * 10 + 300
+    rows, cols = np.mgrid[:400, :400]
+    water = rows > 250 + 60 * np.sin(cols / 30) + 20 * np.sin(cols / 7)
+    values[:, water] = np.random.default_rng(1).integers(0, 4, (3, int(water.sum())))
+    with Scene.open(written(tmp_path / "w.tif", values)) as scene:
+        assert scene.decisions.collar is None
+
+
 def test_black_water_and_white_sand_beside_a_collar_stay_data(tmp_path: Path) -> None:
     for fill, sand in ((0, 0), (255, 255)):
         pixels, inside = turned(10, 400, fill)

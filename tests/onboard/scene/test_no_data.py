@@ -55,6 +55,11 @@ def measured(dtype: str, side: int = 80, count: int = 3) -> NDArray[Any]:
         ("float32", -3.4028234663852886e38, {"nodata": -3.40282e38}),
         ("float64", 1.7976931348623157e308, {}),
         ("float64", 1e20, {}),
+        ("uint16", 55537, {}),  # -9999 in a type that has none
+        ("uint16", 32767, {}),
+        ("float32", -10000, {}),
+        ("float32", -9998.9, {}),  # scaled or shifted
+        ("float32", -1, {}),
     ],
 )
 def test_a_fill_value_no_tag_names_is_no_data_and_bends_no_stretch(
@@ -74,6 +79,25 @@ def test_a_fill_value_no_tag_names_is_no_data_and_bends_no_stretch(
         assert scene.stretch.low == pytest.approx(usual.low, rel=0.1)
         assert scene.stretch.high == pytest.approx(usual.high, rel=0.02)
         assert [row.about for row in scene.assumptions if row.about == "nodata"] == ["nodata"]
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("uint16", 65535), ("int16", -9999), ("float32", -9999)])
+def test_a_fill_value_of_one_band_is_no_data_and_bends_no_stretch(tmp_path: Path, dtype: str, fill: float) -> None:
+    values = measured(dtype)
+    values[1, :30, :20] = fill
+    path = write(tmp_path / "s.tif", values)
+    assert np.array_equal(no_data(path), values[1] == fill)
+    with Scene.open(path) as scene:
+        assert scene.stretch is not None
+        assert scene.stretch.low == pytest.approx([scene.stretch.low[0]] * 3, rel=0.1)
+        assert scene.stretch.high == pytest.approx([scene.stretch.high[0]] * 3, rel=0.1)
+        assert [row.about for row in scene.assumptions if row.about == "nodata"] == ["nodata"]
+
+
+def test_a_few_pixels_that_saturate_in_one_band_are_data(tmp_path: Path) -> None:
+    values = measured("uint16")
+    values[1, 40, 40:45] = 65535
+    assert not no_data(write(tmp_path / "s.tif", values)).any()
 
 
 def test_saturated_pixels_near_the_others_are_no_fill(tmp_path: Path) -> None:
@@ -119,6 +143,36 @@ def test_near_infrared_marked_as_alpha_is_no_mask_and_the_option_says_otherwise(
     assert np.array_equal(no_data(path, SceneOptions(alpha=4)), values[3] == 0)
     with pytest.raises(OptionsRefused, match="bands 1 to 4"):
         Scene.open(path, SceneOptions(alpha=5))
+
+
+def test_where_near_infrared_and_a_mask_are_both_marked_alpha_the_mask_is_one(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rgb = random.integers(60, 190, (3, 80, 80), dtype=np.uint8)
+    mask = np.full((1, 80, 80), 255, np.uint8)
+    mask[0, :20] = 0
+    infrared = random.integers(0, 256, (1, 80, 80), dtype=np.uint8)
+    path = write(tmp_path / "s.tif", np.concatenate([rgb, infrared, mask]), [RED, GREEN, BLUE, ALPHA, ALPHA])
+    assert np.array_equal(no_data(path), mask[0] == 0)
+    with Scene.open(path) as scene:
+        assert "band 4 is marked as alpha" in scene.assumptions[0].text
+
+
+def test_what_lossy_compression_once_left_of_a_mask_is_a_mask(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rgb = random.integers(60, 190, (3, 80, 80), dtype=np.uint8)
+    outside = np.zeros((80, 80), bool)
+    outside[:20] = True
+    mask = np.where(outside, random.integers(0, 6, (80, 80)), random.integers(246, 256, (80, 80))).astype(np.uint8)
+    path = write(tmp_path / "s.tif", np.concatenate([rgb, mask[None]]), [RED, GREEN, BLUE, ALPHA], compress="deflate")
+    assert np.array_equal(no_data(path), outside)
+
+
+def test_a_mask_of_floats_may_hold_not_a_number(tmp_path: Path) -> None:
+    pixels = np.concatenate([measured("float32"), np.ones((1, 80, 80), np.float32)])
+    pixels[3, :20] = 0
+    pixels[3, 20:30] = np.nan
+    path = write(tmp_path / "s.tif", pixels, [RED, GREEN, BLUE, ALPHA])
+    assert np.array_equal(no_data(path), np.arange(80)[:, None].repeat(80, 1) < 30)
 
 
 def test_a_mask_with_smooth_edges_stays_one_and_can_be_left_out(tmp_path: Path) -> None:

@@ -135,9 +135,10 @@ def test_a_block_that_takes_more_memory_than_allowed_is_refused(tmp_path: Path) 
     keys = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "compress": "deflate"}
     with rasterio.open(path, "w", blockysize=side, interleave="pixel", **PLACE, **keys) as target:
         target.write(np.zeros((3, side, side), np.uint8))
-    probe_scene(path)
+    # A busy machine may take more than the usual minute for it.
+    probe_scene(path, limits=Limits(wall_s=600))
     with pytest.raises(SceneRefused, match=r"the reader died|takes more memory than there is"):
-        probe_scene(path, limits=Limits(memory_bytes=64 << 20))
+        probe_scene(path, limits=Limits(memory_bytes=64 << 20, wall_s=600))
 
 
 LIMITED = """
