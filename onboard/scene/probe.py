@@ -36,6 +36,7 @@ _DAMAGED = "it is damaged or made to break readers; deliver it again"
 _REMEDIES = {
     _PROBE_ENDED: "see that the machine has memory left and no limit on it (ulimit -v), then try again",
     "signal 9": "the system ended it, most often for want of memory; free memory and try again, or deliver it tiled",
+    "signal 24": "it ran out of processor time: its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
 }
 
 
@@ -44,7 +45,7 @@ class Limits:
     """Limits of a probe.
 
     Attributes:
-        wall_s: seconds until the probe is killed.
+        wall_s: seconds until the probe is killed; many more than ``cpu_s``: on a busy machine it waits for its turn.
         cpu_s: processor seconds.
         memory_bytes: address space of the probe.
         scene_pixels: width times height that is still mapped.
@@ -52,7 +53,7 @@ class Limits:
         block_bytes: decoded size of one block; a decoder allocates it whole.
     """
 
-    wall_s: float = 60.0
+    wall_s: float = 600.0
     cpu_s: int = 60
     memory_bytes: int = 4 << 30
     scene_pixels: int = 1 << 36
@@ -225,7 +226,7 @@ def _judge(path: Path, verdict: dict[str, str], limits: Limits) -> None:
         raise SceneRefused(
             path,
             f"reading samples of it took over {limits.wall_s:g} s",
-            "it is damaged or its blocks are absurdly large; deliver it again as a tiled GeoTIFF",
+            "storage or machine are stuck or far too busy; see to them and deliver it again",
         )
     if "died" in verdict:
         raise SceneRefused(path, f"the reader died on it ({verdict['died']})", _REMEDIES.get(verdict["died"], _DAMAGED))

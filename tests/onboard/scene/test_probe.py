@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 import rasterio
 
 from onboard.errors import OptionsRefused, SceneRefused
-from onboard.scene.probe import Limits, Probe, Probes, probe_scene
+from onboard.scene.probe import Limits, Probe, Probes, _judge, probe_scene
 from onboard.scene.reader import SceneOptions
 
 OK = ""
@@ -135,10 +136,31 @@ def test_a_block_that_takes_more_memory_than_allowed_is_refused(tmp_path: Path) 
     keys = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "compress": "deflate"}
     with rasterio.open(path, "w", blockysize=side, interleave="pixel", **PLACE, **keys) as target:
         target.write(np.zeros((3, side, side), np.uint8))
-    # A busy machine may take more than the usual minute for it.
-    probe_scene(path, limits=Limits(wall_s=600))
+    probe_scene(path)
     with pytest.raises(SceneRefused, match=r"the reader died|takes more memory than there is"):
-        probe_scene(path, limits=Limits(memory_bytes=64 << 20, wall_s=600))
+        probe_scene(path, limits=Limits(memory_bytes=64 << 20))
+
+
+ENDLESS = """
+import json, sys
+import onboard.scene.probe as probe
+def examine(path, *rest):
+    while True:
+        pass
+probe._examine = examine
+limits = probe.asdict(probe.Limits(cpu_s=1))
+print(json.dumps(probe._in_a_fork({"path": sys.argv[1], "options": {}, "limits": limits})))
+"""
+
+
+def test_a_reader_that_ends_never_is_ended_by_its_processor_time(scene: Path) -> None:
+    """Not by the clock: on a busy machine a good scene waits for its turn."""
+    words = [sys.executable, "-c", ENDLESS, os.fspath(scene)]
+    verdict = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, timeout=600).stdout)
+    assert verdict == {"died": f"signal {signal.SIGXCPU.value}"}
+    with pytest.raises(SceneRefused, match="ran out of processor time: its blocks are absurdly large"):
+        _judge(scene, verdict, Limits())
+    assert Limits().wall_s >= 10 * Limits().cpu_s
 
 
 LIMITED = """
