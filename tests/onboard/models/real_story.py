@@ -203,8 +203,8 @@ class Story:
         old = (station.keys / LIST_FILE).read_bytes()
         with self._step("refused: a damaged head, an old list, a head that ends its probe") as step:
             other = self._changed(new, "1.3.0", "probe dies")
-            damaged = _flipped(other / f"{HEAD}.onnx")
             _forged(other)
+            damaged = _flipped(other / f"{HEAD}.onnx")
             assert station.sign(other) == 0
             assert put_list(served, (station.keys / LIST_FILE).read_bytes())[0] == 200
             digest = unit_of(other).files[f"{HEAD}.onnx"].sha256
