@@ -21,6 +21,8 @@ REFUSED = 2
 """Exit code of a child that another start will not help: settings, folder or address have to change."""
 DAMAGED = 3
 """Exit code of a child that found the ledger damaged."""
+UNFORESEEN = 1
+"""Exit code of a child that an exception ended which nobody foresaw: Python's own."""
 ALIVE = b"alive\n"
 """The line of a child that reports nothing but that it answers."""
 

@@ -31,7 +31,7 @@ from onboard.models.active import active_model
 from onboard.models.failures import count_crash
 from onboard.models.reconcile import reconcile_models
 from onboard.models.under_way import model_under_way
-from onboard.processes.child import DAMAGED, REFUSED
+from onboard.processes.child import DAMAGED, REFUSED, UNFORESEEN
 from onboard.processes.deferred_writes import TIMEOUT_S, DeferredWrites
 from onboard.processes.heartbeat import Heartbeat, heartbeat_of
 from onboard.processes.systemd import Systemd
@@ -266,8 +266,8 @@ class Supervisor:
             self._suspect = self._scene or self._suspect
         about = self._scene if child is self.worker else None
         how = child.died(now)
-        if child is self.worker and code < 0:  # an exit code is the program's own word, not a runtime's crash
-            self._blame_model(backlog, how)
+        if child is self.worker:
+            self._blame_model(backlog, code, how)
         if code == REFUSED and not child.was_ever_heard:
             raise OptionsRefused(f"the {child.name} cannot work with these settings", "its own line above says why")
         self._is_ledger_doubted |= code == DAMAGED
@@ -317,9 +317,13 @@ class Supervisor:
 
         backlog.add(count)
 
-    def _blame_model(self, backlog: DeferredWrites, how: str) -> None:
+    def _blame_model(self, backlog: DeferredWrites, code: int, how: str) -> None:
         """A model that ends the worker while it is opened, or before it has mapped a scene, goes in the end."""
         is_opening = self._last is not None and self._last.engine != "ready"
+        # An exit code is the program's own word, not a runtime's crash; but of what a model raises when it is opened
+        # nobody can foresee all (memory that is not there, for one).
+        if code >= 0 and not (is_opening and code == UNFORESEEN):
+            return
         limit = self.settings.max_model_failures
 
         def count(ledger: Ledger) -> None:
