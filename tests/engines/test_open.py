@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,15 @@ def test_every_shipped_model_passes_its_own_golden_tile() -> None:
         pytest.skip("no model is shipped yet")
     assert default_model() in shipped_models()
     for name in shipped_models():
+        if Manifest.load(manifest_path(name)).precision == "int8" and not multiplies_bytes():
+            continue  # sums of products of bytes saturate there: such a model is refused, as it should be
         with open_engine(name) as engine:
             assert engine.manifest.golden is not None
             assert engine.manifest.name == name
+
+
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for INT8 that do not saturate: VNNI on x86-64."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
