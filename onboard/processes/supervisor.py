@@ -322,7 +322,8 @@ class Supervisor:
         is_opening = self._last is not None and self._last.engine != "ready"
         # An exit code is the program's own word, not a runtime's crash; but of what a model raises when it is opened
         # nobody can foresee all (memory that is not there, for one).
-        if code >= 0 and not (is_opening and code == UNFORESEEN):
+        # A worker that has not spoken yet did not come so far.
+        if code >= 0 and not (is_opening and code == UNFORESEEN and self.worker.has_spoken):
             return
         limit = self.settings.max_model_failures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
 import warnings
 import xml.etree.ElementTree as ET
@@ -28,6 +29,8 @@ BEFORE, AFTER = "BEFORE_SHA256", "AFTER_SHA256"
 _ROWS: Final = 512
 _WIDEST: Final = 1 << 20
 """Pixels; a file from the link says itself how wide it is."""
+_LEFT_FREE: Final = 64 << 20
+"""Bytes of the disk that stay free for the map itself and its overviews."""
 _OWN_TAGS: Final = re.compile(rf"CLASS_\d+|AREA_OR_POINT|{BEFORE}|{AFTER}")
 _CLASS: Final = re.compile(r"CLASS_\d+")
 _GDAL: Final[Mapping[str, Any]] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -54,7 +57,7 @@ def rebuild(before: Path, changes: Path, target: Path) -> None:
         with warnings.catch_warnings(), rasterio.Env(**_GDAL):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             _rebuild(before, changes, target)
-    except RasterioError as error:
+    except (RasterioError, ValueError) as error:  # a file from the link may lack palette, names or georeferencing
         raise ProductError(f"{changes}: the map cannot be made of it and {before} ({error})") from error
 
 
@@ -63,8 +66,12 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
         tags = change.tags()
         if tags.get(BEFORE) != _sha256(before):
             raise ProductRefused(f"{before}: is not the map that {changes.name} is counted from", "fetch the whole map")
-        if change.width > _WIDEST:
-            raise ProductRefused(f"{changes}: is {change.width} pixels wide", "fetch the whole map")
+        size = change.width * change.height
+        # It is laid out whole beside the target: a small file from the link may say that it has any size.
+        if change.width > _WIDEST or size > shutil.disk_usage(target.parent).free - _LEFT_FREE:
+            raise ProductRefused(
+                f"{changes}: {change.width} x {change.height} pixels do not fit", "fetch the whole map"
+            )
         offset = offset_of(earlier, change)
         if offset is None:
             raise ProductRefused(f"{changes}: its pixels do not lie on those of {before}", "fetch the whole map")

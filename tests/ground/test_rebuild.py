@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -33,7 +34,9 @@ from onboard.mapping import run
 from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.settings import Settings, read_settings
+from products.change.rebuild import rebuild
 from products.class_map import map_options
+from products.errors import ProductError, ProductRefused
 from tests.onboard.api.conftest import running as in_thread
 from tests.tiny_heads import HEADS, write_heads_model
 from tests.tiny_model import write_model
@@ -256,3 +259,32 @@ def test_maps_of_all_heads_are_made_of_their_changes(maps_of_heads: Path, tmp_pa
         assert pull(service, tmp_path / "dest")[0].rebuilt == ["second"]
         for name in sorted(names):
             assert sha256(tmp_path / "dest" / "second" / name) == sha256(maps_of_heads / "second" / name)
+
+
+def changes_of_size(path: Path, side: int, before: Path) -> Path:
+    """A sparse file of changes that says it belongs to a map: a few kilobytes, whatever its size."""
+    with rasterio.open(
+        path, "w", "GTiff", side, side, 1, dtype="uint8", tiled=True, SPARSE_OK="TRUE", BIGTIFF="YES", **GRID
+    ) as file:
+        file.update_tags(BEFORE_SHA256=hashlib.sha256(before.read_bytes()).hexdigest())
+    return path
+
+
+def test_changes_that_would_fill_the_disk_are_refused(
+    maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = maps / "first" / "map.tif"
+    changes = changes_of_size(tmp_path / "changes.tif", 12_000, before)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000_000))
+    with pytest.raises(ProductRefused, match="12000 x 12000 pixels do not fit"):
+        rebuild(before, changes, tmp_path / "map.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["changes.tif"]
+
+
+def test_an_earlier_file_that_is_no_class_map_is_refused(tmp_path: Path) -> None:
+    before = tmp_path / "before.tif"
+    with rasterio.open(before, "w", "GTiff", 64, 64, 1, dtype="uint8", **GRID) as file:
+        file.write(np.ones((1, 64, 64), np.uint8))
+    changes = changes_of_size(tmp_path / "changes.tif", 64, before)
+    with pytest.raises(ProductError, match="the map cannot be made of it"):
+        rebuild(before, changes, tmp_path / "map.tif")
