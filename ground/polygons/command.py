@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def require_packages(command: str) -> None:
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise AskedWrong(
-            f"`{command}` needs the package {package}, which is not installed here", f"pip install {package}"
+            f"`{command}` needs the package {package}, which is not installed here",
+            f"{sys.executable} -m pip install {package} (the extra polygons has all)",
         ) from None
 
 

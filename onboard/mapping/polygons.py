@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ def check_packages() -> None:
         package = str(error.name).partition(".")[0]
         raise OptionsRefused(
             f"polygons need the package {package}, which is not installed here",
-            f"pip install {package}, or leave polygons out",
+            f"{sys.executable} -m pip install {package} (the extra polygons has all), or leave polygons out",
         ) from None
 
 

@@ -279,6 +279,6 @@ def test_without_a_package_one_line_says_what_to_install(maps: Path, tmp_path: P
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.endswith(f"pip install {package}\n")
+    assert done.stderr.endswith(f"-m pip install {package} (the extra polygons has all)\n")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

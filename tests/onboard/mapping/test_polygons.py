@@ -105,7 +105,7 @@ def test_a_missing_package_is_one_line_before_the_work(package: str, tmp_path: P
         )  # fmt: skip
         assert ran.stderr == (
             f"onboard: polygons need the package {package}, which is not installed here; "
-            f"pip install {package}, or leave polygons out\n"
+            f"{sys.executable} -m pip install {package} (the extra polygons has all), or leave polygons out\n"
         )
         assert ran.returncode == 2
     assert not (tmp_path / "maps").exists()
