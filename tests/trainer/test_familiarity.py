@@ -255,6 +255,9 @@ def test_tiles_take_the_versions_of_a_corruption_in_turn() -> None:
 
 def test_another_scale_keeps_the_tile_as_a_picture_of_other_pixels() -> None:
     tile = ground(3, 96)
+    assert {kind.name: kind.versions for kind in CORRUPTIONS[3:]} == {
+        "three times finer": (finer,), "three times coarser": (coarser,),
+    }  # fmt: skip
     assert finer(tile).shape == coarser(tile).shape == tile.shape
     mean = tile[:, :32, :32].mean()
     assert abs(finer(tile).mean() - mean) < 2

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 
 from onboard.errors import OptionsRefused
-from onboard.scene.fills import is_graded
+from onboard.scene.fills import is_graded, untagged_fill
 from onboard.scene.grid import Window
 from onboard.scene.reader import Scene, SceneOptions
 from onboard.scene.sample import BLOCK_PIXELS, sample_windows
@@ -243,3 +243,13 @@ def test_a_sample_reaches_all_over_and_decodes_little(block: tuple[int, int]) ->
         cols = {min(2, place * 3 // side) for place in (window.col, window.col + window.width - 1)}
         seen[np.ix_(range(min(rows), max(rows) + 1), range(min(cols), max(cols) + 1))] = True
     assert seen.all()
+
+
+def test_a_few_pixels_far_from_all_others_are_data_and_a_hundredth_is_a_fill() -> None:
+    """Of a value that nobody uses as a fill: glints and hot roofs are as far off, and few."""
+    pixels = np.random.default_rng(0).integers(1000, 2000, (3, 10_000)).astype(np.uint16)
+    valid = np.ones(10_000, bool)
+    pixels[:, :50] = 55_537
+    assert untagged_fill(pixels, valid) is None
+    pixels[:, :100] = 55_537
+    assert untagged_fill(pixels, valid) == 55_537
