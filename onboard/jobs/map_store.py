@@ -50,12 +50,19 @@ class MapStore:
         with self._database.numbered():
             is_done = self._scenes.change_state(row.id, TRANSITIONS["finish"], "figures = ?", json.dumps(figures))
             if is_done:
+                # A row of an earlier map may stand after the ledger fell back; its files are gone.
+                self._database.change("DELETE FROM maps WHERE id = ?", row.id)
                 self._insert(row)
         return is_done
 
-    def adopt(self, row: MapRow, figures: Mapping[str, Any]) -> MapRow:
-        """Adds a map that stands on the disk, whatever its scene's state; a map known already stays as it is."""
+    def adopt(self, row: MapRow, figures: Mapping[str, Any], *, replace: bool = False) -> MapRow:
+        """Adds a map that stands on the disk, whatever its scene's state.
+
+        A map known already stays as it is, unless it is another one of the same scene, to be put in its place.
+        """
         with self._database.numbered():
+            if replace:
+                self._database.change("DELETE FROM maps WHERE id = ?", row.id)
             self._insert(row)
             self._scenes.change_state(row.id, TRANSITIONS["adopt"], "figures = ?", json.dumps(figures))
             return self.get(row.id) or row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import time
@@ -18,7 +19,7 @@ from onboard.jobs.highwater import Mark, read_mark
 from onboard.jobs.intake import INCOMING, erase_folder, read_facts, readable
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_config import MappingConfig
-from onboard.jobs.published import DELIVERY, ERASING, MAP_FILE, map_row_of
+from onboard.jobs.published import DELIVERY, ERASING, ITEM_FILE, MAP_FILE, map_row_of
 from onboard.jobs.retarget import retarget_scene
 from onboard.jobs.scene_folder import scene_file
 from onboard.jobs.scene_store import SceneRow
@@ -228,19 +229,36 @@ def _digest(folder: Path) -> str | None:
 
 
 def _adopt_map(ledger: Ledger, folder: Path) -> None:
-    if ledger.maps.get(folder.name) is not None:
+    known = ledger.maps.get(folder.name)
+    if known is not None and _created(folder) in (None, known.item.get("properties", {}).get("created")):
         return
     row = map_row_of(folder)
     if row is None:
-        ledger.events.log("warning", "map-unreadable", f"folder {folder} is not a complete map; check it", folder.name)
+        if known is None:
+            ledger.events.log(
+                "warning", "map-unreadable", f"folder {folder} is not a complete map; check it", folder.name
+            )
         return
     delivery = row.item["properties"].get(DELIVERY, {})
     if ledger.scenes.get(folder.name) is None and (scene := _row_of(delivery, folder.name)) is not None:
         ledger.scenes.add(scene)
     if ledger.scenes.state_of(folder.name) == "cancelled":
         return
-    ledger.maps.adopt(row, {})
-    ledger.events.log("info", "map-adopted", "the map was on the disk and not in the ledger", folder.name)
+    # Known: the ledger fell back to an earlier map of this scene, which was cancelled and made again since.
+    ledger.maps.adopt(row, {}, replace=known is not None)
+    found = "the map was on the disk and not in the ledger"
+    if known is not None:
+        found = "the ledger had another map of this scene than the one on the disk, which is listed now"
+    ledger.events.log("info", "map-adopted", found, folder.name)
+
+
+def _created(folder: Path) -> str | None:
+    """When the map in a folder was made, as its item says; None where it does not say so."""
+    try:
+        item = json.loads((folder / ITEM_FILE).read_text(encoding="utf-8"))
+        return str(item["properties"]["created"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _row_of(facts: object, name: str) -> SceneRow | None:

@@ -110,9 +110,9 @@ def write_item(facts: ItemFacts, folder: Path) -> Path:
     return path
 
 
-def rfc3339(time: datetime) -> str:
-    """UTC time in RFC 3339, to the second."""
-    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def rfc3339(time: datetime, timespec: str = "seconds") -> str:
+    """UTC time in RFC 3339; ``timespec`` is that of :meth:`datetime.isoformat`."""
+    return time.astimezone(timezone.utc).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _properties(facts: ItemFacts) -> dict[str, Any]:
         "title": f"Land cover of {facts.scene_name}",
         "datetime": facts.acquired or rfc3339(facts.received),
         "onboard:datetime_is": _datetime_is(facts),
-        "created": rfc3339(facts.processed),
+        "created": rfc3339(facts.processed, "milliseconds"),  # tells a scene's map from one made again at once
         "processing:level": "L3",
         "processing:datetime": rfc3339(facts.processed),
         "processing:software": dict(facts.software),

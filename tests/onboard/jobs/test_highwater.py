@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from engines.testing import IdentityEngine
+from onboard.files import sha256_file
 from onboard.jobs.highwater import HighWaterMark, Note, read_mark, rewrite_mark
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.map_store import MapRow
+from onboard.jobs.published import map_row_of
 from onboard.jobs.reconcile import open_ledger, reconcile
 from onboard.jobs.scene_store import SceneRow
+from onboard.mapping.run import MapRequest, map_scene
 from onboard.settings import Settings
 from tests.full_disk import files_of_at_most
+from tests.onboard.service import write_scene
 
 SHA = "a" * 64
 
@@ -132,6 +138,70 @@ def test_a_ledger_that_is_whole_is_left_as_it_is(settings: Settings) -> None:
         reconcile(settings, ledger)
         assert {event.kind for event in ledger.events.page()} == {"told"}
         assert ledger.reached() == before
+
+
+def test_a_ledger_that_fell_back_lists_the_map_that_stands(settings: Settings, tmp_path: Path) -> None:
+    """The scene was cancelled and mapped again since: folder and item are others, of the same name and size."""
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        row = scene(ledger, "0")
+        ledger.maps.adopt(published(settings, tmp_path, row.id), {})
+        ledger.maps.record_receipt(row.id)
+    wal = settings.ledger_path.with_name("ledger.sqlite-wal")
+
+    def work() -> Ledger:
+        ledger = Ledger(settings.ledger_path)
+        ledger.scenes.cancel(row.id)
+        ledger.maps.remove_cancelled(row.id)
+        shutil.rmtree(settings.maps_dir / row.id)
+        ledger.scenes.retry(row.id, "routine")
+        ledger.scenes.start(row.id)
+        ledger.maps.finish(published(settings, tmp_path, row.id), {})
+        return ledger
+
+    in_a_child(work)
+    harm_by_loss(wal)
+    with open_ledger(settings) as ledger:
+        assert differing(settings, ledger)  # the ledger knows the first map, and the second stands
+        reconcile(settings, ledger)
+        assert differing(settings, ledger) == []
+        assert ledger.scenes.state_of(row.id) == "mapped"
+        assert "map-adopted" in [event.kind for event in ledger.events.page()]
+        # What is damaged without a later map beside it is not taken for one.
+        item = settings.maps_dir / row.id / "map.json"
+        item.write_text(item.read_text().replace("Land cover", "Sand cover"))
+        reconcile(settings, ledger)
+        assert differing(settings, ledger) == ["map.json"]
+
+
+def test_a_map_made_again_takes_the_place_of_one_that_the_ledger_still_lists(settings: Settings) -> None:
+    with open_ledger(settings) as ledger:
+        row = scene(ledger, "0")
+        ledger.scenes.start(row.id)
+        facts = {"map.tif": {"bytes": 3, "sha256": SHA}}
+        first = ledger.maps.adopt(MapRow(row.id, 0, "routine", {}, {}), {})
+        ledger.scenes.requeue_mapped(row.id)
+        ledger.scenes.start(row.id)
+        assert ledger.maps.finish(MapRow(row.id, 0, "routine", facts, {}), {})
+        (listed,) = ledger.maps.page()
+        assert listed.assets == facts
+        assert listed.sequence > first.sequence
+
+
+def published(settings: Settings, folder: Path, name: str) -> MapRow:
+    """A real map of this name."""
+    scene = write_scene(folder / "scene.tif", side=40)
+    map_scene(MapRequest(scene, settings.maps_dir, name=name, overwrite=True), IdentityEngine(tile_size=64))
+    row = map_row_of(settings.maps_dir / name)
+    assert row is not None
+    return row
+
+
+def differing(settings: Settings, ledger: Ledger) -> list[str]:
+    """Files of the listed map that are not those on the disk."""
+    (row,) = ledger.maps.page()
+    folder = settings.maps_dir / row.id
+    return [name for name, facts in row.assets.items() if sha256_file(folder / name) != facts["sha256"]]
 
 
 def test_a_rebuilt_ledger_gets_its_receipts_and_cancellations_back(settings: Settings) -> None:
