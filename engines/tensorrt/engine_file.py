@@ -87,6 +87,7 @@ class BuiltEngine:
             "compute capability": (self.device.capability, device.capability),
             "Jetson Linux": (self.device.l4t or "none", device.l4t or "none"),
         }
+        # An engine that was built for an architecture runs on every GPU of it.
         if self.device.name != "any":
             wanted["GPU"] = (self.device.name, device.name)
         differences = [
@@ -94,6 +95,7 @@ class BuiltEngine:
         ]
         if differences:
             raise EngineElsewhere(path, differences, f"engines build {manifest.name} --out {path.parent}")
+        # Last: an engine from elsewhere is refused as such, whether or not its bytes are whole.
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != self.sha256:
             raise EngineDamaged(path, f"its SHA-256 is {digest[:12]}, {self.sha256[:12]} was built")
