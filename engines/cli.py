@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.command(arguments))
+        # Here and not at the interpreter's end: a reader that is gone is then an error that is caught below.
         sys.stdout.flush()
     except EngineError as error:
         if arguments.debug:
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("engines: interrupted", file=sys.stderr)
+        # 128 + SIGINT, as a shell reports it.
         return 130
+    # Before OSError, whose subclass it is.
     except BrokenPipeError:
         return discard_stdout()
     except OSError as error:  # of a file that the command line names
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    # Each command imports what it needs: --help loads neither NumPy nor a runtime.
     from dataclasses import asdict
 
     from engines.cache_dirs import engines_dir
@@ -136,6 +140,7 @@ def _build(arguments: argparse.Namespace) -> int:
     def show(phase: str, step: int, steps: int) -> None:
         print(f"\r{phase[:60]:<60} {step + 1}/{steps}", end="", file=sys.stderr, flush=True)
 
+    # Lines that overwrite each other are for a terminal; in a log they would pile up.
     path = build_engine(
         manifest, file.parent, arguments.out or engines_dir(), tensorrt, device, batches=Batches(*arguments.batches),
         workspace_bytes=arguments.workspace << 20, progress=show if sys.stderr.isatty() else None,
@@ -170,6 +175,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     reference_model = arguments.reference or arguments.model
     known = Manifest.load(manifest_path(reference_model)).head_names
     with ExitStack() as stack:
+        # Not held to the golden tile: this command measures engines that may fail it.
         engine = stack.enter_context(
             open_engine(
                 arguments.model, heads=heads, backend=arguments.backend, threads=arguments.threads, check_golden=False
@@ -205,7 +211,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         facts["most_loss"], passed = acceptance.most_loss, passed and acceptance.passed
         if arguments.record and not comparison.collapsed:  # a good mIoU must not accept an engine that collapses
             folder = manifest_path(arguments.model).parent
+            # Read from the file again: the engine's manifest is the view of the heads that it opened.
             manifest = Manifest.load(folder).with_heads(heads)
+            # One entry for each precision: the new figure takes the place of the old one.
             others = [item for item in manifest.acceptance if item.precision != acceptance.precision]
             manifest.model_copy(update={"acceptance": (*others, acceptance)}).save(folder)
     facts["passed"] = passed

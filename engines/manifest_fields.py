@@ -17,6 +17,7 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="lower-case hex")]
 # Lower case and no separators: it becomes a folder's name, a tag and an identifier.
 Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+# No slash and no dot in front: a manifest that comes up the link names no file outside of its folder.
 FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 
@@ -24,6 +25,7 @@ Text: TypeAlias = Annotated[str, Field(min_length=1)]
 class Part(BaseModel):
     """Base of every part: frozen, and no keys but those that are known."""
 
+    # A key that is not known may change the meaning of others: a newer manifest is refused, not half understood.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

@@ -137,11 +137,13 @@ class HeadsManifest(Part):
     @model_validator(mode="after")
     def _heads_fit(self) -> HeadsManifest:
         names = [head.name for head in self.heads]
+        # Head x has files and assets x-confidence and x-quicklook: a head of such a name would clash with them.
         if taken := [name for name in names if name in RESERVED or name.endswith(("-confidence", "-quicklook"))]:
             raise ValueError(f"a head is named {taken[0]}, which files of every map are named: give it another name")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"heads given twice: {', '.join(repeated)}")
         for head in self.heads:
+            # Another encoder's features may have the same shapes: the graphs would join, and the map be nonsense.
             if head.encoder_sha256 != self.encoder.sha256:
                 raise ValueError(
                     f"head {head.name} was trained on another encoder ({head.encoder_sha256[:12]}) than this model's "

@@ -74,6 +74,7 @@ def _open_chosen(
     for name in sorted(BACKENDS, key=_rank):
         precision = BACKENDS[name].precision or manifest.precision
         if not states[name].version:
+            # Without the remedy behind the semicolon: the reason goes into every item, and so over the downlink.
             passed_over[name] = reason_of(str(states[name].problem).partition(";")[0])
         elif not manifest.accepts(precision):
             passed_over[name] = f"the manifest does not accept {precision}"

@@ -28,6 +28,7 @@ def manifest_for_testing(
     familiarity: bool = False,
 ) -> Manifest:
     """A valid manifest for a model without a file; the halo is an eighth of the tile unless given."""
+    # Stands for the file's bytes: engines that answer otherwise need another digest, since canvases go by it.
     model = f"{name} tile_size={tile_size} bands={bands} classes={classes} confidence={confidence}".encode()
     known = Familiarity(
         threshold=0.02, fitted_on="nothing", held_out="nothing", held_out_tiles=1, wrongly_unfamiliar=0.0
@@ -172,6 +173,7 @@ class IdentityEngine(_FreeEngine):
         delay_s: float = 0.0,
     ) -> None:
         manifest = manifest_for_testing(
+            # 255 classes, so that every value of a pixel is a code of the manifest.
             "identity", tile_size=tile_size, bands=bands, classes=255, halo=halo, confidence=confidence,
             familiarity=familiarity,
         )  # fmt: skip
