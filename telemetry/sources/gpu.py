@@ -23,4 +23,5 @@ class Gpu(SysfsSource):
             if not folder.name.endswith((".gpu", ".ga10b", ".gv11b")):
                 continue
             yield Gauge("clock_hz", "gpu", (NumberFile(folder / "cur_freq"),))
+            # devfreq's load is in tenths of a percent.
             yield Gauge("load", "gpu", (NumberFile(folder / "device" / "load"),), 1e-3, 0.0, 1.0)

@@ -36,4 +36,5 @@ class Ina3221(SysfsSource):
                 number = label_file.name.removeprefix("in").removesuffix("_label")
                 if label and not _NO_RAIL.search(label):
                     files = NumberFile(folder / f"in{number}_input"), NumberFile(folder / f"curr{number}_input")
+                    # Millivolts times milliamperes are microwatts.
                     yield Gauge("power_w", label, files, scale=1e-6)

@@ -25,6 +25,7 @@ class Processor(SysfsSource):
         """The clock, where the kernel manages it (virtual machines have none)."""
         clock = self.root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"
         if clock.exists():
+            # cpufreq gives kilohertz.
             yield Gauge("clock_hz", "cpu", (NumberFile(clock),), scale=1e3)
 
     def read(self) -> list[Reading]:

@@ -59,6 +59,7 @@ class Rapl(SysfsSource):
 
     def _power(self, counter: Reading) -> Reading:
         now = counter.at.monotonic_s
+        # Taken out: after a reading that failed the counter may have wrapped more than once.
         before = self._before.pop(counter.rail, None)
         if counter.value is None:
             return Reading("power_w", None, NAME, counter.rail, reason=counter.reason)
