@@ -60,6 +60,7 @@ class ModelFile(FileEntry):
     def read_verified(self, folder: Path) -> builtins.bytes:
         """As FileEntry.read_verified; also checks the size."""
         content = super().read_verified(folder)
+        # With the right digest a wrong size is a fault of the manifest.
         if len(content) != self.bytes:
             raise ModelMismatch(folder / self.file, "size", given=f"{len(content)} bytes", required=f"{self.bytes}")
         return content
@@ -117,6 +118,7 @@ def check_classes(classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
     Raises:
         ValueError: codes are not 1..K in order, or two classes have one name or title.
     """
+    # Without gaps, since codes are indices of confusion matrices and palettes.
     codes = [item.code for item in classes]
     if codes != list(range(1, len(classes) + 1)):
         raise ValueError(f"codes are {codes}, number them 1..{len(classes)} in order")

@@ -187,6 +187,7 @@ class _Tensors:
             self._take(place, node)
         outputs = {root for port in self.graph.output for root in self.root(port.name)}
         read_from = {root for kernel in self.kernels for root in self._outside(kernel)}
+        # By the last of its nodes: a kernel runs when all that it reads is there.
         for kernel in sorted(self.kernels, key=lambda kernel: kernel.last):
             yield self._layer(kernel, outputs | read_from)
 
@@ -277,6 +278,7 @@ class _Tensors:
         kernel = self.kernel_of.get(root)
         if others or kernel is None or kernel.nodes[0].op_type != "MatMul":
             return None
+        # A product with weights is a layer of its own, and the softmax behind it a classifier's.
         return None if any(self._constant([given]) for given in kernel.nodes[0].input) else kernel
 
     def _attention(self, node: onnx.NodeProto, inputs: list[str]) -> _Kernel | None:

@@ -70,6 +70,7 @@ class BuiltEngine:
         try:
             facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             return cls(**{**facts, "device": Device(**facts["device"]), "batches": tuple(facts["batches"])})
+        # Missing, cut off or of another version: the remedy is the same, to build it again.
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise EngineDamaged(path, f"its facts cannot be read ({error})") from error
 

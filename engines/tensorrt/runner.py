@@ -212,6 +212,7 @@ class _Execution:
         if not self.mapped:
             self.driver.copy_in(int(port.device), port.host, size, self._copies)
             self.driver.record(slot.arrived, self._copies)
+            # The wait is the device's: this thread goes on and fills the next slot while the copy runs.
             self.driver.wait(self._compute, slot.arrived)
         # The context keeps the shape; only the last chunk of a call is smaller.
         if count != self._shape:
