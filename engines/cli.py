@@ -93,12 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workspace", type=_whole_number, default=2048, help="maximum scratch memory, MiB (default: 2048)"
     )
     build.add_argument("--json", action="store_true", help="machine-readable")
-    build.add_argument(
-        "--heads",
-        default="",
-        metavar="NAME,NAME",
-        help="that the engine gives (default: the first)",
-    )
+    build.add_argument("--heads", default="", metavar="NAME,NAME", help="that the engine gives (default: the first)")
     verify = commands.add_parser("verify", help="compare an engine with the reference on real tiles, and with labels")
     verify.set_defaults(command=_verify)
     verify.add_argument("--backend", default="auto", help="of the engine (default: auto)")
@@ -157,6 +152,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
+    from functools import partial
     from itertools import chain
 
     from engines.compare import carried_tiles, compare, scene_tiles
@@ -174,22 +170,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     heads = () if arguments.head is None else (arguments.head,)
     reference_model = arguments.reference or arguments.model
     known = Manifest.load(manifest_path(reference_model)).head_names
+    # Not held to the golden tile: this command measures engines that may fail it.
+    opened = partial(open_engine, threads=arguments.threads, check_golden=False)
     with ExitStack() as stack:
-        # Not held to the golden tile: this command measures engines that may fail it.
-        engine = stack.enter_context(
-            open_engine(
-                arguments.model, heads=heads, backend=arguments.backend, threads=arguments.threads, check_golden=False
-            )
-        )
-        reference = stack.enter_context(
-            open_engine(
-                reference_model,
-                heads=heads if known else (),
-                backend=REFERENCE,
-                threads=arguments.threads,
-                check_golden=False,
-            )
-        )
+        engine = stack.enter_context(opened(arguments.model, heads=heads, backend=arguments.backend))
+        reference = stack.enter_context(opened(reference_model, heads=heads if known else (), backend=REFERENCE))
         pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
         tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
         comparison = compare(reference, engine, tiles if scenes else carried_tiles(engine))

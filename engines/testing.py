@@ -131,12 +131,7 @@ class ConstantEngine(_FreeEngine):
     ) -> None:
         self._code = checked_count("code", code, most=255)
         manifest = manifest_for_testing(
-            f"constant-{code}",
-            tile_size=tile_size,
-            bands=bands,
-            classes=max(5, code),
-            halo=halo,
-            confidence=confidence,
+            f"constant-{code}", tile_size=tile_size, bands=bands, classes=max(5, code), halo=halo, confidence=confidence
         )
         super().__init__(manifest, max_batch=max_batch, delay_s=delay_s)
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource
 
 
-@dataclass
 class Gpu(SysfsSource):
     """Load as a share and clock in hertz."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = "gpu", 1.0
-        self.problem, self.remedy = "no GPU in devfreq", "expected on a Jetson only"
+    name = "gpu"
+    problem, remedy = "no GPU in devfreq", "expected on a Jetson only"
 
     def gauges(self) -> Iterator[Gauge]:
         """Clock and load of each GPU device."""

@@ -109,7 +109,7 @@ class Gauge:
 
 @dataclass
 class SysfsSource:
-    """Base class of sources that read sysfs; a subclass defines its gauges. Never raises while reading.
+    """Base class of sources that read sysfs; a subclass gives its name and gauges. Never raises while reading.
 
     Attributes:
         root: of the file system.
