@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engines.errors import ManifestError, SettingRefused
 from engines.manifest_fields import (
     Band,
+    Classes,
     ClassInfo,
     FileEntry,
     FileName,
@@ -32,7 +32,7 @@ from engines.manifest_fields import (
     Share,
     Slug,
     Text,
-    check_classes,
+    UtcTime,
     check_figures,
     os_reason,
 )
@@ -89,7 +89,7 @@ class Manifest(Part):
     schema_version: Literal[1, 2] = 1
     name: Slug
     version: Slug
-    created: AwareDatetime
+    created: UtcTime
     description: str = ""
     architecture: str = ""
     total_parameters: Annotated[int, Field(ge=0)] | None = None
@@ -97,7 +97,7 @@ class Manifest(Part):
     input: ModelInput
     output: ModelOutput
     halo: Annotated[int, Field(ge=0)]
-    classes: Annotated[tuple[ClassInfo, ...], Field(min_length=1, max_length=255)]
+    classes: Classes
     precision: Precision
     opset: Annotated[int, Field(ge=1)]
     training: Training | None = None
@@ -113,16 +113,6 @@ class Manifest(Part):
     terms: str = ""
     places: tuple[PlaceFigure, ...] = ()
     familiarity: Familiarity | None = None
-
-    @field_validator("created")
-    @classmethod
-    def _in_utc(cls, created: datetime) -> datetime:
-        return created.astimezone(timezone.utc)
-
-    @field_validator("classes")
-    @classmethod
-    def _codes_and_names(cls, classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
-        return check_classes(classes)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Manifest:

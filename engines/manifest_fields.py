@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from engines.errors import ModelMismatch
 
@@ -20,6 +21,7 @@ Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 # No slash and no dot in front: a manifest that comes up the link names no file outside of its folder.
 FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
+UtcTime: TypeAlias = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(timezone.utc))]
 
 
 class Part(BaseModel):
@@ -126,6 +128,11 @@ def check_classes(classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
         if repeated := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"{kind} given twice: {', '.join(repeated)}")
     return classes
+
+
+Classes: TypeAlias = Annotated[
+    tuple[ClassInfo, ...], Field(min_length=1, max_length=255), AfterValidator(check_classes)
+]
 
 
 def check_figures(classes: tuple[ClassInfo, ...], figures: Sequence[Mapping[str, Any]]) -> None:

@@ -6,13 +6,12 @@ confidence. Both are ordinary ONNX files; engines.heads_graph joins those that a
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from engines.manifest_fields import (
-    ClassInfo,
+    Classes,
     ModelFile,
     ModelInput,
     ModelOutput,
@@ -20,7 +19,7 @@ from engines.manifest_fields import (
     Precision,
     Slug,
     Text,
-    check_classes,
+    UtcTime,
     check_figures,
 )
 from engines.manifest_records import (
@@ -72,7 +71,7 @@ class Head(Part):
     model: ModelFile
     encoder_sha256: str
     output: ModelOutput
-    classes: Annotated[tuple[ClassInfo, ...], Field(min_length=1, max_length=255)]
+    classes: Classes
     total_parameters: Annotated[int, Field(ge=0)] | None = None
     training: Training | None = None
     evaluation: tuple[Evaluation, ...] = ()
@@ -83,11 +82,6 @@ class Head(Part):
     acceptance: tuple[Acceptance, ...] = ()
     terms: str = ""
     places: tuple[PlaceFigure, ...] = ()
-
-    @field_validator("classes")
-    @classmethod
-    def _codes_and_names(cls, classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
-        return check_classes(classes)
 
     @model_validator(mode="after")
     def _figures_are_of_its_classes(self) -> Head:
@@ -113,7 +107,7 @@ class HeadsManifest(Part):
     schema_version: Literal[2]
     name: Slug
     version: Slug
-    created: AwareDatetime
+    created: UtcTime
     description: str = ""
     architecture: str = ""
     encoder: Encoder
@@ -128,11 +122,6 @@ class HeadsManifest(Part):
     terms: str = ""
     familiarity: Familiarity | None = None
     heads: Annotated[tuple[Head, ...], Field(min_length=1, max_length=16)]
-
-    @field_validator("created")
-    @classmethod
-    def _in_utc(cls, created: datetime) -> datetime:
-        return created.astimezone(timezone.utc)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> HeadsManifest:
