@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.command(arguments))
+        # Here and not at the interpreter's end: a reader that is gone is then an error that is caught below.
         sys.stdout.flush()
     except EngineError as error:
         if arguments.debug:
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("engines: interrupted", file=sys.stderr)
+        # 128 + SIGINT, as a shell reports it.
         return 130
+    # Before OSError, whose subclass it is.
     except BrokenPipeError:
         return discard_stdout()
     except OSError as error:  # of a file that the command line names
@@ -90,12 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workspace", type=_whole_number, default=2048, help="maximum scratch memory, MiB (default: 2048)"
     )
     build.add_argument("--json", action="store_true", help="machine-readable")
-    build.add_argument(
-        "--heads",
-        default="",
-        metavar="NAME,NAME",
-        help="that the engine gives (default: the first)",
-    )
+    build.add_argument("--heads", default="", metavar="NAME,NAME", help="that the engine gives (default: the first)")
     verify = commands.add_parser("verify", help="compare an engine with the reference on real tiles, and with labels")
     verify.set_defaults(command=_verify)
     verify.add_argument("--backend", default="auto", help="of the engine (default: auto)")
@@ -116,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    # Each command imports what it needs: --help loads neither NumPy nor a runtime.
     from dataclasses import asdict
 
     from engines.cache_dirs import engines_dir
@@ -136,6 +135,7 @@ def _build(arguments: argparse.Namespace) -> int:
     def show(phase: str, step: int, steps: int) -> None:
         print(f"\r{phase[:60]:<60} {step + 1}/{steps}", end="", file=sys.stderr, flush=True)
 
+    # Lines that overwrite each other are for a terminal; in a log they would pile up.
     path = build_engine(
         manifest, file.parent, arguments.out or engines_dir(), tensorrt, device, batches=Batches(*arguments.batches),
         workspace_bytes=arguments.workspace << 20, progress=show if sys.stderr.isatty() else None,
@@ -152,6 +152,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
+    from functools import partial
     from itertools import chain
 
     from engines.compare import carried_tiles, compare, scene_tiles
@@ -169,21 +170,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     heads = () if arguments.head is None else (arguments.head,)
     reference_model = arguments.reference or arguments.model
     known = Manifest.load(manifest_path(reference_model)).head_names
+    # Not held to the golden tile: this command measures engines that may fail it.
+    opened = partial(open_engine, threads=arguments.threads, check_golden=False)
     with ExitStack() as stack:
-        engine = stack.enter_context(
-            open_engine(
-                arguments.model, heads=heads, backend=arguments.backend, threads=arguments.threads, check_golden=False
-            )
-        )
-        reference = stack.enter_context(
-            open_engine(
-                reference_model,
-                heads=heads if known else (),
-                backend=REFERENCE,
-                threads=arguments.threads,
-                check_golden=False,
-            )
-        )
+        engine = stack.enter_context(opened(arguments.model, heads=heads, backend=arguments.backend))
+        reference = stack.enter_context(opened(reference_model, heads=heads if known else (), backend=REFERENCE))
         pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
         tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
         comparison = compare(reference, engine, tiles if scenes else carried_tiles(engine))
@@ -205,7 +196,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         facts["most_loss"], passed = acceptance.most_loss, passed and acceptance.passed
         if arguments.record and not comparison.collapsed:  # a good mIoU must not accept an engine that collapses
             folder = manifest_path(arguments.model).parent
+            # Read from the file again: the engine's manifest is the view of the heads that it opened.
             manifest = Manifest.load(folder).with_heads(heads)
+            # One entry for each precision: the new figure takes the place of the old one.
             others = [item for item in manifest.acceptance if item.precision != acceptance.precision]
             manifest.model_copy(update={"acceptance": (*others, acceptance)}).save(folder)
     facts["passed"] = passed

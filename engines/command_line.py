@@ -38,11 +38,13 @@ def add_examples(commands: Any, examples: Mapping[str, str]) -> None:
         command = commands.choices[name]
         lines = "\n".join(f"  {line}" for line in example.splitlines())
         command.epilog = "\n\n".join(filter(None, [f"example:\n{lines}", command.epilog]))
+        # Otherwise argparse joins the example's lines to one paragraph.
         command.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def bytes_text(count: float) -> str:
     """Bytes in the unit that a person reads: 812 B, 4.2 MB, 48.8 GB; decimal units."""
+    # The limits are where rounding adds a digit: 999.5 kB reads "1.0 MB", 99.95 kB reads "100 kB".
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 999.5 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"

@@ -112,6 +112,7 @@ def compare(reference: Engine, engine: Engine, tiles: Iterable[RealTile]) -> Com
         same = float((expected == given).mean())
         comparison.worst_tile = min(comparison.worst_tile, (same, tile.name))
         comparison.tiles += 1
+        # Open water is of one class in both maps, and a few other pixels in one of them are no collapse.
         if same < _ALIKE and _of_one_class(expected) != _of_one_class(given):
             comparison.collapsed.append(tile.name)
         if tile.labels is not None:
@@ -158,6 +159,7 @@ def scene_tiles(scene: Path, labels: Path | None, engine: Engine) -> Iterator[Re
                     )
                     known = None
                     if truth is not None:
+                        # Pixels of the halo are compared in the tile whose core they lie in: here they have no label.
                         known = np.zeros((size, size), np.uint8)
                         known[core] = truth[row : row + step, col : col + step]
                     yield RealTile(f"{scene.name} row {row} column {col}", read, core, known)  # type: ignore[arg-type]

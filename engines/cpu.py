@@ -35,6 +35,7 @@ def has_fast_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     try:
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
+            # The first processor's lines: those of the others repeat the keys.
             facts.setdefault(key.strip(), value)
     except OSError:
         return False

@@ -179,6 +179,7 @@ def checked_tiles(tiles: Tiles, manifest: Manifest, *, max_batch: int) -> Tiles:
         raise TilesRefused(f"a {type(tiles).__name__}", required)
     if tiles.dtype != np.uint8 or tiles.shape[1:] != (bands, size, size) or not 1 <= tiles.shape[0] <= max_batch:
         raise TilesRefused(f"{tiles.dtype} {tiles.shape}", required)
+    # Runtimes take an address and read the tiles from there without gaps.
     return np.ascontiguousarray(tiles)
 
 
@@ -188,6 +189,7 @@ def checked_count(setting: str, value: int, *, most: int = 1024) -> int:
     Raises:
         SettingRefused: not a whole number from 1 to `most`.
     """
+    # True is an int in Python.
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise SettingRefused(setting, value, f"a whole number from 1 to {most}")
     return value
@@ -195,5 +197,6 @@ def checked_count(setting: str, value: int, *, most: int = 1024) -> int:
 
 def engine_digest(**facts: str | int | float) -> str:
     """Digest over named facts, as "sha256:<hex>"; their order does not matter."""
+    # Equal facts must give equal text in every version: a canvas is continued only by an engine of its digest.
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

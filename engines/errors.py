@@ -73,6 +73,7 @@ class FamiliarityFailed(GoldenFailed):
 
     def __init__(self, backend: str, precision: str, *, given: float, required: float, most_ratio: float) -> None:
         self.backend, self.precision, self.given, self.required = backend, precision, given, required
+        # Not by super(): GoldenFailed speaks of pixels.
         EngineError.__init__(
             self,
             f"{backend} {precision}: familiarity of the golden tile is {given:.4g}, {required:.4g} within a factor of "

@@ -42,6 +42,7 @@ def seconds_a_tile(engine: Engine) -> float:
         begin = time.perf_counter()
         engine.infer(tiles)
         took.append(time.perf_counter() - begin)
+    # The least: other work on the machine can only add to a call.
     return min(took)
 
 
@@ -76,6 +77,7 @@ def open_fastest(
     trials, refusals = [], []
     for name, opener in openers.items():
         try:
+            # One engine at a time: a board's memory need not hold two. The fastest is opened again below.
             with verified(opener()) as engine:
                 trials.append(Trial(name, measure(engine), None))
         except PASSED_OVER as error:  # noqa: PERF203 - a few backends, each may refuse

@@ -29,18 +29,22 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644, durable: bool
         OSError: the disk is full or failed; the old file is unchanged.
     """
     new = path.with_name(f"{path.name}.new")
+    # Left by a process that was killed in here: O_EXCL, which follows no link, would refuse it.
     new.unlink(missing_ok=True)
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(content)
             file.flush()
             if durable:
+                # Bytes before the name: after a power cut the name must not lead to an empty file.
                 os.fsync(file.fileno())
         new.replace(path)
     except BaseException:
+        # On a full disk the half-written file would hold the space that is short.
         new.unlink(missing_ok=True)
         raise
     if durable:
+        # The rename is an entry of the folder, which a sync of the file does not cover (fsync(2)).
         synced_folder(path.parent)
 
 

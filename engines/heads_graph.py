@@ -67,11 +67,13 @@ def joined(encoder: bytes, heads: Mapping[str, bytes], *, features: Sequence[str
     outputs = {port.name: port for port in graph.graph.output}
     if missing := [name for name in (*features, *kept) if name not in outputs]:
         raise JoinRefused(f"the encoder has no output {missing[0]}", None)
+    # Features become tensors within the graph: as outputs, every runtime would have to write them to memory.
     del graph.graph.output[:]
     for name, content in heads.items():
         head = _read(content, name)
         if foreign := [port.name for port in head.graph.input if port.name not in features]:
             raise JoinRefused(f"it reads {foreign[0]}, which the encoder does not give", name)
+        # One graph has one opset: by another one a node may mean something else.
         if {entry.domain: entry.version for entry in head.opset_import} != {
             entry.domain: entry.version for entry in graph.opset_import
         }:
@@ -80,6 +82,7 @@ def joined(encoder: bytes, heads: Mapping[str, bytes], *, features: Sequence[str
         graph.ir_version = max(graph.ir_version, head.ir_version)
     graph.graph.output.extend(outputs[name] for name in kept)
     try:
+        # Finds what joining may break: a name that is given twice, an input that nothing makes.
         onnx.checker.check_model(graph)
     except onnx.checker.ValidationError as error:
         raise JoinRefused(one_line(error), "") from error
@@ -91,12 +94,14 @@ def _append(graph: onnx.GraphProto, head: onnx.GraphProto, name: str, features: 
     """Moves a head's nodes, constants and outputs over, under names of its own."""
 
     def own(tensor: str) -> str:
+        # An empty name stands for an optional input that is left out.
         return tensor if not tensor or tensor in features else f"{name}/{tensor}"
 
     for node in head.node:
         node.name = own(node.name)
         node.input[:] = [own(tensor) for tensor in node.input]
         node.output[:] = [own(tensor) for tensor in node.output]
+        # Names within such a graph (of If or Loop) would have to change too; exported heads have none.
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise JoinRefused(f"its node {node.name} holds a graph of its own", name)
     for constant in head.initializer:

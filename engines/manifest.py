@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engines.errors import ManifestError, SettingRefused
 from engines.manifest_fields import (
     Band,
+    Classes,
     ClassInfo,
     FileEntry,
     FileName,
@@ -32,7 +32,7 @@ from engines.manifest_fields import (
     Share,
     Slug,
     Text,
-    check_classes,
+    UtcTime,
     check_figures,
     os_reason,
 )
@@ -89,7 +89,7 @@ class Manifest(Part):
     schema_version: Literal[1, 2] = 1
     name: Slug
     version: Slug
-    created: AwareDatetime
+    created: UtcTime
     description: str = ""
     architecture: str = ""
     total_parameters: Annotated[int, Field(ge=0)] | None = None
@@ -97,7 +97,7 @@ class Manifest(Part):
     input: ModelInput
     output: ModelOutput
     halo: Annotated[int, Field(ge=0)]
-    classes: Annotated[tuple[ClassInfo, ...], Field(min_length=1, max_length=255)]
+    classes: Classes
     precision: Precision
     opset: Annotated[int, Field(ge=1)]
     training: Training | None = None
@@ -114,20 +114,12 @@ class Manifest(Part):
     places: tuple[PlaceFigure, ...] = ()
     familiarity: Familiarity | None = None
 
-    @field_validator("created")
-    @classmethod
-    def _in_utc(cls, created: datetime) -> datetime:
-        return created.astimezone(timezone.utc)
-
-    @field_validator("classes")
-    @classmethod
-    def _codes_and_names(cls, classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
-        return check_classes(classes)
-
     @model_validator(mode="after")
     def _parts_agree(self) -> Manifest:
+        # With half a tile of halo a tile would have no core.
         if 2 * self.halo >= self.input.tile_size:
             raise ValueError(f"halo {self.halo} is not less than half the tile of {self.input.tile_size}")
+        # Without its own precision in that table no engine of this file could pass.
         if self.golden is not None and self.precision not in self.golden.least_agreement:
             raise ValueError(f"golden.least_agreement says nothing of the model's own precision, {self.precision}")
         check_figures(self.classes, [row.per_class_iou for row in self.evaluation])
@@ -207,12 +199,14 @@ class Manifest(Part):
         file = path / MANIFEST_NAME if path.is_dir() else path
         try:
             with file.open("rb") as source:
+                # One byte too many tells that the file is too large, whatever its size.
                 raw = source.read(MAX_MANIFEST_BYTES + 1)
         except OSError as error:
             raise ManifestError(file, "", os_reason(error), "name a model folder or its manifest.json") from error
         if len(raw) > MAX_MANIFEST_BYTES:
             raise ManifestError(file, "", f"larger than {MAX_MANIFEST_BYTES} bytes", "name a manifest.json")
         try:
+            # Strict: a number in quotes is a mistake of the file. The schema is asked for before.
             if _version_of(raw) == 2:
                 return ManifestWithHeads.of(HeadsManifest.model_validate_json(raw, strict=True))
             return cls.model_validate_json(raw, strict=True)
@@ -334,11 +328,13 @@ def output_in_graph(head: Head) -> ModelOutput:
 
 def _digest_of(parts: Sequence[ModelFile]) -> str:
     """Hex digest of the files that are joined, in their order."""
+    # In the order of the outputs, and of opened heads alone: the others change no map.
     return hashlib.sha256("\n".join(part.sha256 for part in parts).encode()).hexdigest()
 
 
 def _sum_of_costs(costs: Sequence[Cost | None]) -> Cost | None:
     known = [cost for cost in costs if cost is not None]
+    # A sum without a part that nobody counted would look like a cost.
     if len(known) < len(costs):
         return None
     return Cost(flops=sum(cost.flops for cost in known), bytes_moved=sum(cost.bytes_moved for cost in known))
@@ -358,6 +354,7 @@ def _manifest_error(file: Path, error: ValidationError) -> ManifestError:
     first = faults[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    # pydantic writes "Value error, " before the text of a ValueError of ours.
     problem = " ".join(first["msg"].removeprefix("Value error, ").split()) + more
     return ManifestError(file, key, problem, _REMEDIES.get(first["type"], "correct this value or copy the model again"))
 

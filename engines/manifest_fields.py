@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from engines.errors import ModelMismatch
 
@@ -17,13 +18,16 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="lower-case hex")]
 # Lower case and no separators: it becomes a folder's name, a tag and an identifier.
 Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+# No slash and no dot in front: a manifest that comes up the link names no file outside of its folder.
 FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
+UtcTime: TypeAlias = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(timezone.utc))]
 
 
 class Part(BaseModel):
     """Base of every part: frozen, and no keys but those that are known."""
 
+    # A key that is not known may change the meaning of others: a newer manifest is refused, not half understood.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -58,6 +62,7 @@ class ModelFile(FileEntry):
     def read_verified(self, folder: Path) -> builtins.bytes:
         """As FileEntry.read_verified; also checks the size."""
         content = super().read_verified(folder)
+        # With the right digest a wrong size is a fault of the manifest.
         if len(content) != self.bytes:
             raise ModelMismatch(folder / self.file, "size", given=f"{len(content)} bytes", required=f"{self.bytes}")
         return content
@@ -115,6 +120,7 @@ def check_classes(classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
     Raises:
         ValueError: codes are not 1..K in order, or two classes have one name or title.
     """
+    # Without gaps, since codes are indices of confusion matrices and palettes.
     codes = [item.code for item in classes]
     if codes != list(range(1, len(classes) + 1)):
         raise ValueError(f"codes are {codes}, number them 1..{len(classes)} in order")
@@ -122,6 +128,11 @@ def check_classes(classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
         if repeated := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"{kind} given twice: {', '.join(repeated)}")
     return classes
+
+
+Classes: TypeAlias = Annotated[
+    tuple[ClassInfo, ...], Field(min_length=1, max_length=255), AfterValidator(check_classes)
+]
 
 
 def check_figures(classes: tuple[ClassInfo, ...], figures: Sequence[Mapping[str, Any]]) -> None:

@@ -6,13 +6,12 @@ confidence. Both are ordinary ONNX files; engines.heads_graph joins those that a
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from engines.manifest_fields import (
-    ClassInfo,
+    Classes,
     ModelFile,
     ModelInput,
     ModelOutput,
@@ -20,7 +19,7 @@ from engines.manifest_fields import (
     Precision,
     Slug,
     Text,
-    check_classes,
+    UtcTime,
     check_figures,
 )
 from engines.manifest_records import (
@@ -72,7 +71,7 @@ class Head(Part):
     model: ModelFile
     encoder_sha256: str
     output: ModelOutput
-    classes: Annotated[tuple[ClassInfo, ...], Field(min_length=1, max_length=255)]
+    classes: Classes
     total_parameters: Annotated[int, Field(ge=0)] | None = None
     training: Training | None = None
     evaluation: tuple[Evaluation, ...] = ()
@@ -83,11 +82,6 @@ class Head(Part):
     acceptance: tuple[Acceptance, ...] = ()
     terms: str = ""
     places: tuple[PlaceFigure, ...] = ()
-
-    @field_validator("classes")
-    @classmethod
-    def _codes_and_names(cls, classes: tuple[ClassInfo, ...]) -> tuple[ClassInfo, ...]:
-        return check_classes(classes)
 
     @model_validator(mode="after")
     def _figures_are_of_its_classes(self) -> Head:
@@ -113,7 +107,7 @@ class HeadsManifest(Part):
     schema_version: Literal[2]
     name: Slug
     version: Slug
-    created: AwareDatetime
+    created: UtcTime
     description: str = ""
     architecture: str = ""
     encoder: Encoder
@@ -129,19 +123,16 @@ class HeadsManifest(Part):
     familiarity: Familiarity | None = None
     heads: Annotated[tuple[Head, ...], Field(min_length=1, max_length=16)]
 
-    @field_validator("created")
-    @classmethod
-    def _in_utc(cls, created: datetime) -> datetime:
-        return created.astimezone(timezone.utc)
-
     @model_validator(mode="after")
     def _heads_fit(self) -> HeadsManifest:
         names = [head.name for head in self.heads]
+        # Head x has files and assets x-confidence and x-quicklook: a head of such a name would clash with them.
         if taken := [name for name in names if name in RESERVED or name.endswith(("-confidence", "-quicklook"))]:
             raise ValueError(f"a head is named {taken[0]}, which files of every map are named: give it another name")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"heads given twice: {', '.join(repeated)}")
         for head in self.heads:
+            # Another encoder's features may have the same shapes: the graphs would join, and the map be nonsense.
             if head.encoder_sha256 != self.encoder.sha256:
                 raise ValueError(
                     f"head {head.name} was trained on another encoder ({head.encoder_sha256[:12]}) than this model's "

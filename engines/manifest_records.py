@@ -44,6 +44,7 @@ class Evaluation(Part):
 
     data_set: Text
     split: Text
+    # None and not 0: a class that the split lacks must not count as one that was missed.
     per_class_iou: dict[str, Share | None]
     miou: Share
     oa: Share
@@ -227,6 +228,7 @@ class Familiarity(Part):
     held_out: Text
     held_out_tiles: Annotated[int, Field(ge=1)]
     wrongly_unfamiliar: Share
+    # Above 0, since engines are held to a factor of it.
     golden: Annotated[float, Field(gt=0, le=1)] | None = None
     most_ratio: dict[Precision, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     cases: tuple[FamiliarityCase, ...] = ()

@@ -37,6 +37,7 @@ class Confusion:
         highest = max(int(truth.max(initial=0)), int(prediction.max(initial=0)))
         if highest >= side:
             raise ValueError(f"code {highest} lies beyond the {self.classes} classes")
+        # One number for each pair, counted in one pass. Wide first: in uint8 the product would overflow.
         pairs = truth.astype(np.int64).ravel() * side + prediction.ravel()
         self.counts += np.bincount(pairs, minlength=side * side).reshape(side, side)
 
@@ -64,6 +65,7 @@ class Confusion:
 def iou_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """IoU of each class, (..., K) of matrices (..., K + 1, K + 1); NaN for a class in neither map."""
     hits, wrong = _hits_and_wrong(counts)
+    # The maximum avoids a division by 0 where the result is NaN in any case.
     return np.where(hits + wrong > 0, hits / np.maximum(hits + wrong, 1), np.nan)
 
 

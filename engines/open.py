@@ -74,6 +74,7 @@ def _open_chosen(
     for name in sorted(BACKENDS, key=_rank):
         precision = BACKENDS[name].precision or manifest.precision
         if not states[name].version:
+            # Without the remedy behind the semicolon: the reason goes into every item, and so over the downlink.
             passed_over[name] = reason_of(str(states[name].problem).partition(";")[0])
         elif not manifest.accepts(precision):
             passed_over[name] = f"the manifest does not accept {precision}"
@@ -147,6 +148,7 @@ def backend_states() -> tuple[BackendState, ...]:
 
 def load_runtime(backend: str = AUTO) -> None:
     """Imports the runtime of a backend, or of all for "auto"; a missing runtime is reported later, by `open_engine`."""
+    # The worker calls this before it opens an engine under the page scrub, which takes what is new for the engine's.
     for name, known in BACKENDS.items():
         if backend in (AUTO, name):
             known.state()

@@ -38,6 +38,7 @@ class OutputPort:
     @property
     def tile_bytes(self) -> int:
         """Bytes of one tile."""
+        # np.prod of an empty shape, which familiarity has, would be a float.
         return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
 

@@ -89,6 +89,7 @@ def open_by_rule(openers: Mapping[str, Callable[[], Engine]], passed_over: Mappi
             errors.append(error)
             continue
         order = rule_order()
+        # Only those that were preferred: what stands behind the choice was never tried.
         before = order[: order.index(name)] if name in order else ()
         return note_choice(engine, Choice("rule", {other: reasons[other] for other in before if other in reasons}))
     raise errors[0]
@@ -101,6 +102,7 @@ def verified(engine: Engine) -> Engine:
         AcceptanceFailed, GoldenFailed, InferenceFailed: see engines.verify.
     """
     try:
+        # The recorded figures first: they need no inference.
         verify_accepted(engine)
         verify_golden(engine)
     except BaseException:
@@ -113,6 +115,7 @@ def _verified_or_again(opener: Callable[[], Engine]) -> Engine:
     """Opens once more from disk if the golden tile fails: a bit flip in memory must not decide the choice."""
     try:
         return verified(opener())
+    # Not AcceptanceFailed: that verdict is in the manifest, and reading it again changes nothing.
     except GoldenFailed as error:
         log.warning("%s; opened once more", error)
         return verified(opener())

@@ -28,6 +28,7 @@ def manifest_for_testing(
     familiarity: bool = False,
 ) -> Manifest:
     """A valid manifest for a model without a file; the halo is an eighth of the tile unless given."""
+    # Stands for the file's bytes: engines that answer otherwise need another digest, since canvases go by it.
     model = f"{name} tile_size={tile_size} bands={bands} classes={classes} confidence={confidence}".encode()
     known = Familiarity(
         threshold=0.02, fitted_on="nothing", held_out="nothing", held_out_tiles=1, wrongly_unfamiliar=0.0
@@ -130,12 +131,7 @@ class ConstantEngine(_FreeEngine):
     ) -> None:
         self._code = checked_count("code", code, most=255)
         manifest = manifest_for_testing(
-            f"constant-{code}",
-            tile_size=tile_size,
-            bands=bands,
-            classes=max(5, code),
-            halo=halo,
-            confidence=confidence,
+            f"constant-{code}", tile_size=tile_size, bands=bands, classes=max(5, code), halo=halo, confidence=confidence
         )
         super().__init__(manifest, max_batch=max_batch, delay_s=delay_s)
 
@@ -172,6 +168,7 @@ class IdentityEngine(_FreeEngine):
         delay_s: float = 0.0,
     ) -> None:
         manifest = manifest_for_testing(
+            # 255 classes, so that every value of a pixel is a code of the manifest.
             "identity", tile_size=tile_size, bands=bands, classes=255, halo=halo, confidence=confidence,
             familiarity=familiarity,
         )  # fmt: skip

@@ -54,6 +54,7 @@ def verify_golden(engine: Engine) -> GoldenCheck | None:
     golden = engine.manifest.golden
     if golden is None or engine.folder is None:
         return None
+    # Before the inference: a precision that the manifest does not judge is refused at once.
     required = [_required(engine, answer) for answer in engine.manifest.golden_answers.values()]
     prediction = engine.infer(read_golden_tile(engine.manifest, engine.folder))
     expected = read_answers(engine.manifest, engine.folder)
@@ -86,6 +87,7 @@ def _verify_familiarity(engine: Engine, prediction: Prediction) -> None:
     facts = engine.manifest.familiarity
     if facts is None or facts.golden is None or prediction.familiarity is None:
         return
+    # A factor, not a difference: near the threshold of 0.02 a small difference decides.
     given, required = float(prediction.familiarity[0]), facts.golden
     most = {str(name): ratio for name, ratio in facts.most_ratio.items()}.get(engine.precision, _MOST_RATIO)
     # Written so that NaN fails.
@@ -186,6 +188,7 @@ def read_packed(manifest: Manifest, folder: Path) -> Tiles | None:
 def _golden_arrays(
     golden: GoldenTile, folder: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, NDArray[np.uint8]]:
+    # Read once: the arrays come from the bytes that were checked. No pickles, which run code: models come up the link.
     content = golden.read_verified(folder)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -217,6 +220,7 @@ def write_golden(
     """
     buffer = io.BytesIO()
     if packed is None:
+        # NumPy dates the files in the archive 1980-01-01, so equal arrays give equal bytes.
         np.savez_compressed(buffer, tile=tile, classes=classes)
     else:
         np.savez_compressed(buffer, tile=tile, classes=classes, packed=packed)

@@ -55,6 +55,7 @@ def sources(root: Path = Path("/"), *, with_jtop: bool | None = None) -> list[So
     all_sources += [OverCurrent(root), Throttle(root)]
     if root == Path("/"):  # neither can be pointed at another root
         all_sources.append(Nvml())
+        # jtop reads the same chip through a service and one more process: a second choice.
         if with_jtop or (with_jtop is None and is_jetson(root) and not ina3221.read()):
             all_sources.append(Jtop())
     return all_sources
@@ -104,4 +105,5 @@ def measured_period_s(
         before = now
         sleep(0.002)
     steps = sorted(after - earlier for earlier, after in itertools.pairwise(changes))
+    # The median: a thread that woke late sees two steps as one.
     return steps[len(steps) // 2] if len(steps) >= 3 else None

@@ -67,6 +67,7 @@ class EnergyMeter:
         if watts is None:
             if self._seen_s is not None:
                 self.total = Energy(total.joules, total.covered_s, total.gap_s + at_s - self._seen_s, total.peak_w)
+            # Before the first sample nothing is missing: a gap has two ends.
             self._last, self._seen_s = None, at_s if self._seen_s is not None else None
             return
         joules = covered = gap = 0.0
@@ -78,5 +79,6 @@ class EnergyMeter:
             else:
                 gap = span
         peak = watts if total.peak_w is None else max(total.peak_w, watts)
+        # One assignment of a frozen value: another thread reads all of a sample or nothing of it.
         self.total = Energy(total.joules + joules, total.covered_s + covered, total.gap_s + gap, peak)
         self._last, self._seen_s = (at_s, watts), at_s

@@ -45,6 +45,7 @@ _ODD_ROW = "a row cannot be read: "
 FLUSH_S = 30.0
 """Seconds between two transactions: a compromise of storage wear and the data that a power cut may cost."""
 
+# WITHOUT ROWID stores rows in the order of (level, tick): a page reads neighbours, and the oldest lie together.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS fields (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS rows (
@@ -122,8 +123,10 @@ class History:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.levels, self._clock, self._wall = path, levels, clock, wall
+        # The sampling process keeps it in memory where no file can be made: the governor needs samples.
         self._is_in_memory = str(path) == ":memory:"
         self._db = _opened_or_new(path)
+        # SQLite goes on writing to a file that was deleted or replaced, without an error: the inode tells.
         self._inode = 0 if self._is_in_memory else path.stat().st_ino
         self._fields = dict(self._db.execute("SELECT name, id FROM fields").fetchall())
         last = self._db.execute("SELECT max(tick) FROM rows").fetchone()[0]
@@ -144,6 +147,7 @@ class History:
 
     def add(self, values: Mapping[str, float]) -> None:
         """Adds one sample of values by field; it is written with the next flush."""
+        # Ticks are keys, so two samples within a millisecond need two of them.
         self._newest = tick = max(self.tick, self._newest + 1)
         utc_s = self._wall()
         # NaN says "not measured" in a row; an infinite value would spoil the mean of its whole bucket.
@@ -182,6 +186,7 @@ class History:
                     raise
                 self._renew(str(error))
                 self._write(rows)
+        # Nothing is raised: measuring and the governor go on without a history.
         except (sqlite3.Error, OSError) as error:
             self.problem = f"{len(rows)} rows of history were lost: {error}"
         else:
@@ -194,6 +199,7 @@ class History:
             self._db.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?)", known)
             self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
             for position, level in enumerate(self.levels):
+                # In the same transaction as the new rows, so the size stays bounded wherever power is cut.
                 oldest = self.tick - int(1000 * level.keep_s)
                 self._db.execute("DELETE FROM rows WHERE level = ? AND tick < ?", (position, oldest))
 
@@ -241,6 +247,7 @@ class History:
     def _number(self, name: str) -> int:
         number = self._fields.get(name)
         if number is None:
+            # Given once and for ever: rows on the disk hold values by these numbers.
             number = self._fields[name] = len(self._fields)
         return int(number)
 
@@ -268,6 +275,8 @@ class Reader:
         if not self.path.exists():
             return Page(step_s, _empty(), None, 0)
         try:
+            # A connection for each query: the writer may put another file here between two. Read-only, since the writer
+            # alone makes and repairs the file.
             db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
         except sqlite3.OperationalError:
             return Page(step_s, _empty(), None, 0)
@@ -298,6 +307,7 @@ class Reader:
         limit: int,
     ) -> Page:
         now = db.execute("SELECT max(tick) FROM rows").fetchone()[0] or 0
+        # Rows after `since` are given, and the first tick may be 0.
         since = -1 if since is None else _from_now(since, now)
         until = None if until is None else _from_now(until, now)
         names = dict(db.execute("SELECT id, name FROM fields").fetchall())
@@ -320,6 +330,8 @@ class Reader:
         reach = [i for i in range(fit, len(self.levels)) if i in firsts]
         oldest = min(firsts.values(), default=0)
         for position in reach:
+            # A level reaches back if its first row is no later than what was asked for, give or take a row. What lies
+            # before the history's own beginning counts for no level.
             slack = 1000 * self.levels[position].step_s
             if firsts[position] <= max(since, oldest + 1000 * self.levels[-1].step_s) + slack:
                 return position
@@ -340,6 +352,7 @@ def _columns(
     width = 1 if raw else 3
     data = np.full((len(rows), max(wanted, default=-1) + 1, width), np.nan, np.float32)
     for position, (_, _, _, blob) in enumerate(rows):
+        # A row is as long as there were fields when it was written: fields that came later stay NaN.
         values = np.frombuffer(blob, "<f4").reshape(-1, width)[: data.shape[1]]
         data[position, : len(values)] = values
     tick = np.array([row[0] for row in rows], np.int64)
@@ -367,6 +380,8 @@ def _opened_or_new(path: Path) -> sqlite3.Connection:
 
 
 def _put_aside(path: Path) -> None:
+    # The database before its log. A power cut between them leaves a log alone, which SQLite throws away; the other way
+    # round a database would be opened without its log.
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         file = path.with_name(name)
         if file.exists():
@@ -396,6 +411,7 @@ def _check(db: sqlite3.Connection) -> str:
 def _opened(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=5)
     try:
+        # Readers in the API never wait for the writer, nor the writer for them.
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")  # a power cut may take the last flush, never the file
         db.executescript(_SCHEMA)

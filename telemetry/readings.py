@@ -44,6 +44,7 @@ class Reading:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        # So no code can make up a zero for what was not measured.
         if (self.value is None) == (not self.reason):
             raise ValueError("a reading has a value or a reason why there is none, not both and not neither")
 

@@ -81,6 +81,7 @@ def figures_of(table: Table, *, idle_w: float | None = None) -> Figures:
     """
     if not len(table):
         raise TableError("there is no row of history; let the service run, or ask for an earlier --since")
+    # A single row has a step of 0.
     step = max(table.step_s, 1e-3)
     rails = [name for name in table.fields("power_w") if np.isfinite(table.mean(name)).any()]
     main = _main(rails)
@@ -142,12 +143,14 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
     try:
         import matplotlib as mpl
 
+        # Draws without a display.
         mpl.use("Agg")
         import matplotlib.pyplot as plt
     except ImportError:
         raise TableError(f"pictures need matplotlib: {sys.executable} -m pip install matplotlib") from None
     scale, unit = _time_unit(figures.seconds)
     at = table.seconds / scale
+    # Equal histories give equal files: SVG would carry a random salt in its names, and a date.
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
     with plt.rc_context(style | {"text.parse_math": False}):  # a rail may be called anything
         figure, axes = plt.subplots(
@@ -186,6 +189,7 @@ def _draw_power(axes: Axes, table: Table, at: NDArray[np.float64], figures: Figu
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, mean, color=colour, linewidth=1.6 if bold else 1.0)
         last = mean[np.isfinite(mean)]
+        # At the mean of the last rows: the very last may be a spike.
         ends.append((float(np.nanmean(last[-20:])), rail.rail, colour))
         if bold:
             for value, text in ((rail.idle_w, "idle"), (rail.work_w, "work")):
@@ -248,6 +252,7 @@ def _shade_throttling(every: Any, table: Table, at: NDArray[np.float64]) -> None
     step = float(np.median(np.diff(at))) if len(at) > 1 else 0.0
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         inside = at[begin:end]
+        # A gap in the history within a throttled span is not shaded: nobody measured there.
         pieces = np.split(inside, np.flatnonzero(np.diff(inside) > GAP_STEPS * step) + 1)
         for axes in every:
             for piece in pieces:
@@ -271,6 +276,7 @@ def _held_back(table: Table) -> NDArray[np.bool_] | None:
 def _name_lines(axes: Axes, at: NDArray[np.float64], ends: list[tuple[float, str, str]]) -> None:
     """Names at the lines' ends, moved apart where they would touch."""
     low, high = axes.get_ylim()
+    # 10.5 points: a line of names at 8 points, in the unit of the axis.
     height = (high - low) * 10.5 / max(1.0, axes.bbox.height * 72 / axes.figure.dpi)
     places: list[float] = []
     for value, _, _ in sorted(ends):
@@ -310,6 +316,7 @@ def _broken(
 def _rail(table: Table, name: str, busy: NDArray[np.float64], idle_w: float | None) -> RailFigures:
     power = table.mean(name)
     joules, measured, gap = _integral(table.seconds, power, max(table.step_s, 1e-3))
+    # A row of a minute may hold work and pauses: only rows of almost one kind count.
     idle = _mean(power[busy < 0.1]) if idle_w is None else idle_w
     work = _mean(power[busy > 0.9])
     return RailFigures(
@@ -323,6 +330,7 @@ def _integral(seconds: NDArray[np.float64], values: NDArray[np.float64], step: f
     measured = np.isfinite(values)
     x, y = seconds[measured], values[measured]
     spans = np.diff(x)
+    # The field's own pace: where it is measured more seldom than rows are written, that is no gap.
     usual = float(np.median(spans)) if len(spans) else step
     near = spans <= GAP_STEPS * max(step, usual)
     total = float(seconds[-1] - seconds[0])

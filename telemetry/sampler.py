@@ -88,6 +88,7 @@ class Sampler:
             if left < -self.interval_s:
                 due = self.clock()  # late by more than a turn: skip the missed turns
             elif left > 0:
+                # Not sleep: stop() ends the wait.
                 self._stop.wait(left)
 
     def turn(self) -> Sample:
@@ -124,4 +125,5 @@ class Sampler:
         name = field_of(reading.quantity, reading.rail)
         self.latest[name] = reading
         if reading.quantity == "power_w":
+            # By the source's own period: one that is slower than the sampler is not late at each sample.
             self._meters.setdefault(name, EnergyMeter(LATE * period_s)).add(now, reading.value)

@@ -15,6 +15,7 @@ FIXED = ("tick", "utc_s", "samples")
 LONGEST_NAME = 200
 LARGEST = 1e15
 """Of what is measured here nothing is larger: clocks are some 10^9 Hz, memory some 10^12 bytes."""
+# Up to here JSON readers with 64-bit floats keep whole numbers exact.
 _LARGEST_TICK = 1 << 53
 _PARTS = (".min", ".mean", ".max")
 
@@ -78,6 +79,7 @@ class Table:
         """
         if not isinstance(columns, Mapping) or not all(name in columns for name in FIXED):
             raise TableError("this is no page of history: columns tick, utc_s and samples are missing")
+        # Names come over the network, and go to terminals and into pictures.
         for name in columns:
             if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
                 raise TableError(f"this is no page of history: {str(name)[:50]!r} is no name of a column")
@@ -113,6 +115,7 @@ class Table:
         except ImportError:
             raise TableError(f"Parquet needs pyarrow: {sys.executable} -m pip install pyarrow") from None
         files = sorted(part for part in path.rglob("*.parquet") if part.is_file()) if path.is_dir() else [path]
+        # Neither a pipe nor a device: reading one may never end.
         if files == [path] and not path.is_file():
             raise TableError(f"{path} is no file; name a Parquet file, or a folder of them")
         if not files:
@@ -144,6 +147,7 @@ def _ticks(values: Any) -> NDArray[np.int64]:
     Raises:
         TableError: they are none.
     """
+    # Not isinstance: True is an int.
     whole = isinstance(values, Sequence) and all(type(value) is int and abs(value) <= _LARGEST_TICK for value in values)
     ticks = np.array(values if whole else [], np.int64)
     if not whole or (np.diff(ticks) <= 0).any():
@@ -161,8 +165,10 @@ def _numbers(name: str, values: Any) -> NDArray[Any]:
         if isinstance(values, (str, bytes)) or any(isinstance(value, (str, bytes, bool)) for value in values):
             raise TypeError
         numbers = np.array([np.nan if value is None else float(value) for value in values], np.float64)
+    # OverflowError: whole numbers of JSON have no bound.
     except (TypeError, ValueError, OverflowError):
         raise TableError(f"this is no page of history: column {name} has more than numbers in it") from None
+    # Written so that NaN and infinity fail.
     numbers[~(np.abs(numbers) <= LARGEST)] = np.nan
     if name == "samples" and np.isfinite(numbers).all():
         return numbers.astype(np.int64)

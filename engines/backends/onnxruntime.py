@@ -89,12 +89,15 @@ class OnnxRuntimeEngine(ClosesOnExit):
         settings = ort.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = self.threads
+        # In sequential mode the runtime uses the threads within an operator only: others would stand idle.
         settings.inter_op_num_threads = 1
         settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, GRAPH_OPTIMISATION)
         settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
         try:
+            # Bytes and no path: the file may change between its check and the runtime's reading. The provider is named,
+            # so that a build of the runtime with further ones computes on the CPU too.
             return ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
         except self._faults as error:
             raise BackendUnavailable(
@@ -117,6 +120,7 @@ class OnnxRuntimeEngine(ClosesOnExit):
         except self._faults as error:
             raise InferenceFailed(BACKEND, one_line(error), retryable=_is_memory(error)) from error
         finally:
+            # Also after a failure: the binding would hold the addresses of arrays that the caller may let go.
             self._binding.clear_binding_inputs()
             self._binding.clear_binding_outputs()
         return prediction_of(self._outputs, buffers)
@@ -173,6 +177,7 @@ def _is_batch_fixed(port: _Port, nodes: Sequence[Any], expected: Sequence[_Port]
 
 
 def _is_memory(error: Exception) -> bool:
+    # The runtime has no exception for it: a failed allocation is told by its text alone.
     text = str(error).lower()
     return isinstance(error, MemoryError) or "allocate" in text or "bad_alloc" in text or "out of memory" in text
 

@@ -33,6 +33,7 @@ def openvino_version() -> str:
     Raises:
         BackendUnavailable: it is not installed or does not load.
     """
+    # The release alone: behind the hyphen stand the build's number and its branch.
     return str(_runtime().__version__).partition("-")[0]
 
 
@@ -69,10 +70,12 @@ class OpenVinoEngine(ClosesOnExit):
         self.backend = BACKEND if precision == "fp32" else BACKEND_BF16
         content = graph_of(manifest, folder)
         ov = _runtime()
+        # INT8 with a bfloat16 rest would be called int8, and fly by figures that were measured with an FP32 rest.
         if manifest.precision not in ("fp32", "int8") or (manifest.precision, precision) == ("int8", "bf16"):
             remedy = "name the FP32 model, or for openvino the INT8 one"
             raise BackendUnavailable(self.backend, f"the model is {manifest.precision}", remedy)
         if precision == "bf16":
+            # Asked first: the precision below is a hint, which a processor without bfloat16 need not follow.
             bf16_version()
         core = ov.Core()
         self.manifest = manifest
@@ -81,6 +84,7 @@ class OpenVinoEngine(ClosesOnExit):
         self.max_batch = options.max_batch
         self.threads = options.threads or usable_cores()
         self._outputs = output_ports(manifest)
+        # One stream: all threads work on one call, since the pipeline makes one at a time.
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,
@@ -107,6 +111,7 @@ class OpenVinoEngine(ClosesOnExit):
             tensors = self._request.infer({self.manifest.input.name: tiles}, share_inputs=True, share_outputs=False)
             arrays = [np.array(tensors[port.name], dtype=port.dtype) for port in self._outputs]
         except RuntimeError as error:
+            # OpenVINO's own errors are all RuntimeError: only the text tells that memory was short.
             memory = "alloc" in str(error).lower() or "memory" in str(error).lower()
             raise InferenceFailed(self.backend, one_line(error), retryable=memory) from error
         except MemoryError as error:

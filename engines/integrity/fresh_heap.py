@@ -55,8 +55,10 @@ class FreshHeap:
         _set(libc, _OWN_PAGES)
         try:
             yield int(libc.sbrk(0))
+            # Taken while `before` is still taken: so these are the free pieces of the new memory alone.
             self._held = _taken(libc)
         finally:
+            # Also where the opening failed: then nothing stays taken, and malloc is as it was.
             _free(libc, before)
             _set(libc, _USUAL)
 
@@ -71,6 +73,7 @@ def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None)
     if not all(hasattr(libc, name) for name in ("mallopt", "malloc_trim", "sbrk")):
         return None
+    # Without these ctypes takes an address for an int of 32 bits.
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
@@ -83,6 +86,7 @@ def _taken(libc: ctypes.CDLL) -> array[int]:
     libc.malloc_trim(0)
     _set(libc, _ALL_MAPPED)
     taken, count, size = array("Q", bytes(8 * 4096)), 0, _LARGEST
+    # From large to small, each size until malloc answers with a mapping: then no free piece can hold it.
     while size >= _SMALLEST:
         address = libc.malloc(size)
         if address and not _is_mapped(address):
@@ -92,6 +96,8 @@ def _taken(libc: ctypes.CDLL) -> array[int]:
             count += 1
             continue
         libc.free(address)
+        # A piece between two large sizes is split by malloc, and its rest is found at a smaller size. Small sizes have
+        # lists of their own, so none may be skipped.
         size = size // 2 if size // 2 > _FINE else min(_FINE, size - _STEP)
     return taken[:count]
 

@@ -45,6 +45,7 @@ def read_maps(path: Path = Path("/proc/self/maps")) -> list[Mapping]:
     """
     ranges = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # The name is the last of six fields and may hold spaces.
         fields = line.split(None, 5)
         start, end = (int(number, 16) for number in fields[0].split("-"))
         ranges.append(Mapping(start, end, fields[1], fields[5] if len(fields) > 5 else ""))
@@ -67,6 +68,7 @@ def without(start: int, end: int, holes: Iterable[tuple[int, int]]) -> list[tupl
 
 def python_objects() -> NDArray[np.uint64]:
     """Sorted addresses of all objects that Python's garbage collector knows, and of the objects they refer to."""
+    # The collector does not track strings, bytes and numbers: they are reached through the objects that hold them.
     objects = gc.get_objects()
     addresses = (id(item) for item in chain(objects, gc.get_referents(*objects)))
     return np.unique(np.fromiter(addresses, dtype=np.uint64))
@@ -105,8 +107,10 @@ def stack_bytes(ranges: Sequence[Mapping], index: int) -> int:
     before = ranges[index - 1] if index else None
     if before is None or mapping.name or before.end != mapping.start or before.permissions != "---p":
         return 0
+    # A guard is one page or a few. A longer reserved range belongs to a thread's heap.
     if before.end - before.start > 16 * PAGE:
         return 0
+    # glibc gives a thread a stack of RLIMIT_STACK (pthread_create(3)).
     limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
     return min(mapping.end - mapping.start, limit if limit > 0 else _STACK)
 
@@ -120,6 +124,7 @@ class OwnMemory:
     def read_into(self, buffer: memoryview, address: int) -> bool:
         """Fills the buffer; False where part of the range is gone."""
         try:
+            # Fewer bytes than asked, or an error: a part was unmapped since the map was read.
             return os.preadv(self._file, [buffer], address) == len(buffer)
         except OSError:
             return False

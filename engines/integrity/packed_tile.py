@@ -48,6 +48,7 @@ def packed_tile(
         taken = [(index % len(tiles), row, col) for index, (row, col) in enumerate(places)]
     else:
         taken = _most_varied([_profile(classes, confidence, crop, side) for crop in crops], crops)
+    # Where four does not divide the side, a strip is left over: it keeps pixels of the first tile.
     packed: Image = tiles[0].copy()
     for (row, col), (number, top, left) in zip(places, taken, strict=True):
         packed[:, row : row + side, col : col + side] = tiles[number, :, top : top + side, left : left + side]
@@ -60,6 +61,7 @@ def _profile(
     """Pixels of each class at each level of confidence, as (256 * levels,)."""
     number, row, col = crop
     at = (number, slice(row, row + side), slice(col, col + side))
+    # Wide numbers first: class 255 times eight levels does not fit into the class map's uint8.
     cells = classes[at].astype(np.int64).ravel() * _LEVELS
     if confidence is not None:
         cells += confidence[at].astype(np.int64).ravel() * _LEVELS // 256
@@ -70,6 +72,7 @@ def _most_varied(profiles: list[NDArray[np.float64]], crops: list[tuple[int, int
     """Greedy: each next crop is the one that raises the sum of the cells' square roots most."""
     total, left, taken = np.zeros_like(profiles[0]), list(range(len(crops))), []
     for _ in range(CROPS_A_SIDE**2):
+        # The square root makes the first pixels of a new cell worth more than further ones of a known cell.
         best = max(left, key=lambda index: float(np.sqrt(total + profiles[index]).sum()))
         left.remove(best)
         total = total + profiles[best]

@@ -47,17 +47,20 @@ class AlarmHistory:
         some pages, or a whole group of memory that alarmed too often.
         """
         if self._dropped:
+            # Weights have other addresses after each opening, so pages of earlier alarms are found by content.
             scrub.drop_pages(scrub.alike(np.concatenate(list(self._dropped))))
         if self._open is None:
             return None
         (change, answers_right), self._open = self._open, None
         lines = np.unique(_telling(change.content))
         alike = scrub.alike(lines)
+        # PageChange keeps the content of 1,024 pages only. Of more, a part explains nothing.
         whole = len(change.content) == len(change.addresses)
         if len(alike) and whole and answers_right:
             self._dropped.append(lines)
             scrub.drop_pages(alike)
             return f"the engine answered right: {len(alike)} pages like those that changed are watched no more"
+        # A wrong answer is a real fault. Its page stays watched: the next flip may hit it too.
         if not answers_right:
             return None
         return self._not_explained(frozenset(change.groups), scrub)
@@ -67,6 +70,7 @@ class AlarmHistory:
         while self._unexplained and self._clock() - self._unexplained[0][0] > SPAN_S:
             self._unexplained.popleft()
         often = [group for group in sorted(groups) if self._count(group) >= UNEXPLAINED]
+        # For the rest of this process: unlike dropped pages, a group that is off stays off over later openings.
         scrub.off.update(often)
         return "what changed was no constant of the engine" + (
             f"; after {UNEXPLAINED} such alarms within an hour this memory is watched no more" if often else ""

@@ -132,6 +132,7 @@ class PageScrub:
         self.dropped = 0
         self._settling = self._heap_settling = 0
         self._runs: list[_Run] = []
+        # What is mapped by now (Python, NumPy) belongs to the process, not to the runtime: _is_code leaves it out.
         self._known_files = {mapping.name for mapping in read_maps()}
         self._memory = OwnMemory()
         self._buffer = bytearray(_CHUNK)
@@ -157,10 +158,12 @@ class PageScrub:
         """
         self.close()
         self.dropped = 0
+        # Before the free pieces are taken: garbage that is freed later would make room between the engine's constants.
         gc.collect()
         before = read_maps()
         with self._heap.growing() as heap_end:
             self._before = [
+                # The heap ends where malloc_trim left it, perhaps before the end read above: what is behind is new.
                 (item.start, min(item.end, heap_end) if item.name == "[heap]" and heap_end else item.end)
                 for item in before
                 if item.permissions[0] == "r"  # what is reserved only is where the heaps of threads grow to
@@ -168,6 +171,7 @@ class PageScrub:
             threads = threads_heaps(before)
             self._threads_before = [self._read(start, (end - start) // PAGE, HEAP) for start, end in threads]
             yield
+            # What the opening left as garbage goes first, or its memory would be taken for constants.
             gc.collect()
             ranges = read_maps()  # before the next line makes room for its own objects
         objects = python_objects()
@@ -204,7 +208,9 @@ class PageScrub:
             for index in np.flatnonzero(moved).tolist():
                 flip = _is_one_bit(int(run.xor[index] ^ now.xor[index]), int(run.sum[index]), int(now.sum[index]))
                 address = run.start + index * run.words * 8
+                # First scans see changes that have good reasons, but one bit in a page is reported at once.
                 doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0
+                # A page that was given back to the kernel has checksums of 0: it is gone, not changed.
                 if not doubtful and (flip or (run.group != HEAP and self._readable(address))):
                     pages.append((address, run.group, flip))
                 else:
@@ -214,6 +220,7 @@ class PageScrub:
         if not pages:
             return None
         addresses, groups, flips = zip(*pages, strict=True)
+        # Copied now: the engine is closed next, and page_alarms looks for these pages in the next engine.
         return PageChange(addresses, groups, sum(flips), self._content(addresses[:_CONTENTS]))
 
     def _confirmed(self, pages: list[_Changed], infer: Callable[[], object]) -> list[_Changed]:
@@ -256,6 +263,7 @@ class PageScrub:
         for run in self._runs if len(lines) else ():
             for words, first in self._chunks(run.start, run.pages):
                 own = lines_of(words).reshape(-1, PAGE // 64)
+                # Lines of zeros do not count: nearly every page has some, so they tell no page from another.
                 has_data = own != 0
                 share = np.isin(own, lines).sum(axis=1, where=has_data) / np.maximum(1, has_data.sum(axis=1))
                 addresses += (run.start + PAGE * (first + np.flatnonzero(share >= _ALIKE))).tolist()
@@ -269,6 +277,8 @@ class PageScrub:
     def _candidates(self, ranges: Sequence[Mapping], objects: Words) -> Iterator[tuple[int, int, int]]:
         """Start, group and pages of everything that came since `opening` began."""
         heaps = _heaps(ranges)
+        # Objects in new memory outside the heaps show where Python's arenas are. Memory near them may be Python's or
+        # the engine's, so it is watched by lines.
         near_python = _around(_outside(objects, [*heaps, *self._before]))
         for index, mapping in enumerate(ranges):
             if self._is_code(mapping):
@@ -276,6 +286,7 @@ class PageScrub:
             if not _is_memory(mapping):
                 continue
             is_heap = any(start <= mapping.start < end for start, end in heaps)
+            # A thread that the runtime started has a stack, which changes at every call.
             begin = mapping.start + stack_bytes(ranges, index)
             for start, end in without(begin, mapping.end, self._before):
                 own = [] if is_heap else without(start, end, near_python)
@@ -291,6 +302,8 @@ class PageScrub:
 
     def _leave_out(self, objects: Words) -> None:
         """Python's objects change for good reasons: their lines on the heap, and whole pools of them elsewhere."""
+        # An object begins before its id (the collector's head) and may reach into the next line, so 32 bytes either way
+        # count. uint64 has no -32: it is written modulo 2**64.
         lines = np.unique(np.concatenate([(objects + np.uint64(step)) // 64 for step in (-32 % 2**64, 0, 32)]))
         pools = np.unique(objects // POOL)
         heaps = _heaps(read_maps())
@@ -299,6 +312,7 @@ class PageScrub:
                 continue
             own = run.start // 64 + np.arange(len(run.xor), dtype=np.uint64)
             on_heap = any(start <= run.start < end for start, end in heaps)
+            # Outside malloc's heaps Python fills whole pools of 16 KiB: any byte of such a pool may change.
             left_out = _is_among(own, lines) if on_heap else _is_among(own // (POOL // 64), pools)
             run.xor[left_out], run.sum[left_out] = 0, 0
 
@@ -324,6 +338,7 @@ class PageScrub:
         for words, page in self._chunks(start, pages):
             rows = words.reshape(-1, run.words)
             at = slice(page * a_page, page * a_page + len(rows))
+            # Two checksums: changes that cancel in one seldom cancel in the other, and both tell a single flipped bit.
             np.bitwise_xor.reduce(rows, axis=1, out=run.xor[at])
             rows.sum(axis=1, dtype=np.uint64, out=run.sum[at])
         return run
@@ -340,6 +355,7 @@ class PageScrub:
             if self._memory.read_into(view, start + first * PAGE):
                 yield np.frombuffer(view, np.uint64), first
                 continue
+            # One page that is gone fails the whole read. Page by page only that one is left out.
             for page in range(first, first + count):
                 if self._memory.read_into(view[:PAGE], start + page * PAGE):
                     yield np.frombuffer(view[:PAGE], np.uint64), page
@@ -364,12 +380,14 @@ class PageScrub:
             for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
                 part = slice(first * a_page, (last + 1) * a_page)
                 start = run.start + first * PAGE
+                # Copies: slices would keep the checksums of the whole span in memory.
                 runs.append(_Run(start, last + 1 - first, run.group, run.xor[part].copy(), run.sum[part].copy()))
         self._runs = runs
 
 
 def _is_memory(mapping: Mapping) -> bool:
     """Whether a range is private memory without a file that can be read."""
+    # "[v" stands for the kernel's own pages: [vvar], [vdso], [vsyscall].
     named = mapping.name.startswith(("/", "[v", "[stack", "[anon:stack"))
     return mapping.permissions[0] == "r" and mapping.permissions[3] == "p" and not named
 
@@ -381,8 +399,10 @@ def _heaps(ranges: Sequence[Mapping]) -> list[tuple[int, int]]:
 
 def _outside(addresses: Words, ranges: Sequence[tuple[int, int]]) -> Words:
     """Those of the addresses, which are sorted, that lie in none of the ranges."""
+    # The empty range (0, 0) keeps the array two-dimensional where there are no ranges.
     starts, ends = np.asarray([*ranges, (0, 0)], dtype=np.uint64).T
     first, last = np.searchsorted(addresses, starts), np.searchsorted(addresses, ends)
+    # Counts the ranges that are open at each address, since ranges may overlap: 0 is outside of all.
     depth = np.zeros(len(addresses) + 1, dtype=np.int64)
     np.add.at(depth, first, 1)
     np.add.at(depth, np.maximum(first, last), -1)
@@ -414,6 +434,8 @@ def _around(objects: Words) -> list[tuple[int, int]]:
 
 def lines_of(words: Words) -> Words:
     """A checksum of each 64 bytes; 0 for a line of zeros."""
+    # Odd factors lose no bit modulo 2**64. Each word has a factor of its own, so equal words in another order give
+    # another sum. The constant is 2**64 divided by the golden ratio, which spreads bits well.
     odd = np.arange(1, 17, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     lines: Words = (words.reshape(-1, 8) * odd).sum(axis=1, dtype=np.uint64)
     return lines

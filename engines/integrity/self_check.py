@@ -44,9 +44,11 @@ class SelfCheck:
             InferenceFailed: the runtime failed.
         """
         tiles = check_tiles(engine)
+        # Two calls: only equal answers show that bytes can be compared at all.
         answer, again = engine.infer(tiles), engine.infer(tiles)
         if same_answer(answer, again):
             return cls(tiles, answer)
+        # Two calls are a small sample: four times their difference is allowed, and one pixel in 10,000.
         apart = 1 - agreement_of(answer, again)
         return cls(tiles, answer, exact=False, least_agreement=max(0.0, 1 - 4 * apart - 1e-4))
 
@@ -71,6 +73,7 @@ def same_answer(first: Prediction, second: Prediction) -> bool:
     for head, match in zip(first.heads, second.heads, strict=True):
         pairs += [(head.classes, match.classes), (head.confidence, match.confidence)]
     return all(
+        # Bytes, not ==: a NaN equals itself, and -0.0 is another answer than 0.0.
         array is match if array is None or match is None else array.tobytes() == match.tobytes()
         for array, match in pairs
     )

@@ -157,12 +157,14 @@ def bench(
                     try:
                         with open_engine(
                             model, heads=heads, backend=backend, threads=threads, spinning=spinning,
+                            # The golden tile decides what flies, not what may be timed.
                             max_batch=max(8, *batches, 1), check_golden=False,
                         ) as engine:  # fmt: skip
                             timings = time_batches(engine, batches, seconds=seconds, meter=meter)
                             engine_name = f"{engine.backend} {engine.precision}"
                             result.rows.append(Row(name, engine_name, pixels, flops, timings))
                     except BackendUnavailable as error:
+                        # A backend that the user named is an error; one of "all" is a row with the reason.
                         if backends is not None:
                             raise
                         result.rows.append(Row(name, backend, pixels, flops, [], error.problem))
@@ -184,6 +186,7 @@ def machine() -> str:
 
 
 def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None) -> BatchTiming:
+    # Not timed: the first call allocates, and some runtimes compile in it.
     engine.infer(tiles)
     before = None if meter is None else meter.joules()
     latencies: list[float] = []
@@ -197,6 +200,7 @@ def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None
     return BatchTiming(
         batch=len(tiles),
         calls=len(latencies),
+        # Over the time spent in calls: the loop around them is not the engine's.
         tiles_per_s=len(tiles) * len(latencies) / sum(latencies),
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),

@@ -32,6 +32,7 @@ def named_layers(model: str | Path | None) -> tuple[str, tuple[Layer, ...]]:
     file = manifest_path(model)
     manifest = Manifest.load(file)
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
+    # A model with heads has no file with its whole graph: the parts are joined in memory.
     if manifest.head_names:
         layers = layers_of_bytes(graph_of(manifest, file.parent), file, shape=(1, bands, size, size))
     else:
@@ -134,4 +135,5 @@ def _seconds(rates: Rates, layer: Layer) -> float:
 def _cut(text: str, length: int, *, tail: bool = False) -> str:
     if len(text) <= length:
         return text
+    # The end of a node's name tells it from others; many begin with the same modules.
     return f"..{text[2 - length :]}" if tail else f"{text[: length - 2]}.."

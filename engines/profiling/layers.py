@@ -131,6 +131,7 @@ def _sized(model: onnx.ModelProto, shape: tuple[int, ...] | None) -> onnx.GraphP
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    # Up to IR version 3 of ONNX weights are inputs too.
     weights = {item.name for item in copy.graph.initializer}
     ports = [port for port in copy.graph.input if port.name not in weights]
     for port in [*ports, *copy.graph.output]:
@@ -138,7 +139,9 @@ def _sized(model: onnx.ModelProto, shape: tuple[int, ...] | None) -> onnx.GraphP
             port.type.tensor_type.shape.dim[0].dim_value = 1
     for place, size in zip(ports[0].type.tensor_type.shape.dim, shape or (), strict=False):
         place.dim_value = size
+    # Shapes that the exporter noted have an open batch, and inference would keep them.
     del copy.graph.value_info[:]
+    # data_prop follows small integers through the graph: a Reshape may have a target that is computed.
     return onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
 
 
@@ -184,6 +187,7 @@ class _Tensors:
             self._take(place, node)
         outputs = {root for port in self.graph.output for root in self.root(port.name)}
         read_from = {root for kernel in self.kernels for root in self._outside(kernel)}
+        # By the last of its nodes: a kernel runs when all that it reads is there.
         for kernel in sorted(self.kernels, key=lambda kernel: kernel.last):
             yield self._layer(kernel, outputs | read_from)
 
@@ -203,6 +207,7 @@ class _Tensors:
         """Bytes to read or write a tensor or view once."""
         whole = [(self.count(root), self._width(root)) for root in self.root(name)]
         everything = sum(count * width for count, width in whole)
+        # A slice reads less than the tensor below it, an expanded view reads that tensor once.
         return min(everything, self.count(name) * max(width for _, width in whole))
 
     def _width(self, name: str) -> int:
@@ -212,6 +217,7 @@ class _Tensors:
     def _take(self, place: int, node: onnx.NodeProto) -> None:
         inputs = [name for name in node.input if name]
         if node.op_type == "DequantizeLinear" or (node.op_type in VIEWS and not self._constant(inputs)):
+            # The other inputs of a view are sizes, axes or scales.
             seen = inputs[:1] if node.op_type != "Concat" else inputs
             roots = tuple(dict.fromkeys(root for name in seen for root in self.root(name)))
             self.roots.update(dict.fromkeys(node.output, roots))
@@ -219,6 +225,7 @@ class _Tensors:
                 self.constants.update(node.output)
         elif node.op_type in ("Constant", "Shape") or self._constant(inputs):
             self.constants.update(node.output)
+        # A convolution pads by itself, so this is counted as part of it.
         elif node.op_type == "Pad" and self._feeds_a_convolution(node):
             self.roots[node.output[0]] = self.root(inputs[0])
         else:
@@ -271,6 +278,7 @@ class _Tensors:
         kernel = self.kernel_of.get(root)
         if others or kernel is None or kernel.nodes[0].op_type != "MatMul":
             return None
+        # A product with weights is a layer of its own, and the softmax behind it a classifier's.
         return None if any(self._constant([given]) for given in kernel.nodes[0].input) else kernel
 
     def _attention(self, node: onnx.NodeProto, inputs: list[str]) -> _Kernel | None:
@@ -283,6 +291,7 @@ class _Tensors:
     def _kind(self, node: onnx.NodeProto) -> Kind:
         if node.op_type not in ("Conv", "ConvTranspose"):
             return "matmul"
+        # Weights of Conv: (outputs, inputs of a group, window); of ConvTranspose: (inputs, outputs of a group, window).
         first, second, *window = self.shapes[node.input[1]]
         groups = next((item.i for item in node.attribute if item.name == "group"), 1)
         outputs = first if node.op_type == "Conv" else second * groups
@@ -296,6 +305,7 @@ class _Tensors:
     def _flops(self, node: onnx.NodeProto) -> int:
         if node.op_type == "Conv":
             return 2 * self.count(node.output[0]) * math.prod(self.shapes[node.input[1]][1:])
+        # Each value of the input is spread over a window of all outputs of its group.
         if node.op_type == "ConvTranspose":
             return 2 * self.count(node.input[0]) * math.prod(self.shapes[node.input[1]][1:])
         inner = self.shapes[node.input[0]][-1]
@@ -304,6 +314,7 @@ class _Tensors:
         return 2 * self.count(node.output[0]) * inner
 
     def _is_int8(self, inputs: list[str]) -> bool:
+        # Both factors: a kernel of 8-bit weights and FP16 values multiplies in FP16.
         return all(self._width(root) == 1 for name in inputs[:2] for root in self.root(name))
 
     def _outside(self, kernel: _Kernel) -> set[str]:
@@ -314,8 +325,10 @@ class _Tensors:
     def _layer(self, kernel: _Kernel, needed: set[str]) -> Layer:
         moved = 0
         for name in {name for node in kernel.nodes for name in node.input if name}:
+            # A scalar is a parameter of the kernel.
             if not set(self.root(name)) <= kernel.own and self.shapes.get(name) != ():
                 moved += self.bytes_of(name) if name in self.shapes else 0
+        # A result that is read within the kernel alone is never written.
         moved += sum(self.bytes_of(name) for name in kernel.own & needed)
         return Layer(
             name=kernel.nodes[0].name or kernel.nodes[0].output[0],

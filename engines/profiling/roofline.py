@@ -141,10 +141,12 @@ def this_cpu(seconds: float = 1.0) -> Rates:
     left, right = (np.random.default_rng(seed).random((side, side), np.float32) for seed in (0, 1))
     product = np.empty_like(left)
     best = _best(lambda: np.matmul(left, right, out=product), seconds / 2)
+    # 64 MiB each, so that most of it lies outside the caches.
     source = np.ones(1 << 24, np.float32)
     target = np.empty_like(source)
     copy = _best(lambda: np.copyto(target, source), seconds / 2)
     method = "measured: GEMM FP32, and memory copy on touched pages"
+    # A copy reads each byte and writes it.
     return Rates("this CPU", 2 * side**3 / best, 2 * source.nbytes / copy, method, number_bytes=4)
 
 

@@ -65,6 +65,7 @@ def build_engine(
         with suppress(EngineDamaged):  # it is built anew
             existing = BuiltEngine.load(path)
             existing.check(path, manifest, runtime, device)
+            # With other scratch memory TensorRT may choose other kernels: that is another build.
             if existing.workspace_bytes == workspace_bytes:
                 return path
     content = uint8_at_the_edges(graph_of(manifest, folder))
@@ -75,9 +76,11 @@ def build_engine(
         network = build.parsed(content, f"{manifest.name} {manifest.version}", log_path)
         layers = build.layers(network)
         config = build.config(network, device, batches, workspace_bytes)
+        # Timings of another GPU or TensorRT would choose the wrong kernels, so both are in the cache's name.
         cache = out / f"timing_{runtime.name}{runtime.version}_{device.slug}.cache"
         build.use_cache(config, cache)
         plan = build.builder.build_serialized_network(network, config)
+        # A failure is None and no exception; why it failed is in the log alone.
         if plan is None:
             raise BuildFailed(f"{manifest.name} {manifest.version}", "TensorRT made no engine of it", log_path)
         build.keep_cache(config, cache)
@@ -87,6 +90,8 @@ def build_engine(
         runtime.version, device, (batches.least, batches.usual, batches.most), workspace_bytes, len(data),
         hashlib.sha256(data).hexdigest(), round(time.monotonic() - begin, 2), len(layers),
     )  # fmt: skip
+    # The engine comes last: a power cut before it leaves facts without an engine, or beside the old engine, whose
+    # digest then does not fit. Both are built anew.
     replace_file(path.with_suffix(".layers.json"), json.dumps(layers, indent=1).encode())
     replace_file(path.with_suffix(".json"), (json.dumps(asdict(built), indent=1) + "\n").encode())
     replace_file(path, data)
@@ -102,10 +107,12 @@ class _Build:
         self.trt, self._progress = trt, progress
 
         class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            # pybind11 refuses an object whose overridden __init__ does not call that of its C++ class.
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
             def log(self, severity: Any, message: str) -> None:
+                # The graver, the smaller: internal errors are 0, verbose messages 4.
                 if severity <= trt.ILogger.Severity.INFO:
                     log(f"{severity.name}: {message}\n")
 
@@ -118,6 +125,7 @@ class _Build:
     def parsed(self, content: bytes, model: str, log: Path) -> Any:
         """Parses the ONNX file into a network."""
         network = self.builder.create_network(self._flags)
+        # An attribute, not a local variable: until the build has ended the network reads weights that the parser holds.
         self._parser = self.trt.OnnxParser(network, self.logger)
         if not self._parser.parse(content):
             errors = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
@@ -152,9 +160,11 @@ class _Build:
         try:
             content = path.read_bytes()
         except OSError:
+            # No bytes make a new cache, which this build fills.
             content = b""
         cache = config.create_timing_cache(content)
         if cache is not None:
+            # Timings of another device are refused, though the name fits.
             config.set_timing_cache(cache, ignore_mismatch=False)
 
     def keep_cache(self, config: Any, path: Path) -> None:
@@ -200,6 +210,7 @@ class _Build:
             def step_complete(self, phase: str, step: int) -> bool:
                 if report is not None:
                     report(phase, step, self.steps.get(phase, 0))
+                # False would cancel the build.
                 return True
 
             def phase_finish(self, phase: str) -> None:

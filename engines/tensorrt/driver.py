@@ -134,6 +134,7 @@ class PyCuda:
             device = self._cuda.Device(0)
             self.unified = bool(device.get_attribute(self._cuda.device_attribute.INTEGRATED))
             self._context = device.retain_primary_context()
+            # TensorRT works in the context that is current on the calling thread.
             self._context.push()
 
     def alloc(self, size: int) -> Any:
@@ -144,6 +145,7 @@ class PyCuda:
     def pinned(self, size: int) -> Pinned:
         """See Driver."""
         with self._translated():
+            # DEVICEMAP gives the same bytes an address on the device: where memory is shared, nothing need be copied.
             flags = self._cuda.host_alloc_flags.DEVICEMAP
             array = self._cuda.pagelocked_empty(size, np.uint8, mem_flags=flags)
             return Pinned(array, int(array.base.get_device_pointer()), array.base)
@@ -239,6 +241,7 @@ class CudaPython:
         self.unified = bool(self._call("cuDeviceGetAttribute", integrated, self._device))
         context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self._call("cuCtxPushCurrent", context)
+        # cuda-python does not destroy what it made when the object goes; PyCUDA does.
         self._made: list[tuple[str, Any]] = []
 
     def alloc(self, size: int) -> Any:
@@ -248,11 +251,13 @@ class CudaPython:
     def pinned(self, size: int) -> Pinned:
         """See Driver."""
         address = int(self._call("cuMemHostAlloc", size, self._cuda.CU_MEMHOSTALLOC_DEVICEMAP))
+        # NumPy does not own these bytes: free_pinned gives them back by their address.
         array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return Pinned(array, int(self._call("cuMemHostGetDevicePointer", address, 0)), address)
 
     def stream(self) -> Any:
         """See Driver."""
+        # Without this flag a stream waits for work that a library puts into the default stream.
         flags = self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
         return self._registered("cuStreamDestroy", self._call("cuStreamCreate", flags))
 
@@ -312,6 +317,7 @@ class CudaPython:
 
     def _call(self, name: str, *given: Any) -> Any:
         function: Callable[..., tuple[Any, ...]] = getattr(self._cuda, name)
+        # Each call gives a tuple: a CUresult and then its results, and raises nothing.
         code, *results = function(*given)
         if int(code) != 0:
             raise CudaError(f"{name} failed: {code}", retryable=int(code) == _OUT_OF_MEMORY)

@@ -70,6 +70,7 @@ class BuiltEngine:
         try:
             facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             return cls(**{**facts, "device": Device(**facts["device"]), "batches": tuple(facts["batches"])})
+        # Missing, cut off or of another version: the remedy is the same, to build it again.
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise EngineDamaged(path, f"its facts cannot be read ({error})") from error
 
@@ -87,6 +88,7 @@ class BuiltEngine:
             "compute capability": (self.device.capability, device.capability),
             "Jetson Linux": (self.device.l4t or "none", device.l4t or "none"),
         }
+        # An engine that was built for an architecture runs on every GPU of it.
         if self.device.name != "any":
             wanted["GPU"] = (self.device.name, device.name)
         differences = [
@@ -94,6 +96,7 @@ class BuiltEngine:
         ]
         if differences:
             raise EngineElsewhere(path, differences, f"engines build {manifest.name} --out {path.parent}")
+        # Last: an engine from elsewhere is refused as such, whether or not its bytes are whole.
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != self.sha256:
             raise EngineDamaged(path, f"its SHA-256 is {digest[:12]}, {self.sha256[:12]} was built")

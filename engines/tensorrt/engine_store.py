@@ -41,6 +41,7 @@ def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, tensorr
     """
     built = options.built or engines_dir()
     batches = Batches()
+    # Without its batch sizes: the runner cuts a call into chunks of what the engine was built for.
     fitting = engine_name(manifest, tensorrt, device, batches).rpartition("_b")[0]
     candidates = sorted(built.glob(f"{fitting}_b*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
     damaged: EngineDamaged | None = None
@@ -48,6 +49,7 @@ def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, tensorr
         try:
             BuiltEngine.load(path).check(path, manifest, tensorrt, device)
         except EngineDamaged as error:  # noqa: PERF203 -- there are one or two
+            # No reason to give up: an engine of other batch sizes may be whole, or one is built anew.
             damaged = damaged or error
             log.warning("%s", error)
         else:

@@ -43,10 +43,12 @@ def uint8_at_the_edges(content: bytes) -> bytes:
         if node.output[0] in inner:
             continue
         if reached.intersection(node.input):
+            # What reads the input of a removed cast gives wide values as well, up to the outputs.
             reached.update(node.output)
             node.input[:] = [inner.get(name, name) for name in node.input]
         nodes.append(node)
     for name in sorted(outputs & reached):
+        # The wide tensor gets the new name, so that the output keeps the one of the manifest.
         wide = f"{name}_wide"
         for node in nodes:
             node.output[:] = [wide if output == name else output for output in node.output]
@@ -54,6 +56,7 @@ def uint8_at_the_edges(content: bytes) -> bytes:
         nodes.append(onnx.helper.make_node("Cast", [wide], [name], name=f"{name}_narrow", to=UINT8))
     del graph.node[:]
     graph.node.extend(nodes)
+    # Types noted at the export are wrong now: inner tensors that were uint8 are wide.
     del graph.value_info[:]
     rewritten: bytes = model.SerializeToString()
     return rewritten

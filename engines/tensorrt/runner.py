@@ -28,6 +28,7 @@ from engines.tensorrt.driver import CudaError, Driver, Pinned
 from engines.tensorrt.engine_file import BuiltEngine
 from engines.tensorrt.runtime import BACKEND, Runtime
 
+# Two, within a call only: overlap across calls would gain under a millisecond (docs/decisions/0007-engines.md).
 _SLOTS = 2
 _TRIALS = 5  # calls of each kind of memory where both are possible
 
@@ -72,6 +73,7 @@ class TensorRtEngine(ClosesOnExit):
         try:
             self._execution = _Execution(manifest, path, built, runtime, driver)
             self.memory = self._execution.choose_memory()
+        # The driver belongs to the engine from here on: whatever fails, its context leaves this thread.
         except BaseException as error:
             driver.close() if self._execution is None else self.close()
             if not isinstance(error, CudaError):
@@ -149,6 +151,7 @@ class _Execution:
                 problem = self._logger.last_error or "TensorRT refuses it"
                 raise BackendUnavailable(BACKEND, f"{self.path}: {problem}", remedy)
             _check_ports(self._engine, self.runtime.module, self.manifest, self.path)
+            # TensorRT allocates the activations here, and returns None where memory is short.
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise CudaError(self._logger.last_error or "no memory for the network's activations", retryable=True)
@@ -170,8 +173,10 @@ class _Execution:
             size = self.manifest.input.tile_size
             tiles = np.zeros((self.chunk, len(self.manifest.input.bands), size, size), np.uint8)
             took = {}
+            # Measured on the device: this has not run on a Jetson here, so no rule is known which is faster.
             for self.mapped in (False, True):
                 self.run(tiles)
+                # The first run of each kind does not count: it pays for what is set up once.
                 begin = time.perf_counter()
                 for _ in range(_TRIALS):
                     self.run(tiles)
@@ -185,10 +190,12 @@ class _Execution:
         Raises:
             CudaError: a call failed; all work in the streams has ended.
         """
+        # New arrays for each call: the caller may keep them while the slots are filled again.
         outputs = [port.empty(len(tiles)) for port in output_ports(self.manifest)]
         waiting: deque[tuple[_Slot, slice]] = deque()
         with self._drained():
             for number, first in enumerate(range(0, len(tiles), self.chunk)):
+                # Both slots are under way: the older one comes out before its buffers are filled again.
                 if len(waiting) == _SLOTS:
                     self._take(*waiting.popleft(), outputs)
                 slot, part = self.slots[number % _SLOTS], slice(first, min(first + self.chunk, len(tiles)))
@@ -205,7 +212,9 @@ class _Execution:
         if not self.mapped:
             self.driver.copy_in(int(port.device), port.host, size, self._copies)
             self.driver.record(slot.arrived, self._copies)
+            # The wait is the device's: this thread goes on and fills the next slot while the copy runs.
             self.driver.wait(self._compute, slot.arrived)
+        # The context keeps the shape; only the last chunk of a call is smaller.
         if count != self._shape:
             if not self._context.set_input_shape(port.name, (count, *self._tile_shape())):
                 raise CudaError(f"the engine was not built for {count} tiles in one call", retryable=False)
@@ -228,6 +237,7 @@ class _Execution:
             self.driver.record(slot.left, self._copies)
             self.driver.synchronize(slot.left)
         for port, whole in zip(slot.outputs, outputs, strict=True):
+            # Copied out of the pinned memory, which the chunk after the next overwrites.
             read = port.host.array[: count * port.tile_bytes].view(whole.dtype)
             whole[part] = read.reshape(count, *whole.shape[1:])
 
@@ -247,6 +257,7 @@ class _Execution:
         self.driver.close()
 
     def _free(self) -> None:
+        # PyCUDA destroys events and streams where the last reference goes; their context is still current.
         self.slots.clear()
         for port in reversed(self._allocated):
             self.driver.free(port.device)
@@ -270,6 +281,7 @@ class _Execution:
             self.driver.free(device)
             raise
         port = _Port(name, host, device, tile_bytes)
+        # Noted at once: an opening that fails half-way frees what it had.
         self._allocated.append(port)
         return port
 

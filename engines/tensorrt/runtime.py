@@ -15,6 +15,7 @@ from engines.errors import BackendUnavailable
 
 BACKEND = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
+# /etc/nv_tegra_release begins "# R36 (release), REVISION: 4.4": Jetson Linux 36.4.4.
 _L4T = re.compile(r"R(\d+) \(release\), REVISION: ([\d.]+)")
 
 
@@ -63,6 +64,7 @@ def runtime(packages: tuple[str, ...] = PACKAGES) -> Runtime:
     for name in packages:
         try:
             module = importlib.import_module(name)
+        # OSError: the package is there, but one of the libraries that it loads is not.
         except (ImportError, OSError):
             continue
         return Runtime(name, str(module.__version__), module)
@@ -105,6 +107,7 @@ def _ask_driver() -> tuple[str, tuple[int, int]]:
         cuda: Any = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise BackendUnavailable(BACKEND, "there is no NVIDIA driver here", remedy) from error
+    # These calls make no CUDA context, so asking takes no memory of the GPU.
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     text = ctypes.create_string_buffer(256)
     calls: tuple[Callable[[], int], ...] = (

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource
 
 
-@dataclass
 class Gpu(SysfsSource):
     """Load as a share and clock in hertz."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = "gpu", 1.0
-        self.problem, self.remedy = "no GPU in devfreq", "expected on a Jetson only"
+    name = "gpu"
+    problem, remedy = "no GPU in devfreq", "expected on a Jetson only"
 
     def gauges(self) -> Iterator[Gauge]:
         """Clock and load of each GPU device."""
@@ -23,4 +19,5 @@ class Gpu(SysfsSource):
             if not folder.name.endswith((".gpu", ".ga10b", ".gv11b")):
                 continue
             yield Gauge("clock_hz", "gpu", (NumberFile(folder / "cur_freq"),))
+            # devfreq's load is in tenths of a percent.
             yield Gauge("load", "gpu", (NumberFile(folder / "device" / "load"),), 1e-3, 0.0, 1.0)

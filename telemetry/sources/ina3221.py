@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, text_or_reason
 
@@ -18,15 +17,11 @@ _PATTERN = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"
 _NO_RAIL = re.compile(r"sum of shunt|^NC$", re.IGNORECASE)
 
 
-@dataclass
 class Ina3221(SysfsSource):
     """Watts of all rails of all INA3221 chips."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = NAME, 0.1
-        self.problem = "no INA3221 in sysfs"
-        self.remedy = "expected on a Jetson only; in a container mount /sys read-only"
+    name, period_s = NAME, 0.1
+    problem, remedy = "no INA3221 in sysfs", "expected on a Jetson only; in a container mount /sys read-only"
 
     def gauges(self) -> Iterator[Gauge]:
         """A gauge a labelled channel."""
@@ -36,4 +31,5 @@ class Ina3221(SysfsSource):
                 number = label_file.name.removeprefix("in").removesuffix("_label")
                 if label and not _NO_RAIL.search(label):
                     files = NumberFile(folder / f"in{number}_input"), NumberFile(folder / f"curr{number}_input")
+                    # Millivolts times milliamperes are microwatts.
                     yield Gauge("power_w", label, files, scale=1e-6)

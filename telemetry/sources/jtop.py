@@ -50,6 +50,7 @@ class Jtop:
         self._command, self._clock = command, clock
         self._process: subprocess.Popen[str] | None = None
         self._started = self._received_s = float("-inf")
+        # One attribute for both, since the listening thread replaces it while others read.
         self._last_message: tuple[Timestamp, dict[str, Any]] | None = None
         self._problem = "it has not answered yet", "look again in a few seconds"
         self.heard = threading.Event()
@@ -113,6 +114,7 @@ class Jtop:
         process, self._process, self._last_message = self._process, None, None
         if process is None:
             return
+        # Not terminate: it may hang in jtop's service, and has nothing to save.
         process.kill()
         process.wait()
         if process.stdin is not None:
@@ -142,6 +144,7 @@ class Jtop:
             self._problem = _SILENT
         self._started = self._clock()
         try:
+            # Nobody would read stderr, and a full pipe would stop the process.
             self._process = subprocess.Popen(
                 list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
@@ -160,6 +163,7 @@ class Jtop:
                 message = _parsed(line)
                 # A process that was replaced may still have lines in its pipe.
                 if message is not None and process is self._process:
+                    # A process that said why it ends keeps its own words; another gets its exit status.
                     explained = "problem" in message
                     self._receive(message)
         status = process.wait()

@@ -29,6 +29,7 @@ def message_of(jetson: Any) -> dict[str, Any]:
     for name, gpu in (jetson.gpu or {}).items():
         loads[name] = (gpu.get("status") or {}).get("load") if isinstance(gpu, dict) else None
     return {
+        # jtop gives milliwatts and percent.
         "watts": {name: None if value is None else value / 1e3 for name, value in _milliwatts(jetson.power).items()},
         "celsius": {
             name: value.get("temp") if isinstance(value, dict) else value for name, value in jetson.temperature.items()
@@ -61,6 +62,7 @@ def _modes(nvpmodel: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Prints jtop's state until stdin ends; any failure is printed as a problem with its remedy."""
+    # One thread appends while the other takes: a deque needs no lock for that.
     wanted: deque[str] = deque()
     threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
     try:

@@ -55,6 +55,7 @@ class Nvml:
         """
         if (not self._handles or self._lost) and self._clock() - self._tried >= RETRY_S:
             self._search()
+        # A copy: a GPU that is lost is taken out meanwhile.
         return [reading for index, handle in list(self._handles.items()) for reading in self._readings(index, handle)]
 
     def close(self) -> None:
@@ -143,4 +144,5 @@ def ecc_state() -> str:
         return "on" if current else "off"
     finally:
         with suppress(pynvml.NVMLError):
+            # NVML counts its users: Nvml above keeps the library.
             pynvml.nvmlShutdown()

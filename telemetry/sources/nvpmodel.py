@@ -12,6 +12,7 @@ from pathlib import Path
 from telemetry.sources.sysfs import text_or_reason
 
 STATUS, TABLE = "var/lib/nvpmodel/status", "etc/nvpmodel.conf"
+# nvpmodel pads the number: pmode:0002.
 _NUMBER = re.compile(r"pmode:0*(\d+)")
 _MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>")
 

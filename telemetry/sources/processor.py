@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.readings import Reading
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, text_or_reason
@@ -12,19 +11,17 @@ from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, text_or_reas
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
 
 
-@dataclass
 class Processor(SysfsSource):
     """Clock of the first core in hertz, and available memory in bytes."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = "processor", 1.0
-        self.problem, self.remedy = "neither clock nor memory can be read", "mount /proc and /sys"
+    name = "processor"
+    problem, remedy = "neither clock nor memory can be read", "mount /proc and /sys"
 
     def gauges(self) -> Iterator[Gauge]:
         """The clock, where the kernel manages it (virtual machines have none)."""
         clock = self.root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"
         if clock.exists():
+            # cpufreq gives kilohertz.
             yield Gauge("clock_hz", "cpu", (NumberFile(clock),), scale=1e3)
 
     def read(self) -> list[Reading]:

@@ -7,7 +7,6 @@ Source: Documentation/power/powercap/powercap.rst in the Linux kernel.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.readings import Reading, SourceState
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, number_or_reason, readable, text_or_reason
@@ -15,15 +14,14 @@ from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, number_or_re
 NAME = "rapl"
 
 
-@dataclass
 class Rapl(SysfsSource):
     """Joules of all RAPL zones, and watts as the mean since the reading before."""
 
+    name, period_s = NAME, 0.1
+    problem, remedy = "no powercap zones in sysfs", "expected on bare x86 machines only"
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.name, self.period_s = NAME, 0.1
-        self.problem = "no powercap zones in sysfs"
-        self.remedy = "expected on bare x86 machines only"
         self._before: dict[str, tuple[float, float]] = {}
 
     def state(self) -> SourceState:
@@ -59,6 +57,7 @@ class Rapl(SysfsSource):
 
     def _power(self, counter: Reading) -> Reading:
         now = counter.at.monotonic_s
+        # Taken out: after a reading that failed the counter may have wrapped more than once.
         before = self._before.pop(counter.rail, None)
         if counter.value is None:
             return Reading("power_w", None, NAME, counter.rail, reason=counter.reason)

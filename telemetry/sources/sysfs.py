@@ -17,6 +17,7 @@ RETRY_S = 10.0
 def text_or_reason(path: Path) -> tuple[str | None, str]:
     """The file's stripped text, or None and the reason."""
     try:
+        # A byte that is no ASCII must end as a reason, not as an exception.
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         return None, f"{path.name}: {(error.strerror or str(error)).lower()}"
@@ -60,6 +61,7 @@ class NumberFile:
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             text = os.pread(self._descriptor, 64, 0)
         except OSError as error:
+            # A driver that was bound anew has new files behind the same path, and the old descriptor fails for ever.
             self.close()
             return None, f"{self.path.name}: {(error.strerror or str(error)).lower()}"
         try:
@@ -107,7 +109,7 @@ class Gauge:
 
 @dataclass
 class SysfsSource:
-    """Base class of sources that read sysfs; a subclass defines its gauges. Never raises while reading.
+    """Base class of sources that read sysfs; a subclass gives its name and gauges. Never raises while reading.
 
     Attributes:
         root: of the file system.
@@ -138,6 +140,7 @@ class SysfsSource:
 
     def read(self) -> list[Reading]:
         """A reading for each gauge."""
+        # Also with files open: a zone may have come or gone.
         if not self._gauges or self.clock() - self._searched >= RETRY_S:
             self._search()
         return [gauge.reading(self.name) for gauge in self._gauges]
@@ -156,6 +159,7 @@ class SysfsSource:
             return
         self._searched = now
         gauges = list(self.gauges())
+        # Equal gauges stay: their files are open, and this search is repeated every RETRY_S.
         if [(g.quantity, g.rail, [f.path for f in g.files]) for g in gauges] != [
             (g.quantity, g.rail, [f.path for f in g.files]) for g in self._gauges
         ]:

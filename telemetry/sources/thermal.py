@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.readings import Reading
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, numbered, text_or_reason
@@ -13,15 +12,11 @@ NAME = "thermal"
 _COLDEST_C, _HOTTEST_C = -100.0, 200.0
 
 
-@dataclass
 class Thermal(SysfsSource):
     """Degrees Celsius of all thermal zones."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = NAME, 1.0
-        self.problem = "no thermal zone gives a temperature"
-        self.remedy = "virtual machines have none; see /sys/class/thermal"
+    name = NAME
+    problem, remedy = "no thermal zone gives a temperature", "virtual machines have none; see /sys/class/thermal"
 
     def gauges(self) -> Iterator[Gauge]:
         """A gauge a zone; zones of one name are numbered."""

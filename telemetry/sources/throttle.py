@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, numbered, text_or_reason
 
 _HOLDS_BACK = re.compile(r"throttle|alert|^processor$|cpufreq|devfreq", re.IGNORECASE)
 
 
-@dataclass
 class OverCurrent(SysfsSource):
     """Over-current events since the board was switched on."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = "overcurrent", 1.0
-        self.problem, self.remedy = "no over-current counters in sysfs", "expected on a Jetson only"
+    name = "overcurrent"
+    problem, remedy = "no over-current counters in sysfs", "expected on a Jetson only"
 
     def gauges(self) -> Iterator[Gauge]:
         """A counter a channel."""
@@ -31,14 +27,11 @@ class OverCurrent(SysfsSource):
             yield Gauge("over_current_events", file.name.removesuffix("_event_cnt"), (NumberFile(file),), lowest=0.0)
 
 
-@dataclass
 class Throttle(SysfsSource):
     """Steps by which cooling devices hold the machine back; 0 is not at all."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name, self.period_s = "throttle", 1.0
-        self.problem, self.remedy = "no cooling device can hold this machine back", "virtual machines have none"
+    name = "throttle"
+    problem, remedy = "no cooling device can hold this machine back", "virtual machines have none"
 
     def gauges(self) -> Iterator[Gauge]:
         """A gauge a device; those of one name are numbered."""
