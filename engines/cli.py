@@ -157,7 +157,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     from engines.compare import carried_tiles, compare, scene_tiles
     from engines.errors import SettingRefused
-    from engines.manifest import Manifest
+    from engines.manifest import MANIFEST_NAME, Manifest
     from engines.open import REFERENCE, manifest_path, open_engine
 
     scenes, labels = arguments.scenes, arguments.labels
@@ -167,6 +167,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise SettingRefused(
             "--record", "without --labels", "labelled scenes: a loss cannot be measured without labels"
         )
+    if arguments.record and (file := manifest_path(arguments.model)).name != MANIFEST_NAME:
+        raise SettingRefused("--record", file, f"a model folder: the acceptance goes into its {MANIFEST_NAME}")
     heads = () if arguments.head is None else (arguments.head,)
     reference_model = arguments.reference or arguments.model
     known = Manifest.load(manifest_path(reference_model)).head_names

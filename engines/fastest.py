@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.engine import Engine
-from engines.files import replace_file
+from engines.files import replace_file, synced_folder
 from engines.selection import PASSED_OVER, Choice, note_choice, reason_of, verified
 from engines.verify import golden_tiles
 
@@ -124,6 +124,7 @@ def _remember_backend(choices: Path, key: str, name: str) -> None:
     stored = stored if isinstance(stored, dict) else {}
     try:
         choices.parent.mkdir(parents=True, exist_ok=True)
+        synced_folder(choices.parent.parent)  # which has just got the folder's name, perhaps
         replace_file(choices, json.dumps({**stored, key: name}, indent=1).encode())
     except OSError as error:
         log.warning("the choice of %s cannot be saved: %s", name, error)

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from engines.errors import ManifestError, SettingRefused
+from engines.files import replace_file
 from engines.manifest_fields import (
     Band,
     Classes,
@@ -220,7 +221,8 @@ class Manifest(Part):
     def save(self, folder: Path) -> Path:
         """Writes manifest.json into a model's folder; returns its path."""
         path = folder / MANIFEST_NAME
-        path.write_text(self.to_json(), encoding="utf-8")
+        # By a rename: `engines verify --record` writes it anew beside a model that may be in service.
+        replace_file(path, self.to_json().encode())
         return path
 
 

@@ -150,7 +150,7 @@ def load_runtime(backend: str = AUTO) -> None:
     """Imports the runtime of a backend, or of all for "auto"; a missing runtime is reported later, by `open_engine`."""
     # The worker calls this before it opens an engine under the page scrub, which takes what is new for the engine's.
     for name, known in BACKENDS.items():
-        if backend in (AUTO, name):
+        if backend in (AUTO, FASTEST, name):
             known.state()
 
 

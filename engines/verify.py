@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engines.engine import Engine, Prediction, Tiles
 from engines.errors import AcceptanceFailed, FamiliarityFailed, GoldenFailed, ManifestError, ModelMismatch
+from engines.files import replace_file
 from engines.manifest import MANIFEST_NAME, GoldenTile, Manifest, Precision
 
 GOLDEN_NAME = "golden.npz"
@@ -237,6 +238,6 @@ def write_answer(
 
 
 def _write(path: Path, buffer: io.BytesIO, least_agreement: dict[Precision, float]) -> GoldenTile:
-    path.write_bytes(buffer.getvalue())
+    replace_file(path, buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     return GoldenTile(file=path.name, sha256=digest, least_agreement=least_agreement)

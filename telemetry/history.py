@@ -277,7 +277,7 @@ class Reader:
         try:
             # A connection for each query: the writer may put another file here between two. Read-only, since the writer
             # alone makes and repairs the file.
-            db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
+            db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
         except sqlite3.OperationalError:
             return Page(step_s, _empty(), None, 0)
         try:

@@ -65,7 +65,8 @@ class Sampler:
     @property
     def energy(self) -> dict[str, Energy]:
         """Energy by field, for every rail measured so far."""
-        return {name: meter.total for name, meter in self._meters.items()}
+        # A copy first, in one step: the sampling thread may add a rail meanwhile.
+        return {name: meter.total for name, meter in dict(self._meters).items()}
 
     def start(self) -> threading.Thread:
         """Runs in a thread of its own until `stop`."""

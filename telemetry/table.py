@@ -90,8 +90,12 @@ class Table:
 
     @classmethod
     def joined(cls, tables: Iterable[Table]) -> Table:
-        """One after the other, in the order of their ticks; a field that one lacks is NaN there."""
+        """One after the other, in the order of their ticks; a field that one lacks is NaN there.
+
+        Where two overlap, as files that were fetched twice do, the rows of the one that begins first count.
+        """
         parts = sorted((table for table in tables if len(table)), key=lambda table: int(table.columns["tick"][0]))
+        parts = _without_repeats(parts)
         if not parts:
             return cls({name: np.zeros(0) for name in FIXED})
         names = dict.fromkeys(name for part in parts for name in part.columns)
@@ -132,6 +136,19 @@ class Table:
             except TableError as error:
                 raise TableError(f"{file}: {error}") from None
         return cls.joined(tables)
+
+
+def _without_repeats(parts: Sequence[Table]) -> list[Table]:
+    """Tables that follow one another, without the rows that an earlier one reaches over."""
+    kept: list[Table] = []
+    last = None
+    for part in parts:
+        ticks = part.columns["tick"]
+        new = part if last is None else Table({name: col[ticks > last] for name, col in part.columns.items()})
+        if len(new):
+            kept.append(new)
+            last = new.columns["tick"][-1]
+    return kept
 
 
 def _base(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from telemetry.discover import main_rail, sources
@@ -19,10 +21,14 @@ class Wattmeter(Protocol):
 
 
 @contextmanager
-def power_meter() -> Iterator[Wattmeter | None]:
-    """This machine's main rail while the block runs, None where no sensor is readable."""
-    sampler = Sampler(sources(with_jtop=False))
-    rail = main_rail(sampler.turn().readings)
+def power_meter(root: Path = Path("/")) -> Iterator[Wattmeter | None]:
+    """This machine's main rail while the block runs, None where no sensor is readable; ``root`` of its file system."""
+    sampler = Sampler(sources(root, with_jtop=False))
+    sampler.turn()
+    # A counter of energy (RAPL) has a power from its second reading on.
+    time.sleep(2 * sampler.interval_s)
+    sampler.turn()
+    rail = main_rail(list(sampler.latest.values()))
     if rail is None:
         yield None
         return

@@ -64,7 +64,7 @@ def build_engine(
     if path.exists():
         with suppress(EngineDamaged):  # it is built anew
             existing = BuiltEngine.load(path)
-            existing.check(path, manifest, runtime, device)
+            existing.check(path, manifest, folder, runtime, device)
             # With other scratch memory TensorRT may choose other kernels: that is another build.
             if existing.workspace_bytes == workspace_bytes:
                 return path

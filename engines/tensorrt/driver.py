@@ -135,7 +135,11 @@ class PyCuda:
             self.unified = bool(device.get_attribute(self._cuda.device_attribute.INTEGRATED))
             self._context = device.retain_primary_context()
             # TensorRT works in the context that is current on the calling thread.
-            self._context.push()
+            try:
+                self._context.push()
+            except self._cuda.Error:
+                self._context.detach()
+                raise
 
     def alloc(self, size: int) -> Any:
         """See Driver."""
@@ -240,7 +244,11 @@ class CudaPython:
         integrated = self._cuda.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED
         self.unified = bool(self._call("cuDeviceGetAttribute", integrated, self._device))
         context = self._call("cuDevicePrimaryCtxRetain", self._device)
-        self._call("cuCtxPushCurrent", context)
+        try:
+            self._call("cuCtxPushCurrent", context)
+        except CudaError:
+            self._quiet("cuDevicePrimaryCtxRelease", self._device)
+            raise
         # cuda-python does not destroy what it made when the object goes; PyCUDA does.
         self._made: list[tuple[str, Any]] = []
 

@@ -12,6 +12,7 @@ from engines.manifest import Manifest
 from engines.tensorrt.runtime import Device, Runtime
 
 SUFFIX = ".engine"
+_SHIPPED = Path(__file__).resolve().parents[1] / "shipped"
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class BuiltEngine:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise EngineDamaged(path, f"its facts cannot be read ({error})") from error
 
-    def check(self, path: Path, manifest: Manifest, runtime: Runtime, device: Device) -> None:
-        """Passes if the engine was built from this model, for this device and TensorRT, and its bytes are unchanged.
+    def check(self, path: Path, manifest: Manifest, folder: Path, runtime: Runtime, device: Device) -> None:
+        """Passes if the engine was built from the model in ``folder``, for this device and TensorRT, and is unchanged.
 
         Raises:
             EngineElsewhere: it was not; the message has the command that builds the right one.
@@ -95,11 +96,19 @@ class BuiltEngine:
             f"its {name} is {built}, here it is {here}" for name, (built, here) in wanted.items() if built != here
         ]
         if differences:
-            raise EngineElsewhere(path, differences, f"engines build {manifest.name} --out {path.parent}")
+            raise EngineElsewhere(path, differences, build_command(manifest, folder, path.parent))
         # Last: an engine from elsewhere is refused as such, whether or not its bytes are whole.
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != self.sha256:
             raise EngineDamaged(path, f"its SHA-256 is {digest[:12]}, {self.sha256[:12]} was built")
+
+
+def build_command(manifest: Manifest, folder: Path, out: Path) -> str:
+    """The command that builds the engine of a model in ``folder``, with the heads that are opened, into ``out``."""
+    # A model that came up the link is no shipped one: only its folder names it.
+    model = manifest.name if folder.resolve().parent == _SHIPPED else folder
+    heads = ",".join(head.name for head in manifest.opened_heads)
+    return f"engines build {model}{' --heads ' + heads if heads else ''} --out {out}"
 
 
 def engine_name(manifest: Manifest, runtime: Runtime, device: Device, batches: Batches) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from engines.backend import Backend
 from engines.cache_dirs import engines_dir
 from engines.engine import Engine, EngineOptions
-from engines.errors import BackendUnavailable, EngineDamaged
+from engines.errors import BackendUnavailable, EngineDamaged, EngineElsewhere
 from engines.manifest import Manifest
 from engines.tensorrt.build import build_engine
 from engines.tensorrt.driver import open_driver
-from engines.tensorrt.engine_file import SUFFIX, Batches, BuiltEngine, engine_name
+from engines.tensorrt.engine_file import SUFFIX, Batches, BuiltEngine, build_command, engine_name
 from engines.tensorrt.runner import TensorRtEngine
 from engines.tensorrt.runtime import BACKEND, Device, Runtime, runtime, this_device
 
@@ -43,29 +44,36 @@ def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, tensorr
     batches = Batches()
     # Without its batch sizes: the runner cuts a call into chunks of what the engine was built for.
     fitting = engine_name(manifest, tensorrt, device, batches).rpartition("_b")[0]
-    candidates = sorted(built.glob(f"{fitting}_b*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-    damaged: EngineDamaged | None = None
-    for path in reversed(candidates):  # the newest of several batch profiles first
+    # An engine for the architecture (`engines build --target`) serves where none was built on this very GPU.
+    anywhere = engine_name(manifest, tensorrt, replace(device, name="any", l4t=""), batches).rpartition("_b")[0]
+    found = [sorted(built.glob(f"{name}_b*{SUFFIX}"), key=_changed) for name in dict.fromkeys((anywhere, fitting))]
+    candidates = [path for paths in found for path in paths]
+    refusal: EngineDamaged | EngineElsewhere | None = None
+    for path in reversed(candidates):  # this GPU's first, of several batch profiles the newest
         try:
-            BuiltEngine.load(path).check(path, manifest, tensorrt, device)
-        except EngineDamaged as error:  # noqa: PERF203 -- there are one or two
+            BuiltEngine.load(path).check(path, manifest, folder, tensorrt, device)
+        except (EngineDamaged, EngineElsewhere) as error:  # noqa: PERF203 -- there are one or two
             # No reason to give up: an engine of other batch sizes may be whole, or one is built anew.
-            damaged = damaged or error
+            refusal = refusal or error
             log.warning("%s", error)
         else:
             return path
-    if damaged is not None and not options.build:
-        raise damaged
+    if refusal is not None and not options.build:
+        raise refusal
     if options.build:
         log.warning(
             "building %s for %s with %s %s: takes minutes", manifest.name, device.slug, tensorrt.name, tensorrt.version
         )
         return build_engine(manifest, folder, built, tensorrt, device, batches=batches)
     for path in sorted(built.glob(f"{manifest.name}_*{SUFFIX}")):
-        BuiltEngine.load(path).check(path, manifest, tensorrt, device)  # says what differs
-    heads = ",".join(head.name for head in manifest.opened_heads)
-    remedy = f"engines build {manifest.name}{' --heads ' + heads if heads else ''} --out {built}"
+        BuiltEngine.load(path).check(path, manifest, folder, tensorrt, device)  # says what differs
+        return path  # it was renamed, and fits all the same
+    remedy = build_command(manifest, folder, built)
     raise BackendUnavailable(BACKEND, f"{built} holds no engine of {manifest.name} for {device.slug}", remedy)
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def tensorrt_version() -> str:

@@ -25,7 +25,7 @@ from engines.errors import BackendUnavailable, EngineError, InferenceFailed, Mod
 from engines.manifest import Manifest
 from engines.outputs import OutputPort, output_ports, prediction_of
 from engines.tensorrt.driver import CudaError, Driver, Pinned
-from engines.tensorrt.engine_file import BuiltEngine
+from engines.tensorrt.engine_file import BuiltEngine, build_command
 from engines.tensorrt.runtime import BACKEND, Runtime
 
 # Two, within a call only: overlap across calls would gain under a millisecond (docs/decisions/0007-engines.md).
@@ -63,15 +63,15 @@ class TensorRtEngine(ClosesOnExit):
         self.folder: Path | None = folder
         self.precision: str = manifest.precision
         self.max_batch = options.max_batch
-        built = BuiltEngine.load(path)
-        self.digest = engine_digest(
-            model=manifest.model.sha256, backend=f"{runtime.name} {runtime.version}", precision=self.precision,
-            engine=built.sha256,
-        )  # fmt: skip
         self._thread = threading.get_ident()
         self._execution: _Execution | None = None
         try:
-            self._execution = _Execution(manifest, path, built, runtime, driver)
+            built = BuiltEngine.load(path)
+            self.digest = engine_digest(
+                model=manifest.model.sha256, backend=f"{runtime.name} {runtime.version}", precision=self.precision,
+                engine=built.sha256,
+            )  # fmt: skip
+            self._execution = _Execution(manifest, folder, path, built, runtime, driver)
             self.memory = self._execution.choose_memory()
         # The driver belongs to the engine from here on: whatever fails, its context leaves this thread.
         except BaseException as error:
@@ -130,6 +130,7 @@ class _Execution:
     """Deserialised engine, execution context, streams and buffers; freed in reverse order of creation."""
 
     manifest: Manifest
+    folder: Path
     path: Path
     built: BuiltEngine
     runtime: Runtime
@@ -147,7 +148,7 @@ class _Execution:
             self._runtime = self.runtime.module.Runtime(self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(self.path.read_bytes())
             if self._engine is None:
-                remedy = f"build it again here: engines build {self.manifest.name} --out {self.path.parent}"
+                remedy = f"build it again here: {build_command(self.manifest, self.folder, self.path.parent)}"
                 problem = self._logger.last_error or "TensorRT refuses it"
                 raise BackendUnavailable(BACKEND, f"{self.path}: {problem}", remedy)
             _check_ports(self._engine, self.runtime.module, self.manifest, self.path)

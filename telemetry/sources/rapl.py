@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from telemetry.readings import Reading, SourceState
-from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, number_or_reason, readable, text_or_reason
+from telemetry.sources.sysfs import (
+    Gauge,
+    NumberFile,
+    SysfsSource,
+    number_or_reason,
+    numbered,
+    numbered_name,
+    readable,
+    text_or_reason,
+)
 
 NAME = "rapl"
 
@@ -49,11 +58,13 @@ class Rapl(SysfsSource):
         return {rail: limit / 1e6 for rail, limit in ranges.items() if limit is not None}
 
     def gauges(self) -> Iterator[Gauge]:
-        """A gauge a zone."""
-        for folder in sorted(self.root.glob("sys/class/powercap/*-rapl:*")):
+        """A gauge a zone; zones of one name are numbered: each socket has a zone "dram"."""
+        seen: dict[str, int] = {}
+        for folder in numbered(self.root.glob("sys/class/powercap/*-rapl:*")):
             rail, _ = text_or_reason(folder / "name")
             if rail and (folder / "energy_uj").exists():
-                yield Gauge("energy_j", rail, (NumberFile(folder / "energy_uj"),), scale=1e-6)
+                file = NumberFile(folder / "energy_uj")
+                yield Gauge("energy_j", numbered_name(rail, seen), (file,), scale=1e-6)
 
     def _power(self, counter: Reading) -> Reading:
         now = counter.at.monotonic_s
@@ -67,6 +78,8 @@ class Rapl(SysfsSource):
         # The range is looked up where it is needed only: once in hours, not ten times a second.
         range_j = 0.0 if counter.value >= before[1] else self.range_j().get(counter.rail, 0.0)
         step = counter_step_j(before[1], counter.value, range_j)
+        if step < 0:
+            return Reading("power_w", None, NAME, counter.rail, reason="the counter fell, and its range is not known")
         return Reading("power_w", step / (now - before[0]), NAME, counter.rail)
 
 

@@ -47,6 +47,12 @@ def numbered(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
+def numbered_name(name: str, seen: dict[str, int]) -> str:
+    """The name the first time, with a number after it from the second on; counts in ``seen``."""
+    seen[name] = seen.get(name, 0) + 1
+    return name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
 class NumberFile:
     """A file that stays open between reads; each read is one pread at offset 0, where sysfs updates its text."""
 

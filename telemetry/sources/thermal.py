@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from telemetry.readings import Reading
-from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, numbered, text_or_reason
+from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, numbered, numbered_name, text_or_reason
 
 NAME = "thermal"
 # A zone that is switched off reads -256 (Jetson) or absurd values; no board works outside of these.
@@ -23,9 +23,7 @@ class Thermal(SysfsSource):
         seen: dict[str, int] = {}
         for folder in numbered(self.root.glob("sys/class/thermal/thermal_zone*")):
             kind, _ = text_or_reason(folder / "type")
-            rail = kind or folder.name
-            seen[rail] = seen.get(rail, 0) + 1
-            rail = rail if seen[rail] == 1 else f"{rail}-{seen[rail]}"
+            rail = numbered_name(kind or folder.name, seen)
             file = NumberFile(folder / "temp")
             yield Gauge("temperature_c", rail, (file,), 1e-3, _COLDEST_C, _HOTTEST_C)
 

@@ -180,6 +180,11 @@ def test_verify_prints_decides_and_records(
     assert main([*common, "--record"]) == 2
     assert "labelled scenes" in capsys.readouterr().err
     open_engine(tiny_model, backend="onnxruntime").close()
+    other = tiny_model / "other.json"
+    other.write_bytes((tiny_model / "manifest.json").read_bytes())
+    recorded = ["verify", str(other), *common[2:], "--scenes", str(pixels), "--labels", str(labels), "--record"]
+    assert main(recorded) == 2  # it would go into manifest.json, which may say something else
+    assert "give a model folder" in capsys.readouterr().err
 
 
 def test_an_engine_with_a_collapsed_tile_is_not_recorded(

@@ -11,7 +11,7 @@ from engines import open as opening
 from engines.backend import Backend
 from engines.errors import BackendUnavailable, GoldenFailed, ModelNotFound, SettingRefused
 from engines.manifest import Manifest
-from engines.open import backend_states, default_model, manifest_path, open_engine, shipped_models
+from engines.open import backend_states, default_model, load_runtime, manifest_path, open_engine, shipped_models
 from engines.testing import ConstantEngine
 from engines.verify import write_golden
 
@@ -134,3 +134,21 @@ def multiplies_bytes() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
     return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def test_fastest_loads_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the page scrub looks: else what the runtimes load would be watched as the engine's."""
+    loaded: list[str] = []
+
+    class Known:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def state(self) -> None:
+            loaded.append(self.name)
+
+    monkeypatch.setattr("engines.open.BACKENDS", {name: Known(name) for name in ("one", "two")})
+    for asked, wanted in (("fastest", ["one", "two"]), ("auto", ["one", "two"]), ("two", ["two"])):
+        loaded.clear()
+        load_runtime(asked)
+        assert loaded == wanted

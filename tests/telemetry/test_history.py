@@ -54,6 +54,13 @@ def test_every_step_has_least_mean_and_most(path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("odd", ["100%41", "a?b", "a#b"])
+def test_a_folder_may_have_any_name(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / odd / "history.sqlite"
+    filled(path, 20, Clock())
+    assert len(Reader(path, LEVELS).query(step_s=10).columns["tick"]) == 2
+
+
 def test_the_last_seconds_are_there_at_full_rate(path: Path) -> None:
     filled(path, 100, Clock())
     page = Reader(path, LEVELS).query(since=-10_000, step_s=0)

@@ -27,6 +27,14 @@ def made(*, power: bool = True, gap_s: float = 0.0) -> Table:
     return Table(columns)
 
 
+def test_files_that_overlap_count_each_row_once() -> None:
+    whole = made()
+    parts = [Table({name: values[part] for name, values in whole.columns.items()})
+             for part in (slice(80, 200), slice(0, 120), slice(90, 110))]  # fmt: skip
+    assert Table.joined(parts).columns["tick"].tolist() == whole.columns["tick"].tolist()
+    assert figures_of(Table.joined(parts)) == figures_of(whole)
+
+
 def test_the_numbers_are_those_computed_by_hand() -> None:
     figures = figures_of(made())
     first = figures.rails[0]

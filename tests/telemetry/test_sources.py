@@ -72,6 +72,38 @@ def test_a_counter_that_wrapped_counts_on() -> None:
     assert counter_step_j(99.0, 1.0, 100.0) == 2.0
 
 
+def test_zones_of_one_name_on_two_sockets_are_two_rails(tmp_path: Path) -> None:
+    zones = {
+        "intel-rapl:0": "package-0",
+        "intel-rapl:1": "package-1",
+        "intel-rapl:0:0": "dram",
+        "intel-rapl:1:0": "dram",
+    }
+    energies = {"intel-rapl:0": 1, "intel-rapl:1": 2, "intel-rapl:0:0": 5, "intel-rapl:1:0": 90}
+    for folder, name in zones.items():
+        zone = f"sys/class/powercap/{folder}/"
+        write(tmp_path, {zone + "name": name, zone + "energy_uj": f"{energies[folder]}000000\n"})
+    source = Rapl(tmp_path)
+    counters = {reading.rail: reading.value for reading in source.read() if reading.quantity == "energy_j"}
+    assert counters == {"package-0": 1.0, "package-1": 2.0, "dram": 5.0, "dram-2": 90.0}
+    powers = {reading.rail: reading.value for reading in source.read() if reading.quantity == "power_w"}
+    assert powers == dict.fromkeys(counters, 0.0)
+
+
+def test_a_counter_that_fell_without_a_known_range_gives_no_power(tmp_path: Path) -> None:
+    made_rapl(tmp_path, "9000000\n")
+    folder = tmp_path / "sys/class/powercap/intel-rapl:0"
+    (folder / "max_energy_range_uj").unlink()
+    source = Rapl(tmp_path)
+    source.read()
+    (folder / "energy_uj").write_text("1000000\n")
+    power = source.read()[1]
+    assert power.value is None
+    assert "range is not known" in power.reason
+    (folder / "energy_uj").write_text("2000000\n")
+    assert (source.read()[1].value or 0) > 0
+
+
 def test_forbidden_rapl_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tests may run as root, whom no mode keeps out.
     monkeypatch.setattr("telemetry.sources.rapl.readable", lambda _path: False)

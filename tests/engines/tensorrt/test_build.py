@@ -161,19 +161,19 @@ def _written(folder: Path, content: bytes, manifest: Manifest) -> Manifest:
 
 def test_an_engine_from_elsewhere_is_refused_with_the_command(built: Path, manifest: Manifest, rtx: Runtime) -> None:
     facts = BuiltEngine.load(built)
-    facts.check(built, manifest, rtx, Device("NVIDIA GeForce RTX 3090", "8.6"))
+    facts.check(built, manifest, SHIPPED.parent, rtx, Device("NVIDIA GeForce RTX 3090", "8.6"))
     with pytest.raises(EngineElsewhere, match=r"compute capability is 8.6, here it is 8.7.*engines build dubai-lite"):
-        facts.check(built, manifest, rtx, Device("Orin", "8.7"))
+        facts.check(built, manifest, SHIPPED.parent, rtx, Device("Orin", "8.7"))
     newer = Runtime(rtx.name, "99.0", rtx.module)
     with pytest.raises(EngineElsewhere, match=r"here it is tensorrt_rtx 99.0"):
         facts.check(built, manifest, newer, AMPERE)
     with pytest.raises(EngineElsewhere, match=r"Jetson Linux is none, here it is 36.4.0"):
-        facts.check(built, manifest, rtx, Device("Orin", "8.6", "36.4.0"))
+        facts.check(built, manifest, SHIPPED.parent, rtx, Device("Orin", "8.6", "36.4.0"))
     built_here = built.read_bytes()
     try:
         built.write_bytes(built_here[:-1] + b"x")
         with pytest.raises(EngineDamaged, match=r"SHA-256.*`engines build` makes it anew"):
-            facts.check(built, manifest, rtx, AMPERE)
+            facts.check(built, manifest, SHIPPED.parent, rtx, AMPERE)
     finally:
         built.write_bytes(built_here)
 
