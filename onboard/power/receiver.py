@@ -50,6 +50,7 @@ class TelemetryMessage:
 
     def line(self) -> bytes:
         """As JSON, ended by a newline, under LONGEST_LINE bytes."""
+        # What can be done without goes first: reasons are for people, readings are for the governor too.
         without_reasons = replace(self, readings=[[*row[:4], ""] for row in self.readings])
         for message in (self, without_reasons, replace(self, readings=())):
             line = json.dumps({"measured": asdict(message)}, separators=(",", ":")).encode() + b"\n"
@@ -65,6 +66,7 @@ class TelemetryMessage:
     def main_power_w(self) -> float | None:
         """Of the main rail, now."""
         for quantity, rail, _, value, _ in self.readings:
+            # A reading without a value is null with a reason: no power, not a power of zero.
             if f"{quantity}:{rail}" == self.main and isinstance(value, (int, float)):
                 return float(value)
         return None
