@@ -124,8 +124,7 @@ class LastShares:
         compared = []
         for row in rows:
             area, last = by_key[row["key"]], self._last.get(row["key"])
-            # No figure rather than a wrong one: another model classifies otherwise, an older scene shows no change
-            # since.
+            # No figure rather than a wrong one: other models classify otherwise, an older scene shows no change since.
             if last is None or last["model"] != row.get("model", model) or not _is_later(time, last["time"]):
                 compared.append(dict(row))
                 continue

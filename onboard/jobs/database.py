@@ -40,8 +40,7 @@ class Database:
             raise self._opening_failure(error) from error
         self.connection.row_factory = sqlite3.Row
         try:
-            # FULL, not NORMAL: in WAL mode NORMAL syncs at checkpoints only, and a power cut takes answered writes
-            # back.
+            # FULL, not NORMAL: in WAL mode NORMAL syncs at checkpoints only; a power cut takes answered writes back.
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 self.connection.execute(f"PRAGMA {pragma}")
             self._migrate(migrations)
@@ -111,8 +110,7 @@ class Database:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                # After some errors (a full disk, for one) SQLite has rolled back by itself; another ROLLBACK would
-                # fail.
+                # After some errors (a full disk, for one) SQLite has rolled back by itself; a second ROLLBACK fails.
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise

@@ -90,8 +90,7 @@ def missing_bytes(settings: Settings, manifest: Manifest, row: SceneRow) -> int:
     demand = demand_of(row.pixels, settings, with_wanted_heads(manifest, row.heads) if row.heads else manifest)
     canvas = settings.canvases_dir / row.id / "canvas"
     try:
-        # st_blocks counts 512 bytes whatever the file system's block is (stat(2)). What the canvas has is no more
-        # needed.
+        # st_blocks counts 512 bytes whatever the file system's block is (stat(2)). What the canvas has is there.
         held = sum(path.stat().st_blocks * 512 for path in canvas.glob("*.raw"))
     except OSError:  # it goes while we look
         held = 0

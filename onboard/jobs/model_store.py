@@ -144,8 +144,7 @@ class ModelStore:
         with self._database.numbered():
             number = self._database.next_number()
             known = self.get(row.id)
-            # The row of earlier settings may be the active one: then none is, and the new shipped model is activated
-            # below.
+            # The row of earlier settings may be the active one: then none is, and the new one is activated below.
             self._database.change("DELETE FROM models WHERE origin = 'shipped' AND id != ?", row.id)
             if known is None:
                 self._insert(replace(row, sequence=number, changed=number))
