@@ -47,6 +47,7 @@ class FormFiles:
         self._settings = settings
         self._folder: Path | None = None
         self._open: BinaryIO | None = None
+        # The first bytes are looked at too.
         self._since_look = _LOOK_EVERY
 
     def begin(self, name: str) -> None:
@@ -64,6 +65,7 @@ class FormFiles:
             raise BadRequest(f"form field {SIDECAR_FIELD!r}: {name!r} comes twice, or over {MOST_FILES} files do")
         if self._folder is None:
             self._folder = new_folder(self._settings)
+        # Under a number. `bundle_of` gives it its name when the whole form is here.
         path = self._folder / str(len(self.files))
         try:
             self._open = path.open("xb")
@@ -102,6 +104,7 @@ class FormFiles:
         Raises:
             StorageError: the disk failed.
         """
+        # Here and not in `end`, which runs on the event loop while more of the form comes.
         for path in self.files.values():
             try:
                 synced_file(path)
