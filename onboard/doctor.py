@@ -95,12 +95,8 @@ def _machine() -> Iterator[Finding]:
     with rasterio.Env() as env:
         drivers = set(env.drivers())
     for driver in ("GTiff", "COG", "WEBP"):
-        remedy = "this GDAL was built without it; install rasterio's own wheel"
-        yield (
-            Finding("machine", f"GDAL {driver}", "there")
-            if driver in drivers
-            else Finding("machine", f"GDAL {driver}", missing=remedy)
-        )
+        missing = "" if driver in drivers else "this GDAL was built without it; install rasterio's own wheel"
+        yield Finding("machine", f"GDAL {driver}", "" if missing else "there", missing)
 
 
 def _backends() -> Iterator[Finding]:

@@ -88,10 +88,7 @@ class PassLog:
         seconds = ended.active - ended.begun
         log.info(
             "pass ended: %s, maps acknowledged: %d (%s), in %.0f s",
-            station,
-            ended.maps,
-            bytes_text(ended.bytes),
-            seconds,
+            station, ended.maps, bytes_text(ended.bytes), seconds,
         )  # fmt: skip
 
 

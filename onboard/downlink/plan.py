@@ -105,9 +105,6 @@ class PlanItem:
         return self.length == self.bytes
 
 
-MAP, ITEM, QUICKLOOK = "map.tif", "map.json", "quicklook.webp"
-
-
 def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = None) -> list[PlanItem]:
     """Items in the order they should be fetched, together no more than ``budget`` bytes (None: everything).
 

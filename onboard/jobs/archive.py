@@ -93,8 +93,6 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, before_w
                 before_write(len(chunk))
                 file.write(chunk)
         synced_file(target)
-    except zipfile.BadZipFile:
-        raise
     except OSError as error:
         raise storage_error(error, target) from error
     return size

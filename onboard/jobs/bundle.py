@@ -91,7 +91,7 @@ def bundle_of(
     folder = new_folder(settings)
     try:
         if archive:
-            unpack(file.path, folder, limit=settings.max_upload_bytes, before_write=_SpaceCheck(settings))
+            unpack(file.path, folder, limit=settings.max_upload_bytes, before_write=SpaceCheck(settings))
         else:
             file.path.rename(folder / plain_name(name or SCENE_FILE))
         for beside_name, path in (beside or {}).items():
@@ -123,7 +123,7 @@ def plain_name(name: str) -> str:
     return plain
 
 
-class _SpaceCheck:
+class SpaceCheck:
     """Checks the free space every _CHECK_EVERY_BYTES bytes that are written."""
 
     def __init__(self, settings: Settings) -> None:
@@ -131,6 +131,7 @@ class _SpaceCheck:
         self._settings, self._since = settings, _CHECK_EVERY_BYTES
 
     def __call__(self, more: int) -> None:
+        """Counts bytes that are about to be written; raises NoRoom where they would reach the reserve."""
         self._since += more
         if self._since >= _CHECK_EVERY_BYTES:
             check_room(self._settings, more)

@@ -227,10 +227,8 @@ class ModelStore:
             if row is None or row.state != "active" or row.failures < limit or successor is None:
                 return None
             # Back to standby, never retired: behind all others there must be one model that can be opened.
-            if row.origin == "shipped":
-                self._change(model_id, "replace", f"{row.failures} failures in a row, the last: {problem}")
-            else:
-                self._change(model_id, "fall_back", f"{row.failures} failures in a row, the last: {problem}")
+            change = "replace" if row.origin == "shipped" else "fall_back"
+            self._change(model_id, change, f"{row.failures} failures in a row, the last: {problem}")
             self._activate(successor.id, f"the way back from {row.title}")
             return self.get(successor.id)
 

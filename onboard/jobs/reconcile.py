@@ -15,7 +15,7 @@ from typing import Final
 from engines.files import synced_folder
 from onboard.errors import LedgerDamaged, SceneRefused
 from onboard.jobs.erase import erase_canvases, erase_scene
-from onboard.jobs.highwater import Mark, read_mark
+from onboard.jobs.highwater import LARGEST, Mark, read_mark
 from onboard.jobs.intake import INCOMING, erase_folder, read_facts, readable
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_config import MappingConfig
@@ -28,8 +28,6 @@ from onboard.settings import Settings
 
 _A_LEDGERS: Final = 10**10
 """Numbers between the beginnings of two ledgers: 300 years at a number a second."""
-_LARGEST: Final = 2**53
-"""Whole numbers beyond are rounded by readers of JSON that keep them as floats."""
 
 
 def open_ledger(settings: Settings) -> Ledger:
@@ -198,7 +196,7 @@ def _beyond(aside: Path) -> int:
             reached = int(base.execute("SELECT value FROM counter").fetchone()[0])
     except (sqlite3.Error, TypeError, ValueError):
         reached = 0
-    if reached >= _LARGEST:  # what a damaged page says
+    if reached >= LARGEST:  # what a damaged page says
         reached = 0
     return max(reached, _number_of(aside) * _A_LEDGERS + max(0, int(time.time())))
 

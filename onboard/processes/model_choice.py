@@ -39,7 +39,6 @@ class ModelChoice:
         self._settings, self._ledger, self._open_engine = settings, ledger, open_engine
         self._pinned: ActiveModel | None = None
         self._unable: set[str] = set()
-        self._is_reported = False
         self.opened = ActiveModel()
         self._heads: tuple[str, ...] = ()
         self._opened_heads: tuple[str, ...] = ()
@@ -92,10 +91,6 @@ class ModelChoice:
             return False
         retarget_scene(self._ledger, scene, self._config)
         return False
-
-    def opened_right(self) -> None:
-        """The model that is open computes right."""
-        self._is_reported = False
 
     def failed(self, error: EngineError) -> bool:
         """Counts a failure of the model that is open; True where another one is to be opened now."""

@@ -204,7 +204,9 @@ class Worker:
             # It was cancelled, and its files were removed while it was mapped.
         finally:
             energy.note()
-            self._erase_cancelled(row.id)
+            # What is left of it, where it was cancelled while it was mapped.
+            erase_scene(settings, self.ledger, row.id)
+            erase_canvases(settings, self.ledger)
             self.heartbeat.suspend_watchdog(0)
         self.heartbeat.change(scene=None)
 
@@ -234,11 +236,6 @@ class Worker:
         if not self.settings.keep_scenes:
             erase_scene_file(self.settings, self.ledger, row.id)
         self._last_shares.note_published()
-
-    def _erase_cancelled(self, scene_id: str) -> None:
-        """Removes what is left of a scene that was cancelled while it was mapped."""
-        erase_scene(self.settings, self.ledger, scene_id)
-        erase_canvases(self.settings, self.ledger)
 
     def _sweep(self) -> None:
         """Removes canvases of scenes that were cancelled while they waited."""
