@@ -13,6 +13,7 @@ import urllib.request
 from onboard.errors import OnboardError
 from onboard.settings import Settings, read_settings
 
+# Under the 5 s after which Docker gives up a healthcheck (docker/*.Dockerfile).
 _PATIENCE_S = 4.0
 
 

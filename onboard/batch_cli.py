@@ -90,6 +90,7 @@ def run_batch(
             single = replace(request, scene=scene, name=None)
             summary = map_scene(single, executor, judge=judge)
             return Outcome(scene, summary, "", summary.exit_code(strict=request.strict))
+        # A scene's own trouble ends with it. Anything else is a fault of ours, and ends the batch.
         except (OnboardError, EngineError) as error:
             return Outcome(scene, None, " ".join(str(error).split()), int(getattr(error, "exit_code", 1)))
 
@@ -124,6 +125,7 @@ def batch(arguments: argparse.Namespace, request: MapRequest, executor: TileExec
 
     def report(outcome: Outcome) -> None:
         if arguments.json:
+            # One line as soon as it is known: a batch takes hours, and a reader of the pipe follows it.
             print(json.dumps(outcome.as_json()), flush=True)
         elif outcome.summary is None:
             print(line(outcome, width), file=sys.stderr, flush=True)

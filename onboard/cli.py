@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         code = int(arguments.command(arguments))
+        # Here, where a closed pipe can be answered by an exit code; at the interpreter's end it is a traceback.
         sys.stdout.flush()
     except (OnboardError, EngineError) as error:
         if arguments.debug:
@@ -117,6 +118,7 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
+    # What `process` has and `batch` has not: `_request` reads the same names for both.
     parser.set_defaults(command=_batch, name=None, scene=Path(), changes_from=None)
     parser.add_argument("scenes", type=Path, nargs="+", help="GeoTIFFs, or folders of them")
     parser.add_argument(
@@ -223,11 +225,13 @@ def _process(arguments: argparse.Namespace) -> int:
     ):
         summary = map_scene(request, executor, progress, judge=probes.judge)
         manifest = executor.engine.manifest
+        # Reversed below: where two heads have a class of one title, the first head's colour counts.
         legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
         colours = {item.title: item.color for legend in reversed(legends) for item in legend}
     if arguments.json:
         print(json.dumps(summary.as_json()))
     elif not arguments.quiet:
+        # NO_COLOR: any value that is not empty switches colours off (no-color.org).
         in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(render(summary, colours if in_colour else {}), flush=True)
         # Behind the figures: what speaks against them is read last.
@@ -283,6 +287,7 @@ def _request(arguments: argparse.Namespace) -> MapRequest:
     from onboard.scene.reader import SceneOptions
     from onboard.scene.resolution import ResolutionOptions
 
+    # Looked for now and not when the polygons are made, after the whole scene was mapped.
     if arguments.polygons:
         from onboard.mapping.polygons import check_packages
 
@@ -336,6 +341,7 @@ def _polygons(text: str) -> tuple[str, ...]:
     try:
         return polygon_formats(text)
     except ValueError as error:
+        # A bare --polygons takes the word behind it for its value, so a scene's name may come here.
         raise argparse.ArgumentTypeError(f"{error}; before a scene's name write --polygons=geoparquet") from None
 
 
@@ -365,6 +371,7 @@ def _serve(_: argparse.Namespace) -> int:
     manifest = MappingConfig.of(settings).manifest
     check_heads(manifest, names_of(settings.heads), "ONBOARD_HEADS")
     AreaStore(settings).check(manifest)
+    # The address once the folder is locked: where the service runs already, it is the lock that says so.
     serve(settings, lambda: check_address(settings))
     return 0
 
@@ -429,6 +436,7 @@ def render(summary: MapSummary, colours: Mapping[str, str]) -> str:
     rate = "" if summary.tiles_per_s is None else f", {summary.tiles_per_s:.2f} tiles/s"
     resumed = f", {summary.tiles_resumed} of them from an earlier run" if summary.tiles_resumed else ""
     state = "already mapped, nothing to do" if summary.already_mapped else f"{summary.tiles} tiles{resumed}{rate}"
+    # Raw: three bytes a pixel.
     smaller = 3 * summary.scene_pixels / summary.map_bytes
     lines = [
         f"map        {summary.map_path}",

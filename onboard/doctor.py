@@ -95,12 +95,8 @@ def _machine() -> Iterator[Finding]:
     with rasterio.Env() as env:
         drivers = set(env.drivers())
     for driver in ("GTiff", "COG", "WEBP"):
-        remedy = "this GDAL was built without it; install rasterio's own wheel"
-        yield (
-            Finding("machine", f"GDAL {driver}", "there")
-            if driver in drivers
-            else Finding("machine", f"GDAL {driver}", missing=remedy)
-        )
+        missing = "" if driver in drivers else "this GDAL was built without it; install rasterio's own wheel"
+        yield Finding("machine", f"GDAL {driver}", "" if missing else "there", missing)
 
 
 def _backends() -> Iterator[Finding]:
@@ -115,6 +111,7 @@ def _models() -> Iterator[Finding]:
     for name, folder in models.items():
         try:
             manifest = Manifest.load(folder)
+            # The digests too: a file damaged on its way aboard is better found here than by the service.
             manifest.check_files(folder)
         except EngineError as error:
             yield Finding("model", name, missing=str(error))
@@ -147,6 +144,7 @@ def _measured(root: Path) -> Iterator[Finding]:
     for source in available:
         if isinstance(source, Jtop):
             source.read()
+            # The first read only starts jtop's process; values come with its first message.
             source.heard.wait(_JTOP_S)
     for source in available:
         state = source.state()
@@ -155,6 +153,7 @@ def _measured(root: Path) -> Iterator[Finding]:
             "measured", state.name, ", ".join(state.rails) + period if state.found else "",
             "" if state.found else f"{state.problem}; {state.remedy}",
         )  # fmt: skip
+    # Twice: RAPL counts joules, and its watts are the mean since the read before.
     readings = [reading for source in available for reading in (*source.read(), *source.read())]
     best, hottest = main_rail(readings), hottest_of(readings)
     if best is not None:
@@ -176,6 +175,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
+    # Of the nearest folder that exists: mapping makes --out, this command makes nothing.
     free = shutil.disk_usage(existing).free / 2**30
     # One byte a pixel for the canvas and about half of that while the COG is made.
     yield Finding(

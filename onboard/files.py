@@ -38,6 +38,7 @@ def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
     view = memoryview(data)
     try:
         while view:
+            # os.write may take less than all, on a disk that is nearly full for one.
             view = view[os.write(descriptor, view) :]
     except OSError as error:
         raise storage_error(error, path) from error
@@ -55,8 +56,10 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
+        # The file stays for ever: if it were removed, two processes could hold locks on two files of this name.
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            # Not POSIX record locks: those are lost when any descriptor of the file is closed in this process.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             self.close()
@@ -81,6 +84,7 @@ def publish_folder(staged: Path, final: Path) -> None:
     Both must lie on one file system. An existing folder is exchanged in the same instant (renameat2), so a reader
     sees the old one whole or the new one whole.
     """
+    # Files, their names, the rename, both parents, in this order: the new name never shows files without their bytes.
     for path in sorted(staged.iterdir()):
         synced_file(path)
     synced_folder(staged)

@@ -76,6 +76,7 @@ def _fetched(url: str, since_s: float | None, step_s: float) -> tuple[Table, flo
     pages = []
     query: dict[str, Any] = {"step": step_s, "limit": 5000}
     if since_s is not None:
+        # The service counts back from now where it is negative. The bound is for infinity, which is no int.
         query["since"] = int(-1000 * min(abs(since_s), 1e12))
     for _ in range(MOST_PAGES):
         page = _get(f"{url}/telemetry/history", query)
@@ -86,6 +87,7 @@ def _fetched(url: str, since_s: float | None, step_s: float) -> tuple[Table, flo
             raise _no_history(url) from None
         if following is None:
             return Table.joined(pages), _idle_of(url)
+        # A `next` that does not grow would be followed for ever; type() and not isinstance, since True is an int.
         if type(following) is not int or following <= query.get("since", -1) or not len(pages[-1]):
             raise _no_history(url)
         query["since"] = following
@@ -112,6 +114,7 @@ def _get(url: str, query: dict[str, Any]) -> Any:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with httpx.stream("GET", url, params=query, headers=headers, timeout=30) as answer:
+            # httpx's timeout is for each read: a byte now and then would keep it waiting without an end.
             body, end = bytearray(), time.monotonic() + ANSWER_S
             for chunk in answer.iter_bytes():
                 body += chunk
@@ -162,7 +165,9 @@ def calibrate(
     while sampler.clock() < end:
         sampler.turn()
         sleep(sampler.interval_s)
+    # Once more: a scene that began meanwhile is in the mean.
     _check_at_rest(settings)
+    # A rail that gave no value has no mean; 0 W would be taken for measured.
     energy = {name: rail for name, rail in sampler.energy.items() if rail.mean_w is not None}
     if not energy:
         raise OptionsRefused("no source of power was found", "`onboard doctor` says what is missing and why")

@@ -43,6 +43,7 @@ def _lines(stream: TextIO) -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         nonlocal last, reported
         now = time.monotonic()
+        # A short run prints nothing: its summary says all.
         is_news = now - last >= _LINE_SECONDS or (done == total and now - begin >= _LINE_SECONDS)
         if is_news and done != reported:
             last, reported = now, done

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from onboard.scene.option_texts import bands_of, nodata_of, percentiles_of, polygon_formats
 
+# Scheme, host and port, as the header Origin has them: a path there would never match.
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -74,6 +75,7 @@ class MappingSettings(BaseModel):
     @classmethod
     def _readable(cls, text: str, info: ValidationInfo) -> str:
         read: Any = {"bands": bands_of, "stretch": percentiles_of, "nodata": nodata_of}[str(info.field_name)]
+        # Bands may be empty: then their names decide. The other two have defaults that can be read.
         if text or info.field_name != "bands":
             value = read(text)
             if info.field_name == "stretch" and not 0 <= value[0] < value[1] <= 100:
@@ -89,6 +91,7 @@ class MappingSettings(BaseModel):
 class IntegritySettings(BaseModel):
     """Checks against flipped bits, and recovery (docs/radiation.md)."""
 
+    # At these defaults the checks cost under 3 % from about 150 tiles a scene on (docs/radiation.md).
     engine_check_tiles: int = Field(128, ge=1, description="tiles between checks of the engine by its own first answer")
     engine_check_minutes: float = Field(10.0, gt=0, description="longest time between two such checks")
     engine_reopen_hours: float | None = Field(None, gt=0, description="age at which the engine is opened afresh")
@@ -107,6 +110,7 @@ class StorageSettings(BaseModel):
     """Where data lie, and how much."""
 
     data_dir: Path = Field(Path("onboard-data"), description="folder of ledger, scenes, canvases and maps")
+    # Scenes are taken above all of it, begun above half, under a quarter maps go for what runs.
     disk_reserve_bytes: int = Field(512 * MIB, ge=0, description="bytes kept free for finishing what runs")
     max_upload_bytes: int = Field(16 * GIB, ge=1, description="longest scene, bytes")
     areas: Path | None = Field(None, description="GeoJSON of areas of interest; what is pushed up counts instead")
@@ -120,12 +124,14 @@ class PowerSettings(BaseModel):
     power_window_s: float = Field(600.0, gt=0, description="length of that window")
     max_power_w: float | None = Field(None, gt=0, description="power allowed at any moment")
     max_orbit_energy_j: float | None = Field(None, gt=0, description="energy allowed an orbit, rest included")
+    # 95 minutes, a low Earth orbit.
     orbit_s: float = Field(5700.0, gt=0, description="length of an orbit")
     max_temperature_c: float | None = Field(None, description="temperature at which work stops")
     resume_temperature_c: float | None = Field(
         None, description="temperature at which it continues (default: 2 below the maximum)"
     )
     quiet_hours: str = Field("", description="spans of the day (UTC) without work, like 06:00-07:30,22:00-01:00")
+    # A tenth of the power window at most, or the mean cannot be kept within 2 % (power/governor.py).
     min_duty_period_s: float = Field(20.0, gt=0, description="shortest time of one span of work and one pause together")
     safe_duty: float = Field(0.25, ge=0, le=1, description="share of time worked while a limit's sensor is silent")
     urgent_margin: float = Field(0.1, ge=0, description="share by which urgent scenes may exceed mean power and energy")
@@ -147,6 +153,7 @@ class LinkSettings(BaseModel):
     weight_confidence: float = Field(0.5, ge=0, description="downlink: worth of a mean confidence of 1")
     weight_age: float = Field(1.0, ge=0, description="downlink: worth of a thousand ledger numbers of waiting")
     weight_base: float = Field(0.5, ge=0, description="downlink: worth of any valid pixel")
+    # Of its content alone: what a map has waited counts in full, or it might wait for ever.
     unfamiliar_discount: float = Field(
         0.5, ge=0, le=1, description="downlink: share of its worth that a map loses where all its ground is unfamiliar"
     )
@@ -165,6 +172,7 @@ class UplinkSettings(BaseModel):
     max_model_check_s: float = Field(1800.0, gt=0, description="longest verification of a model that came up")
     max_model_memory_bytes: int = Field(4 * GIB, ge=1, description="most memory of a model in its verification")
     min_model_tiles_per_s: float = Field(0.0, ge=0, description="slowest model that passes its verification")
+    # Off: a shadow takes power and heat that the maps then wait for (docs/uplink.md).
     shadow_scenes: int = Field(0, ge=0, description="scenes that a verified model maps tiles of beside the active one")
     shadow_share: float = Field(0.25, gt=0, le=1, description="share of a scene's batches that the shadow maps too")
     shadow_activate_agreement: float | None = Field(
@@ -191,6 +199,7 @@ class SecuritySettings(BaseModel):
         origins = [part.strip() for part in text.split(",")] if text.strip() else []
         if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
             raise ValueError("give origins like https://maps.example.org, without a path, with commas between, or *")
+        # Browsers send scheme and host in small letters.
         return ",".join(origins).lower()
 
 

@@ -35,6 +35,7 @@ class Settings(
 ):  # fmt: skip
     """All settings of `onboard serve`; `onboard settings` prints them with values and defaults."""
 
+    # frozen: what was checked at the start holds; another model is a copy (`ActiveModel.settings_for`).
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     @field_validator("data_dir", "inbox", "tokens_file", "areas", "trust_root")
@@ -95,6 +96,7 @@ def read_settings(**given: Any) -> Settings:
     Raises:
         OptionsRefused: an ONBOARD_ variable that is none of them, or a value that cannot be.
     """
+    # pydantic-settings passes over variables that it does not know: a limit that is misspelt would not be kept.
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for key in os.environ:
         if key.upper().startswith(PREFIX) and key.upper() not in known:
@@ -107,6 +109,7 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
+        # The first one is enough: the start is refused with one line, and tried again.
         row = error.errors()[0]
         name = PREFIX + str(row["loc"][0]).upper().removeprefix(PREFIX) if row["loc"] else PREFIX
         problem = f"{name} is {row.get('input')!r}: {row['msg']}"

@@ -34,6 +34,7 @@ DESCRIPTION = "Scenes in, land-cover maps out, nothing lost in between. Errors a
 def app_of(service: Service) -> FastAPI:
     """A new application of this service."""
     app = FastAPI(
+        # No redirects: a ground station takes one for the answer of somebody else on the link (docs/service.md).
         title="onboard", version="1", description=DESCRIPTION, redirect_slashes=False,
         # FastAPI's own pages take no token, and their scripts from the internet: onboard.api.docs has ours.
         docs_url=None, redoc_url=None, openapi_url=None,
@@ -57,6 +58,7 @@ def app_of(service: Service) -> FastAPI:
         home,
     ):
         app.include_router(module.router)
+    # The one added last is asked first: Host is checked before an origin is compared with it.
     app.add_middleware(SameOrigin)
     app.add_middleware(CheckedHost)
     if service.settings.cors_origins:

@@ -82,6 +82,7 @@ class Tokens:
         Raises:
             NotAuthenticated: there is none, or its token is not known.
         """
+        # `check_binding` lets a service without tokens listen on loopback alone.
         if not self._tokens:
             return Caller(_LOCAL_NAME, frozenset({"operator"}))
         scheme, _, secret = (authorization or "").partition(" ")
@@ -107,6 +108,7 @@ def read_tokens(path: Path) -> Tokens:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return Tokens(Token(row["name"], frozenset(row["roles"]), row["sha256"]) for row in document["tokens"])
+    # No file, no tokens: whether the service may run without them `check_binding` says.
     except FileNotFoundError:
         return Tokens()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -124,6 +126,7 @@ def add_token(path: Path, name: str, roles: Iterable[str]) -> str:
     tokens = read_tokens(path)._tokens
     if any(token.name == name for token in tokens):
         raise OptionsRefused(f"there is a token called {name!r} already", "choose another name, or remove that one")
+    # 32 random bytes: the 256 bits that make a plain hash enough.
     secret = secrets.token_urlsafe(32)
     _write(path, [*tokens, Token(name, frozenset(roles), _digest(secret))])
     return secret

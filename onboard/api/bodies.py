@@ -74,6 +74,7 @@ def body_of(request: Request, *, limit: int, pace: MinimumRate, beside: FormFile
         NotATiff: another media type.
         BadRequest: while reading: too slow, or no proper form.
     """
+    # A declared length is a promise: `_limited` counts what really comes.
     _check_declared(request, limit)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     stream = _limited(request, limit, pace)
@@ -133,6 +134,7 @@ async def read_json(request: Request, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(bytes(raw))
     except ValidationError as error:
+        # The form of FastAPI's own refusals, which would begin with "body" as well.
         rows = [{**row, "loc": ("body", *row["loc"])} for row in error.errors(include_url=False, include_input=False)]
         raise RequestValidationError(rows) from None
 
@@ -153,6 +155,7 @@ async def _limited(request: Request, limit: int, pace: MinimumRate) -> AsyncIter
     with _PaceAlarm(pace) as alarm:
         while True:
             try:
+                # This wait alone is counted. What the disk takes between two chunks is not the client's fault.
                 with alarm.waiting() as wait:
                     wait.chunk = chunk = await anext(stream)
             except StopAsyncIteration:
@@ -201,9 +204,11 @@ class _PaceAlarm:
             yield self
             self._count(len(self.chunk))
         except asyncio.CancelledError:
+            # A cancellation by somebody else, like the end of the server: it goes on.
             if self._too_slow is None:
                 raise
             if self._task is not None and sys.version_info >= (3, 11):
+                # It was ours. Without this, Python from 3.11 on takes the task for one that is still being cancelled.
                 self._task.uncancel()
             raise self._too_slow from None
         finally:
@@ -229,6 +234,7 @@ class _PaceAlarm:
         self._timer = self._loop.call_later(max(self._pace.left_s, 0.01), self._look)
 
 
+# Not Starlette's form parser: that writes every file into the system's temporary folder before a handler sees a byte.
 class _Form:
     """Callbacks of the parser: takes one form apart as its bytes come."""
 
@@ -264,6 +270,7 @@ class _Form:
         self._add_to_header(1, data[start:end])
 
     def _add_to_header(self, side: int, data: bytes) -> None:
+        # The parser hands headers on in pieces and sets no bound to them.
         if len(self._header[side]) + len(data) > _FIELD_BYTES:
             raise BadRequest(f"a part of the form has a header of more than {_FIELD_BYTES} bytes")
         self._header[side] += data
@@ -276,6 +283,7 @@ class _Form:
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
             self._is_file = self._name == FILE_FIELD
             file_name = options.get(b"filename", b"").decode("utf-8", "replace")
+            # Files have their name and their number checked before a byte of them is written.
             if self._name == SIDECAR_FIELD and self._beside is not None and not self._is_beside:
                 self._is_beside = True
                 self._parts -= 1  # it has a bound of its own
@@ -321,6 +329,7 @@ def _form(stream: AsyncIterator[bytes], boundary: bytes, beside: FormFiles | Non
             parser.finalize()
         except MultipartParseError as error:
             raise BadRequest(f"the form cannot be taken apart: {error}") from error
+        # Known only now: the fields of a form come in any order.
         if not form.files:
             raise BadRequest(f"the form has no field {FILE_FIELD!r}; put the GeoTIFF there")
 

@@ -74,9 +74,11 @@ class Connection:
 
         What the client's kernel acknowledged is counted, not what ours took: its buffers alone hold megabytes.
         """
+        # Bytes wait in two places: in the kernel's queue and, once that is full, in asyncio's buffer.
         queued, acked = _queue_of(self.socket)
         if self.protocol is not None:
             queued += self.protocol.transport.get_write_buffer_size()
+        # Nothing waits for the client: if an answer comes slowly, that is our doing.
         if queued == 0:
             self._window_begin = None
         elif self._window_begin is None:
@@ -112,6 +114,7 @@ class Connections:
         self._sweeping = False
 
     def __len__(self) -> int:
+        # asyncio closes sockets without a word to us: those that are gone are found when they are counted.
         self._by_descriptor = {fd: connection for fd, connection in self._by_descriptor.items() if connection.is_open}
         return len(self._by_descriptor)
 
@@ -137,10 +140,12 @@ class Connections:
     def make_room(self) -> bool:
         """Ends the oldest connection without a request in work; its descriptor is free a turn of the loop later."""
         for descriptor, connection in self._by_descriptor.items():  # oldest first
+            # Those behind it are younger still.
             if self._clock() - connection.accepted < YOUNG_S:
                 return False
             if connection.protocol is None or not connection.protocol.is_working:
                 with suppress(OSError):
+                    # Not close(): the descriptor is asyncio's, which may watch its number after it was given out again.
                     connection.socket.shutdown(socket.SHUT_RDWR)
                 del self._by_descriptor[descriptor]
                 return True
@@ -158,6 +163,7 @@ class Connections:
         now = self._clock()
         for connection in self._by_descriptor.values():
             if connection.protocol is not None and not connection.is_read(now, self._window_s, self._needed):
+                # Not close(), which waits until the client has taken what is left.
                 connection.protocol.transport.abort()
 
 
@@ -182,6 +188,7 @@ class Listener(socket.socket):
             if error.errno not in DESCRIPTORS_OUT:
                 raise
             self._turn_away(error)
+            # For asyncio this means that no connection waits: it asks again when the socket is readable.
             raise BlockingIOError from error
         if not self.connections.admit(accepted):
             accepted.close()
@@ -220,6 +227,7 @@ def connections_within(wanted: int) -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard > MOST_DESCRIPTORS:
+        # A soft limit that is higher already stays as it is.
         hard = max(soft, MOST_DESCRIPTORS)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -247,6 +255,7 @@ def _queue_of(connection: socket.socket) -> tuple[int, int]:
     """Bytes that the client has not acknowledged, and those that it has since the connection began."""
     waiting = array.array("i", [0])
     try:
+        # SIOCOUTQ of tcp(7), which has the same number: bytes that are not sent or not acknowledged.
         fcntl.ioctl(connection, termios.TIOCOUTQ, waiting)
         (acked,) = _BYTES_ACKED.unpack_from(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128))
     except (OSError, struct.error, ValueError):  # it has just ended, or is no TCP

@@ -11,8 +11,7 @@ from engines.files import synced_file
 from onboard.api.errors import BadRequest
 from onboard.errors import SceneRefused
 from onboard.files import storage_error
-from onboard.jobs.bundle import new_folder, plain_name
-from onboard.jobs.intake import check_room
+from onboard.jobs.bundle import SpaceCheck, new_folder, plain_name
 from onboard.scene.tiff import TIFF_STARTS
 from onboard.settings import Settings
 
@@ -21,7 +20,6 @@ ARCHIVE_TYPES = frozenset({b"application/zip", b"application/x-zip-compressed", 
 MOST_FILES = 1000
 _TIFF_OR_ZIP = (*TIFF_STARTS, b"PK\3\4")
 _OTHER_ENDINGS = (".xml", ".til", ".tar")
-_LOOK_EVERY = 16 << 20
 
 
 def may_begin_a_scene(start: bytes, media_type: bytes, name: str) -> bool:
@@ -47,7 +45,7 @@ class FormFiles:
         self._settings = settings
         self._folder: Path | None = None
         self._open: BinaryIO | None = None
-        self._since_look = _LOOK_EVERY
+        self._check_space = SpaceCheck(settings)
 
     def begin(self, name: str) -> None:
         """The next file.
@@ -64,6 +62,7 @@ class FormFiles:
             raise BadRequest(f"form field {SIDECAR_FIELD!r}: {name!r} comes twice, or over {MOST_FILES} files do")
         if self._folder is None:
             self._folder = new_folder(self._settings)
+        # Under a number. `bundle_of` gives it its name when the whole form is here.
         path = self._folder / str(len(self.files))
         try:
             self._open = path.open("xb")
@@ -77,10 +76,7 @@ class FormFiles:
         Raises:
             StorageError: the disk is full or failed; the reserve is reached.
         """
-        self._since_look += len(data)
-        if self._since_look >= _LOOK_EVERY:
-            check_room(self._settings, len(data))
-            self._since_look = 0
+        self._check_space(len(data))
         if self._open is not None:
             try:
                 self._open.write(data)
@@ -102,6 +98,7 @@ class FormFiles:
         Raises:
             StorageError: the disk failed.
         """
+        # Here and not in `end`, which runs on the event loop while more of the form comes.
         for path in self.files.values():
             try:
                 synced_file(path)

@@ -23,6 +23,7 @@ ASSETS = {
     "swagger-ui.css": "text/css",
     "favicon.png": "image/png",
 }
+# 'unsafe-inline': the page that FastAPI makes starts Swagger UI by a script of its own.
 _POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "script-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -55,6 +56,7 @@ def reader_of(request: Request) -> Caller:
     """
     authorization = request.headers.get("authorization", "")
     scheme, _, encoded = authorization.partition(" ")
+    # Browsers can ask their user for a name and a password, not for a bearer token.
     if scheme.lower() == "basic":
         authorization = f"Bearer {_password(encoded)}"
     try:
@@ -76,6 +78,7 @@ def get_openapi(request: Request) -> dict[str, Any]:
 @router.get("/docs")
 def get_docs() -> HTMLResponse:
     """Swagger UI's page."""
+    # Refused here, where the package is missing, rather than by a page whose scripts are not found.
     _asset("swagger-ui-bundle.js")
     page = get_swagger_ui_html(
         openapi_url="/openapi.json", title="onboard", swagger_js_url="/docs/swagger-ui-bundle.js",

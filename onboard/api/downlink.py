@@ -103,6 +103,7 @@ def get_plan(
     rows: list[MapRow] = []
     while page := service.ledger.maps.page(after=rows[-1].sequence if rows else 0, limit=_PAGE, undelivered=True):
         rows += page
+    # Both must want it: the setting, and a station that says it can make maps of changes.
     on_ground = ground_holds(service) if changes and service.settings.changes_first else None
     held = [held_of(row, None if row.id in whole else on_ground) for row in rows]
     items = plan(held, budget, weights_of(service.settings))
@@ -130,6 +131,7 @@ def weights_of(settings: Settings) -> Weights:
 
 def ground_holds(service: Service) -> GroundHolds:
     """By the ledger and, of maps that were erased since, by the receipts of its high-water mark."""
+    # Read once a plan, from the disk: every process with a ledger adds to it.
     receipts = read_mark(service.settings.ledger_path).receipts
 
     def holds(map_id: str, sha256: str) -> bool:
@@ -154,6 +156,7 @@ def held_of(row: MapRow, on_ground: GroundHolds | None = None) -> Held:
     changes = properties.get(f"onboard:{CHANGES_PROPERTY}") or {}
     rasters = {name: changes_file(name) for name in maps_of(row.item)}
     stands_in = (
+        # docs/decisions/0014: all rasters of changes are here, they are shorter, the ground has the earlier map.
         on_ground is not None
         and changes.get("earlier") is not None
         and rasters.keys() | set(rasters.values()) <= row.assets.keys()
@@ -169,9 +172,11 @@ def held_of(row: MapRow, on_ground: GroundHolds | None = None) -> Held:
         rank=PRIORITIES.index(row.priority),
         sequence=row.sequence,
         files={name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in files.items()},
+        # Half a file of changes makes no map.
         leading=[] if stands_in else [(int(part["bytes"]), int(part["factor"])) for part in leading],
         further_maps=[name for name in (rasters.values() if stands_in else rasters) if name not in (MAP_FILE, CHANGES)],
         further_quicklooks=[name for name in files if name.endswith(f"-{QUICKLOOK}")],
+        # Polygons: no receipt waits for them (docs/decisions/0014).
         optional=[name for name in files if name.endswith(tuple(VECTOR_TYPES))],
         since=str(changes["earlier"]) if stands_in else "",
         cover={str(entry["title"]): float(entry["share"]) for entry in cover},

@@ -74,6 +74,7 @@ class Vanished(NotFound):
 
     def __init__(self, name: str) -> None:
         self.kind, self.name = "file", name
+        # Not NotFound's own text: it would point to a list of files, which there is not.
         RequestRefused.__init__(
             self, f"{name} is gone from the disk; the next start makes the map again, or says that its scene is needed"
         )
@@ -114,6 +115,7 @@ class TooMany(RequestRefused):
     """
 
     def __init__(self, detail: str, retry_after_s: int) -> None:
+        # 0 would have a client try again at once.
         self.retry_after_s = max(1, retry_after_s)
         super().__init__(f"{detail}; try again in {self.retry_after_s} s")
 

@@ -39,6 +39,7 @@ class Acknowledgement(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    # SQLite's integers end at 2**63 - 1. A larger one would be Python's OverflowError, and a 500.
     until: int = Field(ge=0, le=2**62, description="sequence number of the last event that is stored")
 
 

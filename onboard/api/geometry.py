@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# N segments against M are arrays of N x M: in blocks of so many, memory has a bound.
 _SEGMENTS_AT_ONCE = 1024
+# A body of 64 KiB has room for more nested collections than Python's stack has.
 _DEEPEST_COLLECTION = 4
 _DEGREES, _HEIGHT = 360, 1e9
 
@@ -108,6 +110,7 @@ def _position(values: Any) -> tuple[float, float]:
         # By comparison, which NaN, infinity and whole numbers of any length stand: a height may be large, no more.
         limits = (_DEGREES, _DEGREES, _HEIGHT, _HEIGHT)
         if all(
+            # Not isinstance: True and False are numbers there.
             type(value) in (int, float) and -limit <= value <= limit
             for value, limit in zip(values, limits, strict=False)
         ):
@@ -131,6 +134,7 @@ def _segments_touch(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> b
         for axis in (0, 1):
             a_ends, b_ends = a[..., axis::2], b[..., axis::2]
             boxes &= (a_ends.min(-1) <= b_ends.max(-1)) & (b_ends.min(-1) <= a_ends.max(-1))
+        # Only pairs whose boxes touch. This also decides for segments on one line, which no side test can tell apart.
         rows, columns = np.nonzero(boxes)
         p, q = a[rows, 0], theirs[columns]
         if np.any(_straddles(p, q) & _straddles(q, p)):
@@ -170,7 +174,9 @@ def _any_inside(points: NDArray[np.float64], polygons: tuple[NDArray[np.float64]
         x1, y1, x2, y2 = edges.T
         for begin in range(0, len(points), _SEGMENTS_AT_ONCE):
             x, y = (points[begin : begin + _SEGMENTS_AT_ONCE, axis, None] for axis in (0, 1))
+            # Half-open: an edge has its lower end and not its upper one, so that a ray through a corner crosses once.
             crosses = (y1 > y) != (y2 > y)
+            # A level edge divides by zero, and crosses no ray: its value is not used.
             with np.errstate(divide="ignore", invalid="ignore"):
                 right_of = x < x1 + (y - y1) * (x2 - x1) / (y2 - y1)
             if np.any(np.count_nonzero(crosses & right_of, axis=1) % 2):

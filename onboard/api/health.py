@@ -44,6 +44,7 @@ def _problems(service: Service) -> list[str]:
         problems.append(f"the worker has been silent for {silent:.0f} s")
     if beat.engine != "ready":
         problems.append(f"the engine is {beat.engine}: scenes are taken and wait")
+    # Mapping goes on below the reserve, which is kept for it; new scenes are refused.
     if shutil.disk_usage(service.settings.data_dir).free < service.settings.disk_reserve_bytes:
         problems.append("less room than the reserve is left: scenes are not taken")
     if aside := service.ledger.scenes.waiting_aside(limit=1000):

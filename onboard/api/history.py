@@ -52,6 +52,7 @@ def get_history(
     if page.next is not None:
         headers["Link"] = f'<{request.url.include_query_params(since=page.next)}>; rel="next"'
     if len(body) >= _GZIP_FROM and "gzip" in request.headers.get("accept-encoding", ""):
+        # mtime=0: gzip would write the time of now, and equal pages would have unequal bytes.
         body = gzip.compress(body, 6, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return Response(body, media_type="application/json" if form == "json" else "text/csv", headers=headers)
@@ -75,4 +76,5 @@ def _numbers(values: Any) -> list[float | int | None]:
         rounded = values if values.dtype == np.int64 else np.round(values, 3)
         numbers: list[float | int | None] = rounded.tolist()
         return numbers
+    # NaN stands for what was not measured; JSON has no word for it but null.
     return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]

@@ -26,6 +26,7 @@ QUICKLOOK = "quicklook.webp"
 RENEW_S = 10
 _SCENES, _MAPS = 12, 8
 _LONGEST_TEXT = 160
+# Names on the page come from outside. Should one not be escaped, the browser still runs and fetches nothing.
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'none'"
@@ -67,6 +68,7 @@ def get_home(service: TheService, reader: TheReader) -> HTMLResponse:
 @router.get("/quicklooks/{map_id}")
 def get_quicklook(map_id: str, request: Request, service: TheService, reader: TheReader) -> Response:
     """A map's quicklook for the page: a browser that gave its token as a password may have it."""
+    # Pictures are maps: telemetry alone may not have them.
     reader.must_be("ground")
     row = service.ledger.maps.get(map_id)
     facts = None if row is None else row.assets.get(QUICKLOOK)
@@ -106,6 +108,7 @@ def _telemetry(now: Snapshot) -> str:
 
 def _queue(service: Service) -> str:
     scenes = service.ledger.scenes
+    # One row: more than one is running only after a crash, until the worker has started again.
     waiting = [*scenes.running()[:1], *(row for row, _ in zip(scenes.queue(), range(_SCENES), strict=False))]
     if not waiting:
         return "<h2>Queue</h2><p>Nothing waits.</p>"
@@ -135,6 +138,7 @@ def _newest_maps(service: Service, *, shows_pictures: bool) -> str:
 
 def _card(row: MapRow, shows_pictures: bool) -> str:
     properties = row.item["properties"]
+    # A caller without the role is refused each picture: the page leaves them out.
     has_picture = shows_pictures and QUICKLOOK in row.assets
     picture = f'<img src="/quicklooks/{escape(row.id)}" alt="" loading="lazy"><br>' if has_picture else ""
     state = "on the ground" if row.delivered is not None else "to be fetched"

@@ -41,10 +41,12 @@ def take_inbox(service: Service) -> int:
             unchanged = service.inbox_seen.get(path) == states[path]
             if unchanged and _is_whole(path) and time.monotonic() >= service.inbox_waits.get(path, 0.0):
                 taken += _taken(service, path)
+            # Said once for each state of the files, not at each look.
             elif not unchanged and not _is_whole(path):
                 log.warning("%s waits in the inbox: tiles that it names are not there yet", readable(path.name))
         except OSError as error:  # noqa: PERF203 -- of this scene alone: those behind it are not to wait for it
             log.warning("%s stays in the inbox: %s", readable(path.name), error)
+    # Only files of this look: what is gone and comes again is looked at twice like anything new.
     service.inbox_seen = states
     service.inbox_waits = {path: until for path, until in service.inbox_waits.items() if path in states}
     return taken

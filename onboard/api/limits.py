@@ -30,11 +30,13 @@ class RateLimit:
         Raises:
             TooMany: its bucket is empty.
         """
+        # Handlers run in a pool of threads.
         with self._lock:
             now = self._clock()
             left, then = self._left.get(name, (float(self.burst), now))
             left = min(float(self.burst), left + (now - then) * self.per_second)
             if left < 1.0:
+                # A refused request takes nothing: who tries too often is served again as soon as the bucket fills.
                 self._left[name] = (left, now)
                 wait = math.ceil((1.0 - left) / self.per_second)
                 raise TooMany(f"{name} sends more than {self.per_second:g} requests a second", wait)
@@ -48,6 +50,7 @@ class Slots:
 
     def __init__(self, slots: int, name: str = "uploads") -> None:
         self.slots, self.name = slots, name
+        # Bounded: a slot that is given back twice is a fault of ours, and raises.
         self._free = threading.BoundedSemaphore(slots)
 
     def take(self) -> None:

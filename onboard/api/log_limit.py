@@ -39,6 +39,7 @@ class RepeatLimit(logging.Filter):
                 left_out = max(0, count - self.count)
                 begin, count = now, 0
             if len(self._seen) >= MOST_KINDS and kind not in self._seen:
+                # A bound: texts with names put into them are each a kind. To forget them costs a few lines that repeat.
                 self._seen.clear()
             self._seen[kind] = (begin, count + 1)
         if left_out:

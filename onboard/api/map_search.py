@@ -23,7 +23,9 @@ UNLOCATED: Final = "land-cover-unlocated"
 """Collection of maps without a place: their geometry is null, which several tools refuse."""
 LARGEST_PAGE: Final = 1000
 _ROWS_AT_ONCE = 200
+# With a zone, as items' times have one: Python does not compare the two kinds.
 _EARLIEST, _LATEST = (time.replace(tzinfo=timezone.utc) for time in (datetime.min, datetime.max))
+# RFC 3339, 5.6: small letters, and a blank for the T, are allowed.
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)")
 
 Box = tuple[float, float, float, float]
@@ -57,6 +59,7 @@ class MapSearch:
             return False
         if not _lies_in(row.item, self.box) or not _was_taken_in(row.item, self.interval):
             return False
+        # The geometry last: it costs most, and few maps are left by then.
         if self.shape is None:
             return True
         return _lies_in(row.item, self.shape.box) and self.shape.intersects(row.item.get("geometry"))
@@ -95,6 +98,7 @@ def search_maps(service: Service, search: MapSearch, *, after: int, limit: int) 
     page: list[MapRow] = []
     for row in all_maps(service, after) if search.ids is None else _maps_named(service, search.ids, after):
         if search.matches(row):
+            # One match beyond the page is looked for, so that a link to the next page never leads to an empty one.
             if len(page) == limit:
                 return page, page[-1].sequence
             page.append(row)
@@ -115,6 +119,7 @@ def box_of(numbers: str | Iterable[float] | None) -> Box | None:
         west, south, east, north = values if len(values) != 6 else (*values[:2], *values[3:5])
     except ValueError:
         raise BadRequest(f"bbox {text!r} is no box; give west,south,east,north in degrees") from None
+    # NaN fails each comparison, and is refused with the rest.
     if not (-90 <= south <= north <= 90 and -180 <= west <= 180 and -180 <= east <= 180):
         raise BadRequest(f"bbox {text!r} is no box on Earth; south must not lie north of north")
     return west, south, east, north
@@ -149,6 +154,7 @@ def shape_of_text(text: str | None) -> Shape | None:
         return None
     try:
         geometry = json.loads(text)
+    # RecursionError: JSON that is nested more deeply than Python's stack.
     except (ValueError, RecursionError):
         raise BadRequest("intersects is no JSON; give a GeoJSON geometry") from None
     return checked_shape(geometry)
@@ -202,6 +208,7 @@ def _spans(west: float, east: float) -> list[tuple[float, float]]:
 
 def time_of(item: Any) -> datetime:
     """When the scene of a map's item was taken."""
+    # Python 3.10's fromisoformat does not know "Z".
     return datetime.fromisoformat(str(item["properties"]["datetime"]).replace("Z", "+00:00"))
 
 

@@ -115,9 +115,11 @@ def post_receipt(
     """The ground holds this map: aboard it may now be erased when room is needed."""
     row = known_map(service, map_id)
     sha256 = row.assets["map.tif"]["sha256"]
+    # A receipt lets the map be erased aboard: it must be for these very bytes.
     if receipt.sha256 != sha256:
         raise Conflict(f"map.tif has SHA-256 {sha256} here, the receipt says {receipt.sha256}; fetch it again")
     new = service.ledger.maps.record_receipt(map_id)
+    # A receipt that is given again, after a broken answer, is no new map of the pass.
     if new:
         service.passes.received(caller.name, sum(int(facts["bytes"]) for facts in row.assets.values()))
     return ReceiptAnswer(map=map_id, received=True, known_before=not new)
@@ -153,6 +155,7 @@ def get_asset(map_id: str, asset: str, request: Request, service: TheService, ca
     path = service.settings.maps_dir / row.id / next(name for name in row.assets if name == asset)
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     answer = file_answer(request, path, sha256=str(facts["sha256"]), media_type=media_type)
+    # Wrapped, since the file is sent after this function has returned.
     return Transfer(answer, service.passes, caller.name)
 
 
@@ -164,6 +167,7 @@ def item_of(request: Request, row: MapRow) -> dict[str, Any]:
         "onboard:priority": row.priority,
         "onboard:received": row.delivered is not None,
     }
+    # Stored items name files beside them; what is served names addresses.
     assets = {
         key: {**asset, "href": f"{base}/{str(asset['href']).removeprefix('./')}"}
         for key, asset in row.item["assets"].items()

@@ -36,6 +36,7 @@ _BY_QUANTITY = {
 def get_metrics(request: Request, service: TheService, caller: TheCaller) -> Response:
     """For Prometheus: OpenMetrics where it is asked for, the older text form otherwise."""
     caller.must_be("telemetry")
+    # One a request: the default registry adds figures of this process; auto_describe would collect twice.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Metrics(snapshot(service), service))
     if "application/openmetrics-text" in request.headers.get("accept", ""):
@@ -62,6 +63,7 @@ class _Metrics:
         yield _gauge("onboard_engine_ready", "Whether an engine that computes right is in service.", ready)
         yield _gauge("onboard_tiles_per_second", "Tiles mapped, over the last minute.", latest.tiles_per_s)
         yield _gauge("onboard_pixels_per_second", "Pixels mapped, over the last minute.", latest.pixels_per_s)
+        # The library appends _total to the names of counters.
         yield _counter("onboard_tiles", "Tiles mapped by this worker since it started.", latest.tiles_total)
         yield _counter("onboard_worker_scenes", "Scenes mapped by this worker since it started.", latest.scenes_total)
         yield _gauge("onboard_disk_free_bytes", "Free on the data folder's disk.", latest.disk["free_bytes"])

@@ -157,6 +157,7 @@ async def put_file(sha256: Digest, request: Request, service: TheService, caller
     """
     caller.must_be("uplink")
     delivery = service.uplink.delivery
+    # In a thread: ledger and disk may have to be waited for, and the event loop must not.
     size = await run_in_threadpool(delivery.wanted_size, sha256)
     start, end = _range_of(request, size)
     with service.uploads.hold():
@@ -184,6 +185,7 @@ async def put_difference(
     base = await run_in_threadpool(delivery.base_of, query.method, query.base)
     start, end = _range_of(request, query.bytes)
     name = delivery.files.difference_part(sha256, query.digest)
+    # Before bytes of it come: where too many differences of a file are under way, the others are dropped.
     await run_in_threadpool(delivery.begin_difference, sha256, query.digest)
     with service.uploads.hold():
         held = await _receive(request, service, delivery, name, start, end)
@@ -202,6 +204,7 @@ def post_activate(digest: Digest, service: TheService, caller: TheCaller) -> Mod
     caller.must_be()
     row = _known(service, digest)
     if row.state != "active":
+        # A retired model may come back, where its files were not erased.
         if not service.uplink.is_whole(row):
             raise Conflict(f"files of {row.title} are not here: push it again")
         try:
@@ -219,6 +222,7 @@ def post_retire(digest: Digest, service: TheService, caller: TheCaller) -> Model
     """Takes a model out and erases its files; not the active one, and not the shipped one."""
     caller.must_be()
     row = _known(service, digest)
+    # Something must be left that maps, and something behind it.
     if row.state == "active" or row.origin == "shipped":
         raise Conflict(f"{row.title} is {'active: activate another first' if row.state == 'active' else 'shipped'}")
     if service.ledger.models.retire(row.id, f"retired by {caller.name}"):
@@ -237,6 +241,7 @@ def model_answer(service: Service, row: ModelRow) -> ModelAnswer:
         files=[
             ModelFileAnswer(
                 name=name, **facts, differences=files.differences(facts["sha256"]),
+                # Files of the shipped model lie in the software's folder, not among those that came up.
                 held=facts["bytes"] if shipped or files.holds(facts["sha256"]) else files.held_bytes(facts["sha256"]),
             )
             for name, facts in row.files.items()
@@ -285,11 +290,14 @@ async def _receive(  # the name's part grows; see ModelDelivery.upload
             async for chunk in plain_body(request, limit=end - start, pace=pace_of(service)):
                 gathered += chunk
                 if len(gathered) >= WRITE_BYTES:
+                    # Emptied first: where writing fails, the same bytes must not be written once more below.
                     part, gathered = gathered, bytearray()
                     held = await run_in_threadpool(append, part)
         finally:
             if gathered:
+                # Shielded: a client that goes cancels this task, and what came from it is kept all the same.
                 held = await asyncio.shield(run_in_threadpool(append, gathered))
+    # What came stays: the next request goes on there, and the number says where.
     if held < end:
         raise BadRequest(f"the body ends {end - held:,} bytes early; send the rest from byte {held} on")
     return held

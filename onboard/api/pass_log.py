@@ -57,6 +57,7 @@ class PassLog:
 
     def end_quiet(self) -> None:
         """Ends passes that are silent for long enough; called every few seconds."""
+        # Files are sent by the event loop, receipts come in its threads, and housekeeping ends passes.
         with self._lock:
             now = time.monotonic()
             for station, one in list(self._passes.items()):
@@ -83,13 +84,11 @@ class PassLog:
 
     def _end(self, station: str) -> None:
         ended = self._passes.pop(station)
+        # To the last byte, not to now: the minute of silence that ends a pass is no part of it.
         seconds = ended.active - ended.begun
         log.info(
             "pass ended: %s, maps acknowledged: %d (%s), in %.0f s",
-            station,
-            ended.maps,
-            bytes_text(ended.bytes),
-            seconds,
+            station, ended.maps, bytes_text(ended.bytes), seconds,
         )  # fmt: skip
 
 
@@ -103,6 +102,7 @@ class Transfer(Response):
     """
 
     def __init__(self, answer: Response, passes: PassLog, station: str) -> None:
+        # Without Response's own constructor, which would make a body: everything is the answer's that is wrapped.
         self._answer, self._passes, self._station = answer, passes, station
         self.background = answer.background
         self.status_code, self.raw_headers = answer.status_code, answer.raw_headers

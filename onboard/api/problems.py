@@ -115,6 +115,7 @@ def install(app: FastAPI) -> None:
     """Has the application answer every error as a problem."""
     for cls in KINDS:
         app.add_exception_handler(cls, _refused)
+    # Starlette looks along an exception's classes too, so the nearest handler is called.
     app.add_exception_handler(OSError, _failed)
     app.add_exception_handler(sqlite3.Error, _failed)
     app.add_exception_handler(HTTPException, _routing)
@@ -127,10 +128,12 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
     if descriptors_are_out(error):
         log.warning("%s %s refused: no file descriptor is left", request.method, request.url.path)
         return await _refused(request, errors.Overloaded())
+    # On to `_internal`: what a handler raises goes to the handler of Exception.
     raise error
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
+    # SQLite calls a ledger that cannot be opened a failure of the disk, whatever the reason.
     if isinstance(error, StorageError) and descriptors_are_out(error):
         log.warning("%s %s refused: no file descriptor is left", request.method, request.url.path)
         error = errors.Overloaded()
@@ -141,6 +144,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, (LedgerBusy, LedgerDamaged)):
         headers["Retry-After"] = "5"
     if isinstance(error, LedgerDamaged):
+        # Housekeeping wakes up, ends this process (onboard/api/serve.py), and the supervisor builds the ledger again.
         service = request.app.state.service
         service.is_damaged = True
         service.wake.set()
@@ -151,6 +155,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, Taken):
         headers["Retry-After"] = "5"
     members = {"held": error.held} if isinstance(error, WrongStart) else {}
+    # `advice` has no path of this machine; other texts may have some.
     detail = error.advice if isinstance(error, OnboardError) else str(error)
     return problem(kind, without_paths(detail), headers, **members)
 

@@ -54,11 +54,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes for the parser, which may be too many."""
+        # What still comes is passed over: these were the last words.
         if self._is_over:
             return
         if data:
             self._unparsed += len(data)
             super().data_received(data)
+            # After the parser: a head or a piece of body that these bytes completed has set the count to 0.
             if self._unparsed > HEAD_BYTES:
                 self._end_with(431, f"a head has at most {HEAD_BYTES} bytes")
             elif not self.is_working and self._linger is None:
@@ -95,6 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The request is answered; what is left of its body has an end, whatever comes of it."""
         super().on_response_complete()
+        # A client that still sends would be reset if the connection were closed, and lose the answer that explains.
         unread = self.cycle.response_complete and self.cycle.more_body
         if unread and not self.transport.is_closing() and self._linger is None:
             self._linger = self.loop.call_later(self.linger_s, self._give_up)
@@ -116,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         head = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body))
         if self.transport.can_write_eof():
+            # Our side alone: a socket that is closed with unread bytes is reset, and the client loses these words.
             self.transport.write_eof()
         self._timer = self.loop.call_later(REFUSAL_S, self._give_up)
 
@@ -150,4 +154,5 @@ def bounded_protocol(
         linger_s: seconds that a body may go on after its request was answered.
     """
     settings = {"head_s": head_s, "all_connections": connections, "linger_s": linger_s}
+    # uvicorn makes the protocols itself, by their class: limits can only be attributes of one.
     return type("BoundedProtocol", (BoundedProtocol,), settings)

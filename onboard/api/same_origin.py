@@ -34,6 +34,7 @@ class SameOrigin:
         if scope["type"] == "http" and scope["method"] not in READING and scope["path"] != SEARCH:
             headers = dict(scope["headers"])
             origin = headers.get(b"origin")
+            # Host has no scheme, so that of the origin is left out of the comparison.
             if origin is not None and origin.lower().partition(b"://")[2] != headers.get(b"host", b"").lower():
                 error = OtherOrigin()
                 answer = problems.problem(problems.kind_of(error), error.detail)

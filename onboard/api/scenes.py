@@ -112,6 +112,7 @@ async def post_scene(
     Answers 202 once file and ledger row are on the disk; 200 if the same bytes are known for the same model.
     """
     caller.must_be("ingest")
+    # After the role: a stranger takes no slot.
     with service.uploads.hold():
         accepted = await receive_scene(request, service, query)
     row = accepted.row
@@ -123,6 +124,7 @@ async def post_scene(
 def get_scenes(
     service: TheService,
     caller: TheCaller,
+    # Not `state` and `since`: an older satellite would ignore those and answer with every scene (decision 0013).
     status: State | None = None,
     cursor: Annotated[int, Query(ge=0, le=2**62)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -179,6 +181,7 @@ def delete_scene(scene_id: str, service: TheService, caller: TheCaller) -> Respo
 def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
     """The row, with progress where it is the one being mapped."""
     beat = service.heartbeats.last
+    # The last heartbeat may still be of the scene before.
     runs = row.state == "running" and beat.scene == row.id
     return SceneAnswer(
         id=row.id, sequence=row.sequence, name=row.name, state=row.state, priority=row.priority,
@@ -188,6 +191,7 @@ def scene_answer(service: Service, row: SceneRow) -> SceneAnswer:
         energy_j=row.figures.get("energy_j"), heads=list(row.heads),
         problem=None if row.problem is None else without_paths(row.problem),
         waiting_reason=row.waiting_reason,
+        # A scene stays "mapped" when its map is erased after the receipt.
         map_href=f"/maps/{row.id}" if row.state == "mapped" and service.ledger.maps.holds(row.id) else None,
     )  # fmt: skip
 

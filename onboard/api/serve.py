@@ -72,11 +72,14 @@ def serve_api(settings: Settings, heartbeat: int | None = None) -> None:
     service = Service.of(settings)
     check_binding(settings.host, service.tokens)
     service.settings.scenes_dir.mkdir(parents=True, exist_ok=True)
+    # Before anything is taken from the inbox: a claim that stands now is that of a process which was killed.
     give_back_claims(settings.inbox)
+    # In the background: the process that looks at scenes loads GDAL while the API begins to answer.
     threading.Thread(target=service.probes.start, name="probe", daemon=True).start()
     housekeeping = threading.Thread(target=_tend, args=(service,), name="retention", daemon=True)
     housekeeping.start()
     _verify_models(service)
+    # Daemon: it waits at a pipe that may never close.
     threading.Thread(target=service.listen, args=(lines_of(STDIN),), name="beats", daemon=True).start()
     connections = Connections(
         connections_within(settings.max_connections), settings.read_timeout_s, settings.min_read_bytes_per_s
@@ -96,6 +99,7 @@ def serve_api(settings: Settings, heartbeat: int | None = None) -> None:
         _Server(config, heartbeat, handshake_s=settings.header_timeout_s).run(sockets=[listening])
     finally:
         service.wake.set()
+        # It uses its ledger until its turn ends; all ledgers are closed next.
         housekeeping.join(HOUSEKEEPING_S)
         service.close()
 
@@ -130,6 +134,7 @@ class _Server(uvicorn.Server):
 
     async def _beat(self) -> None:
         while self._heartbeat is not None:
+            # Not before it listens: the supervisor says "ready" to systemd when every child has spoken.
             if self.started:
                 write_line(self._heartbeat)
             await asyncio.sleep(HEARTBEAT_S)
@@ -161,11 +166,13 @@ def _tend(service: Service) -> None:
                 emptied = time.monotonic()
         except LedgerDamaged:
             service.is_damaged = True
+        # Whatever it was: without this thread no map makes room, and the write-ahead log is never emptied.
         except Exception:
             log.exception("housekeeping failed; it is tried again")
         if service.wake.wait(HOUSEKEEPING_S) and not service.is_damaged:
             return
     log.error("the ledger is damaged: the supervisor rebuilds it")
+    # Not sys.exit, which ends this thread alone. The exit code tells the supervisor.
     os._exit(DAMAGED)
 
 

@@ -58,6 +58,7 @@ class Service:
         self.wake = threading.Event()
         self.uplink = Uplink(self.settings, lambda: self.ledger)
         self._configs: dict[str, MappingConfig] = {}
+        # A connection a thread: in a shared one the transactions of two requests would be one.
         self._local = threading.local()
         self._ledgers: list[Ledger] = []
 
@@ -79,6 +80,7 @@ class Service:
             return self.shipped_config
         if model.id not in self._configs:
             try:
+                # Kept, since each delivery asks; the id is the manifest's digest, so it cannot be out of date.
                 self._configs = {model.id: MappingConfig.of(self.settings, model.folder)}
             except EngineError:  # its files are damaged: the worker finds that out, and what it maps with instead
                 return self.shipped_config
@@ -87,6 +89,7 @@ class Service:
     def listen(self, lines: Iterable[bytes]) -> None:
         """Takes what worker and sampling say until it ends: the supervisor's pipe, in a thread of its own."""
         for line in lines:
+            # The supervisor's one pipe carries both kinds; a line is whose form it has.
             if not self.telemetry.take(line):
                 self.heartbeats.take(line)
 
@@ -96,6 +99,7 @@ class Service:
         ledger: Ledger | None = getattr(self._local, "ledger", None)
         if ledger is None:
             ledger = self._local.ledger = Ledger(self.settings.ledger_path)
+            # For `close`: a thread of the pool does not close its own when it ends.
             self._ledgers.append(ledger)
         return ledger
 
@@ -135,6 +139,7 @@ def caller_with(request: Request, authorization: str | None) -> Caller:
     """
     service = service_of(request)
     caller = service.tokens.caller_of(authorization)
+    # By a known name: guesses of tokens make no entry that would have to be kept.
     service.rate.take(caller.name)
     return caller
 

@@ -50,6 +50,7 @@ class ItemsQuery(BaseModel):
 
     bbox: str | None = Field(None, max_length=400, description="west,south,east,north in degrees")
     datetime: str | None = Field(None, max_length=100, description="RFC 3339 time, or FROM/TO with .. for open ends")
+    # More than a page of 1,000 is cut (`search_maps`): OGC API Features lets a server give fewer than asked for.
     limit: int = Field(100, ge=1, le=10_000, description="items in a page; 1000 at most are given")
     token: int = Field(0, ge=0, le=2**62, description="of the link `next`")
 
@@ -76,6 +77,7 @@ class ItemSearch(BaseModel):
     token: int = Field(0, ge=0, le=2**62)
 
 
+# Both: nothing redirects here (see app_of), and clients write either.
 @router.get("/", include_in_schema=False)
 @router.get("")
 def get_landing_page(request: Request, caller: TheCaller) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def get_item(collection_id: str, item_id: str, request: Request, service: TheSer
     caller.must_be("ground", "telemetry")
     _check_collection(collection_id)
     row = known_map(service, item_id)
+    # By one address each: the same map below both collections would be two to a crawler.
     if collection_of(row) != collection_id:
         raise NotFound("map", item_id)
     return JSONResponse(stac_item_of(request, row), media_type=GEOJSON)
@@ -176,6 +179,7 @@ def post_search(
     rows, following = search_maps(service, search, after=body.token, limit=body.limit)
     href, links = str(request.url), []
     if following is not None:
+        # What the client gave and no defaults: it posts this body as it is.
         next_body = body.model_dump(exclude_unset=True) | {"token": following}
         if body.intersects is not None:
             next_body["intersects"] = plain_geometry(body.intersects)
@@ -188,6 +192,7 @@ def stac_item_of(request: Request, row: MapRow) -> dict[str, Any]:
     item = item_of(request, row)
     base, collection = f"{request.base_url}stac", collection_of(row)
     href = f"{base}/collections/{collection}"
+    # As a map of /maps it has links to /maps and the catalogue; here its collection is its parent.
     kept = [link for link in item["links"] if link["rel"] not in ("self", "root", "parent", "collection")]
     links = [
         {"rel": "self", "href": f"{href}/items/{row.id}", "type": GEOJSON},

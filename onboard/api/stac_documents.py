@@ -77,6 +77,7 @@ def collection_document(name: str, extent: Extent, base: str) -> dict[str, Any]:
         "id": name,
         "title": title,
         "description": description,
+        # STAC 1.1's word for terms that have no SPDX id.
         "license": "other",
         "extent": extent.as_json(),
         "links": [
@@ -102,6 +103,7 @@ class Extent:
         self._times = min(first, taken), max(last, taken)
         if "bbox" in item:
             west, south, east, north = item["bbox"]
+            # One box that holds both sides goes around the Earth.
             if west > east:  # across the antimeridian
                 west, east = -180.0, 180.0
             old = self._box or [west, south, east, north]

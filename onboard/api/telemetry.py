@@ -120,6 +120,7 @@ async def get_stream(
 ) -> Response:
     """Snapshots as server-sent events, until the client goes."""
     caller.must_be("telemetry", "ground")
+    # Before the answer begins: afterwards a 429 could not be said any more.
     service.streams.take()
     return _Stream(service, every_s, count)
 
@@ -147,6 +148,7 @@ class _Stream(StreamingResponse):
         while self._count is None or sent < self._count:
             if sent:
                 await asyncio.sleep(self._every_s)
+            # In a thread: it asks the ledger and the disk.
             latest = await run_in_threadpool(snapshot, self._service)
             yield f"id: {sent}\nevent: telemetry\ndata: {json.dumps(latest.model_dump(mode='json'))}\n\n"
             sent += 1
@@ -184,6 +186,7 @@ def _power(service: Service) -> Power:
     rails = [
         Rail(
             rail=name.partition(":")[2], energy_j=joules or 0.0, measured_s=covered or 0.0, unmeasured_s=gap or 0.0,
+            # Over the time that was measured: in gaps nobody knows what was spent.
             mean_power_w=joules / covered if joules is not None and covered else None, peak_power_w=peak,
         )
         for name, (joules, covered, gap, peak) in message.energy.items()
@@ -210,12 +213,14 @@ def _readings(service: Service) -> list[Value]:
     at = datetime.fromtimestamp(message.utc_s, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     readings = []
     for quantity, rail, source, value, reason in message.readings:
+        # An old value is no value: it would be taken for that of now.
         known = None if stale or value is None else float(value)
         why = "" if known is not None else stale or str(reason) or "no reason was given"
         unit = UNITS.get(str(quantity), "")
         readings.append(
             Value(quantity=str(quantity), value=known, unit=unit, reason=why, source=str(source), rail=str(rail), at=at)
         )
+    # A quantity that nothing here measures has a row all the same: null, with the reason (docs/telemetry.md).
     missing = {"power_w": message.main_problem, "temperature_c": message.sources.get("thermal", "")}
     for quantity, why in missing.items():
         if not any(reading.quantity == quantity for reading in readings):

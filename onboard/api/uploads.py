@@ -79,6 +79,7 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
     try:
         await _write_all(file, body)
         if body.is_form:
+            # In a form the digest is a field: the header would be of the form, not of the scene in it.
             promised = promised_sha256(body.fields.get("content-digest"))
             query = _with_fields(query, body.fields)
         if promised is not None and promised != file.sha256:
@@ -86,6 +87,7 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
         delivery = query.delivery(f"scene {file.sha256[:8]}")
         return await run_in_threadpool(_finish, service, file, delivery, body.file_name, beside)
     finally:
+        # Nothing is there any more where the scene was accepted: its files were moved.
         await run_in_threadpool(file.remove)
         await run_in_threadpool(beside.remove)
 
@@ -103,9 +105,11 @@ async def _write_all(file: IncomingFile, body: Body) -> None:
     try:
         async for chunk in body.chunks:
             gathered += chunk
+            # Four bytes are enough to refuse a wrong file before the rest of it has crossed the link.
             if first and len(gathered) >= 4:
                 first = False
                 _check_start(bytes(gathered[:4]), body.media_type, body.file_name)
+            # One write at a time, while the next megabyte comes: two at once would be in no order.
             if len(gathered) >= WRITE_BYTES:
                 if writing is not None:
                     await writing

@@ -43,6 +43,7 @@ def _stored_digest(path: Path) -> str | None:
     """Of the bytes in storage, not of those in memory, where a bit flips as well; None where there is no file."""
     try:
         with path.open("rb") as file:
+            # Advice only: the kernel drops clean pages, and a published map's pages are clean since it was synced.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return sha256_file(path)
     except FileNotFoundError:

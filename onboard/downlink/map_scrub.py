@@ -38,6 +38,7 @@ class MapScrub:
             self._after = 0  # from the first one, at the next step
             return []
         row = rows[0]
+        # Before the check: a map that cannot be read must not be the next one for ever.
         self._after = row.sequence
         self._due = self._clock() + sum(int(facts["bytes"]) for facts in row.assets.values()) / rate
         try:

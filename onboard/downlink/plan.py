@@ -105,9 +105,6 @@ class PlanItem:
         return self.length == self.bytes
 
 
-MAP, ITEM, QUICKLOOK = "map.tif", "map.json", "quicklook.webp"
-
-
 def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = None) -> list[PlanItem]:
     """Items in the order they should be fetched, together no more than ``budget`` bytes (None: everything).
 
@@ -120,8 +117,10 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
     everything = sum(size for entry in held for size, _ in entry.required.values())
     short = budget is not None and everything > budget
     left = sum(size for entry in held for size, _ in entry.files.values()) if budget is None else budget
+    # Quicklooks have a share of their own: of many maps they would otherwise fill the pass.
     looks_left = int(left * weights.quicklooks) if short else 0
     items: list[PlanItem] = []
+    # Priority before value: no worth of routine maps outweighs an urgent one.
     for rank in sorted({entry.rank for entry in held}):
         ordered = sorted(
             (entry for entry in held if entry.rank == rank),
@@ -164,6 +163,7 @@ def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str
         for name, share in entry.cover.items():
             totals[name] = totals.get(name, 0.0) + share * entry.valid_px
     total_px = sum(totals.values()) or 1.0
+    # A class that is named and covers no pixel would be infinitely rare.
     usual = {name: max(total / total_px, 1e-6) for name, total in totals.items()}
     waited = {entry.id: age_rank for age_rank, entry in enumerate(sorted(held, key=lambda entry: -entry.sequence))}
     newest = max((entry.sequence for entry in held), default=0)
@@ -171,6 +171,7 @@ def _worth(held: Sequence[Held], weights: Weights) -> dict[str, tuple[float, str
     for entry in held:
         bits = {name: share * -math.log2(usual[name]) for name, share in entry.cover.items()}
         rank = waited[entry.id] / max(1, len(held) - 1)
+        # By the ledger's numbers: the clock aboard may be wrong by years.
         age = (newest - entry.sequence) / 1000
         content = weights.base + weights.rare * sum(bits.values()) + weights.sure * (entry.confidence or 0.0)
         # What a map that may be a guess says is worth less; its waiting counts in full, or it might wait for ever.
@@ -234,6 +235,7 @@ def _whole_or_leading(
         if item.asset in entry.further_maps and sum(each.length for each in small) + item.length <= left:
             small.append(item)
     left_for_map = left - sum(item.length for item in small)
+    # Leading parts end where an overview is complete (onboard/mapping/cog_prefix.py), and open as coarse maps.
     fitting = [part for part in entry.leading if part[0] <= left_for_map]
     if not fitting:
         return small if any(item.asset != ITEM for item in small) else []

@@ -56,6 +56,7 @@ def tend(settings: Settings, ledger: Ledger, config: MappingConfig) -> int:
         # What begins leaves half the reserve, what make_room asks for all of it.
         needed = missing_bytes(settings, config.manifest, row) - settings.disk_reserve_bytes + floor_of(settings)
         erased += make_room(settings, ledger, max(0, needed))
+    # Three floors of one reserve: all of it for what is taken in, half for what begins, a quarter for what runs.
     floor = settings.disk_reserve_bytes // 4
     if _free(settings) < floor and _is_work_begun(settings, ledger):
         erased += _erase_until(settings, ledger, erasable(_maps(ledger)), floor)
@@ -65,6 +66,7 @@ def tend(settings: Settings, ledger: Ledger, config: MappingConfig) -> int:
 def _erase_until(settings: Settings, ledger: Ledger, rows: Sequence[MapRow], free: int) -> int:
     erased = 0
     for row in rows:
+        # Asked after each map: the file system says what was freed, our sums do not.
         if _free(settings) >= free:
             break
         erase_for_room(settings, ledger, row)

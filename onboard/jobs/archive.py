@@ -18,6 +18,7 @@ from onboard.files import storage_error
 from onboard.scene.tiff import is_tiff_start
 
 MOST_FILES = 10_000
+# 255 bytes is the longest file name that Linux's file systems take.
 _LONGEST_NAME, _DEEPEST = 255, 8
 _LONGEST_HEADER = 1 << 20
 _CHUNK = 1 << 20
@@ -37,6 +38,7 @@ def is_archive(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(512)
     # A TIFF's pixels may hold any bytes anywhere.
+    # A zip begins with a file's header (APPNOTE 4.3.7), a tar has "ustar" at byte 257 of its first header (POSIX).
     return not is_tiff_start(start) and (start[:4] == b"PK\3\4" or start[257:262] == b"ustar")
 
 
@@ -71,6 +73,8 @@ def unpack(archive: Path, folder: Path, *, limit: int, before_write: BeforeWrite
 def _translated(archive: Path) -> Iterator[None]:
     try:
         yield
+    # What the two libraries raise on damaged bytes has no common class. NotImplementedError stands for a compression or
+    # a version of the format that Python lacks.
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, struct.error, ValueError) as error:
         text = " ".join(str(error).split())[:150] or type(error).__name__
         raise SceneRefused(archive, f"is a damaged archive: {text}", _REMEDY) from error
@@ -89,8 +93,6 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, before_w
                 before_write(len(chunk))
                 file.write(chunk)
         synced_file(target)
-    except zipfile.BadZipFile:
-        raise
     except OSError as error:
         raise storage_error(error, target) from error
     return size
@@ -98,6 +100,7 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, before_w
 
 def _safe(archive: Path, name: str) -> Path:
     """A name below a folder, or a refusal."""
+    # Archives made on Windows may have backslashes and a drive letter (the colon).
     parts = name.replace("\\", "/").split("/")
     bad = name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]
     parts = [part for part in parts if part not in ("", ".")]
@@ -108,12 +111,14 @@ def _safe(archive: Path, name: str) -> Path:
 
 
 def _zipped(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    # Asked before ZipFile opens it, which reads the whole directory into memory and makes an object of each entry.
     if _directory_bytes(archive) > 256 * MOST_FILES:
         raise SceneRefused(archive, f"has more than {MOST_FILES:,} files", _REMEDY)
     with zipfile.ZipFile(archive) as opened:
         for info in _counted(archive, iter(opened.infolist())):
             if info.is_dir():
                 continue
+            # The upper 16 bits are the Unix mode where a Unix program made the zip; bit 0 of the flags is "encrypted".
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise SceneRefused(archive, f"has a link: {info.filename[:100]!r}", _REMEDY)
             if info.flag_bits & 1:
@@ -128,6 +133,7 @@ def _directory_bytes(archive: Path) -> int:
     Source: PKWARE APPNOTE 6.3.10, 4.3.14 and 4.3.16.
     """
     with archive.open("rb") as file:
+        # A comment of up to 65,535 bytes may follow the end record; zip64 has its own end record before it.
         file.seek(max(0, archive.stat().st_size - (1 << 16) - 1024))
         tail = file.read()
     end = tail.rfind(b"PK\5\6")
@@ -138,6 +144,7 @@ def _directory_bytes(archive: Path) -> int:
 
 def _tarred(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     _check_headers(archive)
+    # "r:" refuses a compressed tar: how much it would unpack to is not known before it is done.
     with tarfile.open(archive, "r:") as opened:
         for info in _counted(archive, iter(opened)):
             if info.isdir():
@@ -156,6 +163,7 @@ def _check_headers(archive: Path) -> None:
         at = 0
         while at < size and (block := file.read(512)).strip(b"\0"):
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            # pax headers (x, g, and Solaris's X), GNU's long names (L, K) and sparse maps (S).
             if info.type in (b"x", b"g", b"X", b"L", b"K", b"S") and info.size > _LONGEST_HEADER:
                 raise SceneRefused(archive, "has an extended header of absurd length", _REMEDY)
             at += 512 + -(-info.size // 512) * 512

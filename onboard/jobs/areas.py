@@ -124,6 +124,7 @@ class LastShares:
         compared = []
         for row in rows:
             area, last = by_key[row["key"]], self._last.get(row["key"])
+            # No figure rather than a wrong one: other models classify otherwise, an older scene shows no change since.
             if last is None or last["model"] != row.get("model", model) or not _is_later(time, last["time"]):
                 compared.append(dict(row))
                 continue
@@ -142,6 +143,7 @@ class LastShares:
         Raises:
             StorageError: the disk is full or failed; the next look does it again.
         """
+        # Events first, then the file: a power cut between the two repeats an alert and loses none.
         while maps := self._ledger.maps.page(after=self._reached, limit=_PAGE):
             for row in maps:
                 for area in _rows_of(row):
@@ -175,6 +177,7 @@ def _alerts(area: Area, row: Mapping[str, Any], change: Mapping[str, float], las
         f"{title} {100 * points:+.0f} points in {facts.name} ({last['shares'][title]:.0%} to {row['shares'][title]:.0%}"
         f" of it, since map {last['map']})"
         for title, points in change.items()
+        # A change of exactly the limit counts, whatever floats make of it: 100 * 0.29 is 28.999999999999996.
         if 100 * abs(points) >= facts.alert_points - 1e-9
     ]
 
@@ -187,8 +190,10 @@ def _rows_of(row: MapRow) -> list[Mapping[str, Any]]:
 def _is_later(time: str, than: str) -> bool:
     """Whether a map is newer: an older scene that is mapped late says nothing of what changed since."""
     try:
+        # Python 3.10's fromisoformat does not know "Z".
         first, second = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in (than, time))
         is_later = second >= first
+    # TypeError: a time with a zone cannot be compared with one without. Texts of RFC 3339 sort by time in one zone.
     except (ValueError, TypeError):
         return time >= than
     return is_later
@@ -210,6 +215,7 @@ def _read_last(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     except FileNotFoundError:
         return 0, {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # From the first map on: shares come back from the maps that are still aboard.
         log.warning("%s cannot be read (%s): the next map of each area begins anew", path, error)
         return 0, {}
 
@@ -218,6 +224,7 @@ def current_areas(settings: Settings, ledger: Ledger) -> tuple[Area, ...]:
     """The areas for the next scene; where they cannot be read there is an event, and none count."""
     try:
         return tuple(AreaStore(settings).read().features)
+    # A scene is mapped all the same: its areas can be looked at on the ground, a scene that waits cannot.
     except OptionsRefused as error:
         ledger.events.log("error", "areas-unreadable", f"{error}; no area counts until they are pushed up again")
         return ()

@@ -38,12 +38,14 @@ class IncomingBundle:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = only_needed(folder)
+        # The files were synced as they were written. Their names are durable only once their folders are.
         for path in (folder, *folder.rglob("*")):
             if path.is_dir():
                 synced_folder(path)
         digests = scene_digests(self.path)
         self.sha256 = digest_of_all(digests)
         self.bytes = sum((self.path.parent / name).stat().st_size for name in digests)
+        # One plain GeoTIFF out of an archive is the same scene as that file sent by itself: same digest, same folder.
         self._is_single = len(digests) == 1 and self.path.suffix.lower() in TIFF_ENDINGS
 
     def move_into(self, folder: Path) -> None:
@@ -89,7 +91,7 @@ def bundle_of(
     folder = new_folder(settings)
     try:
         if archive:
-            unpack(file.path, folder, limit=settings.max_upload_bytes, before_write=_SpaceCheck(settings))
+            unpack(file.path, folder, limit=settings.max_upload_bytes, before_write=SpaceCheck(settings))
         else:
             file.path.rename(folder / plain_name(name or SCENE_FILE))
         for beside_name, path in (beside or {}).items():
@@ -98,6 +100,7 @@ def bundle_of(
                 raise SceneRefused(target, f"{beside_name!r} was sent twice", "give each file its own name")
             path.rename(target)
         bundle = IncomingBundle(folder)
+    # The folder goes with what was moved into it; the upload itself is the caller's to remove.
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -120,13 +123,15 @@ def plain_name(name: str) -> str:
     return plain
 
 
-class _SpaceCheck:
+class SpaceCheck:
     """Checks the free space every _CHECK_EVERY_BYTES bytes that are written."""
 
     def __init__(self, settings: Settings) -> None:
+        # The first piece is checked too.
         self._settings, self._since = settings, _CHECK_EVERY_BYTES
 
     def __call__(self, more: int) -> None:
+        """Counts bytes that are about to be written; raises NoRoom where they would reach the reserve."""
         self._since += more
         if self._since >= _CHECK_EVERY_BYTES:
             check_room(self._settings, more)

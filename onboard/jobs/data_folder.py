@@ -57,11 +57,13 @@ def hold_data_folder(settings: Settings, name: str) -> FileLock:
 def _check_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # By writing: permission bits tell nothing of a read-only mount, a full disk or a quota.
         test = folder / f".{uuid.uuid4().hex}.test"
         with test.open("xb") as file:
             file.write(b"written to see whether that is possible")
         test.unlink()
     except OSError as error:
+        # No fault of the folder: an operator makes room, and the same settings work.
         if error.errno in _FULL:
             raise storage_error(error, folder) from error
         raise _unusable(folder, error) from error

@@ -34,11 +34,13 @@ class Database:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # isolation_level None: Python would begin transactions by itself, and not always where ours begin.
+            # check_same_thread False: the thread that ends the service closes the connections of all others.
             self.connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._opening_failure(error) from error
         self.connection.row_factory = sqlite3.Row
         try:
+            # FULL, not NORMAL: in WAL mode NORMAL syncs at checkpoints only; a power cut takes answered writes back.
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 self.connection.execute(f"PRAGMA {pragma}")
             self._migrate(migrations)
@@ -54,6 +56,7 @@ class Database:
             raise LedgerDamaged(self.path, f"is of version {self._version()}, this program knows {len(migrations)}")
         if self._version() == len(migrations):
             return
+        # All versions in one transaction: a kill leaves the schema of before or the newest one.
         with self.writing():
             # Asked again: another process may have been quicker. Not executescript, which commits on its own.
             for number in range(self._version(), len(migrations)):
@@ -107,6 +110,7 @@ class Database:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
+                # After some errors (a full disk, for one) SQLite has rolled back by itself; a second ROLLBACK fails.
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
@@ -130,6 +134,7 @@ class Database:
         What stands in the log can be lost with it: SQLite ends at the first frame whose checksum is wrong. Others' open
         transactions are waited for ``wait_s`` seconds.
         """
+        # For this statement alone: it waits for readers too, and housekeeping has no 30 s to wait.
         self.connection.execute(f"PRAGMA busy_timeout={int(1000 * wait_s)}")
         try:
             busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -155,9 +160,11 @@ class Database:
         if isinstance(error, sqlite3.OperationalError):
             if "locked" in text or "busy" in text:
                 return LedgerBusy(self.path, text)
+            # The schema is ours and was migrated at the opening: a missing table means that pages were lost.
             if "no such table" in text or "no such column" in text:
                 return LedgerDamaged(self.path, text)
             return StorageError(self.path, f"the ledger cannot be used now ({text})", "make room or repair the disk")
+        # SQLITE_CORRUPT and SQLITE_NOTADB come as plain DatabaseError; its subclasses are faults in our own SQL.
         if type(error) is sqlite3.DatabaseError:
             return LedgerDamaged(self.path, text)
         return error

@@ -44,18 +44,21 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     that is read at another resolution has its map beside its canvas. ``pixels`` are the scene's, or those of its
     enlargement for the model where that has more.
     """
+    # Each head has a raster of its own, with a confidence beside it where that is set.
     legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
     layers = len(legends) * (1 + settings.confidence)
     bits = sum(int(map_options(tuple(legend))["NBITS"]) + 8 * settings.confidence for legend in legends)
     overviews = layers * pixels // 32
     enlarged_layers = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
     canvas = (layers + enlarged_layers + len(legends) * (settings.sieve_px > 0)) * pixels + overviews
+    # 101 / 100: the 1 % by which Zstandard can make noise longer.
     product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * len(legends) * min(pixels, _QUICKLOOK_PIXELS)
     if settings.changes:
         canvas += len(legends) * pixels
         product += len(legends) * pixels * 101 // 100
     if settings.polygons:
         product += len(legends) * _POLYGONS_TO_PIXELS * pixels
+    # The sum errs on the side of too much: a scene that was accepted must not fail for want of room later.
     return Demand(canvas, product + len(legends) * _SMALL)
 
 
@@ -87,6 +90,7 @@ def missing_bytes(settings: Settings, manifest: Manifest, row: SceneRow) -> int:
     demand = demand_of(row.pixels, settings, with_wanted_heads(manifest, row.heads) if row.heads else manifest)
     canvas = settings.canvases_dir / row.id / "canvas"
     try:
+        # st_blocks counts 512 bytes whatever the file system's block is (stat(2)). What the canvas has is there.
         held = sum(path.stat().st_blocks * 512 for path in canvas.glob("*.raw"))
     except OSError:  # it goes while we look
         held = 0

@@ -25,6 +25,7 @@ def erase_scene(settings: Settings, ledger: Ledger, scene_id: str) -> bool:
         removed.append(move_aside(settings.maps_dir / scene_id, settings.maps_dir / ERASING))
         removed.append(move_aside(settings.scenes_dir / scene_id, settings.scenes_dir / INCOMING))
 
+    # The map's row first: a power cut may leave files without a row, which the next start erases, never the reverse.
     if not (ledger.maps.remove_cancelled(scene_id) and ledger.scenes.while_in(scene_id, ("cancelled",), move)):
         return False
     _remove(removed)
@@ -38,6 +39,8 @@ def erase_scene_file(settings: Settings, ledger: Ledger, scene_id: str) -> None:
     def move() -> None:
         removed.append(move_aside(settings.scenes_dir / scene_id, settings.scenes_dir / INCOMING))
 
+    # Files are renamed within the transaction and removed after it: removing gigabytes takes seconds, in which no other
+    # process could write into the ledger. A kill between the two leaves a temporary for the next start.
     ledger.scenes.while_in(scene_id, ("mapped",), move)
     _remove(removed)
 

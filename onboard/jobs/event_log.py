@@ -72,6 +72,7 @@ class EventLog:
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
                 number, severity, kind, about, text, json.dumps(timestamp()),
             )  # fmt: skip
+            # Acknowledged events may take half of the number: the other half is left for those that the ground lacks.
             for newest, limit in ((self.acknowledged(), MAX_EVENTS // 2), (number, MAX_EVENTS)):
                 database.change(
                     "DELETE FROM events WHERE sequence <= ? AND sequence <="
@@ -88,6 +89,7 @@ class EventLog:
     def acknowledge(self, sequence: int) -> int:
         """Notes that the ground has the events up to here; returns the highest number noted, never one to come."""
         with self._database.writing():
+            # Never above the counter: events that are still to come would count as known to the ground, unseen.
             self._database.change(
                 "UPDATE acknowledged SET value = max(value, min(?, (SELECT value FROM counter)))", sequence
             )

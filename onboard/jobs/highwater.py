@@ -26,6 +26,7 @@ from engines.files import replace_file, synced_folder
 log = logging.getLogger(__name__)
 ENDINGS: Final = ("mark-a", "mark-b")
 _HEAD: Final = 64
+# A receipt's line has some 120 bytes: a copy of this many stays under a megabyte, and is read whole at each start.
 RECEIPTS_KEPT: Final = 4000
 STATES_KEPT: Final = 4000
 LARGEST: Final = 2**53
@@ -90,6 +91,7 @@ class Mark:
         number = int(facts["n"])
         self.number = max(self.number, number)
         for name, sha256 in facts.get("r", {}).items():
+            # Lines may come twice and in any order, from both copies: the higher number wins.
             self.receipts[str(name)] = max(self.receipts.get(name, (0, "")), (number, str(sha256)))
         if "m" in facts:
             self.model = max(self.model, (number, str(facts["m"])))
@@ -127,6 +129,7 @@ class HighWaterMark:
         as long as the ledger's own): only a power cut that also loses the log, which is synced, would miss it.
         """
         self._unwritten.append(note)
+        # All that was not written yet: the disk may have been full before this note.
         lines = b"".join(each.line for each in self._unwritten)
         number = max(self._number, note.number)
         try:
@@ -135,6 +138,7 @@ class HighWaterMark:
                 os.pwrite(head, _head_of(number), 0)
                 if lines:
                     os.write(tail, lines)
+                    # One sync is enough: both descriptors are of one file.
                     os.fdatasync(head)
         except OSError as error:
             log.warning("%s: the high-water mark waits: %s", self.paths[0], error)
@@ -150,6 +154,7 @@ class HighWaterMark:
             self._files.append((os.open(path, flags, 0o644), os.open(path, flags | os.O_APPEND, 0o644)))
             synced_folder(path.parent)
         for head, _ in self._files:
+            # New, or cut to nothing: without a head the first line would be written in its place.
             if os.fstat(head).st_size < _HEAD:
                 os.pwrite(head, _head_of(0), 0)
         return self._files
@@ -208,6 +213,7 @@ def _read_copy(path: Path) -> tuple[int, list[dict[str, Any]], bool]:
     lines = []
     for line in filter(None, rest.split(b"\n")):
         facts = _facts_of(line)
+        # A torn or flipped line costs itself; the other copy has it.
         if facts is None:
             is_whole = False
         else:

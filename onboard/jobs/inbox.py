@@ -54,10 +54,13 @@ def accept_inbox_file(
     for file in files:
         if not _lies_in(file, settings.inbox):
             raise SceneRefused(path.name, f"its file {file.name} is no ordinary file", "put the files themselves there")
+    # Claim, copy, accept, remove. A kill on the way leaves the claim, whose files are given back at the next start; a
+    # scene that was accepted all the same is known by its digest when it is taken again.
     with _claimed(settings, files) as claimed:
         incoming = _copied(settings, claimed)
         accepted = accept(settings, ledger, config, probes, incoming, delivery, free_up)
         for file in claimed:
+            # Only now: what is still in the claim at its end goes back to where it was.
             file.unlink(missing_ok=True)
     return accepted
 
@@ -128,6 +131,7 @@ def free_name(folder: Path, name: str, prefix: str = "") -> Path:
     if not prefix and not path.exists():
         return path
     named = f"{prefix or uuid.uuid4().hex[:8]}-{name}"
+    # A name that would be too long is cut in its middle: by its ending the file is read.
     fits = len(os.fsencode(named)) <= 255
     return folder / (named if fits else f"{named[:9]}{name[-50:]}")
 
@@ -179,6 +183,7 @@ def _lies_in(path: Path, inbox: Path | None) -> bool:
     try:
         return (
             inbox is not None
+            # resolve() follows links among the folders of the path, is_symlink looks at the file: neither may lead out.
             and path.resolve().is_relative_to(inbox.resolve())
             and not path.is_symlink()
             and path.is_file()

@@ -84,6 +84,7 @@ class IncomingFile:
         self._settings = settings
         folder = settings.scenes_dir / INCOMING
         folder.mkdir(parents=True, exist_ok=True)
+        # By the declared length, before the first byte. It may be missing or wrong, so `write` asks again.
         check_room(settings, expected or 0)
         self.path = folder / f"{uuid.uuid4().hex}.part"
         self.bytes = 0
@@ -208,14 +209,17 @@ def accept(
         key = scene_key(file.sha256, config.model, config.options)
         pixels: int | None = None
         while True:
+            # By the key first: bytes that are known need no probe and no room.
             known = ledger.scenes.by_key(key)
             if known is not None and known.state not in RETRYABLE_STATES:
                 return Accepted(known, is_new=False)
+            # Once, however often the loop turns: the file is the same.
             if pixels is None:
                 target = target_of(settings, config.manifest)
                 pixels = probes.judge(file.path, options_of(settings, config.manifest), target)
                 check_demand(settings, config.manifest, pixels, free_up)
             row = known or _new_row(ledger, config, file, delivery, pixels)
+            # What is slow happens before the transaction: inside it a rename is left.
             staged.describe(row)
             accepted = _take(ledger, staged, row, delivery, is_known=known is not None)
             if accepted is not None:
@@ -236,6 +240,7 @@ def _take(ledger: Ledger, staged: _Staged, row: SceneRow, delivery: Delivery, *,
         queued = ledger.scenes.retry(row.id, delivery.priority, put)
     else:
         added = ledger.scenes.add(row, put)
+        # Another id: the same bytes came by another request in between.
         queued = added if added.id == row.id else None
     if queued is None:
         return None
@@ -274,6 +279,7 @@ def change_priority(settings: Settings, ledger: Ledger, row: SceneRow, priority:
     folder, temporary = settings.scenes_dir / row.id, settings.scenes_dir / INCOMING / f"{uuid.uuid4().hex}.json"
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
+        # Whole and synced before the transaction, which only renames it.
         content = json.dumps(facts_of(replace(row, priority=priority)), indent=1).encode()
         replace_file(temporary, content)
         return ledger.scenes.set_priority(row.id, priority, lambda: temporary.replace(folder / FACTS_FILE))
@@ -296,6 +302,7 @@ def move_aside(folder: Path, temporary: Path) -> Path | None:
     The quick part of :func:`erase_folder`, for a transaction.
     """
     temporary.mkdir(parents=True, exist_ok=True)
+    # A random part: the same scene may be moved aside twice before the first one is removed.
     moved = temporary / f"{folder.name}.{uuid.uuid4().hex}.gone"
     try:
         folder.rename(moved)
@@ -354,6 +361,7 @@ class _Staged:
         """
         final = self._settings.scenes_dir / scene_id
         try:
+            # A file replaces a file in one step. Folders cannot be replaced so: the old one moves aside first.
             if (final / SCENE_FILE).is_file() and (self.folder / SCENE_FILE).is_file():
                 (self.folder / SCENE_FILE).replace(final / SCENE_FILE)
                 synced_folder(final)

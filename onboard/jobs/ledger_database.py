@@ -45,6 +45,7 @@ ALTER TABLE scenes RENAME COLUMN deaths TO crashes;
 UPDATE scenes SET pixels = 0 WHERE state IN ('queued', 'running');
 """
 # Since version 4: models that come up the link, and which one is active.
+# Its index lets at most one row be active, whatever a process does.
 _MODELS = """
 CREATE TABLE IF NOT EXISTS models (
     id TEXT PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, name TEXT NOT NULL, version TEXT NOT NULL,
@@ -80,11 +81,13 @@ class LedgerDatabase(Database):
         Raises:
             LedgerBusy, StorageError, LedgerDamaged: as :meth:`Database.writing`.
         """
+        # What an earlier transaction noted before it failed must not be written with this one.
         self._note = Note(0)
         with self.writing():
             before = self.reached()
             yield
             number = self.reached()
+        # After the commit: the mark must never be ahead of the ledger, nor its sync hold the lock.
         if number != before:
             self._mark.note(replace(self._note, number=number))
 

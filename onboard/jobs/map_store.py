@@ -93,6 +93,7 @@ class MapStore:
             if row is None:
                 return False
             self._database.change("UPDATE maps SET delivered = ? WHERE id = ?", self._database.next_number(), map_id)
+            # With the map's digest: a receipt that comes back after a loss counts only for a map of the same bytes.
             self._database.mark_receipt(map_id, str(json.loads(row["assets"]).get("map.tif", {}).get("sha256", "")))
         return True
 
@@ -103,6 +104,7 @@ class MapStore:
         """
         with self._database.numbered():
             now = self._database.first("SELECT sequence, delivered FROM maps WHERE id = ?", row.id)
+            # Since the caller looked, the scene may have been mapped again: that map is not the one to be dropped.
             if now is None or now["sequence"] != row.sequence:
                 return False
             self._database.change("DELETE FROM maps WHERE id = ?", row.id)
@@ -140,6 +142,7 @@ class MapStore:
     def while_unlisted(self, map_id: str, change_files: FileChange) -> bool:
         """Calls ``change_files`` while no map of this id is listed or being made; False, and no call, otherwise."""
         with self._database.writing():
+            # A running scene may publish into this folder at any moment.
             if self.holds(map_id) or self._scenes.state_of(map_id) == "running":
                 return False
             change_files()
@@ -147,6 +150,7 @@ class MapStore:
 
     def _insert(self, row: MapRow) -> None:
         self._database.change(
+            # OR IGNORE: a map that is listed keeps its row, and with it its receipt.
             "INSERT OR IGNORE INTO maps (id, sequence, priority, assets, item) VALUES (?, ?, ?, ?, ?)",
             row.id, self._database.next_number(), PRIORITIES.index(row.priority), json.dumps(row.assets),
             json.dumps(row.item),

@@ -59,6 +59,7 @@ class MappingConfig:
         if not heads:
             return self
         manifest = with_wanted_heads(self.manifest, heads)
+        # As asked for, with heads that this model lacks: the scene keeps its wish while other models come and go.
         options = json.loads(self.options) | {HEADS: list(heads)}
         return MappingConfig(manifest.model.sha256, identity_bytes(options).decode(), manifest)
 

@@ -55,10 +55,12 @@ def map_request_of(
         head_quicklook=settings.head_quicklook,
         batch=settings.batch,
         halo=settings.halo_px,
+        # The folder has the scene's own id: what stands there can only be an earlier map of this scene.
         overwrite=True,
         areas=areas,
         earlier=earlier,
         polygons=polygon_formats(settings.polygons),
+        # The item keeps what the ledger knew of the scene: a map whose ledger is lost is adopted by it.
         own={"delivery": facts_of(row)},
     )
 
@@ -99,6 +101,7 @@ def figures_of(summary: MapSummary, measured: Mapping[str, Any]) -> dict[str, An
 
 def shares_of(summary: MapSummary, manifest: Manifest) -> dict[str, Mapping[str, float]]:
     """By head, shares of the map's pixels by class; the head of a model of one graph is ""."""
+    # "The map" of the summary is that of the first head; further heads have their own shares.
     first = manifest.opened_heads[0].name if manifest.opened_heads else ""
     return {first: summary.class_shares, **{head.name: head.class_shares for head in summary.further}}
 

@@ -100,6 +100,8 @@ class ModelStore:
     def last_good(self) -> ModelRow | None:
         """The model to go back to: that on standby which was active last, else the shipped one."""
         row = self._database.first(
+            # A model that never mapped is no better than the one that fails, so has_proved comes first. At equal rank
+            # the shipped one wins: "shipped" sorts before "uplink".
             "SELECT * FROM models WHERE state = 'standby' ORDER BY has_proved DESC, activated DESC, origin LIMIT 1"
         )
         return None if row is None else _model(row)
@@ -142,6 +144,7 @@ class ModelStore:
         with self._database.numbered():
             number = self._database.next_number()
             known = self.get(row.id)
+            # The row of earlier settings may be the active one: then none is, and the new one is activated below.
             self._database.change("DELETE FROM models WHERE origin = 'shipped' AND id != ?", row.id)
             if known is None:
                 self._insert(replace(row, sequence=number, changed=number))
@@ -166,6 +169,7 @@ class ModelStore:
     def begin_check(self, model_id: str) -> int:
         """Counts a verification that begins; returns how many began without an end, this one included."""
         with self._database.writing():
+            # Counted before it begins: one that brings the process down has been counted all the same.
             self._database.change("UPDATE models SET checks = checks + 1 WHERE id = ? AND state = 'received'", model_id)
             row = self._database.first("SELECT checks FROM models WHERE id = ?", model_id)
         return 0 if row is None else int(row["checks"])
@@ -222,10 +226,9 @@ class ModelStore:
             row, successor = self.get(model_id), self.last_good()
             if row is None or row.state != "active" or row.failures < limit or successor is None:
                 return None
-            if row.origin == "shipped":
-                self._change(model_id, "replace", f"{row.failures} failures in a row, the last: {problem}")
-            else:
-                self._change(model_id, "fall_back", f"{row.failures} failures in a row, the last: {problem}")
+            # Back to standby, never retired: behind all others there must be one model that can be opened.
+            change = "replace" if row.origin == "shipped" else "fall_back"
+            self._change(model_id, change, f"{row.failures} failures in a row, the last: {problem}")
             self._activate(successor.id, f"the way back from {row.title}")
             return self.get(successor.id)
 

@@ -32,6 +32,7 @@ def map_row_of(folder: Path, *, sequence: int = 0) -> MapRow | None:
         assets = _assets(folder, item)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    # A row must not promise bytes that are not there: the ground would fetch them and find the digest wrong.
     if MAP_FILE not in assets or any(sha256_file(folder / name) != assets[name]["sha256"] for name in maps_of(item)):
         return None
     assets[MAP_FILE]["heads"] = prefixes_of(folder / MAP_FILE)
@@ -53,6 +54,7 @@ def _assets(folder: Path, item: dict[str, Any]) -> dict[str, dict[str, Any]]:
         name = str(asset["href"]).removeprefix("./")
         if "/" in name or (folder / name).stat().st_size != asset["file:size"]:
             raise ValueError(name)
+        # A multihash in STAC's file extension: 0x12 means SHA-256, 0x20 its 32 bytes.
         assets[name] = {"bytes": asset["file:size"], "sha256": str(asset["file:checksum"]).removeprefix("1220")}
     path = folder / ITEM_FILE
     assets[ITEM_FILE] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}

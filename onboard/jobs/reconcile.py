@@ -15,7 +15,7 @@ from typing import Final
 from engines.files import synced_folder
 from onboard.errors import LedgerDamaged, SceneRefused
 from onboard.jobs.erase import erase_canvases, erase_scene
-from onboard.jobs.highwater import Mark, read_mark
+from onboard.jobs.highwater import LARGEST, Mark, read_mark
 from onboard.jobs.intake import INCOMING, erase_folder, read_facts, readable
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_config import MappingConfig
@@ -28,8 +28,6 @@ from onboard.settings import Settings
 
 _A_LEDGERS: Final = 10**10
 """Numbers between the beginnings of two ledgers: 300 years at a number a second."""
-_LARGEST: Final = 2**53
-"""Whole numbers beyond are rounded by readers of JSON that keep them as floats."""
 
 
 def open_ledger(settings: Settings) -> Ledger:
@@ -41,6 +39,7 @@ def open_ledger(settings: Settings) -> Ledger:
     """
     path = settings.ledger_path
     mark = read_mark(path)
+    # What is said where a ledger stands aside already and the new one is empty: the power went between the two.
     problem = "the power went before there was a new one"
     _remove_temporaries(settings)  # they may be what fills the disk
     try:
@@ -56,6 +55,7 @@ def open_ledger(settings: Settings) -> Ledger:
         ledger = Ledger(path)
     reached = ledger.reached()
     aside = max(_asides(path), key=_number_of, default=None)
+    # A new ledger in place of one set aside: above all numbers of that one, or the ground would skip what comes next.
     if aside is not None and reached == 0:
         ledger.skip_to(max(_beyond(aside), mark.number))
         ledger.events.log("error", "ledger-rebuilt", f"the ledger was damaged ({problem}); it is kept as {aside.name}")
@@ -67,6 +67,7 @@ def open_ledger(settings: Settings) -> Ledger:
             "damaged; numbers go on above, receipts and cancellations come back from the high-water mark",
         )  # fmt: skip
     _renew_mark(ledger, mark)
+    # What the log holds was checked just now; in the file one flipped bit cannot take it back any more.
     ledger.checkpoint(wait_s=5.0)
     return ledger
 
@@ -102,7 +103,9 @@ def reconcile(
     synced_folder(settings.data_dir.parent)
     _remove_temporaries(settings)
     mark = read_mark(settings.ledger_path)
+    # Before maps are adopted: the map of a scene whose cancellation was lost must not be listed again.
     unknown = _decide_again(settings, ledger, mark)
+    # No worker runs yet: what is running was begun by one that is no more.
     for row in ledger.scenes.running():
         ledger.scenes.requeue(row.id)
     for folder in _folders(settings.scenes_dir):
@@ -132,6 +135,7 @@ def _decide_again(settings: Settings, ledger: Ledger, mark: Mark) -> list[str]:
             continue  # the ledger knows of it, or of something later
         elif is_cancelled:
             _restored(ledger, "cancellation", name, ledger.scenes.cancel(name) is not None)
+        # A new attempt needs the file. Without it the scene stays as the ledger has it.
         elif scene_file(settings.scenes_dir / name).is_file():
             _restored(ledger, "new attempt", name, ledger.scenes.retry(name, row.priority) is not None)
     return unknown
@@ -192,7 +196,7 @@ def _beyond(aside: Path) -> int:
             reached = int(base.execute("SELECT value FROM counter").fetchone()[0])
     except (sqlite3.Error, TypeError, ValueError):
         reached = 0
-    if reached >= _LARGEST:  # what a damaged page says
+    if reached >= LARGEST:  # what a damaged page says
         reached = 0
     return max(reached, _number_of(aside) * _A_LEDGERS + max(0, int(time.time())))
 
@@ -230,6 +234,7 @@ def _digest(folder: Path) -> str | None:
 
 def _adopt_map(ledger: Ledger, folder: Path) -> None:
     known = ledger.maps.get(folder.name)
+    # By the time in its item: digests would read every map whole at every start.
     if known is not None and _created(folder) in (None, known.item.get("properties", {}).get("created")):
         return
     row = map_row_of(folder)
@@ -286,6 +291,7 @@ def _report_missing_maps(settings: Settings, ledger: Ledger) -> None:
         after = rows[-1].sequence
         for row in rows:
             folder = settings.maps_dir / row.id
+            # By size alone: bytes that changed are found by the scrub (onboard/downlink/map_scrub.py) or by the ground.
             gone = [name for name, facts in row.assets.items() if not _is_whole(folder / name, int(facts["bytes"]))]
             if not gone:
                 continue
@@ -308,6 +314,7 @@ def _erase_leftovers(settings: Settings, ledger: Ledger) -> None:
         elif state == "mapped" and not settings.keep_scenes:
             erase_folder(folder, settings.scenes_dir / INCOMING)
     for folder in _folders(settings.maps_dir):
+        # It does nothing unless the scene is cancelled.
         erase_scene(settings, ledger, folder.name)
 
 
@@ -319,6 +326,7 @@ def _retarget(ledger: Ledger, config: MappingConfig, is_under_way: Callable[[Sce
             wanted = config.asking(row.heads)
             if (row.model, row.options) == (wanted.model, wanted.options):
                 continue
+            # A canvas that stands holds tiles of the model that began it: that model ends the scene.
             if not is_under_way(row):
                 retarget_scene(ledger, row, config)
 

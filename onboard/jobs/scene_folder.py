@@ -20,6 +20,7 @@ def scene_file(folder: Path) -> Path:
         return single
     try:
         return main_file(files_below(folder / FILES))
+    # That path does not exist, so every caller takes the scene for missing.
     except SceneRefused:
         return single
 
@@ -35,6 +36,7 @@ def main_file(files: Sequence[Path]) -> Path:
     Raises:
         SceneRefused: there is none, or more than one.
     """
+    # A product's tiles are GeoTIFFs as well: where there is a description, it opens the scene.
     described = [path for path in files if names_tiles(path)]
     candidates = described or [path for path in files if path.suffix.lower() in TIFF_ENDINGS]
     where = files[0] if files else Path("delivery")

@@ -174,6 +174,7 @@ class SceneStore:
 
     def set_waiting_reason(self, scene_id: str, reason: str | None) -> bool:
         """Notes why a queued scene is not started, or that it may be (None); False where that was known."""
+        # Read before a transaction is begun: it is asked again and again, and most often nothing has changed.
         row = self._database.first("SELECT waiting_reason FROM scenes WHERE id = ? AND state = 'queued'", scene_id)
         if row is None or row[0] == reason:
             return False
@@ -245,11 +246,13 @@ class SceneStore:
     def retry(self, scene_id: str, priority: str, change_files: FileChange | None = None) -> SceneRow | None:
         """Queues a new attempt, for which ``change_files`` puts the files in place; None if it cannot be retried."""
         with self._database.numbered():
+            # Its crashes were of an earlier attempt, or of a file that is replaced now.
             is_done = self.change_state(
                 scene_id, TRANSITIONS["retry"], "crashes = 0, priority = ?", PRIORITIES.index(priority)
             )
             if not is_done:
                 return None
+            # In the mark too: after a loss, an older cancellation there must not win over this attempt.
             self._database.mark_queued_again(scene_id)
             if change_files is not None:
                 change_files()
@@ -258,6 +261,7 @@ class SceneStore:
     def cancel(self, scene_id: str) -> str | None:
         """Any state but cancelled to cancelled; returns the state before, None where nothing was changed."""
         with self._database.numbered():
+            # Within the transaction: the state that is given back is the one that was changed.
             state = self.state_of(scene_id)
             if state not in TRANSITIONS["cancel"].before:
                 return None
@@ -268,6 +272,7 @@ class SceneStore:
     def record_crash(self, scene_id: str, limit: int) -> bool:
         """Counts an end of the worker against a scene; True if the limit is reached and it is quarantined."""
         with self._database.numbered():
+            # Counted in any state: by now the scene is queued again. Whether it can be quarantined the transition says.
             self._database.change("UPDATE scenes SET crashes = crashes + 1 WHERE id = ?", scene_id)
             row = self._database.first("SELECT crashes FROM scenes WHERE id = ?", scene_id)
             if row is None or row["crashes"] < limit:
@@ -298,6 +303,7 @@ class SceneStore:
         Returns:
             False, and nothing is changed, where the scene is in no state that the transition begins from.
         """
+        # A reason to wait holds for one stay in the queue, a problem until the next attempt: both are set anew here.
         marks = ", ".join("?" * len(transition.before))
         more = f"{columns}, " if columns else ""
         changed = self._database.change(

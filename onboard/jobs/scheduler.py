@@ -37,6 +37,7 @@ class SceneScheduler:
 
     def next(self, manifest: Manifest) -> SceneRow | None:
         """The first queued scene in its turn that can be started now, None if there is none."""
+        # A scene that does not fit is passed over: small ones behind a large one must not wait for the next pass.
         for row in self.ledger.scenes.queue():
             if self._fits(manifest, row):
                 return row
@@ -46,6 +47,7 @@ class SceneScheduler:
         """Between batches of another scene: those that wait aside and fit now may be started again."""
         if time.monotonic() - self._reviewed >= REVIEW_S:
             self._reviewed = time.monotonic()
+            # A scene that waits aside interrupts a less urgent one only once its reason to wait is gone.
             for row in self.ledger.scenes.waiting_aside():
                 self._fits(manifest, row)
 

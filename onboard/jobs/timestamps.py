@@ -19,6 +19,7 @@ def timestamp() -> dict[str, Any]:
     return {
         "utc": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "boot_id": _boot_id(),
+        # BOOTTIME, not MONOTONIC: it counts the time in which the machine was suspended too.
         "uptime_s": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
         "clock_synchronised": is_synchronised(),
     }

@@ -26,6 +26,8 @@ EVENT_STATES = ("orbit", "hot", "peak", "quiet", "blind")
 """Those that are written as events; "pacing" comes and goes by design."""
 STALE_S = 5.0
 """Age at which a measurement is none."""
+# A larger store lets bursts through at the start of a window; a smaller one asks for turns that are shorter than
+# least_period_s allows (docs/decisions/0006).
 STORE_SHARE = 0.008
 """Of a window's energy: how far the store may carry work above the mean."""
 HYSTERESIS_K = 2.0
@@ -144,6 +146,7 @@ class Governor:
 
     def __post_init__(self) -> None:
         self._rest_w = self.idle_w
+        # Neither full nor empty: nobody knows what was drawn before.
         self._store_j = self._store_most_j / 2
 
     def set_idle_power(self, watts: float) -> None:
@@ -188,6 +191,7 @@ class Governor:
         self._work_w = state["work_w"]
         self._orbit_began_s = now_s - (state["orbit_s"] or 0.0) - silent_s
         self._orbit_j, self._store_j = state["orbit_j"] or 0.0, state["store_j"] or 0.0
+        # The largest power that is known: the time that nobody counted is taken for work.
         assumed = [watts for watts in (self._work_w, self._rest_w, self.limits.mean_w) if watts is not None]
         self._account(max(assumed, default=0.0), silent_s, now_s)
 
@@ -197,6 +201,7 @@ class Governor:
         if self._since_s is None:
             self._since_s, self._working = now_s, decision.work
         half_s = self.limits.least_period_s / 2
+        # Only matters of pace finish their turn. Heat, peak, quiet hours and a spent orbit stop work at once.
         is_held = decision.state in ("pacing", "blind", "working") and now_s - self._since_s < half_s
         if decision.work != self._working:
             if is_held:
@@ -271,6 +276,7 @@ class Governor:
 
     def _blind(self, now_s: float, missing: str) -> Decision:
         period, duty = self.limits.least_period_s, self.limits.safe_duty
+        # So long that the shorter of work and rest lasts half a period: `decide` holds each of them for that time.
         period = max(period, period / 2 / max(min(duty, 1 - duty), 1e-6)) if 0 < duty < 1 else period
         work = math.fmod(now_s, period) < duty * period
         text = f"{missing} cannot be read: {100 * duty:g} % of the time is worked"
@@ -296,6 +302,7 @@ class Governor:
 
     def _update_temperature(self, at_s: float, heat_c: float, hot_c: float) -> None:
         """Smooths the sensor's noise, which would otherwise stop work early, and keeps the hysteresis."""
+        # After a silence the old value says nothing: the new one counts alone.
         if self._heat is not None and at_s - self._heat[0] <= STALE_S:
             share = 1 - math.exp((self._heat[0] - at_s) / _SMOOTH_S)
             heat_c = self._heat[1] + share * (heat_c - self._heat[1])
@@ -309,6 +316,7 @@ class Governor:
             self._store_j = min(self._store_most_j, self._store_j + (limits.mean_w - watts) * span_s)
         if self._orbit_began_s is not None:
             self._orbit_j += watts * span_s
+            # A silence may span orbits: the new one has only the energy that fell into it.
             while now_s - self._orbit_began_s >= limits.orbit_s:
                 over = now_s - self._orbit_began_s - limits.orbit_s
                 self._orbit_began_s += limits.orbit_s
@@ -316,6 +324,7 @@ class Governor:
 
     def _learn(self, watts: float, span_s: float, now_s: float) -> None:
         """Learns the power of work and of rest, once a state has lasted long enough."""
+        # Readings lag: just after a change they still show the state before.
         if self._since_s is None or now_s - self._since_s < 3.0:
             return
         share = 1 - math.exp(-min(span_s, 1.0) / _LEARN_S)  # after a silence one reading is still one reading
@@ -352,9 +361,11 @@ class ModeLadder:
             return ""
         if self._since_s is None:
             self._since_s = now_s
+        # The beginning of a stop counts, not its length.
         if decision.state in ("hot", "peak") and decision.state != self._state:
             self._stops = [at for at in self._stops if now_s - at <= self.calm_s] + [now_s]
             if len(self._stops) >= self.patience and self._step < len(self.modes) - 1:
+                # Counted anew on each step: the weaker mode has to show by itself whether it is enough.
                 self._step, self._stops, self._since_s = self._step + 1, [], now_s
         elif self._step and now_s - max([self._since_s, *self._stops]) > self.calm_s:
             self._step, self._since_s = self._step - 1, now_s

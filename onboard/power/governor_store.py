@@ -38,12 +38,14 @@ class GovernorStore:
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 state = self._governor.state(now_s) | {"tick": message.tick}
+                # Not synced: every ten seconds that would wear the storage.
                 replace_file(self._path, json.dumps(state).encode(), durable=False)
 
     def _take_up(self, tick: int, now_s: float) -> None:
         try:
             noted = json.loads(self._path.read_text(encoding="utf-8"))
             silent_s = (tick - int(noted["tick"])) / 1000
+            # A tick that fell back is that of another history: how long the silence was cannot be told.
             if silent_s >= 0:
                 self._governor.resume(noted, silent_s, now_s)
         except (OSError, ValueError, KeyError, TypeError):

@@ -6,7 +6,6 @@ A line is shorter than PIPE_BUF, so that it is written whole or not at all; reas
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -50,6 +49,7 @@ class TelemetryMessage:
 
     def line(self) -> bytes:
         """As JSON, ended by a newline, under LONGEST_LINE bytes."""
+        # What can be done without goes first: reasons are for people, readings are for the governor too.
         without_reasons = replace(self, readings=[[*row[:4], ""] for row in self.readings])
         for message in (self, without_reasons, replace(self, readings=())):
             line = json.dumps({"measured": asdict(message)}, separators=(",", ":")).encode() + b"\n"
@@ -65,6 +65,7 @@ class TelemetryMessage:
     def main_power_w(self) -> float | None:
         """Of the main rail, now."""
         for quantity, rail, _, value, _ in self.readings:
+            # A reading without a value is null with a reason: no power, not a power of zero.
             if f"{quantity}:{rail}" == self.main and isinstance(value, (int, float)):
                 return float(value)
         return None
@@ -84,15 +85,14 @@ class TelemetryReceiver:
     def __init__(self) -> None:
         self._last = TelemetryMessage()
         self._heard: float | None = None
-        self._lock = threading.Lock()
 
     def take(self, line: bytes | str) -> bool:
         """Takes a line if it is one."""
         message = telemetry_message_of(line)
         if message is None:
             return False
-        with self._lock:
-            self._last, self._heard = message, time.monotonic()
+        # Without a lock: each name is replaced whole, and a message with the age of the one before does no harm.
+        self._last, self._heard = message, time.monotonic()
         return True
 
     def listen(self, lines: Iterable[bytes]) -> None:

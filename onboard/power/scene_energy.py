@@ -67,6 +67,7 @@ class SceneEnergy:
     def energy(self) -> Energy:
         """Energy of all runs so far; time without a measurement is in its gap."""
         joined = self._before[0].plus(self._run)
+        # At least 0: time is counted here, energy by the sampling process in steps of half a second.
         return Energy(joined.joules, joined.covered_s, max(0.0, self._seconds - joined.covered_s), joined.peak_w)
 
     def note(self) -> None:
@@ -112,5 +113,6 @@ def _read(path: Path) -> tuple[Energy, float, tuple[float, float] | None]:
         heat = record["heat"]
         energy = Energy(float(record["joules"]), float(record["covered_s"]), 0.0, record["peak_w"])
         return energy, float(record["seconds"]), None if heat is None else (float(heat[0]), float(heat[1]))
+    # No file at a scene's first run; a damaged one costs the figures of earlier runs and not the scene.
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return Energy(), 0.0, None

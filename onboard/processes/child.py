@@ -40,6 +40,7 @@ def run_child(name: str, option: str, work: Callable[[int | None], None]) -> Non
     parser.add_argument(option, type=int, dest="out")
     arguments = parser.parse_args()
     if arguments.parent is not None:
+        # Before anything else: a supervisor that is killed while this one starts must leave no orphan.
         end_with_parent(arguments.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
@@ -59,6 +60,7 @@ def _exit_code(error: Exception) -> int:
 def write_line(out: int, line: bytes = ALIVE) -> None:
     """Writes a line to the supervisor; a pipe that is full or closed is not waited for."""
     try:
+        # A lost line does no harm: the next one comes half a second later.
         os.write(out, line)  # under PIPE_BUF: whole or not at all
     except (BlockingIOError, BrokenPipeError):
         return

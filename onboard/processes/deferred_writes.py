@@ -43,11 +43,13 @@ class DeferredWrites:
         while self._writes:
             try:
                 self._writes[0](self._ledger)
+            # The write stays first in line: events keep their order, and the next turn tries again.
             except OnboardError as error:
                 if str(error) != self._problem:
                     log.warning("%d writes wait for the ledger: %s", len(self._writes), error)
                 self._problem = str(error)
                 return
+            # A fault of our own in the write would fail for ever and hold up those behind it.
             except Exception:
                 log.exception("a write into the ledger failed and is dropped")
             self._problem = ""

@@ -115,11 +115,14 @@ class EngineGuard(EngineHealth):
             EngineError: it cannot be opened, or does not compute what the reference does.
         """
         self.close()  # first: a board's memory need not hold two engines
+        # The runtime's libraries come first: what they allocate when they are loaded is none of the engine's constants.
         self._prepare()
+        # Inside, the opening allocates in new memory only, so its pages can be told apart (docs/radiation.md).
         with self._scrub.opening() if self._scrub is not None else nullcontext():
             engine = self._open()
             try:
                 self._verify(engine)
+                # The golden tile said that this is the model. From here on the engine's own first answer counts.
                 self._self_check = SelfCheck.of(engine)
             except BaseException:
                 engine.close()
@@ -171,6 +174,7 @@ class EngineGuard(EngineHealth):
             EngineError: its answer differs as well, or it failed.
         """
         engine = self.engine
+        # The watch asks for an answer: in small blocks a change counts only if it stays while the engine infers.
         change = None if self._watch is None else self._watch.changed(self._check_answer)
         if change is not None:
             # A right answer says that the change may be no fault: the alarm is noted, the engine goes all the same.
@@ -211,12 +215,15 @@ class EngineGuard(EngineHealth):
             text = f"{engine.backend} does not repeat itself bit for bit; it is held to {check.least_agreement:.4%}"
             self.log_event("warning", "engine-inexact", text)
         self._watch = constants_watch(engine, self._scrub)
+        # Once a worker, not at each opening: it is a property of the backend.
         if self._schedule.scrub_s > 0 and self._watch.unavailable is not None and not self._reported_unwatched:
             self._reported_unwatched = True
             ecc = f"; error correction of the GPU's memory: {ecc_state()}" if engine.backend == "tensorrt" else ""
             self.log_event("info", "constants-unwatched", f"{self._watch.unavailable}{ecc}")
+        # A GPU's watch reads no pages: there is nothing to settle.
         if self._scrub is None or self._watch is not self._scrub or check is None:
             return
+        # Different tiles, in batches as in service: what an inference writes to is forgotten now and raises no alarm.
         for tiles in (golden_tiles(engine, min(self._schedule.batch, engine.max_batch)), check.tiles):
             engine.infer(tiles)
             self._scrub.learn(_SETTLING_LOOKS)

@@ -46,9 +46,11 @@ def open_until_right(
         except EngineError as error:
             heartbeat.suspend_watchdog(0)
             heartbeat.change(engine="lost", engine_problem=str(error))
+            # One event for the whole outage: tries every half minute would push older events out.
             if not has_failed:
                 ledger.events.log("error", "engine-lost", f"{error}; scenes wait, it is tried again")
             has_failed = True
+            # Another model's turn: it is opened at once, and no recovery command is run for this one.
             if failed(error):
                 continue
             # A reboot does not correct a wrong setting.
@@ -84,5 +86,6 @@ def rest(seconds: float, beat: Callable[[], None], stop: threading.Event) -> Non
     """Waits, with heartbeats, for so long or until ``stop`` is set."""
     end = time.monotonic() + seconds
     while not stop.is_set() and (left := end - time.monotonic()) > 0:
+        # Waiting for the next try is no hang: the supervisor must hear so, or it kills the worker.
         beat()
         stop.wait(min(left, 0.5))

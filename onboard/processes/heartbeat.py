@@ -78,6 +78,7 @@ class HeartbeatReceiver:
         """Takes a line if it is a heartbeat."""
         heartbeat = heartbeat_of(line)
         if heartbeat is not None:
+            # Without a lock: each name is replaced whole, and a beat with the age of the one before does no harm.
             self._last, self._heard = heartbeat, time.monotonic()
 
     @property
@@ -116,6 +117,7 @@ class HeartbeatWriter:
         self._suspended_until = 0.0
         self.state = Heartbeat(pid=os.getpid())
         if descriptor is not None:
+            # Daemon: a process that ends must not wait for it.
             threading.Thread(target=self._beat_while_suspended, name="heartbeat", daemon=True).start()
 
     def suspend_watchdog(self, seconds: float) -> None:
@@ -157,6 +159,7 @@ class HeartbeatWriter:
         if self._descriptor is None or (not force and now - self._last < self._every_s):
             return
         self._last = now
+        # The engine's thread beats, or the one above; reader and writer note stages and tiles meanwhile.
         with self._lock:
             ago = None if self._checked is None else round(now - self._checked, 3)
             rate = self._rate(now)
@@ -179,6 +182,7 @@ class HeartbeatWriter:
                 self.beat()
 
     def _rate(self, now: float) -> float | None:
+        # Here and not where tiles are added: a minute without tiles must bring the rate down as well.
         while self._tiles and now - self._tiles[0][0] > self.MINUTE_S:
             self._tiles.popleft()
         if not self._tiles:

@@ -39,7 +39,6 @@ class ModelChoice:
         self._settings, self._ledger, self._open_engine = settings, ledger, open_engine
         self._pinned: ActiveModel | None = None
         self._unable: set[str] = set()
-        self._is_reported = False
         self.opened = ActiveModel()
         self._heads: tuple[str, ...] = ()
         self._opened_heads: tuple[str, ...] = ()
@@ -74,30 +73,30 @@ class ModelChoice:
         if self._config is None:
             self._config = MappingConfig.of(self._settings, self.opened.folder)
         wanted = self._config.asking(scene.heads)
+        # The model is right. Its graph is joined of the heads that were asked for: other heads mean another opening.
         if (scene.model, scene.options) == (wanted.model, wanted.options):
             if _heads_of(wanted.manifest) == self._opened_names:
                 return True
             self._heads = scene.heads
             return False
+        # A scene with a canvas ends with the model that began it: tiles of two models must not meet in one map.
         owner = model_under_way(self._settings, self._ledger, scene)
         if owner is not None and owner.id not in self._unable | {self.opened.id}:
             is_active = owner.id == self._ledger.models.active_id()
             self._pinned = None if is_active else owner
             return False
+        # An older model is open for scenes under way, and this scene is none of them: back to the active model first.
         if self._pinned is not None:
             self._pinned = None
             return False
         retarget_scene(self._ledger, scene, self._config)
         return False
 
-    def opened_right(self) -> None:
-        """The model that is open computes right."""
-        self._is_reported = False
-
     def failed(self, error: EngineError) -> bool:
         """Counts a failure of the model that is open; True where another one is to be opened now."""
         if self._pinned is not None:
             log.warning("a scene under way cannot end with the model that began it: %s", error)
+            # No failure of the active model. Scenes that the pinned one began start anew with the active one.
             self._unable.add(self._pinned.id)
             self._pinned = None
             return True
@@ -115,6 +114,7 @@ class ModelChoice:
             scene_id: of the scene.
         """
         row = self._ledger.models.get(self.opened.id)
+        # The usual case, after every scene: nothing to write.
         if row is None or (row.has_proved and not row.failures):
             return
         if not any(sum(classes.values()) for classes in shares.values()):
@@ -139,6 +139,7 @@ def _heads_of(manifest: Manifest) -> list[str]:
 
 def _is_the_models(error: EngineError, *, has_proved: bool) -> bool:
     """Whether the model may be to blame, rather than a flipped bit or a device that was lost for a while."""
+    # It computed right at its opening: what changed since is the memory, not the model.
     if isinstance(error, (AnswerChanged, ConstantsChanged)):
         return False
     return not (has_proved and isinstance(error, InferenceFailed) and error.retryable)

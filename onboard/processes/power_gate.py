@@ -44,6 +44,7 @@ class PowerGate:
         heartbeat = self._heartbeat.state
         if (decision.state, decision.why, mode) != (heartbeat.governor, heartbeat.governor_why, heartbeat.wanted_mode):
             self._heartbeat.change(governor=decision.state, governor_why=decision.why, wanted_mode=mode)
+        # Pacing comes and goes every few seconds by design: it is no event.
         state = decision.state if decision.state in EVENT_STATES else ""
         if state != self._event_state:
             self._event_state = state
@@ -57,6 +58,7 @@ class PowerGate:
         message = self._telemetry.last
         if self._governor.idle_w is None and message.idle_w is not None:
             self._governor.set_idle_power(message.idle_w)
+        # Before the measurement is added: the first message restores the state that it continues.
         self._store.update(message, message.monotonic_s)
         self._governor.add_measurement(Measurement(message.monotonic_s, message.main_power_w(), message.hottest_c))
 

@@ -35,6 +35,7 @@ class Recovery:
         """Starts it if it is time, and does not wait for it; True if it was started."""
         if self._command is None or not self._is_time():
             return False
+        # Noted first: the command may reset the machine at once.
         self._memory.write_text(json.dumps(dict(self._now())), encoding="utf-8")
         try:
             words = shlex.split(self._command)
@@ -51,6 +52,7 @@ class Recovery:
             last = json.loads(self._memory.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return True
+        # Unreadable: taken for a run of another boot, so that the machine must have been up for long enough.
         except (OSError, ValueError):
             last = {}
         same_boot = last.get("boot_id") == now["boot_id"]

@@ -81,6 +81,7 @@ class Sampling:
         """Writes a sample to the history; every REPORT_S reports it, and writes events for what changed."""
         values = sample.values()
         self.history.add({**values, **self._work(sample.monotonic_s)})
+        # Everything below is for twice a second: at ten samples a second only the history is written.
         if sample.monotonic_s - self._reported_s < REPORT_S:
             return
         self._reported_s = sample.monotonic_s
@@ -163,6 +164,7 @@ class Sampling:
         wanted = self.heartbeat.wanted_mode
         if not wanted or wanted in (self._asked_mode, self._mode):
             return
+        # Noted whatever comes of it: a mode that the service refuses would be asked for twice a second.
         self._asked_mode = wanted
         jtop = next((source for source in self.sampler.sources if isinstance(source, Jtop)), None)
         problem = "there is no jtop here" if jtop is None else jtop.set_mode(wanted, self.modes)
@@ -173,6 +175,7 @@ class Sampling:
 
     def _report(self, now: float, latest: dict[str, Reading]) -> None:
         hottest = hottest_of(list(latest.values()))
+        # Rounded and cut: the line must stay under PIPE_BUF to be written whole (docs/decisions/0006).
         message = TelemetryMessage(
             monotonic_s=round(now, 3), utc_s=round(time.time(), 3), tick=self.history.tick,
             readings=[
@@ -191,12 +194,14 @@ class Sampling:
             },
             idle_w=calibrated_idle_w(self.settings, self._main),
         )  # fmt: skip
+        # A supervisor that is slow or gone loses a line; sampling goes on.
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(self.out, message.line())
 
     def _event(self, severity: str, kind: str, text: str) -> None:
         try:
             self.ledger.events.log(severity, kind, text)
+        # LedgerDamaged passes: it ends this process by its exit code, and the supervisor builds the ledger again.
         except StorageError as error:
             log.warning("%s: %s (%s)", kind, text, error)
 
@@ -212,9 +217,11 @@ def _six_digits(value: float | None) -> float | None:
 
 def sample(settings: Settings, out: int, available: list[Source] | None = None) -> None:
     """Samples until SIGTERM, SIGINT, or the end of the input."""
+    # A pipe that nobody reads must not stop the history.
     os.set_blocking(out, False)
     modes = tuple(name.strip() for name in settings.power_modes.split(",") if name.strip())
     measured = (
+        # jtop is started to set modes; None leaves it to discovery, which starts it where the INA3221 cannot be read.
         available if available is not None else sources(settings.telemetry_root, with_jtop=True if modes else None)
     )
     for source in measured:
@@ -232,6 +239,7 @@ def sample(settings: Settings, out: int, available: list[Source] | None = None) 
                 heartbeat = heartbeat_of(line)
                 if heartbeat is not None:
                     sampling.heartbeat = heartbeat
+            # The input's end: the supervisor is gone.
             sampler.stop()
 
         threading.Thread(target=listen, name="beats", daemon=True).start()

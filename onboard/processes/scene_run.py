@@ -47,10 +47,12 @@ class SceneStopPolicy(StopPolicy):
 
     def before_batch(self) -> None:
         """See :meth:`StopPolicy.before_batch`."""
+        # Batches beat from here on: what was granted for the preparation ends.
         self.heartbeat.suspend_watchdog(0)
         self._look()
         while not self.gate.may_work(urgent=self.row.priority == "urgent"):
             self.stop.wait(GATE_S)
+            # A cancellation or an urgent scene does not wait until there is power again.
             self._look()
 
     def _look(self) -> None:
@@ -58,8 +60,10 @@ class SceneStopPolicy(StopPolicy):
         self.energy.take(self.telemetry.last)
         if self.stop.is_set():
             raise MappingStopped("the service stops")
+        # The ledger is how other processes speak to this run; each question is one read of an index, from memory.
         if self.ledger.scenes.state_of(self.row.id) != "running":
             raise MappingStopped("it was cancelled")
+        # First, since a scene that waited aside may fit now and be the more urgent one.
         self.scheduler.review(self.guard.engine.manifest)
         if self.ledger.scenes.more_urgent_waits(self.row.priority):
             raise MappingStopped("something more urgent waits")

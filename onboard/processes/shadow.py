@@ -59,8 +59,10 @@ class ShadowedEngine(WrappedEngine):
         """See Engine."""
         prediction = self._engine.infer(tiles)
         self._due += self._share
+        # A function, so that tiles are copied only where the candidate takes them.
         if self._due >= 1 and self._candidate.offer(lambda: self._request(tiles, prediction)):
             self._due -= 1
+        # A slow candidate does not catch up later by a burst of tiles.
         self._due = min(self._due, 2.0)
         return prediction
 
@@ -89,6 +91,7 @@ class Candidate:
     def __init__(self, row: ModelRow, folder: str) -> None:
         self.row, self.failure = row, ""
         self.sums: dict[str, Any] = {}
+        # One request at a time: more would be copies of tiles in memory.
         self._work: queue.Queue[ShadowRequest | None] = queue.Queue(1)
         self._is_idle = threading.Event()
         self._is_idle.set()
@@ -111,12 +114,14 @@ class Candidate:
         """Waits for its last answer; returns and clears what was summed up."""
         if not self.failure and not self._is_idle.wait(LAST_ANSWER_S):
             self.failure = f"it did not answer for {LAST_ANSWER_S:g} s"
+        # Idle, or failed: the feeding thread adds nothing to the sums until the next offer.
         sums, self.sums = self.sums, {}
         return sums
 
     def close(self) -> None:
         """Ends process and thread."""
         self._process.kill()  # ends the thread's reading, too
+        # The thread waits for work, or at the pipe that the kill has closed: one of the two wakes it.
         with suppress(queue.Full):
             self._work.put_nowait(None)
         self._thread.join()
@@ -132,6 +137,7 @@ class Candidate:
         assert stdout is not None  # noqa: S101
         while (work := self._work.get()) is not None:
             try:
+                # A candidate that crashes closes its pipes: writing raises OSError, reading gives an empty line.
                 work.write(stdin)  # type: ignore[arg-type]
                 answer = json.loads(stdout.readline() or b'{"failed": "its process ended"}')
             except (OSError, ValueError) as error:
@@ -140,6 +146,7 @@ class Candidate:
                 self.failure = str(answer["failed"])
             else:
                 add_answer(self.sums, answer)
+            # After `failure` is noted: whoever waits in `settle` looks at it next.
             self._is_idle.set()
             if self.failure:
                 return
@@ -160,6 +167,7 @@ class Shadow:
     def beside(self, engine: Engine) -> Engine:
         """The engine for one scene: with a shadow where a verified model waits for it."""
         chosen = self._next(engine.manifest) if self._settings.shadow_scenes else None
+        # Another candidate's turn, or none's: a process that is not needed must not hold its engine's memory.
         if self._candidate is not None and (chosen is None or chosen[0].id != self._candidate.row.id):
             self.close()
         if chosen is None:

@@ -144,6 +144,7 @@ class Supervisor:
             LedgerDamaged: no ledger can be made there.
         """
         check_data_folder(self.settings)
+        # Before the ledger is touched: a second service would queue again what this one's worker is mapping.
         with hold_data_folder(self.settings, SUPERVISOR_LOCK):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
@@ -159,14 +160,17 @@ class Supervisor:
     def _serve(self) -> None:
         """Serves with a ledger that was checked, until a signal stops it or a child finds the ledger damaged."""
         self._is_ledger_doubted = False
+        # No child runs: only so may the mark be rewritten and running scenes be queued again.
         with open_ledger(self.settings) as ledger:
             self._reconcile(ledger)
             ledger.checkpoint(wait_s=5.0)
+        # From here on a connection that hardly waits for its lock: children's silence is measured meanwhile.
         with Ledger(self.settings.ledger_path, TIMEOUT_S) as ledger:
             backlog = DeferredWrites(ledger)
             while not self.stopping and not self._is_ledger_doubted:
                 self._turn_safely(backlog)
             self._end_children()
+            # After the children have ended nobody holds the lock: what waited is written now.
             backlog.turn()
 
     def _reconcile(self, ledger: Ledger) -> None:
@@ -178,6 +182,7 @@ class Supervisor:
     def _turn_safely(self, backlog: DeferredWrites) -> None:
         try:
             self._turn(backlog)
+        # The only end that no restart mends; systemd does not start the service again after it (exit code 2).
         except OptionsRefused:
             raise
         except Exception:
@@ -231,6 +236,7 @@ class Supervisor:
         return None if self._last is None else self._last.scene
 
     def _start(self, child: Child, now: float) -> None:
+        # O_CLOEXEC, and pass_fds for the one child: an end inherited by another child would keep the pipe open.
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         command = [*child.command, "--parent", str(os.getpid()), child.out_option, str(writing)]
@@ -243,6 +249,7 @@ class Supervisor:
             log.warning("%s cannot be started: %s", child.name, error)
             return
         finally:
+            # Ours is closed in any case: else the pipe would not end with the child.
             os.close(writing)
         child.pipe, child.rest, child.has_spoken = reading, b"", False
         child.started = child.heard = now
@@ -337,9 +344,11 @@ class Supervisor:
             process = child.process
             if child is source or process is None or process.stdin is None:
                 continue
+            # Whole or not at all (under PIPE_BUF). A child that does not read loses lines; the next ones say the same.
             with suppress(BlockingIOError, BrokenPipeError, ValueError):
                 os.write(process.stdin.fileno(), line + b"\n")
 
+    # A signal handler: it sets a flag, and the loop ends between two turns.
     def _stop(self, _: int, __: FrameType | None) -> None:
         self.stopping = True
 

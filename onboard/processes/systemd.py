@@ -56,6 +56,7 @@ class Systemd:
             return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+                # A supervisor that waited for systemd would fall silent for the wrong reason.
                 link.setblocking(False)
                 link.sendto(state.encode(), self._address)
         except OSError as error:

@@ -103,6 +103,7 @@ class Worker:
                 self.ledger.events.log("error", "engine-failed", f"{error}; it is opened again from disk")
                 self.models.failed(error)
             except StorageError as error:
+                # No scene is named while it waits: an end of the worker now is not counted against one.
                 log.warning("%s; the worker waits for disk space", error)
                 self.heartbeat.change(scene=None)
                 self._rest(self.settings.engine_retry_s)
@@ -133,6 +134,7 @@ class Worker:
         # This process maps nothing yet: what is running was begun by a worker that is no more.
         for interrupted in self.ledger.scenes.running():
             self.ledger.scenes.requeue(interrupted.id)
+        # Of maps that an earlier worker published and, killed, did not note.
         self._last_shares.note_published()
         while not self.stop.is_set() and not self.guard.reopen_due() and self.models.is_current():
             self.heartbeat.beat()
@@ -177,6 +179,7 @@ class Worker:
             progress, judge = self.heartbeat.record_tiles, self.probes.judge
             summary = map_scene(request, executor, progress, observer=observer, judge=judge)
             self._publish(row, summary, observer.measured)
+        # Nothing changes where the scene was cancelled: its state is not "running" any more.
         except MappingStopped:
             self.ledger.scenes.requeue(row.id)
         except EngineError as error:
@@ -191,6 +194,7 @@ class Worker:
                 self.ledger.events.log("error", "no-storage", str(error), row.id)
                 self.heartbeat.change(scene=None)
                 self._rest(settings.engine_retry_s)
+        # Only from "running": a scene that was cancelled, and perhaps delivered again, has another attempt before it.
         except InputError as error:
             if self.ledger.scenes.fail(row.id, error.advice, before=("running",)):
                 self.ledger.events.log("warning", "scene-failed", error.advice, row.id)
@@ -200,7 +204,9 @@ class Worker:
             # It was cancelled, and its files were removed while it was mapped.
         finally:
             energy.note()
-            self._erase_cancelled(row.id)
+            # What is left of it, where it was cancelled while it was mapped.
+            erase_scene(settings, self.ledger, row.id)
+            erase_canvases(settings, self.ledger)
             self.heartbeat.suspend_watchdog(0)
         self.heartbeat.change(scene=None)
 
@@ -213,6 +219,7 @@ class Worker:
 
     def _publish(self, row: SceneRow, summary: MapSummary, measured: Mapping[str, Any]) -> None:
         """Adds the published map to the ledger, then removes the scene's file."""
+        # Read back from the disk, with its digests: what is listed is what lies there.
         map_row = map_row_of(summary.folder)
         if map_row is None:
             raise StorageError(summary.folder, "the published map cannot be read back", "look at the disk")
@@ -225,14 +232,10 @@ class Worker:
         self.heartbeat.change(scenes_total=self.heartbeat.state.scenes_total + 1)
         self.models.mapped(shares_of(summary, self.guard.engine.manifest), row.id)
         self.shadow.end_scene(row.id)
+        # Last: until the map is listed, the scene's file is all that it could be made of again.
         if not self.settings.keep_scenes:
             erase_scene_file(self.settings, self.ledger, row.id)
         self._last_shares.note_published()
-
-    def _erase_cancelled(self, scene_id: str) -> None:
-        """Removes what is left of a scene that was cancelled while it was mapped."""
-        erase_scene(self.settings, self.ledger, scene_id)
-        erase_canvases(self.settings, self.ledger)
 
     def _sweep(self) -> None:
         """Removes canvases of scenes that were cancelled while they waited."""
@@ -268,12 +271,14 @@ def work(
         if heartbeat is not None:
             os.set_blocking(heartbeat, False)  # mapping goes on while nobody reads the heartbeats
         writer = HeartbeatWriter(heartbeat)
+        # The first line: from here on the supervisor counts silence by the usual limit, not by that of a start.
         writer.beat(force=True)
         with Ledger(settings.ledger_path) as ledger:
             models = ModelChoice(settings, ledger, open_engine)
             guard = EngineGuard(models.open, CheckSchedule.of(settings), prepare=lambda: load_runtime(settings.backend))
             worker = Worker(settings, ledger, guard, writer, stop, models=models)
             receive = worker.telemetry.listen
+            # Daemon: at the end it still waits for the supervisor's next line.
             threading.Thread(target=receive, args=(telemetry,), name="telemetry", daemon=True).start()
             worker.run()
 
