@@ -21,7 +21,7 @@ from onboard.errors import StorageError
 from onboard.files import storage_error
 from onboard.mapping.canvas import Layer
 from onboard.mapping.malloc import keep_freed_memory
-from onboard.scene.gdal_env import GDAL_ENV
+from onboard.scene.gdal_env import WRITE_ENV
 from onboard.scene.georeference import Georeference
 from onboard.scene.storable_crs import storable
 from onboard.scene.vrt import add_georeference
@@ -147,7 +147,7 @@ def _described(
 @contextmanager
 def unlocated_allowed() -> Iterator[None]:
     """GDAL under our options; a picture or a scene without georeferencing is nothing to warn of."""
-    with warnings.catch_warnings(), rasterio.Env(**GDAL_ENV):
+    with warnings.catch_warnings(), rasterio.Env(**WRITE_ENV):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

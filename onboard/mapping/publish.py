@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import rasterio
+
 from engines.manifest import ClassInfo
 from onboard.files import publish_folder, sha256_file, storage_error
 from onboard.mapping.areas import MapGround, measure_areas
@@ -29,6 +31,7 @@ from onboard.mapping.product import count_classes, sieve, write_changes, write_c
 from onboard.mapping.quicklook import QUICKLOOK, Facts, quicklook_name, write_quicklook
 from onboard.mapping.stac import HeadFacts, ItemFacts, rfc3339, write_item
 from onboard.mapping.thumbnail import SceneThumbnail
+from onboard.scene.gdal_env import WRITE_ENV
 from products.change.rebuild import AFTER, BEFORE
 
 
@@ -47,8 +50,9 @@ def publish(
         StorageError: the disk is full or failed.
     """
     observer.before_publishing()
-    if job.resolution.is_resampled:
-        return_freed_memory()  # 50 MB of GDAL's blocks and sums, which lie among each other
+    # The scene's decoded blocks, up to 128 MB, and the sums of a scene that was resampled: nobody reads them any more.
+    with rasterio.Env(**WRITE_ENV):
+        return_freed_memory()
     staged = job.work / "product"
     shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed here
     try:

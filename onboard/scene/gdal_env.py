@@ -24,6 +24,9 @@ GDAL_ENV: Final[dict[str, str | int | bool]] = {
     "GTIFF_IGNORE_READ_ERRORS": "NO",
 }
 
+WRITE_ENV: Final[dict[str, str | int | bool]] = GDAL_ENV | {"GDAL_CACHEMAX": 32 << 20}
+"""To write a map: its blocks are written once, and the scene's are needed no more. Entering it frees those at once."""
+
 SCENE_ENV: Final[dict[str, str | int | bool]] = GDAL_ENV | {"GDAL_PAM_ENABLED": "YES"}
 """To open a scene: CRS, control points, polynomials and no-data values in its .aux.xml count, as for all GDAL readers.
 GDAL decides at opening; it writes such a file only for what a program sets or has computed, which we never do."""
