@@ -44,6 +44,7 @@ class Layer:
         if not create:
             return
         try:
+            # Also on resuming: a file that lost its end gets zeros there, and its tiles then fail their checksums.
             os.posix_fallocate(self._file, 0, width * height)
         except OSError as error:
             self.close()
@@ -54,6 +55,7 @@ class Layer:
         rows = np.ascontiguousarray(pixels)
         try:
             if where.width == self.width:
+                # Rows as wide as the raster lie one behind the other in the file: one call instead of one a row.
                 os.pwrite(self._file, rows.data, where.row * self.width)
                 return
             for offset, row in enumerate(rows):
@@ -67,6 +69,7 @@ class Layer:
         view = memoryview(data)
         at = first_row * self.width
         while view:
+            # Linux reads 2 GiB at most in one call, and strips of a wide raster may be more.
             size = os.preadv(self._file, [view], at)
             view, at = view[size:], at + size
         return np.frombuffer(data, dtype=np.uint8).reshape(rows, self.width)
@@ -101,6 +104,7 @@ class Layer:
         """Closes the file."""
         if self._file >= 0:
             os.close(self._file)
+            # Closed twice, the number could by then belong to another open file.
             self._file = -1
 
 
@@ -161,6 +165,7 @@ class Canvas:
         names = layer_names(confidence, further or {})
         files = [name for _, *both in names for name in both if name is not None]
         folder.mkdir(parents=True, exist_ok=True)
+        # Before anything is looked at: a second command for the same map must not find a canvas half made.
         self._lock: FileLock | None = _lock_canvas(folder)
         try:
             is_whole = all((folder / name).exists() for name in files)
@@ -209,6 +214,7 @@ class Canvas:
     def mean_confidence(self, head: int = 0) -> float | None:
         """Over the valid pixels of all finished tiles, 0..1; None where the head gives none."""
         records = [*self._journal.finished.values(), *self._pending.values()]
+        # From the records and not from the raster: tiles of earlier runs count without being read again.
         sums = [record.of_head(head) for record in records]
         pixels = sum(record.pixels for record in sums)
         return sum(record.confidence for record in sums) / (255 * pixels) if pixels else None
@@ -224,6 +230,8 @@ class Canvas:
 
     def commit(self) -> None:
         """Makes every finished tile survive a power cut."""
+        # This order is the promise: a record names tiles whose pixels are on the disk. Turned round, a power cut would
+        # leave tiles that count as finished and hold zeros.
         if self._pending:
             for layer in self._layers:
                 layer.sync()
