@@ -9,7 +9,6 @@ cut at most one group.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,11 +115,6 @@ class HeadLayers:
     classes: Layer
     confidence: Layer | None
 
-    @property
-    def all(self) -> tuple[Layer, ...]:
-        """Both, or the one."""
-        return (self.classes,) if self.confidence is None else (self.classes, self.confidence)
-
 
 def layer_names(confidence: bool, further: Mapping[str, bool]) -> list[tuple[str, str, str | None]]:
     """Of each head its name, and the file names of its classes and of its confidence, None where that is not kept."""
@@ -213,9 +207,8 @@ class Canvas:
 
     def mean_confidence(self, head: int = 0) -> float | None:
         """Over the valid pixels of all finished tiles, 0..1; None where the head gives none."""
-        records = [*self._journal.finished.values(), *self._pending.values()]
         # From the records and not from the raster: tiles of earlier runs count without being read again.
-        sums = [record.of_head(head) for record in records]
+        sums = [record.of_head(head) for record in self.records.values()]
         pixels = sum(record.pixels for record in sums)
         return sum(record.confidence for record in sums) / (255 * pixels) if pixels else None
 
@@ -252,12 +245,6 @@ class Canvas:
             self.commit()
         finally:
             self._close_files()
-
-    def remove(self) -> None:
-        """Closes the canvas and removes its folder."""
-        self._pending = {}
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._close_files()
 
     def _close_files(self) -> None:
         for layer in self._layers:

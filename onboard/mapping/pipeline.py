@@ -103,7 +103,6 @@ class PipelineStats:
     read_s: float = 0.0
     infer_s: float = 0.0
     write_s: float = 0.0
-    stalls: dict[str, float] = field(default_factory=dict)
     unchecked: list[int] = field(default_factory=list)
     unscrubbed: list[int] = field(default_factory=list)
 

@@ -120,7 +120,8 @@ def _write_sheet(map_path: Path, target: Path, thumbnail: SceneThumbnail, facts:
     table = colour_table(facts.classes)[:, :3]
     table[0] = _NOTHING
     panels = [np.where(valid[..., None], colours, np.uint8(_NOTHING)), table[codes]]
-    sheet = _stacked([_beside(panels, is_wide), _legend(facts, width)])
+    beside = _beside(panels, is_wide)
+    sheet = np.concatenate([_on_sheet(beside, max(0, SHEET - beside.shape[1]) // 2), _legend(facts, width)])
     _write(target, np.moveaxis(sheet, -1, 0), QUALITY=str(QUALITY))
 
 
@@ -145,15 +146,11 @@ def _beside(panels: Sequence[Picture], is_wide: bool) -> Picture:
     return np.concatenate([panels[0], gap, panels[1]], axis=0 if is_wide else 1)
 
 
-def _stacked(parts: Sequence[Picture]) -> Picture:
-    """Pictures one under the other, in the middle of a sheet."""
-    return np.concatenate([_centred(part) for part in parts])
-
-
-def _centred(part: Picture) -> Picture:
-    left = max(0, SHEET - part.shape[1]) // 2
+def _on_sheet(part: Picture, left: int) -> Picture:
+    """A picture on paper of a sheet's width, so many pixels from its left; what is wider is cut off."""
     sheet = np.full((len(part), SHEET, 3), _PAPER, dtype=np.uint8)
-    sheet[:, left : left + part.shape[1]] = part[:, :SHEET]
+    width = min(part.shape[1], SHEET - left)
+    sheet[:, left : left + width] = part[:, :width]
     return sheet
 
 
@@ -172,7 +169,7 @@ def _legend(facts: Facts, panel_width: int) -> Picture:
     space = np.full((GAP, SHEET, 3), _PAPER, dtype=np.uint8)
     parts = [space]
     for row in rows:
-        parts += [_left(row), space]
+        parts += [_on_sheet(row, GAP), space]
     return np.concatenate(parts)
 
 
@@ -186,13 +183,6 @@ def _wrapped(entries: Sequence[Picture]) -> list[Picture]:
         rows[-1].append(entry)
     gap = np.full((HEIGHT, 3 * GAP, 3), _PAPER, dtype=np.uint8)
     return [np.concatenate([part for entry in row for part in (entry, gap)][:-1], axis=1) for row in rows]
-
-
-def _left(part: Picture) -> Picture:
-    sheet = np.full((len(part), SHEET, 3), _PAPER, dtype=np.uint8)
-    width = min(part.shape[1], SHEET - GAP)
-    sheet[:, GAP : GAP + width] = part[:, :width]
-    return sheet
 
 
 def _entry(colour: str, text: str) -> Picture:
