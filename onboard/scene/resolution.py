@@ -108,7 +108,7 @@ class Resolution:
     @property
     def is_remarkable(self) -> bool:
         """Whether a person should hear of it: all but a scene within the model's range whose sizes agree."""
-        return self.rule != "in_range" or self._conflicts
+        return self.rule != "in_range" or _conflict(self.scene_gsd_m, self.georeferenced_gsd_m)
 
     @property
     def map_size(self) -> _SHAPE:
@@ -120,10 +120,6 @@ class Resolution:
         if self.scene_gsd_m is None:
             return None
         return self.scene_gsd_m * math.sqrt(math.prod(self.scene_size) / math.prod(size))
-
-    @property
-    def _conflicts(self) -> bool:
-        return _conflict(self.scene_gsd_m, self.georeferenced_gsd_m)
 
     def as_json(self) -> dict[str, Any]:
         """For the item."""

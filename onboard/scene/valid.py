@@ -72,7 +72,8 @@ class ValidRule:
         lossy = compression is not None and compression.name.lower() in LOSSY
         return cls(
             nodata=_tags(source, bands, nodata),
-            alpha=_alpha(source, bands, alpha),
+            # 0 says that there is none, whatever the file marks.
+            alpha=alpha_band(source, bands) if alpha is None else alpha or None,
             # GDAL reports an alpha band as a mask for all bands as well; that one is judged by its own values.
             mask=MaskFlags.per_dataset in first and MaskFlags.alpha not in first,
             floats=np.issubdtype(np.dtype(source.dtypes[bands[0] - 1]), np.floating),
@@ -142,11 +143,6 @@ def _tags(source: DatasetReader, bands: tuple[int, ...], nodata: NodataOption) -
     if nodata == "file":
         return tuple(source.nodatavals[band - 1] for band in bands)
     return (None if nodata == "none" else float(nodata),) * len(bands)
-
-
-def _alpha(source: DatasetReader, bands: tuple[int, ...], asked: int | None) -> int | None:
-    # 0 says that there is none, whatever the file marks.
-    return asked or None if asked is not None else alpha_band(source, bands)
 
 
 def alpha_band(source: DatasetReader, bands: tuple[int, ...], after: int = 0) -> int | None:
