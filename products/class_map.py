@@ -69,6 +69,7 @@ def describe(
     root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
     add_georeference(root)
     metadata = ET.SubElement(root, "Metadata")
+    # Sorted: equal tags give equal bytes, whoever gathered them.
     for key, value in sorted(tags.items()):
         ET.SubElement(metadata, "MDI", key=key).text = value
     band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band="1", subClass="VRTRawRasterBand")

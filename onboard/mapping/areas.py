@@ -28,6 +28,7 @@ from onboard.scene.georeference import Georeference
 from onboard.scene.grid import Window
 
 MOST_SAMPLES: Final = 4 << 20
+# Cells a side of the mesh that a window's ground is measured on; even, for `area_m2` also takes every second corner.
 _MESH = 16
 _PRIORITIES = ("urgent", "high", "routine")
 
@@ -58,6 +59,7 @@ def measure_areas(areas: Sequence[Area], ground: MapGround) -> list[dict[str, An
     for area in areas:
         try:
             measured = _measured(area, ground)
+        # A map without a place, or with no way from degrees to its pixels, shows only areas without a geometry.
         except Unlocated:
             continue
         if measured is not None:
@@ -82,6 +84,7 @@ def _row(area: Area, classes: Sequence[ClassInfo], counts: NDArray[np.int64], co
 def _measured(area: Area, ground: MapGround) -> tuple[NDArray[np.int64], float] | None:
     """Samples of each code in the area, and the share of it that they cover; None where the map shows none of it."""
     if area.geometry is None:
+        # Any place: the whole map was counted already, its raster is not read again.
         counts = np.array(ground.pixels, dtype=np.int64)
         return (counts, counts[1:].sum() / max(1, counts.sum())) if counts[1:].any() else None
     size = ground.layer.width, ground.layer.height
@@ -95,6 +98,7 @@ def _measured(area: Area, ground: MapGround) -> tuple[NDArray[np.int64], float] 
         return None
     on_ground = int(counts[1:].sum()) * step**2 * _pixel_m2(ground.georeference, size, window)
     whole = sum(polygon_area_m2(polygon) for polygon in polygons)
+    # Samples of a mean pixel size may come to a little more than the whole.
     return counts, min(1.0, on_ground / whole) if whole > 0 else 0.0
 
 
@@ -117,10 +121,13 @@ def _count(parts: Sequence[PixelPolygon], window: Window, ground: MapGround) -> 
     shapes = [{"type": "Polygon", "coordinates": [ring.tolist() for ring in part.rings]} for part in parts]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        # rasterio warns of parts of which clipping left no area; they hold no sample.
         warnings.simplefilter("ignore", ShapeSkipWarning)
         inside = rasterio.features.rasterize(shapes, out_shape=shape, transform=transform, dtype="uint8").astype(bool)
+    # The pixel in the middle of each sample; of the last sample it may lie beyond the map.
     columns = np.minimum(window.col + np.arange(shape[1]) * step + step // 2, ground.layer.width - 1)
     counts = np.zeros(len(ground.classes) + 1, dtype=np.int64)
+    # Row by row: memory does not grow with the area.
     for line, mask in enumerate(inside):
         if mask.any():
             row = min(window.row + line * step + step // 2, ground.layer.height - 1)

@@ -9,7 +9,6 @@ cut at most one group.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ class Layer:
         if not create:
             return
         try:
+            # Also on resuming: a file that lost its end gets zeros there, and its tiles then fail their checksums.
             os.posix_fallocate(self._file, 0, width * height)
         except OSError as error:
             self.close()
@@ -54,6 +54,7 @@ class Layer:
         rows = np.ascontiguousarray(pixels)
         try:
             if where.width == self.width:
+                # Rows as wide as the raster lie one behind the other in the file: one call instead of one a row.
                 os.pwrite(self._file, rows.data, where.row * self.width)
                 return
             for offset, row in enumerate(rows):
@@ -67,6 +68,7 @@ class Layer:
         view = memoryview(data)
         at = first_row * self.width
         while view:
+            # Linux reads 2 GiB at most in one call, and strips of a wide raster may be more.
             size = os.preadv(self._file, [view], at)
             view, at = view[size:], at + size
         return np.frombuffer(data, dtype=np.uint8).reshape(rows, self.width)
@@ -101,6 +103,7 @@ class Layer:
         """Closes the file."""
         if self._file >= 0:
             os.close(self._file)
+            # Closed twice, the number could by then belong to another open file.
             self._file = -1
 
 
@@ -111,11 +114,6 @@ class HeadLayers:
     name: str
     classes: Layer
     confidence: Layer | None
-
-    @property
-    def all(self) -> tuple[Layer, ...]:
-        """Both, or the one."""
-        return (self.classes,) if self.confidence is None else (self.classes, self.confidence)
 
 
 def layer_names(confidence: bool, further: Mapping[str, bool]) -> list[tuple[str, str, str | None]]:
@@ -161,6 +159,7 @@ class Canvas:
         names = layer_names(confidence, further or {})
         files = [name for _, *both in names for name in both if name is not None]
         folder.mkdir(parents=True, exist_ok=True)
+        # Before anything is looked at: a second command for the same map must not find a canvas half made.
         self._lock: FileLock | None = _lock_canvas(folder)
         try:
             is_whole = all((folder / name).exists() for name in files)
@@ -208,8 +207,8 @@ class Canvas:
 
     def mean_confidence(self, head: int = 0) -> float | None:
         """Over the valid pixels of all finished tiles, 0..1; None where the head gives none."""
-        records = [*self._journal.finished.values(), *self._pending.values()]
-        sums = [record.of_head(head) for record in records]
+        # From the records and not from the raster: tiles of earlier runs count without being read again.
+        sums = [record.of_head(head) for record in self.records.values()]
         pixels = sum(record.pixels for record in sums)
         return sum(record.confidence for record in sums) / (255 * pixels) if pixels else None
 
@@ -224,6 +223,8 @@ class Canvas:
 
     def commit(self) -> None:
         """Makes every finished tile survive a power cut."""
+        # This order is the promise: a record names tiles whose pixels are on the disk. Turned round, a power cut would
+        # leave tiles that count as finished and hold zeros.
         if self._pending:
             for layer in self._layers:
                 layer.sync()
@@ -244,12 +245,6 @@ class Canvas:
             self.commit()
         finally:
             self._close_files()
-
-    def remove(self) -> None:
-        """Closes the canvas and removes its folder."""
-        self._pending = {}
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._close_files()
 
     def _close_files(self) -> None:
         for layer in self._layers:

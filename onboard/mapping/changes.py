@@ -69,6 +69,7 @@ def read_earlier_map(folder: Path) -> EarlierMap | None:
         item = json.loads((folder / "map.json").read_text(encoding="utf-8"))
         earlier = EarlierMap(folder, item)
         is_map = bool(earlier.id and earlier.time and item["assets"]["map"]["file:checksum"])
+    # A folder that is no map, or whose map is being erased: nothing to compare with, and no failure of the new map.
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return earlier if is_map and (folder / "map.tif").is_file() else None
@@ -138,6 +139,7 @@ class NewMap:
     @property
     def crs(self) -> Any:
         """As its file has it."""
+        # The earlier map's CRS is read from a GeoTIFF, which holds no heights; the scene's own might never equal it.
         return storable(self.georeference).crs
 
     @property
@@ -211,10 +213,12 @@ def compare(new: NewMap, earlier: EarlierMaps, folder: Path) -> MapChanges:
     reasons = []
     for candidate in earlier.find():
         try:
+            # A scene may be delivered late: compared with a later one, its changes would run backwards in time.
             if not earlier.any_time and _is_later(candidate.time, new.time):
                 continue
             return _compared(new, candidate, folder)
         except _NotCompared as why:
+            # Without a text the two show different ground, which needs no explanation in the item.
             if str(why):
                 reasons.append(f"{candidate.id}: {why}")
     return _none(reasons[0] if reasons else "no earlier map here shows any of its ground")
@@ -236,6 +240,7 @@ def _compared(new: NewMap, earlier: EarlierMap, folder: Path) -> MapChanges:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             first_raster, *further = new.rasters
+            # Without the first head nothing is compared; a further head that cannot be is a doubt, no more.
             heads = [_compared_head(new, first_raster, earlier, folder)]
             for raster in further:
                 head = _compared_or_why(new, raster, earlier, folder)
@@ -243,6 +248,7 @@ def _compared(new: NewMap, earlier: EarlierMap, folder: Path) -> MapChanges:
                     doubts.append(f"{raster.name}: {head}")
                 else:
                     heads.append(head)
+    # The earlier map may be damaged, or erased by retention in another process while it is read.
     except (OSError, RasterioError, KeyError, TypeError, ValueError) as error:
         raise _NotCompared(f"cannot be read ({type(error).__name__})") from error
     first = heads[0].facts
@@ -281,6 +287,8 @@ def _compared_head(new: NewMap, raster: NewRaster, earlier: EarlierMap, folder: 
         aligned = AlignedMap(dataset, offset, new.width)
         if not aligned.overlap(new.height):
             raise _NotCompared("")
+        # The digest comes last, since it reads the whole file and most candidates fall out before. It goes into
+        # changes.tif: the ground applies the changes to this very file and no other.
         sha256 = sha256_file(path)
         if asset["file:checksum"] != f"1220{sha256}":
             raise _NotCompared("its file is damaged")
@@ -333,6 +341,7 @@ def _same_classes(described: Sequence[Mapping[str, Any]], classes: Sequence[Clas
 def _is_later(time: str, than: str) -> bool:
     """Whether a map is of a later scene than another; where a time cannot be read, by the text."""
     try:
+        # Python 3.10 reads no Z.
         first, second = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in (time, than))
         is_later = first > second
     except (ValueError, TypeError):

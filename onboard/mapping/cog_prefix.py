@@ -32,6 +32,7 @@ def _heads(path: Path) -> list[dict[str, int]]:
         prefixes = []
         for level in reversed(range(len(factors))):
             _, end = _ends(file, level)
+            # Not in the COG driver's order: a prefix would lack blocks of this overview.
             if end > first_full:
                 return []
             prefixes.append({"factor": int(factors[level]), "bytes": end})
@@ -48,6 +49,7 @@ def _ends(file: Any, level: int | None) -> tuple[int, int]:
     begins, ends = [], []
     for row in range(rows):
         for column in range(columns):
+            # GDAL gives a block's place in the file only by these items; a sparse block has none.
             offset = file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1, **options)
             size = file.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1, **options)
             if offset and size:

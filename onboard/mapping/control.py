@@ -44,6 +44,8 @@ class EngineHealth:
             EngineError: it no longer computes what it did when it was opened.
         """
 
+    # Apart from `check_due`: by the service's defaults a scrub, which compares memory (0.1 s), is due every ten
+    # seconds, and a check, which is an inference, every 128 tiles (docs/radiation.md).
     def scrub_due(self) -> bool:
         """Whether the engine's constants in memory are to be compared before the next batch."""
         return False

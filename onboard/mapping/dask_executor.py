@@ -114,6 +114,7 @@ class DaskExecutor:
     def __init__(self, client: Client, opener: Callable[[], Engine]) -> None:
         self.client = client
         _workers(client)
+        # By a worker: this machine may have no accelerator, and opens no engine.
         described = client.submit(_describe, opener, resources={RESOURCE: 1}, pure=False).result()
         if isinstance(described, EngineError):
             raise described
@@ -146,8 +147,11 @@ class DaskExecutor:
             {head.name: head.confidence is not None for head in canvas.heads[1:]}, (),
         )  # fmt: skip
         parts = parts_of(len(grid), done, batch=work.batch, workers=len(_workers(self.client)))
+        # Sent to every worker once, not with each part. Without `hash` a second run of the same scene has its own copy.
         context = self.client.scatter(whole, broadcast=True, hash=False)
         futures = [
+            # Not pure: it writes pixels, so Dask must not answer with an earlier result. No retries: errors of ours
+            # come as results, and the part of a worker that dies is given to another one anyway.
             self.client.submit(map_part, context, tiles, resources={RESOURCE: 1}, pure=False, retries=0)
             for tiles in parts
         ]
@@ -158,6 +162,7 @@ class DaskExecutor:
                 future.release()
                 if part.failure is not None:
                     raise part.failure
+                # The worker has synced its pixels: the journal may name them.
                 canvas.finish(part.tiles, part.records)
                 finished += len(part.tiles)
                 stats.tiles_inferred += part.stats.tiles_inferred
@@ -169,10 +174,12 @@ class DaskExecutor:
         except (OnboardError, EngineError):
             raise
         except Exception as error:
+            # Dask's own errors (no worker is left, the scheduler is gone): the same command continues from the journal.
             raise InferenceFailed("dask", f"{type(error).__name__}: {error}", retryable=True) from error
         finally:
             with suppress(Exception):  # a scheduler that is gone needs no telling
                 self.client.cancel(futures)
+            # Also after a failure: parts that came back are finished, whatever became of the others.
             canvas.commit()
         stats.seconds = time.monotonic() - begin
         return stats
@@ -232,6 +239,7 @@ def map_part(whole: Part, tiles: tuple[int, ...]) -> Finished:
 def _mapped(part: Part, tiles: tuple[int, ...]) -> Finished:
     try:
         engine = _opened(part.opener)
+        # Another build of the model may differ in a few pixels: the map would not be that of one machine.
         if engine.digest != part.engine:
             raise OptionsRefused(
                 f"a worker's engine is {engine.backend} {engine.precision} {engine.digest}, the first one's is another",
@@ -252,6 +260,7 @@ def _scene_of(part: Part) -> Scene:
     scene = Scene(part.scene, part.options, part.decisions)
     if (scene.width, scene.height) == part.size:
         return scene
+    # `read_at` opens a handle of its own; this one only told the full size.
     with scene:
         return read_at(scene, part.size)
 
@@ -270,12 +279,14 @@ class PartCanvas:
     def __init__(self, part: Part, *, width: int, height: int, others: int) -> None:
         self.left_out: frozenset[int] = frozenset(range(others))
         self.records: dict[int, TileRecord] = {}
+        # On storage that is not shared, the same path may hold another canvas: writing would spoil its tiles.
         if not holds(part.canvas / "journal", part.identity):
             raise StorageError(
                 part.canvas, "a worker does not find the canvas there",
                 "put --out on storage that all workers see under the same path",
             )  # fmt: skip
         self._heads = [
+            # Never made here: a raster of this machine's own would take the pixels, and nobody would see them.
             [Layer(part.canvas / name, width=width, height=height, create=False) for name in files if name is not None]
             for _, *files in layer_names(part.confidence, part.further)
         ]
@@ -322,9 +333,11 @@ def _describe(opener: Callable[[], Engine]) -> EngineDescription | EngineError:
 
 def _opened(opener: Callable[[], Engine]) -> Engine:
     """The worker's engine, opened once; another model's takes its place."""
+    # By its pickled form: what comes over the network is a new object each time.
     key = pickle.dumps(opener)
     if key not in _engines:
         for other in [*_engines]:
+            # Closed before the next is opened: the device's memory may not hold two engines.
             _engines.pop(other).close()
         _engines[key] = opener()
     return _engines[key]

@@ -115,9 +115,12 @@ class LocalExecutor:
         try:
             stats = pipeline.run(progress)
             if self._health is not None:
+                # Tiles since the last check were inferred by an engine of which nothing is known yet.
                 self._health.check()
         except EngineError as error:
             if self._health is not None:
+                # Since the last good check nobody knows whether the engine was right. Without checks there is no such
+                # time, and what is done is kept: the failed call itself gave no pixels.
                 work.canvas.forget(pipeline.stats.doubtful(error))
             raise
         return stats

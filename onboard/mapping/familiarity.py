@@ -66,6 +66,7 @@ class MapFamiliarity:
 
     def exit_code(self, *, strict: bool) -> int:
         """Of a command that made the map: with `strict`, another one than 0 unless the model knows such ground."""
+        # Nothing known counts like unfamiliar: who asks for strictness wants to be told that the ground is known.
         return UNFAMILIAR_EXIT if strict and not self.is_known_ground else 0
 
     def as_json(self) -> dict[str, Any]:
@@ -95,6 +96,7 @@ def map_familiarity(records: Iterable[int], manifest: Manifest) -> MapFamiliarit
     facts = manifest.familiarity
     if facts is None:
         return MapFamiliarity(unknown=f"model {manifest.name} {manifest.version} does not give it")
+    # 0 is a tile without a figure: the model saw too little data in it to judge.
     figures = [(record - 1) / _STEPS for record in records if record]
     if not figures:
         return MapFamiliarity(unknown=f"no tile holds data in {facts.least_valid:.0%} of its pixels")

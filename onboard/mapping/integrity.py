@@ -47,6 +47,7 @@ def forget_damaged(canvas: Canvas, grid: Grid) -> list[int]:
         # A tile without data is done again by writing nothing: what the damage left there has to go here.
         core = grid[index].core
         zeros: NDArray[np.uint8] = np.zeros((core.height, core.width), np.uint8)
+        # All heads: the journal finishes a tile for all of them at once.
         for head in range(len(canvas.heads)):
             canvas.write(core, zeros, zeros, head)
     if damaged:
@@ -69,6 +70,7 @@ def _is_whole(canvas: Canvas, grid: Grid, index: int, record: TileRecord) -> boo
             if layer is None:
                 continue
             pixels = layer.read_window(grid[index].core)
+            # A tile that was not written has no checksum: its core must still be the zeros of the allocation.
             if not (checksum(pixels) == expected if expected else not pixels.any()):
                 return False
     return True
@@ -82,6 +84,7 @@ def stored_digest(scene: Path) -> str:
     """
     for path in files_of(scene):
         with path.open("rb") as file:
+            # Else the page cache would answer, with the flipped bit that is being looked for.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return scene_sha256(scene)
 

@@ -63,10 +63,14 @@ class Job:
         scene_sha256 = digest_of_all(scene_files)
         if request.scene_sha256 is not None:
             check_scene(request.scene, scene_sha256, request.scene_sha256)
+            # The accepted digest and not the one just read, which a flipped bit in memory may have changed.
             scene_sha256 = request.scene_sha256
+        # What can change a pixel, and nothing else: an entry too many throws half-mapped canvases away, a missing one
+        # mixes tiles of two works in one map.
         identity = {
             "pipeline": PIPELINE_VERSION,
             "scene": scene_sha256,
+            # JPEG decoders differ in 0.3 to 0.5 % of a map's classes, see onboard.scene.decoders.
             "decoders": decoder_versions(),
             "size": [scene.width, scene.height],
             "model": manifest.model.sha256,
@@ -102,6 +106,8 @@ class Job:
     @property
     def identity_digest(self) -> str:
         """SHA-256 over the identity and the options that only touch the product."""
+        # Options that only touch the product leave the canvas as it is; its files are written anew. An option at its
+        # default is left out here, so that maps of before there was the option keep their digest.
         product = self.identity | {"sieve": self.request.sieve_px}
         if self.resolution.is_resampled:
             product["grid"] = self.resolution.grid
@@ -136,6 +142,7 @@ class Job:
             raise OptionsRefused(
                 f"{self.final} holds the map of another scene", "choose another --name, or give --overwrite"
             )
+        # Last, since it reads every file. A map whose bytes changed is made again, as if it were not there.
         return item if same and self._intact(item) else None
 
     def _intact(self, item: dict[str, Any]) -> bool:

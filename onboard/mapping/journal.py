@@ -74,6 +74,7 @@ class TileRecord(NamedTuple):
         """Tile and record of a row."""
         width = len(HeadRecord._fields)
         heads = tuple(HeadRecord(*row[at : at + width]) for at in range(2, len(row), width))
+        # All zeros is a tile that was not written, which `_is_whole` holds against zeros.
         return row[0], cls(heads if any(map(any, heads)) else (), row[1])
 
 
@@ -89,6 +90,7 @@ def identity_bytes(identity: Identity) -> bytes:
 
 def holds(path: Path, identity: Identity) -> bool:
     """Whether the journal at `path` was written for this identity."""
+    # Only the first record holds the identity; `_records` is lazy, so no other one is checked.
     return any(payload == _first_record(identity) for payload, _ in islice(_records(path), 1))
 
 
@@ -134,13 +136,16 @@ class Journal:
         forgotten = set(tiles)
         left = {tile: self.finished[tile] for tile in sorted(self.finished) if tile not in forgotten}
         fresh = self.path.with_name(self.path.name + ".new")
+        # A leftover of a kill has this identity and would be gone on with: its tiles may be the forgotten ones.
         fresh.unlink(missing_ok=True)
         renewed = Journal(fresh, self._identity, self._heads)
         if left:
             renewed.record(left)
+        # The rename decides: a power cut before it leaves the old journal, which still names these tiles.
         self.close()
         fresh.replace(self.path)
         synced_folder(self.path.parent)
+        # The old descriptor is of the file that the rename removed.
         self._file, self.finished = renewed._file, renewed.finished
 
     def close(self) -> None:
@@ -150,6 +155,7 @@ class Journal:
             self._file = -1
 
     def _append(self, payload: bytes) -> None:
+        # One write, then one sync: a cut tears this record at most, and its CRC tells.
         write_all(self._file, _HEAD.pack(len(payload), zlib.crc32(payload)) + payload, self.path)
         os.fdatasync(self._file)
 

@@ -52,6 +52,8 @@ def lettered(text: str) -> NDArray[np.float64]:
     dots = [_glyph(char) for char in plain if not unicodedata.combining(char)]
     gap = np.zeros((_ROWS, _GAP), dtype=bool)
     parts = [part for glyph in dots for part in (glyph, gap)][:-1] or [gap]
+    # Twice doubled is 4 pixels a dot. Each is repeated SCALE times and every 4 x 4 averaged: SCALE pixels a dot, with
+    # grey edges.
     ink = np.kron(_doubled(_doubled(np.concatenate(parts, axis=1))), np.ones((SCALE, SCALE)))
     covered: NDArray[np.float64] = ink.reshape(ink.shape[0] // 4, 4, ink.shape[1] // 4, 4).mean(axis=(1, 3))
     return covered
@@ -63,6 +65,7 @@ def _glyph(char: str) -> Mask:
     rows = bytes.fromhex(_GLYPHS[place if 0 <= place < len(_GLYPHS) else ord("?") - _FIRST])
     bits = np.zeros((_ROWS, 5), dtype=bool)
     bits[: len(rows)] = np.unpackbits(np.frombuffer(rows, dtype=np.uint8)[:, None], axis=1)[:, 3:]
+    # Cut to its ink, so that an i takes less room than an m; a blank has no ink and gets three dots.
     used = np.flatnonzero(bits.any(axis=0))
     return bits[:, used[0] : used[-1] + 1] if len(used) else bits[:, :3]
 

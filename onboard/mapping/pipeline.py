@@ -103,7 +103,6 @@ class PipelineStats:
     read_s: float = 0.0
     infer_s: float = 0.0
     write_s: float = 0.0
-    stalls: dict[str, float] = field(default_factory=dict)
     unchecked: list[int] = field(default_factory=list)
     unscrubbed: list[int] = field(default_factory=list)
 
@@ -196,6 +195,7 @@ class Pipeline:
         mapped: Stage[tuple[Batch, Prediction | None]] = Stage(_AHEAD)
         failures: list[BaseException] = []
         report = progress or (lambda _done, _all: None)
+        # Daemons: a decoder that never returns must not keep the process from ending.
         reader = threading.Thread(target=self._read, args=(groups, decoded, stats), name="reader", daemon=True)
         writer = threading.Thread(
             target=self._write, args=(mapped, failures, stats, report), name="writer", daemon=True
@@ -217,6 +217,7 @@ class Pipeline:
             raise
         finally:
             decoded.close()
+        # Returns once the last group is committed: what was mapped survives a power cut from here on.
         writer.join()
         if failures:
             raise failures[0]
@@ -272,6 +273,7 @@ class Pipeline:
                 ) from None
             if batch is None:
                 return
+            # Here and not in the reader: while the governor makes the engine rest, pixels are decoded ahead.
             self.stop.before_batch()
             if self.health is not None:
                 self._check_engine(self.health, batch, stats)
@@ -318,10 +320,12 @@ class Pipeline:
                 took = time.perf_counter() - begin
                 stats.write_s += took
                 self.record_stage("write", took)
+                # A group that is done again whole counts tiles that an earlier run had finished once more.
                 progress(min(finished, len(self.grid)), len(self.grid))
             self.canvas.commit()
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread, which raises it
             failures.append(error)
+            # The engine's thread may wait in `put`; `run` finds the failure once it has joined this thread.
             mapped.close()
 
     def _store(self, batch: Batch, prediction: Prediction) -> dict[int, TileRecord]:
@@ -334,6 +338,7 @@ class Pipeline:
                 classes = head.classes[at]
                 confidence = None if head.confidence is None else head.confidence[at]
                 if valid is not None:
+                    # Of pixels without data the network says what fills their place; on the canvas 0 is no data.
                     classes = classes * valid
                     confidence = None if confidence is None else confidence * valid
                 self.canvas.write(tile.core, classes, confidence, number)
@@ -355,6 +360,7 @@ def _record_of(classes: Pixels, confidence: Pixels | None, valid: NDArray[np.boo
     if confidence is None:
         return HeadRecord(classes_crc=checksum(classes))
     pixels = confidence.size if valid is None else int(valid.sum())
+    # Summed in 64 bits on every platform; the journal's 32 bits hold the sum of a tile up to 4,096 pixels a side.
     return HeadRecord(pixels, int(confidence.sum(dtype=np.uint64)), checksum(classes), checksum(confidence))
 
 

@@ -27,6 +27,7 @@ def check_packages() -> None:
         OptionsRefused: one is not.
     """
     try:
+        # GEOS, Arrow and GDAL's vector drivers are an extra; commands ask here before the work, not after it.
         import products.polygons.write  # noqa: F401 -- it needs them all
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
@@ -57,6 +58,7 @@ def write_polygons(
     from products.polygons.write import SUFFIXES, Options
     from products.polygons.write import write_polygons as write
 
+    # Named like the map's other files: `NAME-polygons` beside `NAME.tif` of a further head.
     stem = "polygons" if map_path.stem == "map" else f"{map_path.stem}-polygons"
     files = [map_path.with_name(f"{stem}{SUFFIXES[name]}") for name in formats]
     columns = class_columns({item.code: (item.title, item.color) for item in legend})
@@ -67,6 +69,7 @@ def write_polygons(
             codes = stack.enter_context(rasterio.open(map_path, driver="GTiff"))
             sure = None if confidence is None else stack.enter_context(rasterio.open(confidence, driver="GTiff"))
             write(ClassRaster.of(codes, columns, sure), files, Options(TOLERANCE_PX))
+    # Tracing and writing are one step: a full disk shows as the system's error, a driver's refusal as its own.
     except OSError as error:
         raise storage_error(error, files[0]) from error
     except (ProductError, RasterioError) as error:

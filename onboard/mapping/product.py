@@ -80,6 +80,7 @@ def write_changes(
     """
     names = {"CLASS_0": "unchanged", f"CLASS_{NOW_NO_DATA}": "now no data"}
     names |= {f"CLASS_{item.code + CHANGED}": f"now {item.title}" for item in classes}
+    # A change is coded as the class of now plus one, so each colour moves up by one code.
     colours = np.roll(colour_table(classes), CHANGED, axis=0)
     colours[[0, NOW_NO_DATA]] = (0, 0, 0, 0), _NOW_NO_DATA
     source = _described(layer, georeference, dict(tags) | names, colours=colours)
@@ -154,6 +155,7 @@ def unlocated_allowed() -> Iterator[None]:
 
 def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Resampling) -> None:
     try:
+        # Of 15.2 s for 12,000 x 12,000 pixels 11 were page faults of libtiff's freed memory (decision 0002).
         with unlocated_allowed(), keep_freed_memory():
             class_map.write_cog(source, target, options, resampling)
     except RasterioError as error:
@@ -162,6 +164,7 @@ def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Re
 
 def write_failed(target: Path, error: Exception) -> StorageError:
     """The error of ours for one of GDAL's that came while it wrote."""
+    # GDAL's errors carry no errno: with less than 1 MiB left the disk is taken for full.
     free = shutil.disk_usage(target.parent).free
     if free < 1 << 20:
         return storage_error(OSError(28, "disk full"), target)

@@ -59,6 +59,7 @@ def publish(
         staged.mkdir()
     except OSError as error:
         raise storage_error(error, staged) from error
+    # All files go into one folder aside. A kill before the rename leaves the canvas, of which they are made anew.
     heads = [_write_head(job, canvas, number, staged) for number in range(len(canvas.heads))]
     for number, head in enumerate(heads):
         kind, name = (
@@ -72,7 +73,9 @@ def publish(
     if changes is not None:
         titles = {head.raster.changes_name: f"what changed since {changes.facts['earlier']}" for head in changes.heads}
         facts = replace(facts, changes=titles, own={**facts.own, CHANGES: changes.facts})
+    # The item is last: it has sizes and digests of all other files.
     item = write_item(replace(facts, polygons=polygons), staged)
+    # Only what was read back from its file and equals the canvas is published: a bit may flip anywhere between the two.
     for head in heads:
         for layer, path in head.written:
             check_written(layer, path)
@@ -81,6 +84,7 @@ def publish(
     # The files equal the canvas; the canvas itself may have changed since it was checked.
     if repair_canvas(canvas, job.grid, observer):
         raise ProductDamaged("the canvas changed while the map was written")
+    # One rename: readers of the folder see no map, the one of before or this one, each whole.
     publish_folder(staged, job.final)
     published: dict[str, Any] = json.loads((job.final / item.name).read_text(encoding="utf-8"))
     return published
@@ -175,6 +179,7 @@ def _time(job: Job) -> str:
 
 
 def _received(job: Job) -> datetime:
+    # The file's own time outlives a restart; of a scene's reception nothing else is on the disk.
     return datetime.fromtimestamp(job.request.scene.stat().st_mtime, timezone.utc)
 
 

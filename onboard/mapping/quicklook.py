@@ -42,6 +42,7 @@ QUALITY: Final = 25
 """Of WebP with loss; docs/mapping.md has the bytes."""
 _PAPER, _INK, _NOTHING = 255, 24, 225
 _CAPITAL = 7 * SCALE
+# Of the pixels: classes below it would fill the legend with lines of "under 1 %".
 _SMALLEST_SHARE = 0.0005
 
 
@@ -85,6 +86,7 @@ def thumbnail_of(scene_size: tuple[int, int], bands: Sequence[str]) -> SceneThum
     """
     names = [name.casefold() for name in bands]
     colours = ("red", "green", "blue")
+    # A model of other bands is shown by its first three.
     places = tuple(names.index(name) for name in colours) if set(colours) <= set(names) else (0, 1, 2)
     return SceneThumbnail(scene_size, *panel_size(*scene_size), (places[0], places[1], places[2]))
 
@@ -112,12 +114,14 @@ def _write_sheet(map_path: Path, target: Path, thumbnail: SceneThumbnail, facts:
     colours, valid = thumbnail.picture()
     height, width = valid.shape
     with unlocated_allowed(), rasterio.open(map_path) as source:
+        # GDAL decimates from the overviews where there are any: these are majorities, which drop no class at random.
         codes = source.read(1, out_shape=(height, width))
         is_wide = _is_wide(source.width, source.height)
     table = colour_table(facts.classes)[:, :3]
     table[0] = _NOTHING
     panels = [np.where(valid[..., None], colours, np.uint8(_NOTHING)), table[codes]]
-    sheet = _stacked([_beside(panels, is_wide), _legend(facts, width)])
+    beside = _beside(panels, is_wide)
+    sheet = np.concatenate([_on_sheet(beside, max(0, SHEET - beside.shape[1]) // 2), _legend(facts, width)])
     _write(target, np.moveaxis(sheet, -1, 0), QUALITY=str(QUALITY))
 
 
@@ -142,15 +146,11 @@ def _beside(panels: Sequence[Picture], is_wide: bool) -> Picture:
     return np.concatenate([panels[0], gap, panels[1]], axis=0 if is_wide else 1)
 
 
-def _stacked(parts: Sequence[Picture]) -> Picture:
-    """Pictures one under the other, in the middle of a sheet."""
-    return np.concatenate([_centred(part) for part in parts])
-
-
-def _centred(part: Picture) -> Picture:
-    left = max(0, SHEET - part.shape[1]) // 2
+def _on_sheet(part: Picture, left: int) -> Picture:
+    """A picture on paper of a sheet's width, so many pixels from its left; what is wider is cut off."""
     sheet = np.full((len(part), SHEET, 3), _PAPER, dtype=np.uint8)
-    sheet[:, left : left + part.shape[1]] = part[:, :SHEET]
+    width = min(part.shape[1], SHEET - left)
+    sheet[:, left : left + width] = part[:, :width]
     return sheet
 
 
@@ -169,7 +169,7 @@ def _legend(facts: Facts, panel_width: int) -> Picture:
     space = np.full((GAP, SHEET, 3), _PAPER, dtype=np.uint8)
     parts = [space]
     for row in rows:
-        parts += [_left(row), space]
+        parts += [_on_sheet(row, GAP), space]
     return np.concatenate(parts)
 
 
@@ -185,13 +185,6 @@ def _wrapped(entries: Sequence[Picture]) -> list[Picture]:
     return [np.concatenate([part for entry in row for part in (entry, gap)][:-1], axis=1) for row in rows]
 
 
-def _left(part: Picture) -> Picture:
-    sheet = np.full((len(part), SHEET, 3), _PAPER, dtype=np.uint8)
-    width = min(part.shape[1], SHEET - GAP)
-    sheet[:, GAP : GAP + width] = part[:, :width]
-    return sheet
-
-
 def _entry(colour: str, text: str) -> Picture:
     """A swatch and a text."""
     swatch = np.full((HEIGHT, _CAPITAL + GAP, 3), _PAPER, dtype=np.uint8)
@@ -202,6 +195,7 @@ def _entry(colour: str, text: str) -> Picture:
 
 def _scale(width_m: float | None, panel_width: int) -> Picture:
     """A bar of a round length and its text; the text alone where the scale is not known."""
+    # Over 1e8 m is twice round the Earth: such a georeferencing is wrong, and a bar by it would be too.
     if width_m is None or not 0 < width_m < 1e8:
         return _text("scale not known")
     per_pixel = width_m / panel_width
@@ -217,6 +211,7 @@ def _scale(width_m: float | None, panel_width: int) -> Picture:
 def _round_below(length: float) -> float:
     """1, 2 or 5 times a power of ten, the largest that is no longer."""
     power = 10.0 ** math.floor(math.log10(length))
+    # A length that is round itself must not miss its own value by the last bit of the product.
     return max(factor * power for factor in (1, 2, 5) if factor * power <= length * (1 + 1e-9))
 
 
@@ -234,6 +229,7 @@ def _title(item: ClassInfo) -> str:
 
 
 def _percent(share: float) -> str:
+    # Rounded to 0 % a class that is there would look absent.
     return f"{share:.0%}".replace("%", " %") if share >= 0.01 or share == 0 else "under 1 %"
 
 

@@ -76,12 +76,14 @@ class MapRequest:
         for option, kind in (("--quicklook", self.quicklook), ("--head-quicklook", self.head_quicklook)):
             if kind not in KINDS:
                 raise OptionsRefused(f"{option} is {kind}", f"give one of {', '.join(KINDS)}")
+        # `.onboard` holds canvases and is cleaned after each run; a `/` would lead out of the folder.
         if self.name is not None and (not self.name or self.name.startswith(".") or "/" in self.name):
             raise OptionsRefused(f"--name {self.name!r} is no plain folder name", "use letters, digits, - and _")
 
     @property
     def folder_name(self) -> str:
         """Name of the map's folder and the item's id."""
+        # As for a name that was given: no leading dot.
         return self.name or self.scene.stem.lstrip(".") or "scene"
 
 
@@ -139,6 +141,7 @@ class MapSummary:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able form: paths as text."""
+        # `asdict` goes down into nested dataclasses and leaves paths as they are, which JSON does not take.
         further = [_with_text_paths(asdict(head)) for head in self.further]
         return _with_text_paths(asdict(self) | {"familiarity": self.familiarity.as_json(), "further": further})
 

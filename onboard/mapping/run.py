@@ -69,6 +69,7 @@ def map_scene(
     begin = time.monotonic()
     executor = executor_of(engine)
     _check_request(request, executor.engine)
+    # Another process opens the file first: one that crashes or hangs a decoder does it there, not here.
     (judge or probe_scene)(request.scene, request.scene_options)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**GDAL_ENV))
@@ -78,6 +79,7 @@ def map_scene(
             scene = stack.enter_context(read_at(scene, resolution.read_size))
         job = Job.of(request, scene, executor, resolution)
         if (published_item := job.published()) is not None:
+            # A run that was killed between its rename and its cleaning left canvas and files here.
             job.clean()
             return _summary(
                 job, published_item, PipelineStats(tiles_resumed=len(job.grid)), time.monotonic() - begin, True
@@ -120,6 +122,7 @@ def _run(job: Job, begin: float, progress: Progress | None, observer: MapObserve
         further=further_heads(job),
     )
     try:
+        # Any failure but a refused scene leaves the canvas: the same command continues from it.
         with canvas:
             item, stats = _map_and_publish(job, canvas, progress, observer)
     except SceneRefused:
@@ -146,6 +149,7 @@ def _map_and_publish(
     Raises:
         StorageError: it changes again and again.
     """
+    # Storage may have changed while nobody worked on it.
     repair_canvas(canvas, job.grid, observer)
     thumbnail = None
     if job.shows_scene:
@@ -155,6 +159,7 @@ def _map_and_publish(
     stats = PipelineStats()
     for _ in range(ATTEMPTS):
         run_stats = job.executor.map_tiles(work, progress or (lambda _done, _all: None))
+        # A round that only writes files again inferred nothing: the figures of the round that mapped stay.
         stats = run_stats if run_stats.tiles_inferred or not stats.seconds else stats
         if repair_canvas(canvas, job.grid, observer) or _scene_changed(job, canvas, observer):
             continue
@@ -173,6 +178,7 @@ def _scene_changed(job: Job, canvas: Canvas, observer: MapObserver) -> bool:
     Raises:
         SceneRefused: they changed in storage.
     """
+    # GDAL read the file for minutes after its digest was taken.
     digest = digest_of_all(digests_of(job.request.scene))
     if digest == job.scene_sha256:
         return False

@@ -124,6 +124,7 @@ def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
         "id": facts.name,
         "geometry": footprint,
     }
+    # STAC 1.1: a bbox is required beside a geometry and prohibited without one.
     if footprint is not None:
         item["bbox"] = bbox_of(footprint)
     return item | {
@@ -136,6 +137,7 @@ def _item(facts: ItemFacts, folder: Path) -> dict[str, Any]:
 def _properties(facts: ItemFacts) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "title": f"Land cover of {facts.scene_name}",
+        # STAC wants a time. Where the scene names none, its reception stands here, and the next property says so.
         "datetime": facts.acquired or rfc3339(facts.received),
         "onboard:datetime_is": _datetime_is(facts),
         "created": rfc3339(facts.processed, "milliseconds"),  # tells a scene's map from one made again at once
@@ -180,6 +182,7 @@ def _projection(georeference: Georeference) -> dict[str, Any]:
     crs = georeference.crs or georeference.gcp_crs
     if crs is not None:
         code = crs.to_authority()
+        # projection 2.0.0: null where the CRS has no code; WKT2 then describes it.
         properties["proj:code"] = f"{code[0]}:{code[1]}" if code else None
         if code is None:
             properties["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
@@ -211,6 +214,7 @@ def _cover(
 
     The shares of all classes add up to 1; `onboard:no_data_pixels` are no part of them.
     """
+    # A map without any data has shares of 0.
     valid = max(1, sum(class_pixels[1:]))
     rows: list[dict[str, Any]] = []
     for item in classes:
@@ -260,6 +264,7 @@ def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
             title = f"a picture for people, of the head {item.head.name}"
             assets[Path(name).stem] = _picture_asset(name, title, roles=("overview",))
     for name in ("confidence", *(f"{item.head.name}-confidence" for item in facts.further)):
+        # Assets are what lies in the folder: confidence and pictures depend on options.
         if (folder / f"{name}.tif").exists():
             assets[name] = {
                 "href": f"./{name}.tif",
@@ -279,6 +284,7 @@ def _assets(facts: ItemFacts, folder: Path) -> dict[str, Any]:
             "href": f"./{file}", "type": VECTOR_TYPES[f".{ending}"], "title": "the map's patches as polygons",
             "roles": ["data"],
         }  # fmt: skip
+    # Last: each file of the folder is whole by now.
     for asset in assets.values():
         path = folder / asset["href"]
         asset["file:size"] = path.stat().st_size
@@ -308,6 +314,7 @@ def _classes(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
             "value": item.code,
             "name": item.name,
             "title": item.title,
+            # classification 2.0.0: six hex digits without "#".
             "color_hint": item.color.removeprefix("#").upper(),
             "nodata": False,
         }

@@ -54,6 +54,7 @@ class SceneThumbnail:
         )
         at = np.ix_(self._rows[rows] - window.row, self._columns[columns] - window.col)
         for place, band in enumerate(self.bands):
+            # A model of fewer bands shows its last one in place of those it lacks.
             self._samples[rows, columns, place] = read.pixels[min(band, len(read.pixels) - 1)][at]
         self._state[rows, columns] = 2 if read.valid is None else 1 + read.valid[at]
 
@@ -66,6 +67,7 @@ class SceneThumbnail:
         for tile in grid:
             rows = self._span(self._rows, tile.core.row, tile.core.height)
             columns = self._span(self._columns, tile.core.col, tile.core.width)
+            # Cores are read, not whole tiles: together they have each sample once.
             if not self._state[rows, columns].all():
                 self.take(tile.core, scene.read(tile.core))
 
@@ -73,6 +75,7 @@ class SceneThumbnail:
         """Colours (height, width, 3) and whether there is data (height, width)."""
         blocks = (self.height, OVERSAMPLING, self.width, OVERSAMPLING)
         valid = (self._state == 2).reshape(blocks)
+        # Pixels without data have no part in a mean: a collar would darken the scene's edge.
         count = valid.sum(axis=(1, 3), dtype=np.uint16)
         total = np.where(valid[..., None], self._samples.reshape(*blocks, 3), 0).sum(axis=(1, 3), dtype=np.uint16)
         return (total // np.maximum(count, 1)[..., None]).astype(np.uint8), count > 0

@@ -50,5 +50,6 @@ def is_whole(settings: Settings, row: ModelRow) -> bool:
 
 def active_model(settings: Settings, ledger: Ledger) -> ActiveModel:
     """The model that is to map now."""
+    # The worker asks between scenes: an activation needs no signal.
     row = ledger.models.active()
     return ActiveModel() if row is None else ActiveModel(row.id, folder_of(settings, row))

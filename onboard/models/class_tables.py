@@ -34,6 +34,7 @@ def manifest_of(settings: Settings, row: ModelRow) -> Manifest:
     return _read(Path(manifest_path(settings.model if folder is None else folder)), row.id)
 
 
+# With the digest in the key: a new version of the software brings another shipped model under the same path.
 @functools.lru_cache(maxsize=64)
 def _read(path: Path, _model_id: str) -> Manifest:
     return Manifest.load(path)
@@ -71,6 +72,7 @@ def check_class_tables(settings: Settings, ledger: Ledger, row: ModelRow, manife
 
 def first_difference(old: Table, new: Table) -> str:
     """The first code that means another class; empty where all mean the same."""
+    # By names and not by titles: a title may be translated or mended, a name stands in items and areas.
     before, after = ({item.code: item.name for item in table} for table in (old, new))
     for code in sorted(before.keys() | after.keys()):
         if before.get(code) != after.get(code):

@@ -84,7 +84,10 @@ class ModelDelivery:
 
     def __init__(self, settings: Settings, trust: Trust, ledger: Callable[[], Ledger], files: ModelFiles) -> None:
         self.settings, self.trust, self.files, self._ledger = settings, trust, files, ledger
+        # Requests come in threads of a pool, and the verification has one of its own: metadata, parts and folders
+        # change under this lock.
         self.lock = threading.RLock()
+        # In memory: after a restart no upload is under way, and the next one begins where the part on the disk ends.
         self._uploads: dict[str, _Upload] = {}
         self._number = 0
         self._aboard: dict[str, AboardFile] | None = None
@@ -135,6 +138,7 @@ class ModelDelivery:
             if store.name_signed(model.id, model.name, model.version, files, version):
                 self._log("info", "model-awaited", f"{model.name} {model.version}: {len(files)} files")
             self._use_what_is_aboard(model)
+            # All files may be here already: of a model that came before, or that shares its files with others.
             self.complete(model.id)
 
     def _use_what_is_aboard(self, model: SignedModel) -> None:
@@ -153,6 +157,7 @@ class ModelDelivery:
         for row in store.all():
             if row.id in named or row.origin == "shipped":
                 continue
+            # Something has to map: a withdrawn model goes on until another one is activated.
             if row.state == "active":
                 self._log("warning", "model-withdrawn", f"{row.title}: {reason}, and it is active: activate another")
             elif store.refuse(row.id, reason) or (row.state == "standby" and store.retire(row.id, reason)):
@@ -174,6 +179,7 @@ class ModelDelivery:
         """
         if self.files.holds(sha256):
             raise NotWanted("the whole file is here")
+        # Asked before a body is read: what no list names never reaches the disk.
         for model in self.trust.models():
             for file in model.files.values():
                 if file.sha256 == sha256:
@@ -203,6 +209,7 @@ class ModelDelivery:
         """
         with self.lock:
             under_way = self._uploads.get(name)
+            # A link that is cut leaves its request waiting until a time-out; the next push need not wait for that.
             if under_way is not None and time.monotonic() - under_way.heard < SILENT_S:
                 raise Taken("another upload of this file is under way: try again in some seconds")
             held = self.files.held_bytes(name)
@@ -214,9 +221,11 @@ class ModelDelivery:
         def append(chunk: bytes | bytearray) -> int:
             nonlocal held
             with self.lock:
+                # Taken over meanwhile: these bytes would land behind those of the other upload.
                 if self._uploads.get(name) is not mine:
                     raise Taken("another upload of this file took over")
                 mine.heard = time.monotonic()
+                # Synced under the lock, so that two uploads never write to one part.
                 held = self.files.append(name, held, chunk)
                 return held
 
@@ -235,6 +244,7 @@ class ModelDelivery:
             StorageError: the disk failed.
         """
         with self.lock:
+            # Two pushes may end the same file: the second finds it whole.
             if not self.files.holds(sha256):
                 digest = self.files.finish(sha256)
                 if digest != sha256:
@@ -260,6 +270,7 @@ class ModelDelivery:
         """Makes room for one more difference of a file: two pushes may send two, and no more are kept than a few."""
         with self.lock:
             under_way = self.files.differences(sha256)
+            # Which of them is still wanted cannot be known, and the station sends it again.
             if digest not in under_way and len(under_way) >= MOST_DIFFERENCES:
                 self.files.drop_differences(sha256)
 
@@ -279,12 +290,15 @@ class ModelDelivery:
             if came != digest:
                 part.unlink()
                 raise WrongDigest(digest, came)
+            # The file that is made needs room beside the base and the difference.
             self.files.check_room(size)
         arguments = [str(os.getpid()), method, str(base or ""), str(part), str(made), str(size)]
+        # Without the lock: it may take minutes, in which other uploads go on.
         why = _made_apart(arguments)
         with self.lock:
             came = "nothing" if why else self.files.take(made, sha256)
             made.unlink(missing_ok=True)
+            # The others too: they make the same file, or a wrong one.
             self.files.drop_differences(sha256)
             if came != sha256:
                 self._log("warning", "model-file-damaged", f"{sha256[:12]}: its difference makes {came[:12]} {why}")
@@ -307,8 +321,10 @@ class ModelDelivery:
         try:
             self.files.build(row.id, row.files)
         except StorageError as error:
+            # All its files stay whole: the next file or list that comes tries again.
             self._log("warning", "model-waits", f"{row.title}: {error}")
             return False
+        # The folder stands before the state says so: a cut between the two only builds it anew.
         if ledger.models.complete(row.id):
             self._log("info", "model-received", f"{row.title}: all files are whole")
             self.wake.set()
@@ -319,6 +335,7 @@ class ModelDelivery:
         """Removes the folder of a model that is retired or refused, and files that no other model needs."""
         with self.lock:
             self.files.erase_unit(row.id)
+            # Equal files of several models are one: a file stays while any model is awaited or stands that names it.
             wanted = {
                 str(facts["sha256"])
                 for other in self._ledger().models.all()
@@ -335,6 +352,7 @@ def _made_apart(arguments: list[str]) -> str:
     """Applies a difference in a process of its own; empty where it made a file, else why it did not."""
     try:
         ended = subprocess.run(
+            # A difference is not signed, and its decoder runs on bytes from outside: a crash costs that process alone.
             [sys.executable, "-m", "onboard.models.difference", *arguments],
             check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=APPLY_S,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},

@@ -49,6 +49,7 @@ def apply(method: str, base: bytes, difference: bytes, size: int) -> bytes:
 
         try:
             made: bytes = bsdiff4.patch(base, difference)
+        # bsdiff4 has no error of its own: damaged patches show as several kinds.
         except Exception as error:
             raise NoDifference(f"bsdiff4: {error}") from error
         return made
@@ -57,8 +58,10 @@ def apply(method: str, base: bytes, difference: bytes, size: int) -> bytes:
         return content
     if len(base) != size or len(content) != size:
         raise NoDifference(f"base, difference and file have {len(base)}, {len(content)} and {size} bytes, not the same")
+    # Of retrained 16-bit weights the low bytes are noise and the high ones hardly change: apart, XZ packs them better.
     old, change = np.frombuffer(base, np.uint8), np.frombuffer(content, np.uint8)
     new, half = np.empty(size, np.uint8), (size + 1) // 2
+    # Sums wrap at 256, as the ground's differences do.
     new[0::2] = old[0::2] + change[:half]
     new[1::2] = old[1::2] + change[half:]
     return new.tobytes()
@@ -67,6 +70,7 @@ def apply(method: str, base: bytes, difference: bytes, size: int) -> bytes:
 def _unpacked(difference: bytes, size: int) -> bytes:
     try:
         reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        # One byte more than promised tells a bomb without unpacking it.
         content = reader.decompress(difference, max_length=size + 1)
     except lzma.LZMAError as error:
         raise NoDifference(f"xz: {error}") from error
@@ -79,11 +83,13 @@ def main() -> None:
     """PARENT METHOD BASE DIFFERENCE TARGET SIZE: writes TARGET; exit code 2 where it is no difference."""
     parent, method, base, difference, target, size = sys.argv[1:]
     end_with_parent(int(parent))
+    # Mapping goes first.
     os.nice(10)
     length = int(size)
     old = Path(base).read_bytes() if base else b""
     change = Path(difference).read_bytes()
     memory = _BASE_MEMORY + _XZ_MEMORY + 4 * (length + len(old) + len(change))
+    # After reading, since the limit follows the sizes. RLIMIT_FSIZE: it writes no more than the file that was promised.
     for limit, value in (
         (resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, _CPU_S), (resource.RLIMIT_FSIZE, length),
         (resource.RLIMIT_CORE, 0),
@@ -92,6 +98,7 @@ def main() -> None:
         resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
     try:
         made = apply(method, old, change, length)
+    # Beyond the limit of address space allocations fail as MemoryError.
     except (NoDifference, MemoryError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -24,6 +24,7 @@ def count_failure(ledger: Ledger, row: ModelRow, problem: str, limit: int) -> bo
 def count_crash(ledger: Ledger, how: str, limit: int, *, while_opening: bool) -> bool:
     """The worker died: that counts against a model that has not proved itself, or that was being opened."""
     row = ledger.models.active()
+    # Once it has mapped a scene, the scene is to blame for a crash (docs/decisions/0015).
     if row is None or (row.has_proved and not while_opening):
         return False
     return count_failure(ledger, row, f"the worker died ({how})", limit)

@@ -37,6 +37,7 @@ class ModelFiles:
         """Makes the folders and removes what a cut left of folders that were being made."""
         for folder in (self._parts, self._files, self._units):
             folder.mkdir(parents=True, exist_ok=True)
+        # Folders of links alone: files and parts are untouched.
         for left in (*self._parts.glob("*.new"), *self._parts.glob("*.gone")):
             shutil.rmtree(left, ignore_errors=True)
         # A folder that is made is no more durable than a file: its name is the parent's to keep.
@@ -104,6 +105,7 @@ class ModelFiles:
         try:
             os.lseek(descriptor, at, os.SEEK_SET)
             write_all(descriptor, memoryview(chunk), path)
+            # Before its length is told: the station sends these bytes never again.
             os.fsync(descriptor)
         except OSError as error:
             raise storage_error(error, path) from error
@@ -117,6 +119,7 @@ class ModelFiles:
         Raises:
             NoRoom: they do not.
         """
+        # The reserve is for work under way: a model must not take the room of a scene that is being mapped.
         free = shutil.disk_usage(self.folder).free
         if free - wanted < self._reserve:
             raise NoRoom(self.folder, wanted=wanted, free=free, reserve=self._reserve)
@@ -134,6 +137,7 @@ class ModelFiles:
     def take(self, path: Path, sha256: str) -> str:
         """As :meth:`finish`, for a file of another name in the same folder."""
         try:
+            # Digest, bytes durable, then the name: a file that has its name is whole, whenever the power went.
             digest = sha256_file(path)
             if digest != sha256:
                 path.unlink()
@@ -168,10 +172,12 @@ class ModelFiles:
         """
         staged, final = self._parts / f"{uuid.uuid4().hex}.new", self.unit(model_id)
         try:
+            # Made aside and renamed: a folder among the units is always whole. `prepare` removes what a cut left.
             staged.mkdir()
             for name, facts in files.items():
                 _link(self.file(str(facts["sha256"])), staged / name)
             synced_folder(staged)
+            # Only a model whose files are awaited comes here: nothing maps from the folder that goes.
             if final.exists():
                 self.erase_unit(model_id)
             staged.rename(final)
@@ -185,6 +191,7 @@ class ModelFiles:
         """Removes a model's folder; its files stay until :meth:`sweep`."""
         aside = self._parts / f"{uuid.uuid4().hex}.gone"
         try:
+            # Renamed first: removed file by file, a cut would leave half a folder that looks like a model.
             self.unit(model_id).rename(aside)
         except FileNotFoundError:
             return
@@ -196,6 +203,7 @@ class ModelFiles:
         kept = set(wanted)
         for folder in (self._files, self._parts):
             for path in folder.iterdir():
+                # Every name here begins with the digest of the file that it is for, parts and differences included.
                 if path.name.partition(".")[0] not in kept and path.is_file():
                     path.unlink(missing_ok=True)
 
@@ -212,6 +220,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except FileNotFoundError:
+        # The file itself is gone, or never came: a copy would fail alike.
         raise
     except OSError:
         _copy(source, target)

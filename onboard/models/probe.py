@@ -40,6 +40,7 @@ def probe(settings: Settings, folder: Path) -> dict[str, Any]:
     """
     names = Manifest.load(manifest_path(str(folder))).head_names
     begun = time.monotonic()
+    # With all heads, though scenes may ask for fewer: each must answer right before the model flies.
     with _opened(settings, folder, names) as engine:
         opened = time.monotonic()
         golden = verify_golden(engine)
@@ -48,6 +49,7 @@ def probe(settings: Settings, folder: Path) -> dict[str, Any]:
         for _ in range(_TIMED):
             before = time.monotonic()
             prediction = engine.infer(tiles)
+            # The golden tile has warmed the engine up; of these the fastest counts, for scenes are mapped beside it.
             seconds.append(time.monotonic() - before)
         return {
             "backend": engine.backend, "precision": engine.precision,
@@ -64,6 +66,7 @@ def reason_of(settings: Settings, folder: Path, error: EngineError) -> str:
         names = Manifest.load(manifest_path(str(folder))).head_names
     except EngineError:
         return one_line(error)
+    # Only after a failure: each opening takes seconds, and a sound model is opened once.
     for name in names if len(names) > 1 else ():
         if (problem := _problem_of(settings, folder, name)) is not None:
             return f"head {name}: {problem}"
@@ -112,9 +115,12 @@ def main() -> None:
     parent, folder = int(sys.argv[1]), Path(sys.argv[2])
     end_with_parent(parent)
     os.nice(10)
+    # No limit of address space: CUDA and OpenVINO reserve far more than they use. The parent watches resident memory
+    # (docs/decisions/0015).
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):  # where memory runs out, this process goes first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    # The service's own environment: backend, threads and built engines are those that the worker will use.
     settings = read_settings()
     try:
         verdict: dict[str, Any] = {"figures": probe(settings, folder)}

@@ -28,6 +28,7 @@ def reconcile_models(settings: Settings, ledger: Ledger) -> None:
         files = model_files(settings)
         files.prepare()
         folders = files.folders()
+    # By the supervisor, before its children start: nobody else writes. From here on one model is active.
     note_shipped(settings, ledger)
     for folder in folders:
         _adopt(ledger, folder)
@@ -46,6 +47,7 @@ def _adopt(ledger: Ledger, folder: Path) -> None:
         files = {file.name: {"sha256": file.sha256, "bytes": file.bytes} for file in files_of(folder / MANIFEST_NAME)}
     except (EngineError, OSError):
         return
+    # A folder is named by the digest of its manifest: another one is damage, and no model.
     if files[MANIFEST_NAME]["sha256"] != folder.name:
         return
     row = ModelRow(
@@ -58,6 +60,7 @@ def _adopt(ledger: Ledger, folder: Path) -> None:
 
 def _activate_again(settings: Settings, ledger: Ledger) -> None:
     """An activation that the high-water mark knows and the ledger does not."""
+    # A ledger that fell back to an earlier state has lost the activation; the mark is written beside it.
     number, model_id = read_mark(settings.ledger_path).model
     row, active = ledger.models.get(model_id), ledger.models.active()
     if row is None or active is None or active.id == model_id or active.activated >= number:
@@ -70,6 +73,7 @@ def _activate_again(settings: Settings, ledger: Ledger) -> None:
 def _lose(ledger: Ledger, row: ModelRow) -> None:
     problem = "its folder is gone from the disk"
     if row.state == "active":
+        # With a limit of 0 at once: the last good model maps.
         ledger.models.fail(row.id, problem, 0)
     elif not (row.state == "standby" and ledger.models.retire(row.id, problem)) and not (
         row.state in ("received", "verified") and ledger.models.refuse(row.id, problem)

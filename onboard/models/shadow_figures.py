@@ -41,6 +41,7 @@ class Comparison:
         pairs = _pairs(tables, _tables(active))
         if not pairs:
             return None
+        # A head that the active model has, though this scene did not ask for it, is neither compared nor new.
         known = _pairs(tables, _tables(_all_heads(active)))
         return cls(pairs, tuple(name for name in tables if name not in known))
 
@@ -53,6 +54,7 @@ def add_answer(sums: dict[str, Any], answer: Mapping[str, Any]) -> None:
         heads = sums.setdefault(group, {})
         for head, values in answer[group].items():
             before = heads.get(head, dict.fromkeys(keys, 0))
+            # Sums and not means: scenes of different sizes weigh by their pixels.
             heads[head] = {key: _sum(before[key], values[key]) for key in keys}
 
 
@@ -69,6 +71,7 @@ def with_shares(sums: Mapping[str, Any]) -> dict[str, Any]:
         name: {**values, "confidence": _share(values, "confidence_sum", 255)}
         for name, values in sums["new_heads"].items()
     }
+    # The lowest: the rule that activates holds for every head that was compared.
     return {**sums, "heads": heads, "new_heads": new, "agreement": min(head["agreement"] for head in heads.values())}
 
 
@@ -101,6 +104,7 @@ def _tables(manifest: Manifest) -> dict[str, Table]:
 def _pairs(candidate: Mapping[str, Table], active: Mapping[str, Table]) -> dict[str, str]:
     """Heads of one name and meaning; beside a model of one graph, the first head that means the same."""
     if "" in candidate or "" in active:
+        # The head of a model of one graph has no name to go by: the first with the same classes is taken.
         alike = [(own, other) for own in candidate for other in active if not _differ(candidate[own], active[other])]
         return dict(alike[:1])
     return {name: name for name in candidate if name in active and not _differ(candidate[name], active[name])}

@@ -55,6 +55,7 @@ class ShadowRequest:
     @classmethod
     def read(cls, source: BinaryIO) -> ShadowRequest | None:
         """The next one; None at the end."""
+        # A line without its end: the worker is gone.
         line = source.readline()
         if not line.endswith(b"\n"):
             return None
@@ -64,6 +65,7 @@ class ShadowRequest:
         one_band, answers = (shape[0], *shape[2:]), {}
         for name, has_confidence in facts["heads"]:
             classes = _read_array(source, one_band)
+            # In the order that `write` has: classes, then the confidence of the same head.
             answers[str(name)] = HeadPrediction(classes, _read_array(source, one_band) if has_confidence else None)
         return cls(tiles, answers, tuple(facts["new"]))
 
@@ -79,6 +81,7 @@ def shadow(settings: Settings, folder: Path, source: BinaryIO, out: BinaryIO) ->
         EngineError: it cannot be opened, or fails.
     """
     names = Manifest.load(manifest_path(str(folder))).head_names
+    # Without `build`: where an engine is built from ONNX, the probe has built it at the verification.
     with open_engine(
         str(folder), heads=names, backend=settings.backend, threads=settings.threads, max_batch=max(settings.batch, 1),
         built=settings.data_dir / "engines", choices=settings.data_dir / "backends.json",
@@ -98,6 +101,7 @@ def shadow(settings: Settings, folder: Path, source: BinaryIO, out: BinaryIO) ->
 
 def _infer(engine: Engine, tiles: Tiles, names: Sequence[str]) -> dict[str, HeadPrediction]:
     """By head; in several calls where the graph takes fewer tiles than that of the active model."""
+    # The worker's batch is that of the active model; another graph may take fewer tiles.
     most = engine.max_batch
     parts = [engine.infer(tiles[at : at + most]).heads for at in range(0, len(tiles), most)]
     heads = {}
@@ -126,10 +130,12 @@ def _total(confidence: NDArray[np.uint8] | None) -> int | None:
 def main() -> None:
     """The whole life of the process; its last line is {"failed": ...} where the candidate fails."""
     end_with_parent(int(sys.argv[1]))
+    # Mapping goes first.
     os.nice(10)
     try:
         shadow(read_settings(), Path(sys.argv[2]), sys.stdin.buffer, sys.stdout.buffer)
     except EngineError as error:
+        # The last line: the worker refuses a candidate that says so.
         sys.stdout.write(json.dumps({"failed": one_line(error)}) + "\n")
         sys.stdout.flush()
     os._exit(0)

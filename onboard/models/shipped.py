@@ -47,6 +47,7 @@ def note_shipped(settings: Settings, ledger: Ledger) -> None:
     """
     row, known = shipped_row(settings), ledger.models.get
     held = known(row.id)
+    # Only where a row has to change: each write wears the flash.
     if held is None or held.origin != "shipped" or ledger.models.active_id() is None:
         ledger.models.note_shipped(row)
 
@@ -59,6 +60,7 @@ def files_of(manifest: Path) -> Iterator[AboardFile]:
         OSError: it cannot be read.
     """
     content = manifest.read_bytes()
+    # The manifest names all other files by their digests, and itself by none.
     yield AboardFile(manifest, manifest.name, hashlib.sha256(content).hexdigest(), len(content))
     for entry in Manifest.load(manifest).files:
         path = manifest.parent / entry.file

@@ -18,6 +18,7 @@ MOST_FILES = 40
 """Of one model: 16 heads with their golden answers, the encoder, its golden tile and the manifest are 35."""
 MOST_MODELS = 64
 _SIGN = "sign the folder with `ground model sign`"
+# No name begins with a dot or holds a slash: no target is a hidden file or leads out of its folder.
 _SLUG = r"[a-z0-9][a-z0-9_.-]{0,63}"
 _PATH = re.compile(rf"({_SLUG})/({_SLUG})/([A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -63,6 +64,7 @@ def models_of(targets: Mapping[str, tuple[int, Mapping[str, str]]]) -> list[Sign
             raise ListRefused(f"target {path[:200]!r} is no NAME/VERSION/FILE", _SIGN)
         if not _SHA256.fullmatch(sha256):
             raise ListRefused(f"target {path} has no SHA-256", _SIGN)
+        # The size is signed too: an upload knows where it ends.
         if not 1 <= length <= LARGEST_FILE:
             raise ListRefused(f"target {path} has {length:,} bytes", f"files have 1 to {LARGEST_FILE:,}")
         grouped.setdefault((match[1], match[2]), {})[match[3]] = SignedFile(sha256, length)
@@ -70,6 +72,7 @@ def models_of(targets: Mapping[str, tuple[int, Mapping[str, str]]]) -> list[Sign
         raise ListRefused(f"it names {len(grouped)} models", f"name {MOST_MODELS} at most: leave old ones out")
     models = [_model(name, version, files) for (name, version), files in grouped.items()]
     for model in models:
+        # The manifest's digest is the model's id in the ledger.
         twins = [other for other in models if other.id == model.id]
         if len(twins) > 1:
             raise ListRefused(f"{model.name} {model.version} has the manifest of another model", "sign each model anew")

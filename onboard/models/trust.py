@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MOST_METADATA_BYTES = 1 << 20
+# RFC 8259, 6: larger integers are not read alike by all programs.
 LARGEST_VERSION = 2**53
 MOST_KEYS = 32
 LIST_FILES = ("targets.json", "targets.copy.json")
@@ -95,12 +96,15 @@ class Trust:
         held: Root = self.root.signed
         if root == held:
             return False
+        # One after the other (TUF 5.3): each root is the proof for the next, and none may be left out.
         if root.version != held.version + 1:
             problem = f"it is version {root.version} of the root, and version {held.version} is aboard"
             raise ListRefused(problem, f"send version {held.version + 1}: every version comes, one after the other")
         _check_keys(root)
+        # By the keys of before: the change was wanted. By its own: whoever made it has the new keys.
         for keys, whose in ((held, "the root aboard"), (root, "its own")):
             _check_signed(keys, "root", new, f"keys of {whose}")
+        # Roots of before stay: a damaged newest one falls back to the one before it.
         self._write(f"{root.version}.root.json", raw)
         self.root = new
         return True
@@ -114,27 +118,33 @@ class Trust:
         """
         new = _parsed(raw, "targets")
         listed: Targets = new.signed
+        # First of all: nothing that a list says counts before enough keys have signed it.
         _check_signed(self.root.signed, "targets", new, "keys for models")
         held = self._held_list()
         version = 0 if held is None else held.signed.version
         if listed.version < version:
             problem = f"it is version {listed.version} of the list, and version {version} was taken before"
             raise ListRefused(problem, "versions never fall: sign the models again, which gives a new version")
+        # Two lists of one version: which of them is meant nobody can know.
         if held is not None and listed.version == held.signed.version and listed != held.signed:
             raise ListRefused(f"another list of version {version} was taken before", "sign again with a new version")
+        # Delegated keys would sign models without the root's threshold.
         if listed.delegations is not None:
             raise ListRefused("it delegates to other lists", _AGAIN)
         if self._is_clock_right() and listed.is_expired(self._now()):
             raise ListRefused(f"it has expired on {listed.expires:%Y-%m-%d}", "sign it again with a later date")
         if self._is_clock_right() and self.root.signed.is_expired(self._now()):
             raise ListRefused(f"the root has expired on {self.root.signed.expires:%Y-%m-%d}", "send a new root first")
+        # Read before it is written: a list that makes no sense must not take the place of one that does.
         models = _models(new)
+        # One after the other: a cut leaves one whole copy, of this version or of the one before.
         for name in LIST_FILES:
             self._write(name, raw)
         return models
 
     def _held_root(self) -> Metadata[Root]:
         """The newest root that is whole, from the folder or as put aboard by hand."""
+        # Each is signed by its own keys here; that the one before signed it was checked when it was taken.
         candidates = [root for path in self._folder.glob("*.root.json") if (root := self._read(path, "root"))]
         if self._first is not None and (first := self._read(self._first, "root")):
             candidates.append(first)
@@ -146,6 +156,7 @@ class Trust:
 
     def _held_list(self) -> Metadata[Targets] | None:
         copies = [held for name in LIST_FILES if (held := self._read(self._folder / name, "targets"))]
+        # Against the root of now: a list whose keys it no longer names does not count, nor does its version.
         sound = [held for held in copies if _is_signed(self.root.signed, "targets", held)]
         return max(sound, key=lambda held: int(held.signed.version), default=None)
 
@@ -155,6 +166,7 @@ class Trust:
                 return _parsed(file.read(MOST_METADATA_BYTES + 1), kind)
         except FileNotFoundError:
             return None
+        # One damaged copy is passed over: another root, or the other copy of the list, still counts.
         except (OSError, ListRefused) as error:
             log.warning("%s: %s", path, error)
             return None

@@ -28,6 +28,7 @@ def model_under_way(settings: Settings, ledger: Ledger, scene: SceneRow) -> Acti
             config = MappingConfig.of(settings, folder).asking(scene.heads)
         except EngineError:
             continue
+        # Model and options must be those that the canvas was begun with: its identity has both.
         if config.model == scene.model:
             return ActiveModel(row.id, folder) if config.options == scene.options else None
     return None

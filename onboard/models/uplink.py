@@ -41,6 +41,7 @@ class Uplink:
         Raises:
             UplinkOff: none are taken: no root of trust, or a library is missing.
         """
+        # Two first requests at once must share one delivery: it knows the uploads under way.
         with self._lock:
             if self._delivery is None:
                 folder = self.settings.models_dir / TRUST

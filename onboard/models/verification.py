@@ -31,6 +31,8 @@ from onboard.settings import Settings
 log = logging.getLogger(__name__)
 MOST_CHECKS = 3
 """Verifications of one model that begin and do not end, since the machine or the service went down, before it goes."""
+# A limit of address space would refuse runtimes that reserve more than they use: resident memory is looked at instead
+# (docs/decisions/0015).
 LOOK_S = 0.1
 PROBE = [sys.executable, "-m", "onboard.models.probe"]
 _MOST_VERDICT = 1 << 16
@@ -69,6 +71,7 @@ class Verification:
                         self._erase(row)
             except OnboardError as error:
                 log.warning("verification of models waits: %s", error)
+            # The thread has to live on: it is the only one that verifies.
             except Exception:
                 log.exception("verification of models failed; it is tried again")
             wake.wait(2.0)
@@ -77,12 +80,14 @@ class Verification:
     def verify(self, row: ModelRow) -> bool:
         """Verifies one model: it is verified or refused afterwards."""
         ledger = self._ledger()
+        # Counted before a file is opened: a model that takes the machine down leaves its count behind.
         begun = ledger.models.begin_check(row.id)
         try:
             if begun > MOST_CHECKS:
                 problem = f"{MOST_CHECKS} verifications of it began and did not end: it may bring the machine down"
                 raise ModelRefused(problem, "see the log, and push another")
             folder = self._files.unit(row.id)
+            # What is cheap and needs no runtime comes first.
             check_files(folder, row.files)
             manifest = checked_manifest(folder, row.name, row.version, row.files)
             check_class_tables(self._settings, ledger, row, manifest)
@@ -124,6 +129,7 @@ class Verification:
         try:
             raw = self._watched(process)
         finally:
+            # Also after an error of ours: no probe outlives its verification.
             if process.poll() is None:
                 process.kill()
             process.communicate()
@@ -131,6 +137,7 @@ class Verification:
             code = process.returncode
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise ModelRefused(f"the probe that opened it died ({how})", "the runtime aboard cannot take it")
+        # The last line: a runtime may write to standard output as well.
         verdict: dict[str, Any] = json.loads(raw.splitlines()[-1])
         if "refused" in verdict:
             raise ModelRefused(str(verdict["refused"]), "export it again, or push another")
@@ -159,6 +166,7 @@ class Verification:
                 if not chunk:
                     process.wait(5)
                     return raw
+                # Bounded: a runtime, or a model's author, may have it write without end.
                 raw = (raw + chunk)[-_MOST_VERDICT:]
 
 

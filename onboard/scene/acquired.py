@@ -37,6 +37,7 @@ def _offset(text: str | None) -> timedelta:
     if not text or text.upper() in ("Z", "UTC"):
         return timedelta()
     hours, minutes = int(text[1:3]), int(text[3:].lstrip(":") or 0)
+    # No place on Earth is more than 14 hours from UTC: such text is no offset.
     if hours > 14 or minutes > 59:
         raise ValueError(text)
     offset = timedelta(hours=hours, minutes=minutes)

@@ -58,6 +58,8 @@ def polygons_on(
     parts = []
     for polygon in polygons:
         rings = [_from_greenwich(ring) for ring in polygon]
+        # Degrees count from any meridian. The surroundings are less than a turn wide: each place lies in them once,
+        # and no part of an area counts twice.
         for turn in (-360, 0, 360) if east - west < 360 else (0,):
             # Holes go with their outer ring: they were moved by themselves.
             moved = [ring + np.array([turn + _turn(ring, rings[0]), 0.0]) for ring in rings]
@@ -73,12 +75,14 @@ def polygon_area_m2(polygon: Sequence[Ring]) -> float:
 
     Source: Snyder, "Map Projections: A Working Manual", 1987, 3-12 (the authalic latitude's q).
     """
+    # Half a degree at most from point to point: between two points the area is summed as if q were linear.
     areas = [abs(_ring_area(_dense(_from_greenwich(ring), 0.5))) for ring in polygon]
     return max(0.0, areas[0] - sum(areas[1:]))
 
 
 def _surroundings(georeference: Georeference, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """West, south, east, north of a scene and a little more; the whole turn for a scene round a pole."""
+    # A mesh and not the outline alone: round a pole the outline does not reach the northernmost place.
     longitudes, latitudes = georeference.places_in(Window(col=0, row=0, width=size[0], height=size[1]), _CELLS)
     if not (np.isfinite(longitudes).all() and np.isfinite(latitudes).all()):
         raise Unlocated("parts of it lie nowhere on Earth")
@@ -94,6 +98,7 @@ def _surroundings(georeference: Georeference, size: tuple[int, int]) -> tuple[fl
 
 def _to_pixels(georeference: Georeference, size: tuple[int, int], ring: Reals) -> Reals:
     columns, rows = georeference.pixels_of(size, ring[:, 0].tolist(), ring[:, 1].tolist())
+    # PROJ and GDAL answer with infinity where a place has no pixel.
     pixels = np.stack([columns, rows], axis=1)
     if not np.isfinite(pixels).all():
         raise Unlocated("no way leads from longitude and latitude to its pixels")
@@ -117,6 +122,7 @@ def _dense(ring: Reals, longest: float) -> Reals:
     points = []
     for start, end in pairwise([*ring, ring[0]]):
         parts = max(1, math.ceil(float(np.abs(end - start).max()) / longest)) if longest > 0 else 1
+        # 2,000 points an edge bound the work whatever an area's file says.
         points.append(start + (end - start) * (np.arange(min(parts, 2000)) / min(parts, 2000))[:, None])
     return np.concatenate(points)
 

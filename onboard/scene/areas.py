@@ -26,6 +26,7 @@ Ring = list[tuple[float, float]]
 
 
 class _Part(BaseModel):
+    # RFC 7946, 6.1: members of other programs are allowed, and mean nothing here.
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
@@ -37,6 +38,7 @@ class AreaGeometry(_Part):
 
     @model_validator(mode="after")
     def _has_rings(self) -> AreaGeometry:
+        # On the whole geometry: many small rings cost as much as a long one.
         positions = sum(len(ring) for polygon in self.polygons for ring in polygon)
         if positions > MOST_POSITIONS:
             raise ValueError(f"it has {positions:,} positions, {MOST_POSITIONS:,} are taken: simplify it")
@@ -90,6 +92,7 @@ class Area(_Part):
     @property
     def key(self) -> str:
         """Equal for the same place under the same name: what earlier maps are compared by."""
+        # The geometry is part of it: shares of a changed area are of other ground, so it begins anew.
         geometry = None if self.geometry is None else self.geometry.model_dump(mode="json")
         head = [] if self.properties.head is None else [self.properties.head]  # keys of areas without one stay
         text = json.dumps([self.properties.name, geometry, *head], sort_keys=True)
@@ -110,6 +113,7 @@ class Areas(_Part):
     @field_validator("features")
     @classmethod
     def _names_differ(cls, features: list[Area]) -> list[Area]:
+        # Areas are forgotten and compared by name: two of one name could not be told apart.
         names = [area.properties.name.casefold() for area in features]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -163,6 +167,7 @@ def read_areas(path: Path, longest: int = MOST_BYTES) -> Areas:
     """
     try:
         with path.open("rb") as file:
+            # One byte more tells a file that is too long without reading all of it.
             data = file.read(longest + 1)
     except OSError as error:
         raise OptionsRefused(f"{path}: {error.strerror}", "give a GeoJSON file of areas") from error
@@ -180,6 +185,7 @@ def areas_of(data: bytes, source: str, longest: int = MOST_BYTES) -> Areas:
     try:
         return Areas.model_validate_json(data)
     except ValidationError as error:
+        # The first problem alone: a file of another kind has hundreds.
         row = error.errors()[0]
         place = ".".join(map(str, row["loc"]))
         raise OptionsRefused(

@@ -92,6 +92,7 @@ def bands_by_wavelength(names: Sequence[str], wavelengths_nm: Sequence[float | N
 def wavelength_nm(tags: Mapping[str, str], description: str | None) -> float | None:
     """Centre of a band in nanometres by its metadata or its description, None where neither says."""
     lower = {key.lower(): value for key, value in tags.items()}
+    # GDAL's own key names its unit; the others are vendors' and ENVI's, with the unit in a key of its own or nowhere.
     for key in ("central_wavelength_um", "center_wavelength", "central_wavelength", "wavelength"):
         match = re.match(r"\s*(\d+(?:\.\d+)?)", lower.get(key, ""))
         if match:
@@ -125,6 +126,7 @@ def _by_word(text: str) -> str | None:
     if bare in _LETTERS:
         return _LETTERS[bare]
     for name, words in _WORDS:
+        # Whole words: "red" is also the end of "infrared".
         if re.search(rf"(?<![a-z])({words})(?![a-z])", text):
             return name
     return None
@@ -133,6 +135,7 @@ def _by_word(text: str) -> str | None:
 def _by_code(labels: Sequence[str]) -> list[str | None]:
     """Product codes; empty unless the labels are those of one product that tells which band is which."""
     codes = [_code(label) for label in labels]
+    # All codes must belong to one product: B2 is blue on Landsat 8 and green on Landsat 5.
     known = {code for code in codes if code}
     meaning = _meaning(known)
     return [meaning.get(code) for code in codes] if meaning else []

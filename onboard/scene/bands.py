@@ -55,6 +55,7 @@ def chosen_bands(
         )
     if {"cyan", "magenta", "yellow"} <= set(colours):
         raise SceneRefused(path, "its bands are CMYK inks, not radiance", "convert it to RGB first")
+    # Kept even where names decide: where the two disagree, the item says so.
     by_colour = _by_name(names, colours)
     if chosen := _by_name(names, spectral_names(descriptions)):
         return BandChoice(chosen, "band descriptions", _conflict(chosen, by_colour))
@@ -62,6 +63,7 @@ def chosen_bands(
         return BandChoice(chosen, "wavelengths", _conflict(chosen, by_colour))
     if by_colour:
         return BandChoice(by_colour, "colour interpretation")
+    # Alpha is a mask and no colour: a fourth band marked so does not count as one of the model's.
     usable = [number for number, colour in enumerate(colours, 1) if colour != "alpha"]
     if len(usable) == 1:
         text = f"its one grey band stands for {', '.join(names)}"
@@ -72,6 +74,7 @@ def chosen_bands(
         )
     first = tuple(usable[: len(names)])
     text = f"bands {_listed(first)} are taken for {', '.join(names)}: the file does not name its bands"
+    # Files that name no bands hold them as RGB or as BGR: the hint offers the other order.
     option = f"--bands {','.join(map(str, reversed(first)))} (if it begins with {names[-1]})"
     return BandChoice(first, "order", Assumption("bands", text, option))
 
@@ -94,6 +97,7 @@ def asked_bands(asked: Sequence[int], names: Sequence[str], count: int) -> BandC
 
 def _by_name(names: Sequence[str], labels: Sequence[str | None]) -> tuple[int, ...]:
     """The band of each name that is a label; empty unless every name has exactly one."""
+    # Two bands of one name: nobody knows which is meant, so neither is taken.
     if any(list(labels).count(name) != 1 for name in names):
         return ()
     return tuple(list(labels).index(name) + 1 for name in names)

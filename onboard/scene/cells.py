@@ -65,6 +65,7 @@ class Cells:
                     todo.append(neighbour)
 
     def _patch_cells(self, cells: int, block: int) -> int:
+        # About one block where blocks have 256 to 1,024 pixels a side: few are decoded twice.
         pixels: int = max(_PATCH_PIXELS, min(block, 4 * _PATCH_PIXELS))
         return max(-(-pixels // self.step), -(-cells // _PATCHES))
 
@@ -104,6 +105,7 @@ class Cells:
             top, height = top + min(middle, height - 1), 1
         down = np.minimum(np.arange(rows.stop - rows.start) * step + (middle if height > 1 else 0), height - 1)
         pixels = read_bands(self._source, self._bands, Window(left, top, width, height))
+        # Single pixels and no means: a mean of collar and image is of neither colour.
         return pixels[:, down[:, None], across]
 
 

@@ -59,6 +59,7 @@ def borders(corners: list[NDArray[Any]], dtype: np.dtype[Any]) -> Iterator[Borde
     bands = len(corners[0])
     tolerance = NEAR if np.issubdtype(dtype, np.integer) else 0
     ends = [("black", 0.0)]
+    # Of floats no value is white: their type's largest is a fill, which the no-data rules find.
     if np.issubdtype(dtype, np.integer):
         ends.append(("white", float(np.iinfo(dtype).max)))
     known = []
@@ -68,6 +69,7 @@ def borders(corners: list[NDArray[Any]], dtype: np.dtype[Any]) -> Iterator[Borde
             value = _usual(begin, end, tolerance)
             known.append(value)
             yield Border(colour, value, len(begin))
+    # Another colour counts only at all four corners: one corner of one colour is a roof or a field.
     uniform = {_uniform(corner) for corner in corners}
     if len(corners) == 4 and len(uniform) == 1:
         only = uniform.pop()

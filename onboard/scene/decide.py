@@ -72,11 +72,13 @@ def decided(source: DatasetReader, path: Path, options: SceneOptions) -> Decisio
     rule = ValidRule.of(source, bands.indexes, nodata=options.nodata, alpha=options.alpha)
     sample: Sample | None = None
     is_bytes = source.dtypes[bands.indexes[0] - 1] == "uint8"
+    # Plain bytes need no sample: header and corners decide, and nothing more is decoded.
     if rule.alpha is not None or not is_bytes:
         rule, sample, more = _mask_band(source, bands.indexes, rule, options)
         assumptions += more
         rule, more = _judged(rule, sample, options)
         assumptions += more
+    # After the rule is final: corners that it leaves out need no search.
     collar = find_collar(source, bands.indexes, rule) if options.collar else None
     if collar is not None:
         assumptions.append(_of_collar(collar))
@@ -97,6 +99,7 @@ def _bands(source: DatasetReader, path: Path, options: SceneOptions) -> tuple[Ba
         )
     else:
         bands = asked_bands(options.bands, options.band_names, source.count)
+    # One stretch and one no-data rule for all bands need one type; complex radar has no colours to show.
     types = {source.dtypes[band - 1] for band in bands.indexes}
     if len(types) > 1 or any(kind.startswith(("complex", "cint", "cfloat")) for kind in types):
         raise SceneRefused(
@@ -111,6 +114,7 @@ def _mask_band(
     """The rule with the first band marked alpha that is a mask, and the sample that was looked at."""
     assumptions: list[Assumption] = []
     sample = sampled(source, bands, rule)
+    # Writers mark the fourth of four bands as alpha by habit, near infrared too; the mask may come after it.
     while rule.alpha is not None and options.alpha is None and sample.alpha is not None:
         if not is_graded(sample.alpha):
             return replace(rule, alpha_from=max(rule.alpha_from, faint_alpha(sample.alpha))), sample, assumptions
@@ -128,6 +132,7 @@ def _judged(rule: ValidRule, sample: Sample, options: SceneOptions) -> tuple[Val
     tags = set(rule.tags.values())
     if len(tags) == 1 and cannot_be_measured(sample.pixels, min(tags)):
         rule = replace(rule, tag_is_no_value=True)
+    # The caller has named the value, or said that there is none: nothing is guessed.
     if options.nodata != "file":
         return rule, assumptions
     fill = untagged_fill(sample.pixels, sample.valid)
@@ -146,6 +151,7 @@ def _of_collar(collar: Collar) -> Assumption:
 
 
 def _stretch(sample: Sample, rule: ValidRule, collar: Collar | None, options: SceneOptions) -> Stretch:
+    # Alpha, fill and collar were decided on this sample: their pixels go now, else they would bend the stretch.
     valid = sample.valid.copy()
     if rule.alpha is not None and sample.alpha is not None:
         valid &= sample.alpha >= rule.alpha_from

@@ -86,6 +86,7 @@ def _tiles(path: Path, group: ET.Element, steps: tuple[int, int]) -> tuple[Tile,
         name = file.find("DATA_FILE_PATH")
         if name is None:
             raise ValueError("a Data_File without a path")
+        # Tiles are counted from 1 and are of one size but at the far borders: step and number give the place.
         column, row = int(file.get("tile_C", "1")), int(file.get("tile_R", "1"))
         tiles.append(Tile(tile_path(path, name.attrib["href"]), (column - 1) * steps[0], (row - 1) * steps[1]))
     return tuple(tiles)
@@ -98,6 +99,7 @@ def _names(document: ET.Element, group: ET.Element, groups: int) -> tuple[str, .
         rows = document.findall(".//Raster_Index")
     ids = {int(row.findtext("BAND_INDEX", "0")): row.findtext("BAND_ID", "").strip() for row in rows}
     names = tuple(_BANDS.get(ids.get(number, ""), "") for number in range(1, len(ids) + 1))
+    # One unknown band leaves all unnamed: names in part would be moved by one and called certain.
     return names if all(names) else ()
 
 
@@ -109,6 +111,7 @@ def _rpc_file(path: Path, document: ET.Element) -> Path | None:
         if (part := component.find("COMPONENT_PATH")) is not None and "href" in part.attrib
     ]
     for name in [*named, re.sub(r"^DIM_", "RPC_", path.name, flags=re.IGNORECASE)]:
+        # Its last part alone: a path from outside must not lead to other folders.
         candidate = path.parent / Path(name).name
         if candidate != path and candidate.is_file():
             return candidate
@@ -134,6 +137,7 @@ def _rpcs(document: ET.Element) -> dict[str, str]:
     domain = document.find(".//ImagetoGround_Validity_Domain")
     first_column = float(domain.findtext("FIRST_COL", "1")) if domain is not None else 1.0
     first_row = float(domain.findtext("FIRST_ROW", str(first_column))) if domain is not None else 1.0
+    # `float` refuses what is no number here, in one line; `repr` keeps all digits for GDAL.
     items = {name: values[name] for name in _VALIDITY}
     items["LINE_OFF"] = repr(float(values["LINE_OFF"]) - first_row)
     items["SAMP_OFF"] = repr(float(values["SAMP_OFF"]) - first_column)

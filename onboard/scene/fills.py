@@ -52,6 +52,7 @@ def cannot_be_measured(pixels: NDArray[Any], value: float) -> bool:
     others = others[:, (np.abs(others) < LARGEST_FLOAT).all(axis=0)]
     if others.size == 0:
         return False
+    # Percentiles: a few saturated pixels must not widen the spread that the gap is held against.
     low, high = np.percentile(others, (0.1, 99.9)).tolist()
     gap = low - value if value < low else value - high
     # Zero is what shadow and deep water have in many products, and the collar's search finds it where it is none.
@@ -67,6 +68,7 @@ def is_graded(alpha: NDArray[Any]) -> bool:
     values = alpha[alpha != 0]
     if values.size == 0:
         return False
+    # A mask with smoothed edges has some values between; measurements have many.
     if np.unique(values).size < _MANY_VALUES:
         return False
     largest = float(values.max())

@@ -26,9 +26,11 @@ def flooded(candidates: Mask, seeds: Mask | None = None) -> Mask:
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     if starts.size == 0:
         return np.zeros_like(candidates)
+    # Runs and not pixels: NumPy has no labelling, and SciPy is not aboard (it belongs to the extra for polygons).
     labels = _joined(starts, ends, width + 1)
     seeded = np.zeros((height, width + 1), dtype=np.int64)
     seeded[:, :width] = candidates & seeds
+    # A running count tells for every run at once whether it holds a seed.
     total = np.concatenate(([0], np.cumsum(seeded)))
     reached = np.zeros(starts.size, dtype=bool)
     reached[labels[total[ends] > total[starts]]] = True
@@ -49,6 +51,7 @@ def _joined(starts: NDArray[np.int64], ends: NDArray[np.int64], pitch: int) -> N
     while True:
         smaller = np.minimum(labels[above], labels[below])
         labels_before = labels.copy()
+        # `minimum.at`: a label is named by many pairs, and plain indexing would keep only the last of them.
         np.minimum.at(labels, labels[above], smaller)
         np.minimum.at(labels, labels[below], smaller)
         while not np.array_equal(labels, labels[labels]):

@@ -44,6 +44,7 @@ def geojson_of(
     """
     _check([*longitudes, inside[0]], [*latitudes, inside[1]])
     ring = _unwrapped(longitudes, [min(90.0, max(-90.0, latitude)) for latitude in latitudes])
+    # A ring whose ends lie a turn apart goes round the Earth: a pole is within.
     if abs(ring[-1][0] - ring[0][0]) > 180:
         return _polygon(_with_pole(ring, inside))
     west, east = min(point[0] for point in ring), max(point[0] for point in ring)
@@ -84,6 +85,7 @@ def _unwrapped(longitudes: Sequence[float], latitudes: Sequence[float]) -> Ring:
     polar = [place for place, (_, latitude) in enumerate(points[:-1]) if abs(latitude) > _POLE]
     if len(polar) == 1:
         points = points[polar[0] + 1 : -1] + points[: polar[0]]
+    # Rounded before anything is cut: a scene that ends a hair beyond the antimeridian is not cut in two.
     unwrapped = np.unwrap([longitude for longitude, _ in points], period=360).round(_DIGITS)
     unwrapped -= 360 * np.floor((unwrapped.min() + 180) / 360)
     ring = [[round(x, _DIGITS), round(y, _DIGITS)] for x, (_, y) in zip(unwrapped.tolist(), points, strict=True)]
@@ -112,6 +114,7 @@ def _polygon(ring: Ring) -> dict[str, Any]:
 def _finished(ring: Ring) -> Ring:
     """Closed, counter-clockwise, to a centimetre, no point twice in a row."""
     rounded = [[round(longitude, _DIGITS), round(latitude, _DIGITS)] for longitude, latitude in ring]
+    # Rounding can make neighbours equal; a ring of which fewer than three points are left has no extent.
     points = [point for previous, point in pairwise([rounded[-1], *rounded]) if point != previous]
     if len(points) < 3:
         raise Unlocated("its outline has no extent")

@@ -131,6 +131,7 @@ class Georeference:
         )
         degrees = _degrees(*self._ground(columns.ravel().tolist(), rows.ravel().tolist()))
         longitudes, latitudes = (np.reshape(part, columns.shape) for part in degrees)
+        # Global grids whose outer rows are centred on the poles hang over them by half a pixel.
         return longitudes, np.clip(latitudes, -90, 90)
 
     def pixels_of(
@@ -154,6 +155,7 @@ class Georeference:
             x, y = _in_crs(self.crs, longitudes, latitudes)
             if self.crs.is_geographic:
                 middle = _applied(self.transform, np.array([size[0] / 2]), np.array([size[1] / 2]))[0][0]
+                # The scene may count from 0 to 360, PROJ counts from -180 to 180: the turn nearest to its middle.
                 x = x + 360 * np.round((middle - x) / 360)
             return _unapplied(self.transform, x, y)
         if self.gcps and self.gcp_crs is not None:
@@ -321,8 +323,10 @@ def georeference_of(source: DatasetReader) -> Georeference:
     from affine import Affine
 
     gcps, gcp_crs = source.gcps
+    # rasterio gives the identity for a file without a transform.
     transform = None if source.transform == Affine.identity() else source.transform
     crs = source.crs
+    # Only beside a CRS: GDAL has to describe the whole dataset for it.
     epoch = None if crs is None and gcp_crs is None else _epoch_of(source)
     try:
         rpcs, problem = source.rpcs, ""

@@ -129,9 +129,13 @@ class Grid(Sequence[Tile]):
     def _start(self, position: int, count: int, length: int) -> int:
         """First pixel of a tile along one axis; neighbours are at most S - 2h apart."""
         last = max(0, length - self.tile_size)
+        # The last tile ends at the border and so may begin out of phase. A start in phase with mirrored pixels behind
+        # it was measured and left (docs/decisions/0008).
         if position == count - 1:
             return last
+        # The step must be a multiple: rounded up to it, neighbours still lie no farther apart than their halos allow.
         phase = math.gcd(PHASE, self.tile_size - 2 * self.halo)
+        # Whole numbers: resumed runs and the machines of a cluster must cut the very same tiles.
         even = position * last // (count - 1)
         return min(last, -(-even // phase) * phase)
 
@@ -139,6 +143,7 @@ class Grid(Sequence[Tile]):
         """First pixel and length of a tile's source, then of its core, along one axis."""
         start, first, end = self._start(position, count, length), 0, length
         if position > 0:
+            # In the middle of what the two share: both say the least certain things at their own edges.
             first = (self._start(position - 1, count, length) + self.tile_size + start) // 2
         if position < count - 1:
             end = (start + self.tile_size + self._start(position + 1, count, length)) // 2

@@ -45,6 +45,7 @@ def maxar_mosaic(path: Path) -> Mosaic:
         for name, tile in _groups(path).items()
         if re.fullmatch(r"TILE_\d+", name)
     ]
+    # Groups stand in the order of the file's bands. One that is not known leaves all unnamed, see below.
     bands = tuple(_BANDS.get(name, "") for name in groups if name.startswith("BAND_"))
     return Mosaic(
         path=path,
@@ -65,6 +66,7 @@ def _groups(path: Path) -> Groups:
     """Values by name in each group, those outside any under the empty name. Lists keep their parentheses."""
     groups: Groups = {"": {}}
     group = ""
+    # A list in parentheses goes on over lines; all else ends with its semicolon or its line.
     for statement in re.finditer(r"^\s*(\w+)\s*=\s*(\([^)]*\)|\"[^\"]*\"|[^;\n]*)", _text(path), re.MULTILINE):
         name, value = statement[1], statement[2].strip().strip('"')
         if name == "BEGIN_GROUP":
@@ -80,6 +82,7 @@ def _groups(path: Path) -> Groups:
 def _text(path: Path) -> str:
     if path.stat().st_size > 16 << 20:
         raise ValueError(f"{path.name} is longer than 16 MiB")
+    # Every byte is a letter of Latin-1: an odd name in a comment does not spoil the description.
     return path.read_text(encoding="latin-1")
 
 

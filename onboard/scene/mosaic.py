@@ -76,6 +76,7 @@ def read_mosaic(path: Path) -> Mosaic:
         SceneRefused: it is damaged or names tiles that are not there or that lie elsewhere.
     """
     try:
+        # Before it is parsed: a parser takes several times the file's size in memory.
         if path.stat().st_size > _LONGEST_DESCRIPTION:
             raise SceneRefused(path, f"is longer than {_LONGEST_DESCRIPTION >> 20} MiB", "deliver its own description")
         mosaic = maxar_mosaic(path) if path.suffix.lower() == ".til" else dimap_mosaic(path)
@@ -93,6 +94,7 @@ def files_of(scene: Path) -> list[Path]:
     Raises:
         SceneRefused: as :func:`read_mosaic`.
     """
+    # The identity of a canvas has the digest of each: a sidecar that changes makes another scene.
     return read_mosaic(scene).files if is_description(scene) else [scene, *sidecars_of(scene)]
 
 
@@ -128,6 +130,7 @@ def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), rasterio.Env(**SCENE_ENV):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            # The driver is named: a VRT under the name of a tile could have GDAL open any file of this machine.
             with rasterio.open(tile.path, driver="GTiff") as source:
                 return {
                     "width": source.width, "height": source.height, "count": source.count, "dtype": source.dtypes[0],
@@ -165,6 +168,7 @@ def _georeference(mosaic: Mosaic, tiles: Opened) -> Georeference:
     """Of the whole scene: its polynomials, else the place of its first tile."""
     tile, facts = tiles[0]
     georeference: Georeference = facts["georeference"]
+    # Beside polynomials no transform is handed on: it would count before them (see Georeference.kind).
     if georeference.transform is None or mosaic.rpcs:
         return Georeference()
     transform = georeference.transform
@@ -186,6 +190,7 @@ def _add_band(root: ET.Element, number: int, name: str, band: int, tiles: Opened
         ET.SubElement(element, "NoDataValue").text = repr(facts["nodata"])
     for tile, size in tiles:
         source = ET.SubElement(element, "SimpleSource")
+        # Absolute: the VRT is a text in memory, and has no folder that paths could count from.
         ET.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(tile.path.absolute())
         ET.SubElement(source, "SourceBand").text = str(band)
         extent = {"xSize": str(size["width"]), "ySize": str(size["height"])}

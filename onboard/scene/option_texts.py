@@ -37,6 +37,7 @@ def nodata_of(text: str) -> NodataOption:
     if name == "file":
         return "file"
     try:
+        # "nan" is a number here too: of floats it is no data anyway, whatever is said.
         return float(text)
     except ValueError:
         raise ValueError(f"{text} is no number; give the value itself, or none") from None
@@ -61,6 +62,7 @@ def polygon_formats(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: one is unknown.
     """
+    # Each once: a format named twice is no second file.
     names = tuple(dict.fromkeys(part.strip() for part in text.split(","))) if text.strip() else ()
     for name in names:
         if name not in POLYGON_FORMATS:

@@ -42,10 +42,12 @@ def page_of(first: DatasetReader, path: Path, asked: int | None) -> tuple[int, s
         return asked, None if count == 1 else names[asked - 1], ()
     if count == 1:
         return 1, None, ()
+    # Each page is opened for its size, and a file may claim any number of them.
     shapes = [_shape(name) for name in names[:_MOST_LOOKED_AT]]
     sizes = [width * height for width, height, _ in shapes]
     number = sizes.index(max(sizes)) + 1
     width, height, bands = shapes[number - 1]
+    # Three and more of one size: bands of one scene that a camera wrote page by page.
     if bands == 1 and shapes.count(shapes[number - 1]) > 2:
         raise SceneRefused(
             path,

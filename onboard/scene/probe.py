@@ -81,6 +81,7 @@ class Probe:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "onboard.scene.probe"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            # OpenBLAS starts threads at its import: with threads a process must not fork, and each takes address space.
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
 
@@ -109,6 +110,7 @@ class Probe:
         assert self._process.stdin is not None  # noqa: S101 -- asked for above
         assert self._process.stdout is not None  # noqa: S101
         try:
+            # One line a request and one a reply; an empty reply is the end of the process.
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             reply = self._process.stdout.readline()
         except BrokenPipeError:
@@ -174,6 +176,7 @@ class Probes:
             probe.close()
 
     def _take(self) -> Probe:
+        # Held for the exchange alone: a look may take minutes, and other threads take probes of their own meanwhile.
         with self._lock:
             probe, self._idle = self._idle, None
         if probe is not None and probe.is_alive:
@@ -257,14 +260,17 @@ def _warm_up() -> None:
 def _in_a_fork(request: dict[str, Any]) -> dict[str, str]:
     """The verdict of a fork, or how it ended without one."""
     reading, writing = os.pipe()
+    # A look by a fork of the warm process takes 22 ms, by a new process 350 (docs/decisions/0005).
     child = os.fork()
     if child == 0:
         try:
             os.write(writing, json.dumps(_verdict(request)).encode())  # shorter than a pipe holds: it never waits
             os._exit(0)
         finally:
+            # Whatever happened: the fork must not return into its parent's loop and answer in its place.
             os._exit(1)
     os.close(writing)
+    # A pidfd can be waited for with a limit of time, `waitpid` cannot.
     ended = os.pidfd_open(child)
     try:
         in_time = bool(select.select([ended], [], [], request["limits"]["wall_s"])[0])
@@ -287,7 +293,9 @@ def _in_a_fork(request: dict[str, Any]) -> dict[str, str]:
 def _verdict(request: dict[str, Any]) -> dict[str, str]:
     limits = Limits(**request["limits"])
     memory = _limit(resource.RLIMIT_AS, limits.memory_bytes)
+    # Processor time: SIGXCPU at the soft limit tells why it ended; SIGKILL a second later ends what ignores that.
     _limit(resource.RLIMIT_CPU, limits.cpu_s, beyond=1)
+    # A core file as large as its memory would only wear the flash.
     _limit(resource.RLIMIT_CORE, 0)
     given: dict[str, Any] = request["options"]
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
@@ -320,10 +328,12 @@ def _target_of(given: dict[str, Any] | None) -> MappedAt | None:
 
 
 def _examine(path: Path, options: SceneOptions, limits: Limits, target: MappedAt | None = None) -> int:
+    # The header first: what it declares may be refused before a decoder allocates anything.
     _check_declared(path, options, limits)
     with Scene.open(path, options) as scene:
         right, bottom = max(0, scene.width - _SIDE), max(0, scene.height - _SIDE)
         width, height = min(_SIDE, scene.width), min(_SIDE, scene.height)
+        # Corners and middle: a file that was cut short lacks its last blocks.
         for col, row in {(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)}:
             scene.read(Window(col, row, width, height))
         if target is not None:
@@ -349,6 +359,7 @@ def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
         together = count if source.interleaving is not None and source.interleaving.name == "pixel" else 1
     if max(width, height) > limits.side_pixels or width * height > limits.scene_pixels:
         raise SceneRefused(path, f"declares {width} x {height} pixels", "split it into scenes that are smaller")
+    # Of interleaved bands a decoder unpacks all at once, whichever are read.
     block = block_width * block_height * item * together
     if block > limits.block_bytes:
         raise SceneRefused(

@@ -53,7 +53,9 @@ class Stretch:
         low = np.array(self.low, kind)[:, None, None]
         scale = 255 / (np.array(self.high, kind)[:, None, None] - low)
         with np.errstate(over="ignore", invalid="ignore"):  # fill values at the end of the type's range
+            # The cast to bytes cuts off: half a step added before makes it round.
             scaled = (pixels.astype(kind) - low) * scale + kind.type(0.5)
+        # A cast of not-a-number or infinity to a byte is undefined in C: processors give different bytes.
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         bytes_: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
         return bytes_

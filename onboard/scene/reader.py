@@ -77,6 +77,7 @@ class Scene:
         try:
             self.width, self.height = self._source.width, self._source.height
             self.count, self.dtype = self._source.count, str(self._source.dtypes[0])
+            # Sidecars are read here too: damage in one of them is the scene's, and said in one line.
             with _translated(path):
                 self.georeference: Georeference = georeference_of(self._source)
                 self.time_text = acquisition_text(self._source.tags() | self._source.tags(ns="IMAGERY"))
@@ -98,6 +99,7 @@ class Scene:
 
     def reopen(self) -> Scene:
         """Another handle on the same file with the same decisions, for another thread; it decodes on all cores."""
+        # The same decisions: a second look could stretch tiles of one map in two ways.
         return Scene(self.path, self.options, self.decisions, "ALL_CPUS")
 
     @property
@@ -152,6 +154,7 @@ class Scene:
         """
         with _translated(self.path, f"at column {window.col}, row {window.row}"):
             values = read_bands(self._source, self.bands.indexes, window)
+            # By the scene's own values: after the stretch a value that means no data is a byte like others.
             valid = self.decisions.valid_rule.valid(self._source, values, raster_window(window))
         if self.decisions.collar is not None:
             inside = self.decisions.collar.valid(values, window)
@@ -212,7 +215,9 @@ def open_page(
 
 def _opened(path: Path, name: Path | str, decoders: str) -> DatasetReader:
     """A file's page by GDAL's name for it."""
+    # The driver is named: a file from outside must not choose one that opens other files, as a VRT does.
     source = rasterio.open(name, driver="GTiff", NUM_THREADS=decoders)
+    # GDAL opens the overviews that an .aux.xml names, which could be any file of this machine.
     if "OVERVIEW_FILE" in source.tags(ns="OVERVIEWS"):
         source.close()
         raise SceneRefused(
@@ -227,6 +232,7 @@ def _translated(path: Path, where: str = "") -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, ValueError, MemoryError) as error:
+        # rasterio's own text says little; GDAL's error is behind it.
         cause = error.__cause__ or error
         text = _without_name(" ".join(str(cause).split()), path) or type(cause).__name__
         place = f"cannot be read {where}: " if where else "cannot be read: "

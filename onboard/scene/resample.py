@@ -57,6 +57,7 @@ class ResampledScene(Scene):
 
     def read(self, window: Window) -> ScenePixels:
         """As of `Scene`, in this scene's own pixels."""
+        # On both axes; where one of them is reduced, averages by area serve both.
         if self._is_enlarged:
             return self._read_enlarged(window)
         return self._from_band(window) if self._wants_band(window) else self._reduced(window)
@@ -85,6 +86,7 @@ class ResampledScene(Scene):
     def _wants_band(self, window: Window) -> bool:
         """Whether the next tile would decode all strips anew: a row of tiles is more than GDAL keeps of it."""
         width, height = self.full_size
+        # Only of strips as wide as the scene each tile decodes what its neighbours did; a window that wide has none.
         if self._source.block_shapes[0][1] < width or window.width == self.width:
             return False
         decoded = window.height * height / self.height * width * self.count * np.dtype(self.dtype).itemsize
@@ -96,6 +98,7 @@ class ResampledScene(Scene):
         if self._band is None or self._band[0] != window.rows:
             self._band = window.rows, self._reduced(Window(0, window.row, self.width, window.height))
         band = self._band[1]
+        # Copies: a view of a tile would keep the whole band in memory.
         valid_part = None if band.valid is None else band.valid[:, window.cols].copy()
         return ScenePixels(band.pixels[:, :, window.cols].copy(), valid_part)
 
@@ -144,6 +147,7 @@ class _Sums:
     def __init__(self, bands: int, down: Taps, across: Taps) -> None:
         self._down, self._across = down, across
         shape = len(down.first), len(across.first)
+        # Sums of all pixels and of lost ones, subtracted at the end: a scene without holes makes no second sum.
         self._all = np.zeros((bands, *shape), np.float32)
         self._lost: Reals | None = None
         self._lost_share = np.zeros((1, *shape), np.float32)
@@ -184,5 +188,6 @@ def _piece(block: int) -> int:
 
 
 def _cuts(span: tuple[int, int], step: int) -> Iterator[tuple[int, int]]:
+    # From multiples of the step, wherever the window begins: the same sums, whatever is read.
     for begin in range(span[0] // step * step, span[1], step):
         yield max(begin, span[0]), min(begin + step, span[1])

@@ -108,7 +108,7 @@ class Resolution:
     @property
     def is_remarkable(self) -> bool:
         """Whether a person should hear of it: all but a scene within the model's range whose sizes agree."""
-        return self.rule != "in_range" or self._conflicts
+        return self.rule != "in_range" or _conflict(self.scene_gsd_m, self.georeferenced_gsd_m)
 
     @property
     def map_size(self) -> _SHAPE:
@@ -120,10 +120,6 @@ class Resolution:
         if self.scene_gsd_m is None:
             return None
         return self.scene_gsd_m * math.sqrt(math.prod(self.scene_size) / math.prod(size))
-
-    @property
-    def _conflicts(self) -> bool:
-        return _conflict(self.scene_gsd_m, self.georeferenced_gsd_m)
 
     def as_json(self) -> dict[str, Any]:
         """For the item."""
@@ -166,6 +162,7 @@ def resolution_of(scene: Scene, manifest: Manifest, options: ResolutionOptions) 
     known = _known(sides, options)
     rule, read_size, text = _decided(size, known, ModelResolution.of(manifest))
     if known is not None and known.gsd_from == "option" and _conflict(known.gsd_m, declared_m):
+        # Taken all the same, and said: whoever gives a size may know that the georeferencing is wrong.
         text += f" (--gsd is taken, though the scene's georeferencing says {declared_m:.3g} m)"
     low, high = manifest.gsd_range_m or (None, None)
     facts = {"model_gsd_m": manifest.gsd_m, "model_range_m": None if low is None else [low, high]}
@@ -179,11 +176,13 @@ def mapped_pixels(scene: Scene, model: ModelResolution, default_gsd_m: float | N
     """Pixels of the scene, or of its enlargement for this model where that has more: what a canvas has to hold."""
     size = scene.width, scene.height
     known = _known(scene.georeference.pixel_sides_m(*size), ResolutionOptions(default_gsd_m=default_gsd_m))
+    # Asked for before there is a map: the service keeps room on the disk for a canvas of this size.
     _, read_size, _ = _decided(size, known, model)
     return max(int(scene.width * scene.height), read_size[0] * read_size[1])
 
 
 def _known(sides: tuple[float, float] | None, options: ResolutionOptions) -> _Known | None:
+    # An option is said of this scene and wins over its file. A setting is said of any scene: it only fills in.
     if options.gsd_m is not None:
         # Oblong pixels stay so: the size that was given is that of the mean pixel.
         slim = 1.0 if sides is None else math.sqrt(sides[0] / sides[1])
@@ -200,6 +199,7 @@ def _decided(size: _SHAPE, known: _Known | None, model: ModelResolution) -> tupl
     if known is None:
         text = f"the scene does not say how large its pixels are, the model is made for {made_for:g} m: mapped as it is"
         return "unknown", size, f"{text}; give their size with --gsd METRES"
+    # Without a tested range whatever is nearer to the model's resolution than to half or double of it.
     low, high = model.gsd_range_m or (made_for / _UNTESTED, made_for * _UNTESTED)
     begin = f"ground resolution {known.gsd_m:.3g} m, the model is made for {made_for:g} m"
     if low <= known.gsd_m <= high:
@@ -233,6 +233,7 @@ def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
     """
     width, height = (pixels * side / read_gsd_m for pixels, side in zip(size, known.sides, strict=True))
     if min(width, height) >= 1:
+        # Of oblong pixels one axis may come to more, and rounding may add a pixel: the reader enlarges twofold at most.
         largest_factor = int(MAX_ENLARGEMENT)
         return min(round(width), largest_factor * size[0]), min(round(height), largest_factor * size[1])
     if known.gsd_from == "option":

@@ -73,6 +73,7 @@ def sample_windows(width: int, height: int, block: tuple[int, int]) -> Iterator[
     """
     block_height, block_width = min(block[0], height), min(block[1], width)
     rows, cols = -(-height // block_height), -(-width // block_width)
+    # Whole blocks: a block is decoded whole, whatever part of it is read.
     block_count = min(max(BLOCK_PIXELS // (block_height * block_width), _MIN_BLOCKS), _MAX_BLOCKS)
     if width * height <= WHOLE_PIXELS or block_count >= rows * cols:
         down, across = rows, cols
@@ -96,6 +97,7 @@ def raster_window(window: Window) -> RasterWindow:
 
 def read_bands(source: DatasetReader, bands: tuple[int, ...], window: Window) -> NDArray[Any]:
     """Pixels (bands, h, w) at full resolution; a band asked for several times is decoded once."""
+    # One grey band may stand for all three of the model's.
     unique = list(dict.fromkeys(bands))
     pixels: NDArray[Any] = source.read(unique, window=raster_window(window))
     return pixels if len(unique) == len(bands) else pixels[[unique.index(band) for band in bands]]
@@ -104,10 +106,12 @@ def read_bands(source: DatasetReader, bands: tuple[int, ...], window: Window) ->
 def _thinned(source: DatasetReader, bands: tuple[int, ...], rule: ValidRule, window: Window, step: int) -> Sample:
     """Every `step`-th pixel down and across; of a window too flat for that, so many fewer across."""
     place = raster_window(window)
+    # A strip of one row cannot be thinned downwards: it gives as many pixels by being thinned more across.
     down = step if window.height >= 2 * step else 1
     across = step * step // down
     thin = (slice(down // 2, None, down), slice(min(across, window.width) // 2, None, across))
     pixels = read_bands(source, bands, window)
+    # Without the alpha band: whether that is a mask is decided on this very sample.
     valid = replace(rule, alpha=None).valid(source, pixels, place)
     thinned = pixels[(slice(None), *thin)].reshape(len(bands), -1)
     rows, cols = np.meshgrid(

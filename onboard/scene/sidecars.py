@@ -35,6 +35,7 @@ def sidecars_of(scene: Path) -> list[Path]:
     names |= set(_both(_OF_FOLDER))
     if (airbus := _AIRBUS.fullmatch(scene.stem)) is not None:
         product, tile = airbus[1], airbus[2] or ""
+        # GDAL looks for the files of the whole product beside each of its tiles.
         names |= {f"{kind}_{product}{part}.XML" for kind in ("DIM", "RPC") for part in ("", tile)}
     if (alos := _ALOS.fullmatch(scene.stem)) is not None:
         names |= {f"{kind}-{alos[1]}{ending}" for kind in ("HDR", "RPC") for ending in (".txt", ".TXT")}

@@ -57,6 +57,7 @@ def area_taps(source: int, target: int, start: int, stop: int) -> Taps:
     count = int(((low + source - 1) // target - first).max()) + 1
     begin = (first[:, np.newaxis] + np.arange(count)) * target
     end = np.minimum(begin + target, low[:, np.newaxis] + source)
+    # Up to here in whole numbers: only the division rounds, once.
     shares = np.maximum(end - np.maximum(begin, low[:, np.newaxis]), 0)
     return Taps(first, (shares / source).astype(np.float32))
 
@@ -80,6 +81,7 @@ def cubic_taps(source: int, target: int, start: int, stop: int) -> Taps:
     weights = np.zeros((len(centre), count))
     for tap in range(2 * _CUBIC_REACH):
         place = np.clip(before - 1 + tap, 0, source - 1) - first
+        # At a border several taps fall on one pixel: `add.at` adds them all, plain indexing would keep the last.
         np.add.at(weights, (np.arange(len(centre)), place), near[:, tap])
     return Taps(first, weights.astype(np.float32))
 
@@ -94,6 +96,7 @@ def weighted_sums(pixels: NDArray[np.uint8] | NDArray[np.bool_], down: Taps, acr
 
 def _along(pixels: NDArray[np.generic], taps: Taps, offset: int, *, axis: int) -> Reals:
     length = pixels.shape[axis]
+    # Tap after tap, in one order: a product of matrices may sum in another order on another machine.
     total: Reals | None = None
     for tap in range(taps.weights.shape[1]):
         index = taps.first + (tap - offset)

@@ -64,6 +64,7 @@ class Mosaic:
     def files(self) -> list[Path]:
         """Every file that the scene depends on."""
         own = [path for tile in self.tiles for path in (tile.path, *sidecars_of(tile.path))]
+        # Each once: tiles of one product share sidecars.
         return list(dict.fromkeys([self.path, *self.beside, *own]))
 
 
@@ -73,6 +74,8 @@ def tile_path(description: Path, name: str) -> Path:
     Raises:
         SceneRefused: outside the description's folder; it is no GeoTIFF by its name; it is not there.
     """
+    # The description comes from outside: unchecked, it could name any file of this machine as a tile. A colon could
+    # be one of GDAL's own prefixes.
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or ":" in name or "\0" in name:
         raise SceneRefused(description, f"names a tile outside its folder: {name!r}", "deliver the tiles beside it")

@@ -66,12 +66,15 @@ class ValidRule:
             alpha: the band that is the alpha, 0 for none, None for the one that is marked so.
         """
         flags = {band: source.mask_flag_enums[band - 1] for band in dict.fromkeys(bands)}
+        # A mask for the whole dataset is flagged on each of its bands.
         first = flags[bands[0]]
         compression = source.compression
         lossy = compression is not None and compression.name.lower() in LOSSY
         return cls(
             nodata=_tags(source, bands, nodata),
-            alpha=_alpha(source, bands, alpha),
+            # 0 says that there is none, whatever the file marks.
+            alpha=alpha_band(source, bands) if alpha is None else alpha or None,
+            # GDAL reports an alpha band as a mask for all bands as well; that one is judged by its own values.
             mask=MaskFlags.per_dataset in first and MaskFlags.alpha not in first,
             floats=np.issubdtype(np.dtype(source.dtypes[bands[0] - 1]), np.floating),
             # No flag at all: a mask, and of this band only (GDAL RFC 15).
@@ -126,6 +129,7 @@ class ValidRule:
         masks += [source.read_masks(band, window=window) != 0 for band in self.band_masks]
         if self.floats:
             with np.errstate(invalid="ignore"):
+                # Not-a-number fails every comparison: one test for it, infinities and fills.
                 masks.append((np.abs(pixels) < LARGEST_FLOAT).all(axis=0))
         return None if not masks else np.logical_and.reduce(masks)
 
@@ -139,10 +143,6 @@ def _tags(source: DatasetReader, bands: tuple[int, ...], nodata: NodataOption) -
     if nodata == "file":
         return tuple(source.nodatavals[band - 1] for band in bands)
     return (None if nodata == "none" else float(nodata),) * len(bands)
-
-
-def _alpha(source: DatasetReader, bands: tuple[int, ...], asked: int | None) -> int | None:
-    return asked or None if asked is not None else alpha_band(source, bands)
 
 
 def alpha_band(source: DatasetReader, bands: tuple[int, ...], after: int = 0) -> int | None:

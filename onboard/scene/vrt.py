@@ -17,6 +17,7 @@ def add_georeference(root: ET.Element, georeference: Georeference) -> None:
         # Without a mapping of axes GDAL takes x and y in the order that rasters have them, whatever the CRS says.
         ET.SubElement(root, "SRS", _epoch(georeference)).text = georeference.crs.to_wkt()
     if georeference.transform is not None:
+        # `repr` gives the shortest text that reads back as the same number.
         ET.SubElement(root, "GeoTransform").text = ", ".join(repr(value) for value in georeference.transform.to_gdal())
     if georeference.gcps:
         _add_control_points(root, georeference)

@@ -36,6 +36,7 @@ class AlignedMap:
         Raises:
             RasterioError: they cannot be read.
         """
+        # Ground that the earlier map does not show is no data there: not counted, but coded where it has a class now.
         codes: Codes = np.zeros((count, self.width), np.uint8)
         (top, bottom), (left, right) = self._span(first, count), self._columns()
         if bottom > top and right > left:

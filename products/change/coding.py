@@ -25,4 +25,5 @@ def changes_of(before: Codes, after: Codes) -> Codes:
 
 def applied(before: Codes, changes: Codes) -> Codes:
     """The later map's codes, of the earlier one's and the changes."""
+    # `where` computes both: of unchanged pixels the difference wraps to 255 and is not taken.
     return np.where(changes == 0, before, changes - np.uint8(CHANGED)).astype(np.uint8)

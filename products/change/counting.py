@@ -65,6 +65,7 @@ class Changes:
 
 def transitions(classes: tuple[MapClass, ...]) -> tuple[Transition, ...]:
     """All changes from one of the classes to another, with codes from 2 on; the same codes for the same classes."""
+    # All pairs, also those that do not occur: the same classes have the same codes in every raster of changes.
     pairs = [(before, after) for before in classes for after in classes if before.code != after.code]
     return tuple(
         Transition(UNCHANGED + 1 + number, before, after, _blend(before.colour, after.colour))
@@ -82,6 +83,7 @@ class ChangeCount:
 
     def __init__(self, classes: tuple[MapClass, ...], *, has_areas: bool) -> None:
         self._classes, self._has_areas = classes, has_areas
+        # Codes of no class count as no data, whatever a damaged file holds.
         self._number = np.zeros(256, np.int64)  # 0 is no data
         self._number[[item.code for item in classes]] = np.arange(1, len(classes) + 1)
         self._size = len(classes) + 1
@@ -90,6 +92,7 @@ class ChangeCount:
 
     def add(self, before: Codes, after: Codes, areas: Floats | None) -> None:
         """Adds the pixels of a tile, with the area of each."""
+        # One number for each pair: a single pass over the pixels, however many classes there are.
         cells = (self._number[before] * self._size + self._number[after]).ravel()
         self._pixels += np.bincount(cells, minlength=self._size**2)
         if areas is not None:
@@ -99,6 +102,7 @@ class ChangeCount:
         """What was added so far."""
         shape = self._size, self._size
         pixels, areas = self._pixels.reshape(shape), self._areas.reshape(shape)
+        # Row and column 0 are no data in one of the maps: neither changed nor compared.
         known = pixels[1:, 1:]
         no_data = int(pixels.sum() - known.sum())
         return Changes(self._classes, known, areas[1:, 1:] if self._has_areas else None, no_data)

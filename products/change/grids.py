@@ -20,6 +20,7 @@ def offset_of(first: Any, second: Any) -> tuple[int, int] | None:
     if first.crs != second.crs:
         return None
     a, b = first.transform, second.transform
+    # Pixels that differ a little in size drift apart over the longest side.
     longest = max(first.width, first.height, second.width, second.height)
     size = float(np.hypot(a.a, a.d))
     if max(abs(getattr(a, name) - getattr(b, name)) for name in "abde") * longest > _SAME * size:

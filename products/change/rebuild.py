@@ -64,6 +64,7 @@ def rebuild(before: Path, changes: Path, target: Path) -> None:
 def _rebuild(before: Path, changes: Path, target: Path) -> None:
     with rasterio.open(before, driver="GTiff") as earlier, rasterio.open(changes, driver="GTiff") as change:
         tags = change.tags()
+        # Changes say nothing of unchanged pixels: on any other map than this one they make a wrong one.
         if tags.get(BEFORE) != _sha256(before):
             raise ProductRefused(f"{before}: is not the map that {changes.name} is counted from", "fetch the whole map")
         size = change.width * change.height
@@ -75,8 +76,10 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
         offset = offset_of(earlier, change)
         if offset is None:
             raise ProductRefused(f"{changes}: its pixels do not lie on those of {before}", "fetch the whole map")
+        # Palette and class names are the earlier map's; changes.tif has its own, of changes.
         palette, names = earlier.colormap(1), {k: v for k, v in earlier.tags().items() if _CLASS.fullmatch(k)}
         largest = max(int(key.removeprefix("CLASS_")) for key in names)
+        # Beside the target: one rename gives it its name, which works within one file system.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rebuild-") as folder:
             raw = Path(folder) / "classes.raw"
             _write_raw(AlignedMap(earlier, offset, change.width), change, raw)
@@ -87,6 +90,7 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
                 add_georeference=_georeference_of(change, Path(folder) / "changes.vrt"),
             )  # fmt: skip
             made = Path(folder) / "map.tif"
+            # With the satellite's options and resampling: one byte that differs makes it another file.
             write_cog(source, made, map_options(largest), Resampling.mode)
             if _sha256(made) != tags.get(AFTER):
                 raise OtherBytes(
@@ -107,6 +111,7 @@ def _write_raw(earlier: AlignedMap, change: Any, raw: Path) -> None:
 
 def _georeference_of(dataset: Any, vrt: Path) -> Callable[[ET.Element], None]:
     """Adds the georeferencing of an open dataset, as GDAL itself describes it."""
+    # GDAL describes it itself: no number is rounded on a way through Python.
     rasterio.shutil.copy(dataset, vrt, driver="VRT")
     described = ET.parse(vrt).getroot()  # noqa: S314 -- GDAL wrote it just now
 

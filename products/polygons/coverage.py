@@ -54,6 +54,7 @@ def polygons(tiles: Tiles, patches: Patches, codes_of: Callable[[Tile], Codes], 
         is_whole = patches.first_tile[numbers] == patches.last_tile[numbers]
         for number, piece in zip(numbers[~is_whole].tolist(), pieces[~is_whole], strict=True):
             waiting.setdefault(number, []).append(piece)
+        # A patch is given out with its last tile: pieces wait no longer than they must.
         ending = np.unique(numbers[~is_whole & (patches.last_tile[numbers] == tile.number)])
         joined = np.array([_joined(waiting.pop(number)) for number in ending.tolist()], dtype=object)
         yield Batch(np.concatenate([numbers[is_whole], ending]), np.concatenate([pieces[is_whole], joined]))
@@ -63,8 +64,10 @@ def _pieces(tiles: Tiles, patches: Patches, tile: Tile, codes: Codes, tolerance:
     """Patch and polygon of each piece of a patch in a tile."""
     inside = patches.in_tile(tile, codes)
     labels, count = label(inside)
+    # All pixels of a label are in one patch: whichever is written last says which.
     numbers = np.empty(count, np.int64)
     numbers[labels.ravel()] = inside.ravel()
+    # Labels of patches and not of classes: where a small patch was joined to another, no border is left.
     pieces = outlines(labels, patches.seams(tiles, tile))
     if tolerance:
         # Pieces of no data take part: else the borders with it would be the coverage's own, and stay.

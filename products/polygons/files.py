@@ -52,6 +52,7 @@ class GeoParquetFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            # A file that was broken off gets no description, and no reader takes it for GeoParquet.
             if error is None:
                 self._write()
                 self._writer.add_key_value_metadata({"geo": json.dumps(self._description())})
@@ -77,6 +78,7 @@ class GeoParquetFile:
         """
         if not len(polygons):
             return
+        # Placed first: a grid that is mirrored, as one with row 0 in the south, turns shells round.
         placed = shapely.orient_polygons(shapely.transform(polygons, self._place.coordinates))
         boxes = shapely.bounds(placed)
         self._bounds[:2] = np.minimum(self._bounds[:2], boxes[:, :2].min(axis=0))
@@ -88,6 +90,7 @@ class GeoParquetFile:
         nothing = np.full(len(codes), np.nan)
         arrays += [
             pa.array(pixels),
+            # `from_pandas`: not-a-number becomes null, which readers know as "not known".
             pa.array(nothing if areas is None else areas.round(2), from_pandas=True),
             pa.array((nothing if confidence is None else confidence).astype(np.float32), from_pandas=True),
             pa.StructArray.from_arrays([pa.array(boxes[:, at]) for at in range(4)], list(_BOX)),
@@ -129,6 +132,7 @@ def write_with_gdal(parquet: Path, target: Path, place: Place) -> None:
 
     with pq.ParquetFile(parquet) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")
+        # Boxes are a column of structures, for which these formats have no type.
         names = [name for name in file.schema_arrow.names if name != "bbox"]
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
         batches = (batch for batch in file.iter_batches(_ROWS, columns=names))

@@ -41,6 +41,7 @@ def without_small(patches: Patches, borders: Borders, minimum: Minimum) -> Patch
         smaller, larger = _hooks(is_small, sizes, pairs, lengths)
         if not len(smaller):
             return replace(patches, codes=np.where(is_small, 0, patches.codes))
+        # All at once: chains of small patches end in one group.
         groups, count = components(len(sizes), smaller, larger)
         codes = _of_largest(groups, count, sizes, patches.codes)
         patches = patches.regrouped(groups, codes)
@@ -55,6 +56,7 @@ def _between(patches: Patches, borders: Borders) -> tuple[Numbers, Numbers]:
     pairs, lengths = (part[..., pairs[0] != pairs[1]] for part in (pairs, borders.lengths))
     has_class = (patches.codes[pairs[0]] != 0) & (patches.codes[pairs[1]] != 0)
     span = len(patches.codes)
+    # In int64: a pair's number is up to the square of the number of patches.
     keys, at = np.unique(pairs[0, has_class] * span + pairs[1, has_class], return_inverse=True)
     total = np.bincount(at, lengths[has_class], len(keys)).astype(np.int64)
     return np.stack([keys // span, keys % span]), total

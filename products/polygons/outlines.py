@@ -65,6 +65,7 @@ def outlines(labels: Labels, seams: SeamVertices | None = None) -> Polygons:
     linear = shapely.linearrings(np.column_stack([x, y]).astype(np.float64), indices=ring)
     owner = labels[rows[first], columns[first]]
     is_hole = _twice_area(x, y, first) < 0
+    # shapely takes the first ring of each polygon as its shell, and wants owners in rising order.
     by_owner = np.lexsort((is_hole, owner))
     polygons: Polygons = shapely.polygons(linear[by_owner], indices=owner[by_owner].astype(np.int64))
     return polygons
@@ -96,6 +97,7 @@ def _runs(labels: Labels, vertices: Flags) -> tuple[tuple[Indices, ...], tuple[I
     for direction in range(4):
         rows, columns = _sides(labels, direction)
         back, fore = _START[direction], _START[(direction + 1) % 4]
+        # Sides are listed along their lines, so the n-th first side and the n-th last side are of the same run.
         is_first = vertices[rows + back[0], columns + back[1]]
         is_last = vertices[rows + fore[0], columns + fore[1]]
         for sides, chosen in ((begins, is_first), (ends, is_last)):
@@ -124,6 +126,7 @@ def _successors(labels: Labels, begin: tuple[Indices, ...], end: tuple[Indices, 
     number[begin] = np.arange(len(begin[0]), dtype=np.int32)
     direction, rows, columns = end
     own = labels[rows, columns]
+    # A frame of no patch: steps over the edge stay inside the array, and meet nothing of their own.
     framed = np.pad(labels, 1, constant_values=-1)
     ahead = _AHEAD[direction]
     row_ahead, column_ahead = rows + ahead[:, 0], columns + ahead[:, 1]
@@ -146,6 +149,7 @@ def _rings(following: Indices) -> tuple[Indices, Indices]:
     """
     leader, hop = np.arange(len(following)), following
     while True:
+        # Each round doubles how far a run has looked: rings of n runs take log n rounds.
         lower = np.minimum(leader, leader[hop])
         if np.array_equal(lower, leader):
             break
@@ -164,6 +168,7 @@ def _rings(following: Indices) -> tuple[Indices, Indices]:
 
 def _twice_area(x: Indices, y: Indices, first: Indices) -> Indices:
     """Twice the signed area of each ring, positive where it is counter-clockwise."""
+    # In whole numbers: the sign tells shells from holes and must not depend on rounding.
     last = np.append(first[1:], len(x)) - 1
     x_next, y_next = np.roll(x, -1), np.roll(y, -1)
     x_next[last], y_next[last] = x[first], y[first]

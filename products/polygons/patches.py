@@ -74,6 +74,7 @@ class Patches:
         """Patch of each pixel of a tile, (height, width), from the tile's own codes."""
         labels, count = label(codes)
         first = int(self.first_label[tile.number])
+        # Labels are numbered alike each time, since the codes are the same: the first pass's table holds.
         patches: Labels = self.of_label[first : first + count].astype(np.int32)[labels]
         return patches
 
@@ -105,6 +106,7 @@ class Patches:
         areas = None if self.areas is None else np.bincount(groups, self.areas, count).astype(np.float64)
         confidence = None
         if self.confidence is not None:
+            # Means are weighted by pixels, as if they were taken over the group at once.
             confidence = np.bincount(groups, self.confidence * self.pixels, count) / pixels
         first, last = np.full(count, len(self.edges)), np.full(count, -1)
         np.minimum.at(first, groups, self.first_tile)
@@ -123,6 +125,7 @@ class Patches:
 
     def _meetings(self, neighbour: Edges | None, edge: str, length: int) -> Flags:
         vertices = np.zeros(length + 1, dtype=bool)
+        # The corners of a tile are vertices of every tile around them.
         vertices[[0, -1]] = True
         if neighbour is not None:
             patches = self.of_label[getattr(neighbour, edge)]
@@ -136,6 +139,7 @@ def label(values: NDArray[Any]) -> tuple[Labels, int]:
     Runs of rows are the nodes of a graph. Source: L. He, Y. Chao, K. Suzuki, "A run-based two-scan labeling
     algorithm", IEEE Transactions on Image Processing 17, 2008.
     """
+    # Runs of a row and not pixels are the graph's nodes: a class map has far fewer of them.
     begins = np.ones(values.shape, dtype=bool)
     begins[:, 1:] = values[:, 1:] != values[:, :-1]
     runs = np.cumsum(begins, dtype=np.int32).reshape(values.shape) - 1
@@ -177,6 +181,7 @@ def find_patches(
         first_tile=table["tile"], last_tile=table["tile"], of_label=np.arange(first[-1]),
         first_label=np.array(first), edges=tuple(edges),
     )  # fmt: skip
+    # Within a tile labels are whole; what is left to join lies on either side of a seam.
     seams = _seams(tiles, edges)
     is_same = labelled.codes[seams[0]] == labelled.codes[seams[1]]
     if with_borders:
@@ -205,6 +210,7 @@ def _counted(tile: Tile, data: TileData, labels: Labels, count: int) -> dict[str
     if data.areas is not None:
         columns["areas"] = np.bincount(flat, data.areas.ravel(), count)
     if data.confidence is not None:
+        # A sum here: `find_patches` divides by the pixels at the end.
         columns["confidence"] = np.bincount(flat, data.confidence.ravel(), count)
     return columns
 
@@ -219,6 +225,7 @@ def _borders_within(labels: Labels, first: int) -> Numbers:
     pairs = []
     for before, after in ((labels[:-1], labels[1:]), (labels[:, :-1], labels[:, 1:])):
         differs = before != after
+        # int64: a pair's number below is up to the square of the number of labels.
         pairs.append(np.stack([before[differs], after[differs]]).astype(np.int64))
     ordered = np.sort(np.concatenate(pairs, axis=1), axis=0)
     span = int(labels.max()) + 1

@@ -54,6 +54,7 @@ class Place:
         rows, columns = _steps(tile.height), _steps(tile.width)
         across, down = np.meshgrid(columns + tile.left, rows + tile.top)
         x, y = self.coordinates(np.column_stack([across.ravel(), -down.ravel()]).astype(np.float64)).T
+        # On an equal-area projection flat quadrilaterals have the ground's area, whatever the map's own CRS shows.
         easting, northing = (
             np.reshape(part, across.shape) for part in warp(self.crs, self.equal_area, x.tolist(), y.tolist())[:2]
         )
@@ -121,6 +122,7 @@ def _equal_area(place: Place, width: int, height: int) -> str | None:
     corners = np.array([(width / 2, -height / 2), (0, 0), (width, 0), (width, -height), (0, -height)], np.float64)
     try:
         with warnings.catch_warnings():
+            # Corners that lie nowhere are answered below, not on the terminal.
             warnings.simplefilter("ignore")
             x, y = place.coordinates(corners).T
             longitudes, latitudes = warp(place.crs, _DEGREES, x.tolist(), y.tolist())[:2]

@@ -46,6 +46,7 @@ class ClassRaster:
         """All that is known of the pixels of a tile."""
         confidence = None
         if self._confidence is not None:
+            # Read by the same tiles as the classes: both rasters have one grid.
             confidence = self._confidence.read(1, window=_window(tile)).astype(np.float64) / 255
         return TileData(self.codes(tile), self.place.pixel_areas(tile), confidence)
 

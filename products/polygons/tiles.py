@@ -71,6 +71,7 @@ class Tiles:
         return math.ceil(self.width / self.side)
 
     def __iter__(self) -> Iterator[Tile]:
+        # Spread evenly: no sliver is left for the last row or column of tiles.
         tops = [self.height * row // self.rows for row in range(self.rows + 1)]
         lefts = [self.width * column // self.columns for column in range(self.columns + 1)]
         for row in range(self.rows):

@@ -62,6 +62,7 @@ def write_polygons(raster: ClassRaster, files: Sequence[Path], options: Options)
     patches, borders = find_patches(raster.tiles, raster.data, with_borders=minimum is not None)
     if minimum is not None and borders is not None:
         patches = without_small(patches, borders, minimum)
+    # GeoParquet first: it grows batch by batch, and GDAL's formats are made of it the same way.
     parquet = files[0].with_suffix(SUFFIXES["geoparquet"])
     written = _write_parquet(raster, patches, parquet, options.tolerance)
     for path in files:
@@ -70,6 +71,7 @@ def write_polygons(raster: ClassRaster, files: Sequence[Path], options: Options)
                 write_with_gdal(parquet, path, raster.place)
             except (DataSourceError, DataLayerError) as error:
                 raise ProductError(f"{path}: cannot be written ({error})") from error
+    # Only a step on the way to what was asked for.
     if parquet not in files:
         parquet.unlink()
     return written
@@ -81,6 +83,7 @@ def _write_parquet(raster: ClassRaster, patches: Patches, path: Path, tolerance:
     try:
         with GeoParquetFile(path, raster.place, raster.columns) as file:
             for batch in polygons(raster.tiles, patches, raster.codes, tolerance=tolerance):
+                # Rasters of changes give no meaning to the code of unchanged ground: it becomes no polygon.
                 kept = np.isin(patches.codes[batch.patches], with_meaning)
                 numbers = batch.patches[kept]
                 areas = None if patches.areas is None else patches.areas[numbers]
