@@ -69,6 +69,7 @@ def run_change(options: argparse.Namespace) -> int:
     if target.exists() and not options.overwrite:
         line(f"{target}: is there already; --overwrite writes it anew")
         return 0
+    # With --name and --out the target may be one of the two maps, by a link too.
     kept = file_ids(found.path for found in maps)
     more = write_whole_files(functools.partial(_write, maps[0].path, maps[1].path, options), target, kept)
     line(f"{target}: {size(target.stat().st_size)}, {more}")
@@ -128,6 +129,7 @@ def _polygons(classes: Any, target: Path, options: argparse.Namespace) -> str:
         "to_name": {item.code: item.after.title for item in table},
         "color": {item.code: "#{:02x}{:02x}{:02x}".format(*item.colour[:3]) for item in table},
     }
+    # Of the raster that was just written: polygons and pixels cannot differ.
     with opened_raster(target, columns) as raster:
         files = [target.with_suffix(SUFFIXES[kind]) for kind in options.format]
         written = write_polygons(raster, files, polygon_options(options))

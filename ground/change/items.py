@@ -36,6 +36,7 @@ def facts_of(path: Path) -> MapFacts:
         model = properties.get("onboard:model") or {}
         named = " ".join(str(model[key]) for key in ("name", "version") if key in model)
         return MapFacts(sha256_of(path), str(properties.get("datetime") or ""), named)
+    # Maps are compared without their items, too: times and models are then unknown.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return MapFacts(sha256_of(path), "", "")
 
@@ -63,4 +64,5 @@ def _time(text: str) -> Any:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
+    # Else the comparison of a time with an offset and one without would raise.
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -42,6 +42,7 @@ def write_changes(pair: Pair, target: Path, tags: Mapping[str, str]) -> Changes:
         "tiled": True, "compress": "lzw", "bigtiff": "if_safer", **pair.georeference,
     }  # fmt: skip
     code_of = _codes(pair.classes, table)
+    # Through a plain GeoTIFF: GDAL's COG driver copies a whole raster and cannot be written tile by tile.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, rasterio.Env(**GDAL_OPTIONS):
         plain = Path(folder) / "changes.tif"
         with rasterio.open(plain, "w", "GTiff", **options) as file:
@@ -59,6 +60,7 @@ def write_changes(pair: Pair, target: Path, tags: Mapping[str, str]) -> Changes:
 
 def _codes(classes: tuple[MapClass, ...], table: tuple[Transition, ...]) -> Codes:
     """Code of changes for each pair of classes, (256, 256)."""
+    # A table, so that a tile takes one look-up. What no pair names, no data in either map, stays 0.
     codes = np.zeros((256, 256), np.uint8)
     for item in classes:
         codes[item.code, item.code] = UNCHANGED

@@ -75,6 +75,7 @@ def _tools(kind: str) -> tuple[Any, Callable[[Any, Path], None]]:
         from ground.export.rasters import write_cog8, write_png
         from ground.export.tiles import write_mbtiles, write_pmtiles
 
+        # Imported only when it writes: without this the first map would fail, not the command.
         if kind == "pmtiles":
             importlib.import_module("pmtiles")
     except ModuleNotFoundError as error:

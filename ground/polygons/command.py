@@ -78,6 +78,7 @@ def run_polygons(options: argparse.Namespace) -> int:
     jobs = []
     for exported in maps:
         files = [options.out / f"{exported.name}{SUFFIXES[kind]}" for kind in options.format]
+        # The first missing format stands for the map: write_each looks at one target, and the formats here stay.
         missing = [path for path in files if options.overwrite or not path.exists()] or files
         jobs.append((missing[0], functools.partial(_write, exported, options, missing)))
     return write_each(jobs, options, "made into polygons", sources=[exported.path for exported in maps])
