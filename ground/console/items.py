@@ -26,6 +26,7 @@ _WIDEST = 180.0
 _TITLE = re.compile(r"Land cover of (?P<scene>.+)")
 _COLOUR = re.compile(r"[0-9A-Fa-f]{6}")
 
+# Bounds in all of these: an item comes over the link, and a page gets all of what is kept.
 Text = Annotated[str, Field(max_length=2000)]
 
 
@@ -227,6 +228,7 @@ def record_of(folder: Path, name: str) -> MapRecord:
         OSError: the folder cannot be read.
     """
     files = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)}
+    # By the files alone: an item that cannot be read does not make a map less whole.
     state = "whole" if MAP in files else "coarse" if COARSE in files else "coming"
     known: dict[str, Any] = {"files": files, "state": state, "acknowledged": RECEIPT in files}
     if ITEM not in files:
@@ -295,6 +297,7 @@ def _legend(asset: _Asset | None, covers: list[_Cover]) -> tuple[ClassRow, ...]:
         if entry.value == 0:
             continue
         row = cover.get(entry.value, _Cover(value=entry.value))
+        # It becomes a style on the page: six digits and nothing else.
         colour = entry.color_hint if _COLOUR.fullmatch(entry.color_hint) else "888888"
         title = entry.title or entry.name or str(entry.value)
         rows.append(ClassRow(entry.value, title, f"#{colour.lower()}", row.share, row.area_m2))
@@ -303,6 +306,7 @@ def _legend(asset: _Asset | None, covers: list[_Cover]) -> tuple[ClassRow, ...]:
 
 def _seconds(text: str | None) -> float | None:
     try:
+        # Python 3.10 does not know the Z.
         stamp = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
     except ValueError:
         return None

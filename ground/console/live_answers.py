@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ground import answers
 
 Text = Annotated[str, Field(max_length=10_000)]
+# JSON of a page cannot hold infinity or NaN, which Python reads from JSON.
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e18, le=1e18)]
 
 

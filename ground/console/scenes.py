@@ -42,6 +42,7 @@ class SceneFolder:
 
     def _sha256(self, path: Path) -> str:
         facts = path.stat()
+        # A scene is read once for all its tiles; other threads wait for it here, as a page asks for many at once.
         stamp = (path.name, facts.st_size, facts.st_mtime_ns)
         with self._lock:
             if stamp not in self._digests:
