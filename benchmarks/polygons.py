@@ -73,6 +73,7 @@ def _measured(name: str, path: Path, work: Path) -> tuple[float, float]:
 
 
 def _ours(path: Path, work: Path, *more: str) -> None:
+    # The command itself, not its parts: what a user waits for, with its files.
     if cli.main(["polygons", str(path), "--out", str(work), "--overwrite", "--quiet", *more]):
         raise SystemExit("ground polygons failed")
 
@@ -84,6 +85,7 @@ def _gdal(path: Path, work: Path) -> None:
     del work
     with rasterio.open(path) as source:
         codes: np.ndarray[tuple[int, int], np.dtype[np.uint8]] = source.read(1)
+        # No data is no polygon, as in ours.
         for _ in rasterio.features.shapes(codes, mask=codes > 0, transform=source.transform):
             pass
 
@@ -125,6 +127,7 @@ def main() -> None:
         return
     ways: dict[str, Callable[[Path, Path], None]] = {
         "ours": _ours,
+        # In a folder of its own: the sizes that are printed are those of the default.
         "ours, edges of pixels": lambda path, work: _ours(path, work / "edges", "--simplify", "0"),
         "gdal": _gdal,
         "gdal to a file": _gdal_to_file,

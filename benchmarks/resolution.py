@@ -29,6 +29,7 @@ class MadeFor:
         self._engine = engine
         self.manifest = engine.manifest.model_copy(update={"gsd_m": gsd_m, "gsd_range_m": (gsd_m, gsd_m)})
 
+    # All else is the engine's own: the wrapped one is the same engine, told otherwise.
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
@@ -81,6 +82,7 @@ def _memory(folder: Path, *, side: int) -> None:
 
 
 def _peak_of(scene: str, out: str, gsd_m: str) -> None:
+    # An engine that costs nothing: the model's own memory would hide the pipeline's.
     engine = cast("Engine", MadeFor(ConstantEngine(), MODEL_M))
     map_scene(MapRequest(Path(scene), Path(out), resolution=ResolutionOptions(gsd_m=float(gsd_m))), engine)
     # Not ru_maxrss: exec leaves in it what the process that forked had held.
