@@ -94,7 +94,7 @@ def _loader_rate(shelf: ShardDataset, *, workers: int, steps: int) -> float:
     task = DistillTask(settings, shelf)
     drawn = Steps(task, settings.stages[0], rank=0, world=1, accumulate=1)
     loader: DataLoader[object] = DataLoader(drawn, batch_size=None, sampler=range(steps + workers), num_workers=workers)
-    # A batch of each worker first: their start takes seconds, and is not the loader's rate.
+    # A batch of each worker first: their start is not the loader's rate.
     batches = iter(loader)
     for _ in islice(batches, workers):
         pass

@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--dest", type=Path, required=True, help="folder of the maps; an interrupted pass continues there"
     )
+    # A % is written twice: argparse formats help texts.
     pull.add_argument(
         "--layout", metavar="PATTERN", help="folders of the maps, like '{date:%%Y/%%m}/{title}-{id}'; maps that are "
         "there are moved, and later passes keep to it (default: as the folder is; {id} in a new one)",

@@ -76,6 +76,7 @@ class Head:
         return QUICKLOOK if self.file == MAP else f"{Path(self.file).stem}-{QUICKLOOK}"
 
 
+# By the file and not by a Head: `ground polygons` knows a raster alone, and looks for what lies beside it.
 def confidence_name(file: str) -> str:
     """Name of the raster of confidence that belongs to a raster of classes."""
     return CONFIDENCE if file == MAP else f"{Path(file).stem}-{CONFIDENCE}"

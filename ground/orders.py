@@ -51,6 +51,7 @@ def add_priority(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
 def _push(open_link: OpenLink, options: argparse.Namespace) -> int:
     document = _document(options.file)
     with open_link(options) as link:
+        # Asked before the change, since the answer names only what counts from then on.
         before = {area["name"] for area in _rows(link.json("GET", "/areas"))}
         rows = _rows(link.json("PUT", "/areas", json=document))
     options.screen.table(rows)

@@ -75,6 +75,7 @@ class Screen:
         with tqdm(unit="B", unit_scale=True, leave=False) as bar:
 
             def move(done: int, total: int) -> None:
+                # Each plan of a pass has another total.
                 bar.total = total
                 bar.update(done - bar.n)
 

@@ -96,6 +96,7 @@ def _write(before: Path, after: Path, options: argparse.Namespace, target: Path)
     write_json(changes, target.with_suffix(".json"), document)
     parts = [f"{changes.changed / max(1, changes.compared):.2%} changed"]
     if changes.areas is not None:
+        # All pairs but the diagonal, which is what stayed as it was.
         parts.append(area_text(float(changes.areas.sum() - changes.areas.trace())))
     if not options.no_polygons:
         parts.append(_polygons(pair.classes, target, options))

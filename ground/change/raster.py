@@ -37,6 +37,7 @@ def write_changes(pair: Pair, target: Path, tags: Mapping[str, str]) -> Changes:
     table = transitions(pair.classes)
     legend = _legend(table)
     count = ChangeCount(pair.classes, has_areas=pair.place.equal_area is not None)
+    # With control points or RPCs, where the maps have these: nothing is resampled.
     options: dict[str, Any] = {
         "width": pair.tiles.width, "height": pair.tiles.height, "count": 1, "dtype": "uint8", "nodata": 0,
         "tiled": True, "compress": "lzw", "bigtiff": "if_safer", **pair.georeference,

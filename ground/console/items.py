@@ -279,6 +279,7 @@ def doubts(familiarity: _Familiarity | None, resolution: _Resolution | None) -> 
 def _heads(item: _Item) -> tuple[HeadRecord, ...]:
     """Of each asset with classes; of the first also where its asset says none."""
     properties, assets = item.properties, item.assets
+    # The first head needs no asset: its raster is map.tif in any item.
     hrefs = {FIRST: ""} | {name: asset.href for name, asset in assets.items() if asset.classes}
     names = properties.model.heads if properties.model is not None else None
     rows = []
@@ -319,6 +320,7 @@ def _rings(geometry: _Geometry | None) -> tuple[Ring, ...]:
         return ()
     polygons = [geometry.coordinates] if geometry.type == "Polygon" else geometry.coordinates
     try:
+        # The first ring of a polygon is its outer one (RFC 7946, 3.1.6); outlines are drawn without holes.
         rings = tuple([(float(x), float(y)) for x, y, *_ in polygon[0]] for polygon in polygons)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return ()

@@ -64,6 +64,7 @@ class Scene(_Answer):
 class Scenes(_Answer):
     """A page of scenes."""
 
+    # Bounded, as all lists here: an answer may have 16 MB, and a page gets all of it again and again.
     scenes: list[Scene] = Field(max_length=1000)
     next: int | None = None
 

@@ -60,6 +60,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def _write(write: Callable[[Any, Path], None], exported: Any, target: Path) -> str:
+    # Of these formats there is no more to say than name and size, which write_each prints.
     write(exported, target)
     return ""
 
