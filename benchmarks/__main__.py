@@ -21,6 +21,7 @@ from benchmarks import (
     service,
     telemetry,
 )
+from engines.cpu import processor
 
 
 def _console(folder: Path, *, quick: bool) -> None:
@@ -84,18 +85,10 @@ def main() -> None:
     # Scenes stay there from run to run: making the largest takes minutes.
     arguments.folder.mkdir(parents=True, exist_ok=True)
     # With every output: figures mean nothing without the machine.
-    print(f"machine: {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"machine: {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for name in arguments.names or BENCHMARKS:
         print(f"\n== {name}", flush=True)
         BENCHMARKS[name](arguments.folder, quick=arguments.quick)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

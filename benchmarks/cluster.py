@@ -68,18 +68,9 @@ def _cluster(folder: Path, workers: int) -> Iterator[str]:
             time.sleep(0.05)
         address = json.loads(file.read_text(encoding="utf-8"))["address"]
         # Without nanny and memory limit nothing starts, pauses or ends a worker while it is measured.
-        flags = [
-            "--nthreads",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-            "--memory-limit",
-            "0",
-            "--resources",
-            f"{RESOURCE}=1",
-        ]
-        scratch = ["--local-directory", str(folder / "scratch")]
-        worker = [*dask, "worker", address, *flags, *scratch]
+        flags = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+        flags += ["--resources", f"{RESOURCE}=1", "--local-directory", str(folder / "scratch")]
+        worker = [*dask, "worker", address, *flags]
         processes += [subprocess.Popen(worker, **quiet) for _ in range(workers)]  # type: ignore[call-overload]
         with Client(address, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=60)

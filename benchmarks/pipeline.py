@@ -85,12 +85,11 @@ def peak_memory(folder: Path, *, quick: bool) -> None:
     for side in sides:
         scene = made_landscape(folder, width=side, height=side)
         code = (
-            "import json,sys\nfrom pathlib import Path\nfrom engines.testing import ConstantEngine\n"
+            "import json,sys\nfrom pathlib import Path\nfrom benchmarks.memory import peak_mib\n"
+            "from engines.testing import ConstantEngine\n"
             "from onboard.mapping.run import MapRequest, map_scene\n"
             "s = map_scene(MapRequest(Path(sys.argv[1]), Path(sys.argv[2])), ConstantEngine())\n"
-            # Not ru_maxrss: exec leaves in it what the process that forked had held.
-            "peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
-            "print(json.dumps([int(peak) / 1024, s.seconds]))"
+            "print(json.dumps([peak_mib(), s.seconds]))"
         )
         shutil.rmtree(folder / "maps", ignore_errors=True)
         done = subprocess.run(

@@ -16,6 +16,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
+from benchmarks.memory import peak_mib
 from ground import cli
 from trainer.data.landscape import CLASS_NAMES, Landscape
 
@@ -108,12 +109,6 @@ def _gdal_to_file(path: Path, work: Path) -> None:
     )  # fmt: skip
 
 
-def _peak_mib() -> float:
-    """Of this process since it began; getrusage would count the one that started it."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def main() -> None:
     """One way, or with a number alone all of them on a map of that side."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.polygons", description=__doc__)
@@ -139,7 +134,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         ways[arguments.way](arguments.path, arguments.work)
-    print(time.process_time() - begin, _peak_mib())
+    print(time.process_time() - begin, peak_mib())
 
 
 if __name__ == "__main__":

@@ -166,18 +166,8 @@ def _exported(folder: Path, out: Path) -> dict[str, Path]:
     """The map and what `ground export` makes of it, by format."""
     files = {"map.tif": folder / "map.tif"}
     for kind, suffix in SUFFIXES.items():
-        command = [
-            sys.executable,
-            "-m",
-            "ground.cli",
-            "export",
-            str(folder),
-            "--format",
-            kind,
-            "--out",
-            str(out),
-            "--overwrite",
-        ]
+        options = ["--format", kind, "--out", str(out), "--overwrite"]
+        command = [sys.executable, "-m", "ground.cli", "export", str(folder), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         files[kind] = out / f"{folder.resolve().name}{suffix}"
     return files

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.memory import peak_mib
 from benchmarks.pipeline import made_landscape
 from benchmarks.spread import spread
 from engines.engine import Engine
@@ -85,9 +86,7 @@ def _peak_of(scene: str, out: str, gsd_m: str) -> None:
     # An engine that costs nothing: the model's own memory would hide the pipeline's.
     engine = cast("Engine", MadeFor(ConstantEngine(), MODEL_M))
     map_scene(MapRequest(Path(scene), Path(out), resolution=ResolutionOptions(gsd_m=float(gsd_m))), engine)
-    # Not ru_maxrss: exec leaves in it what the process that forked had held.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+    print(peak_mib())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ground.folders import ITEM, LAYOUT_FILE, LONGEST_ITEM, MAP, PLAIN, map_fold
 from ground.item_table import SUFFIX, write_item_table
 from ground.json_text import model_of
 from ground.passes import LOG
-from ground.transfer import read_small, write_whole
+from ground.transfer import read_small, write_changed
 
 CATALOG: Final = "catalog.json"
 LOCATED: Final = "land-cover"
@@ -122,14 +122,7 @@ def _entries(folder: Path) -> list[Entry]:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-    try:
-        # A file that would not change keeps its time, and costs no fsync.
-        if read_small(path, len(data)) == data:
-            return
-    except OSError:
-        pass  # it is not there, or longer
-    write_whole(path, data)
+    write_changed(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
 
 
 def _catalog() -> dict[str, Any]:

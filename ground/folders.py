@@ -133,7 +133,8 @@ class MapFolders:
 
     def path(self, name: str) -> Path:
         """The folder of a map: where it is, else where it is to come."""
-        return self._paths.get(name) or self._entrance(name)
+        entrance = self.root if self.layout.is_default else self.root / INCOMING
+        return self._paths.get(name) or entrance / name
 
     def names(self) -> list[str]:
         """Ids of the maps that have a folder."""
@@ -180,9 +181,6 @@ class MapFolders:
     def incoming(self) -> list[str]:
         """Ids of the maps that are not in their place."""
         return [path.name for path in _subfolders(self.root / INCOMING) if PLAIN.fullmatch(path.name)]
-
-    def _entrance(self, name: str) -> Path:
-        return self.root / name if self.layout.is_default else self.root / INCOMING / name
 
     def _made(self, names: list[str]) -> Path:
         """The folder below the station's, made where it is missing, each entry durable."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ground.folders import LONGEST_ITEM, time_of
-from ground.transfer import read_small, write_whole
+from ground.transfer import read_small, write_changed
 
 SUFFIX: Final = ".parquet"
 _ASSETS: Final = ("map", "quicklook", "confidence")
@@ -46,13 +46,7 @@ def write_item_table(root: Path, name: str, items: Sequence[Path], *, located: b
     if not items and not path.exists():
         return
     # Made in memory, to be compared with what is there and to be written in one step; a row is some hundred bytes.
-    data = _table_bytes(list(_rows(root, name, items, located)), located=located)
-    try:
-        if read_small(path, len(data)) == data:
-            return
-    except OSError:
-        pass  # it is not there, or longer
-    write_whole(path, data)
+    write_changed(path, _table_bytes(list(_rows(root, name, items, located)), located=located))
 
 
 def _table_bytes(rows: list[dict[str, Any]], *, located: bool) -> bytes:

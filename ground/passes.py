@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ground.text import visible
-from ground.transfer import open_plain
+from ground.transfer import last_lines, open_plain
 
 if TYPE_CHECKING:
     from ground.station import PassReport
@@ -150,11 +150,7 @@ def is_going_on(folder: Path) -> bool:
 def read_passes(folder: Path) -> list[PassRecord]:
     """Passes of the log, the newest last; lines that are none are passed over."""
     try:
-        with os.fdopen(open_plain(folder / LOG, os.O_RDONLY), "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            # May begin in the middle of a line, which is no record and is passed over like other damaged ones.
-            file.seek(max(0, end - LONGEST_LOG))
-            lines = file.read(LONGEST_LOG).splitlines()
+        lines = last_lines(folder / LOG, LONGEST_LOG)
     except OSError:
         return []
     records = []

@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -302,6 +303,27 @@ def write_whole(path: Path, data: bytes) -> None:
     # After the fsync of the bytes, before that of the folder: a cut leaves the old file or the new one.
     new_path.replace(path)
     sync(path.parent)
+
+
+def write_changed(path: Path, data: bytes) -> None:
+    """Like :func:`write_whole`, where the file has other bytes."""
+    # A file that would not change keeps its time, and costs no fsync.
+    with suppress(OSError):  # it is not there, or longer
+        if read_small(path, len(data)) == data:
+            return
+    write_whole(path, data)
+
+
+def last_lines(path: Path, longest: int) -> list[bytes]:
+    """Lines in so many bytes at the end of a plain file.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        # May begin in the middle of a line: callers pass over it like over damaged ones.
+        file.seek(max(0, file.seek(0, os.SEEK_END) - longest))
+        return file.read(longest).splitlines()
 
 
 def read_small(path: Path, longest: int) -> bytes:

@@ -71,19 +71,8 @@ def write_report(results: Results, folder: Path) -> None:
 
 def _table(tools: Results) -> list[str]:
     labelled = any("miou" in row.get("quality", {}) for row in tools.values())
-    head = [
-        "tool",
-        "s",
-        "over onboard",
-        "tiles",
-        "in the model",
-        "peak MiB",
-        "written MB",
-        "map kB",
-        "unlike near",
-        "elsewhere",
-        "seam",
-    ]
+    head = ["tool", "s", "over onboard", "tiles", "in the model", "peak MiB", "written MB", "map kB"]
+    head += ["unlike near", "elsewhere", "seam"]
     if labelled:
         head.append("mIoU")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ground.json_text import model_of
 from ground.telemetry import EVENTS
-from ground.transfer import open_plain, read_small, write_whole
+from ground.transfer import last_lines, read_small, write_whole
 
 # Beside the events and not in them: `ground telemetry` alone writes events.jsonl, maybe at the same time.
 ACKNOWLEDGED = "acknowledged.json"
@@ -105,13 +104,8 @@ def merged(stored: Iterable[EventRow], live: Iterable[EventRow]) -> list[tuple[E
 
 
 def _read(path: Path) -> list[EventRow]:
-    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        # May begin in the middle of a line, which is then passed over like a damaged one.
-        file.seek(max(0, end - LONGEST))
-        lines = file.read(LONGEST).splitlines()
     rows = []
-    for line in lines:
+    for line in last_lines(path, LONGEST):
         with suppress(ValueError, RecursionError):
             rows.append(model_of(EventRow, line))
     return rows

@@ -53,7 +53,7 @@ def make_keys(folder: Path, plan: KeyPlan, days: int) -> Path:
         raise AskedWrong(
             f"{folder / ROOT_FILE} is there already", "take another folder, or --replace NAME for new keys"
         )
-    root = library.Root(version=1, expires=_in(days), consistent_snapshot=False)
+    root = library.Root(version=1, expires=expiry(days), consistent_snapshot=False)
     signers = {}
     for role, count in (("root", plan.root_keys), ("models", plan.model_keys)):
         for number in range(1, count + 1):
@@ -79,7 +79,7 @@ def replace_keys(folder: Path, names: Iterable[str], days: int) -> Path:
     # Read before any file is renamed: the satellite takes the new root by signatures of the old root's keys.
     root, old_signers = held.signed, signers_here(folder, held.signed, "root")
     root.version += 1
-    root.expires = _in(days)
+    root.expires = expiry(days)
     new_signers = []
     for name in names:
         role, key = _key_named(root, name)
@@ -194,7 +194,8 @@ def _key_named(root: Root, name: str) -> tuple[str, Any]:
     raise AskedWrong(f"this root has no key {name!r}", f"it has {known}")
 
 
-def _in(days: int) -> datetime:
+def expiry(days: int) -> datetime:
+    """So many days from now."""
     # Dates of TUF have whole seconds.
     return (datetime.now(timezone.utc) + timedelta(days=days)).replace(microsecond=0)
 

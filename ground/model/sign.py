@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ground.errors import AskedWrong
-from ground.model.keys import library, name_of, read_root, signers_here
+from ground.model.keys import expiry, library, name_of, read_root, signers_here
 from ground.model.unit import Unit
 from ground.transfer import write_whole
 
@@ -118,10 +117,8 @@ def signatures(keys: Path, metadata: Metadata[Targets]) -> SignedBy:
 
 def _next(held: Metadata[Targets] | None, targets: dict[str, Any], days: int) -> Metadata[Targets]:
     tuf = library()
-    # Dates of TUF have whole seconds.
-    expires = (datetime.now(timezone.utc) + timedelta(days=days)).replace(microsecond=0)
     version = 1 if held is None else held.signed.version + 1
-    metadata: Metadata[Targets] = tuf.Metadata(tuf.Targets(version=version, expires=expires, targets=targets))
+    metadata: Metadata[Targets] = tuf.Metadata(tuf.Targets(version=version, expires=expiry(days), targets=targets))
     return metadata
 
 

@@ -98,18 +98,13 @@ def file_of(path: Path) -> UnitFile:
     """
     try:
         with path.open("rb") as source:
-            digest = hashlib.file_digest(source, "sha256") if hasattr(hashlib, "file_digest") else _digest(source)
+            digest = hashlib.sha256()  # Python 3.10 has no file_digest
+            while chunk := source.read(1 << 20):
+                digest.update(chunk)
             # The length that was hashed, not one that is asked for separately: the file may be written meanwhile.
             return UnitFile(path, digest.hexdigest(), source.tell())
     except OSError as error:
         raise AskedWrong(f"{path}: {(error.strerror or str(error)).lower()}", "mend it, or name another") from None
-
-
-def _digest(source: Any) -> Any:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while chunk := source.read(1 << 20):
-        digest.update(chunk)
-    return digest
 
 
 def _checked(path: Path, sha256: str) -> UnitFile:
