@@ -21,6 +21,7 @@ from benchmarks import (
     service,
     telemetry,
 )
+from engines.cpu import processor
 
 
 def _console(folder: Path, *, quick: bool) -> None:
@@ -76,23 +77,18 @@ BENCHMARKS = {
 def main() -> None:
     """Parses, prints the machine, runs what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    # The empty list among the choices: argparse holds the default of nargs="*" to them as well.
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], default=[], help="all by default")
     parser.add_argument("--quick", action="store_true", help="smaller scenes, fewer repeats: to see that it runs")
     parser.add_argument("--folder", type=Path, default=Path("out/bench"), help="where scenes and maps are put")
     arguments = parser.parse_args()
+    # Scenes stay there from run to run: making the largest takes minutes.
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    print(f"machine: {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    # With every output: figures mean nothing without the machine.
+    print(f"machine: {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for name in arguments.names or BENCHMARKS:
         print(f"\n== {name}", flush=True)
         BENCHMARKS[name](arguments.folder, quick=arguments.quick)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

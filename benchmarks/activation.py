@@ -56,7 +56,9 @@ def downtime(folder: Path, *, quick: bool) -> None:
     other = retrained(model, "landcover", folder / "activation-new", version="9.0.0", noise=0.005)
     station = Station.new(folder / "activation-station")
     station.sign(other)
+    # Twice the rounds and one more: as many changes of scene with an activation as without.
     scenes = [_scene(folder / f"activation-{number}.tif", number) for number in range(2 * rounds + 1)]
+    # Telemetry counts tiles batch by batch: with one tile in each it says when each tile ended.
     settings = {"ONBOARD_BATCH": "1"}
     with satellite(folder / "activation-data", model, station, **settings) as client:
         report = station.push(other, str(client.base_url), "--base", str(model))
@@ -95,6 +97,7 @@ def _spread(values: list[float]) -> str:
 
 def _looks(client: httpx.Client, scenes: list[Path], digests: list[str]) -> list[Look]:
     """Snapshots of telemetry while all scenes are mapped; at every other scene's middle a model is activated."""
+    # All delivered first: the queue is never empty, and a pause between scenes is the worker's own.
     names = []
     for scene in scenes:
         answer = client.post("/scenes", content=scene.read_bytes(), headers=TIFF)
@@ -110,6 +113,7 @@ def _looks(client: httpx.Client, scenes: list[Path], digests: list[str]) -> list
         is_due = scene in names and names.index(scene) % 2 == 1 and scene not in activated
         if is_due and look["tiles_done"]:
             activated.add(scene)
+            # Amid a scene: the worker takes the other model when the scene has ended. The two take turns.
             client.post(f"/models/{digests[len(activated) % 2 - 1]}/activate").raise_for_status()
         if look["scenes_total"] >= len(scenes):
             return looks
@@ -125,6 +129,7 @@ def _changes(looks: list[Look]) -> list[Change]:
     before, then = looks[0].telemetry, looks[0].at_s
     for seen in looks[1:]:
         at, look = seen.at_s, seen.telemetry
+        # Exact to one look: the service says only whether a model is in service now.
         opening_s += 0.0 if seen.in_service else at - then
         then = at
         if before["scene"] is not None and look["scene"] is None:

@@ -68,6 +68,7 @@ def bytes_of_changes(folder: Path, *, quick: bool) -> None:
 
 def _later(pixels: Pixels, codes: Pixels, classes: tuple[ClassInfo, ...]) -> Iterator[tuple[str, Pixels]]:
     """The scene later: blocks of it copied elsewhere in it; then in other light; then a pixel aside as well."""
+    # Blocks where a class has most pixels, moved on by one class: each edit changes classes, not textures alone.
     side = min(_BLOCK, *(length // 4 for length in codes.shape))
     places = {item.name: _most_of(codes, item.code, side) for item in classes}
     edited = pixels.copy()
@@ -79,6 +80,7 @@ def _later(pixels: Pixels, codes: Pixels, classes: tuple[ClassInfo, ...]) -> Ite
         ]
     yield "edited", edited
     noise = np.random.default_rng(1).normal(0, _NOISE, edited.shape)
+    # From 1 on: black pixels at the border would count as a collar without data.
     other_day = np.clip(edited * _LIGHTER + noise, 1, 255).astype(np.uint8)
     yield "other light, 3 % brighter and noise", other_day
     yield "a pixel aside, and other light", np.pad(other_day, ((0, 0), (1, 0), (1, 0)), mode="edge")[:, :-1, :-1]
@@ -86,6 +88,7 @@ def _later(pixels: Pixels, codes: Pixels, classes: tuple[ClassInfo, ...]) -> Ite
 
 def _most_of(codes: Pixels, code: int, side: int) -> tuple[int, int]:
     """Row and column of the block that has most of a class."""
+    # A table of sums: every block of the scene for the price of one pass.
     sums = np.pad((codes == code).astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
@@ -103,6 +106,7 @@ def _mapped(work: Path, name: str, pixels: Pixels, engine: object, earlier: Path
         request = replace(request, polygons=_POLYGONS if _has_polygons() else ())
     else:
         found = read_earlier_map(earlier)
+        # These scenes have no time of acquisition, so their order is not asked for.
         request = replace(request, earlier=EarlierMaps(lambda: [found] if found else [], "first", any_time=True))
     return map_scene(request, engine).folder  # type: ignore[arg-type]
 
@@ -129,6 +133,7 @@ def _from_to_bytes(work: Path, before: Pixels, after: Pixels) -> int:
     classes = int(max(before.max(), after.max())) + 1
     pairs = np.where(before == after, 0, before * classes + after + 1).astype(np.uint8)
     profile = {"width": pairs.shape[1], "height": pairs.shape[0], "count": 1, "dtype": "uint8", "nodata": 0}
+    # The options of changes.tif, so that the codes alone differ; pairs of classes need eight bits.
     options = {**CHANGE_OPTIONS, "NBITS": "8"}
     with _unlocated():
         with rasterio.open(work / "plain.tif", "w", "GTiff", tiled=True, **profile) as file:
@@ -145,6 +150,7 @@ def _rebuilt(work: Path, first: Path, second: Path) -> str:
     except ProductError:
         return "OTHER BYTES"
     seconds = time.perf_counter() - begin
+    # Not only without an error: the promise is the same bytes.
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (work / "rebuilt.tif", second / "map.tif")]
     return f"{seconds:.1f} s, same bytes" if digests[0] == digests[1] else "OTHER BYTES"
 

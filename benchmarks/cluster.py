@@ -32,6 +32,7 @@ def over_workers(folder: Path, *, quick: bool) -> None:
     opener = partial(IdentityEngine, 1024, delay_s=SECONDS_A_TILE, halo=64)
     begin = time.monotonic()
     with opener() as engine:
+        # Else the run would find its map of before, and have nothing to do.
         shutil.rmtree(folder / "alone", ignore_errors=True)
         alone = map_scene(MapRequest(scene, folder / "alone"), engine)
     print(f"{side} x {side} pixels, {alone.tiles} tiles, an engine that sleeps {SECONDS_A_TILE} s a tile")
@@ -62,26 +63,20 @@ def _cluster(folder: Path, workers: int) -> Iterator[str]:
     place = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     processes = [subprocess.Popen([*dask, "scheduler", *place, "--scheduler-file", str(file)], **quiet)]  # type: ignore[call-overload]
     try:
+        # The scheduler makes the file first and writes its address then.
         while not file.exists() or not file.read_text(encoding="utf-8"):
             time.sleep(0.05)
         address = json.loads(file.read_text(encoding="utf-8"))["address"]
-        flags = [
-            "--nthreads",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-            "--memory-limit",
-            "0",
-            "--resources",
-            f"{RESOURCE}=1",
-        ]
-        scratch = ["--local-directory", str(folder / "scratch")]
-        worker = [*dask, "worker", address, *flags, *scratch]
+        # Without nanny and memory limit nothing starts, pauses or ends a worker while it is measured.
+        flags = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+        flags += ["--resources", f"{RESOURCE}=1", "--local-directory", str(folder / "scratch")]
+        worker = [*dask, "worker", address, *flags]
         processes += [subprocess.Popen(worker, **quiet) for _ in range(workers)]  # type: ignore[call-overload]
         with Client(address, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=60)
         yield address
     finally:
+        # Workers before the scheduler, to which they would try to connect again.
         for process in processes[::-1]:
             process.kill()
             process.wait()

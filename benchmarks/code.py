@@ -54,6 +54,7 @@ def _depth(node: ast.AST) -> int:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _Function):
             continue
+        # To the parser elif is an if within the else of another one.
         is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and child in node.orelse
         deepest = max(deepest, _depth(child) + (isinstance(child, _NESTING) and not is_elif))
     return deepest
@@ -74,6 +75,7 @@ def _complexity(function: ast.AST) -> int:
 def _comments(path: Path) -> int:
     with path.open("rb") as file:
         tokens = list(tokenize.tokenize(file.readline))
+    # By tokens: a # inside a string is none.
     return sum(token.type == tokenize.COMMENT and token.line.strip().startswith("#") for token in tokens)
 
 

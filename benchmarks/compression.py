@@ -56,6 +56,7 @@ def map_sizes(folder: Path, *, quick: bool) -> None:
             ratio = 3 * codes.size / summary.map_bytes
             others = _deflate(codes, Path(work)), _png(codes, Path(work))
             print(f"{scene.stem:<12} {summary.map_bytes:9,} {ratio:13.0f} {others[0]:13,} {others[1]:9,}", flush=True)
+            # Options are compared on the hardest map: by bytes a pixel, since scenes differ in size.
             largest = max(largest, (summary.map_bytes / codes.size, codes), key=lambda pair: pair[0])
         codes = largest[1]
         print(f"\nthe map with the most bytes a pixel, {codes.shape[1]} x {codes.shape[0]}, under other options:")
@@ -101,6 +102,7 @@ def _cog(
         with rasterio.open(source, "w", driver="GTiff", **profile) as target:
             target.write(codes, 1)
             target.write_colormap(1, {code: (40 * code, 0, 0) for code in range(6)})
+        # Before the clock starts: the COG driver takes overviews that are there, so seconds are those of compression.
         with rasterio.open(source, "r+") as target:
             target.build_overviews(overview_levels(width, height) if levels is None else levels, Resampling.mode)
         begin = time.perf_counter()

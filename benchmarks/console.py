@@ -42,6 +42,7 @@ class _Openings:
 
     def line(self, name: str) -> str:
         """First opening, then the median of the others."""
+        # The first opening fills the browser's cache and the server's index: it stands by itself.
         rest = slice(1, None) if len(self.drawn_ms) > 1 else slice(None)
         figures = [statistics.median(values[rest]) for values in (self.browser_ms, self.server_ms)]
         return (
@@ -76,9 +77,11 @@ def opening_times(folder: Path, *, quick: bool) -> None:
 
 
 def _openings(driver: Any, url: str, mark: str | None, rounds: int) -> _Openings:
+    # `console` starts the server as a child of this process; its address does not tell its number.
     server = next(pid for pid in _children(os.getpid()) if "ground.cli" in _command(pid))
     openings = _Openings()
     for _ in range(rounds + 1):
+        # In between: an address that differs in its fragment alone loads nothing.
         driver.get("about:blank")
         before = _cpu_ms(driver.service.process.pid), _cpu_ms(server)
         driver.get(url)
@@ -87,6 +90,7 @@ def _openings(driver: Any, url: str, mark: str | None, rounds: int) -> _Openings
         else:
             drawn = until(driver, lambda: find(driver, "main") and driver.execute_script(_MARKED, mark), mark)
         openings.drawn_ms.append(float(drawn))
+        # All of the driver's children: Chromium has a process for each of page, network and graphics.
         openings.browser_ms.append(_cpu_ms(driver.service.process.pid) - before[0])
         openings.server_ms.append(_cpu_ms(server) - before[1])
         openings.bytes.append(float(driver.execute_script(_BYTES)) if mark is not None else 0.0)

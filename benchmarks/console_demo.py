@@ -77,6 +77,7 @@ class Demo:
         write_history(self.folder / "telemetry", end_s=time.time(), days=self.days)
         try:
             self._serve()
+        # A service that came up only in part must not outlive the command, not after Ctrl-C either.
         except BaseException:
             self._stack.close()
             raise
@@ -91,11 +92,13 @@ class Demo:
         board = orin_nx(self.folder / "board")
         for role in ("ground", "operator", "ingest"):
             text = self._run("onboard.cli", "token", "add", role, "--role", role)
+            # The secret is the longest word of what `onboard token add` prints.
             token = max(re.findall(r"[A-Za-z0-9_-]{40,}", text), key=len)
             (self.folder / f"{role}.token").write_text(token)
         self.url = self._started("onboard.cli", ["serve"], ONBOARD_TELEMETRY_ROOT=str(board))
         thread = threading.Thread(target=self._replay, args=(board,), daemon=True)
         thread.start()
+        # Called back last first: the thread is told to stop, then waited for.
         self._stack.callback(thread.join)
         self._stack.callback(self._stop.set)
 
@@ -105,6 +108,7 @@ class Demo:
         return done.stdout + done.stderr
 
     def _environment(self, **more: str) -> dict[str, str]:
+        # A developer's own settings must not change the demonstration.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOARD_")}
         own = {
             "ONBOARD_DATA_DIR": str(self.folder / "data"), "ONBOARD_PORT": "0", "ONBOARD_CONFIDENCE": "true",
@@ -134,6 +138,7 @@ class Demo:
         plant, heat, chance = Plant(), 40.0, np.random.default_rng(2)
         with self._client("operator") as client:
             while not self._stop.wait(0.5):
+                # The service is just starting, or ends: the next half second tries again.
                 with suppress(httpx.HTTPError, KeyError):
                     told = client.get("/telemetry").json()
                     works = told["scene"] is not None and told["governor"]["state"] in WORKING
@@ -189,6 +194,7 @@ class Demo:
 
     def keep_passing(self) -> None:
         """Passes over a slow link, one after another, with scenes that go on coming, until the block ends."""
+        # Slow, so that a pass lasts long enough to be seen.
         link = self._stack.enter_context(slow_link(self.url, pace_s=self.pace_s))
 
         def passes() -> None:
@@ -198,6 +204,7 @@ class Demo:
                 if self._stop.wait(15):
                     return
                 with suppress(httpx.HTTPError):
+                    # No more than that: on a slow machine the queue would grow for as long as the page is open.
                     if self._waiting() < MOST_WAITING:
                         number += 1
                         self.deliver(f"later-{number}")
@@ -220,6 +227,7 @@ class Demo:
 
 def _end(process: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
+        # The ends that people and systemd give them: Ctrl-C for the console, SIGTERM for the service.
         process.send_signal(signal.SIGINT if process.args[2] == "ground.cli" else signal.SIGTERM)  # type: ignore[index]
     try:
         process.wait(30)
@@ -256,9 +264,11 @@ def _place(path: Path, name: str, place: tuple[float, float, int, str] | None) -
         pixels = _built_over(pixels)
     profile = {"count": 3, "dtype": "uint8", "width": SIDE, "height": SIDE, "compress": "jpeg", "photometric": "ycbcr"}
     longitude, latitude = (55.3, 25.2) if place is None else place[:2]
+    # EPSG's number of the UTM zone: 326NN north of the equator, 327NN south of it.
     zone = 32600 + (100 if latitude < 0 else 0) + int((longitude + 180) // 6) + 1
     (east,), (north,) = to_degrees("EPSG:4326", f"EPSG:{zone}", [longitude], [latitude])
     transform = rasterio.Affine(1, 0, round(east), 0, -1, round(north))
+    # One scene with control points, one with rational polynomials, one without any place: the page has a view for each.
     is_plain = name not in ("steppe", "coast") and place is not None
     located = {"crs": f"EPSG:{zone}", "transform": transform} if is_plain else {}
     path.unlink()
@@ -293,6 +303,7 @@ def _points(longitude: float, latitude: float) -> list[GroundControlPoint]:
 
 
 def _polynomials(longitude: float, latitude: float) -> RPC:
+    # First order only, with a tenth of skew: enough for a view that must warp.
     half, span = SIDE / 2, 9e-6 * SIDE / 2
     zeros = [0.0] * 17
     return RPC(

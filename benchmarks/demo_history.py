@@ -30,6 +30,7 @@ def write_history(folder: Path, *, end_s: float, days: float, seed: int = 1, ste
     history = folder / "history"
     history.mkdir(parents=True, exist_ok=True)
     ticks = columns["tick"]
+    # Pages and names as ground.telemetry writes them: the console must not tell the difference.
     for begin in range(0, len(ticks), PAGE_ROWS):
         page = {name: values[begin : begin + PAGE_ROWS] for name, values in columns.items()}
         first, last = int(page["tick"][0]), int(page["tick"][-1])
@@ -53,11 +54,13 @@ def _columns(begin_s: float, rows: int, step_s: float, chance: np.random.Generat
     watts = np.where(busy > 0, plant.work_w, plant.rest_w) * (1 + chance.normal(0, 0.02, rows))
     heat = np.empty(rows)
     temperature = plant.ambient_c
+    # The exact answer for power that is constant over a step: stable for steps of any length.
     decay = np.exp(-step_s / (plant.k_per_w * plant.j_per_k))
     for row in range(rows):
         goal = plant.ambient_c + plant.k_per_w * watts[row]
         temperature = goal + (temperature - goal) * decay
         heat[row] = temperature
+    # Samples a row at 10 Hz, as the sampler takes them.
     columns: dict[str, NDArray[Any]] = {
         "tick": (1000 * seconds).astype(np.int64) + round(1000 * step_s), "utc_s": begin_s + seconds,
         "samples": np.full(rows, round(10 * step_s), np.int64),
@@ -68,6 +71,7 @@ def _columns(begin_s: float, rows: int, step_s: float, chance: np.random.Generat
         columns |= _field(f"temperature_c:{zone}", heat + above, 0.01, chance)
     columns |= _field("work:busy", busy, 0.0, chance)
     columns |= _field("work:tiles_per_s", busy * TILES_PER_S * (1 + chance.normal(0, 0.03, rows)), 0.1, chance)
+    # The gap: the page has to show that nothing was measured, not zero.
     kept = (seconds < 0.55 * seconds[-1]) | (seconds > 0.55 * seconds[-1] + min(43_200, 0.1 * seconds[-1]))
     return {name: values[kept] for name, values in columns.items()}
 

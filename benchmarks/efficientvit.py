@@ -58,6 +58,7 @@ class Published:
     latency_ms: float
 
 
+# Cityscapes and ADE20K at the sizes of the authors' tables.
 _CITY, _ADE = (1024, 2048), (512, 512)
 _LARGE = (32, 64, 128, 256, 512)
 _B1 = Published("B1", (16, 32, 64, 128, 256), (1, 2, 3, 3, 4), 16, False, Head(64, 3, 4, False, 4, 19), _CITY, 25, 24.3)
@@ -90,6 +91,7 @@ def predicted_beside_published(_folder: Path, *, quick: bool) -> None:
     for kind, networks in (("the rates were chosen by", CALIBRATED), ("held out", HELD_OUT)):
         for network in networks[: 2 if quick else None]:
             layers = layers_of(graph(network))
+            # Published are multiply-adds, each of which is two operations here.
             macs = sum(layer.flops for layer in layers) / 2e9
             expected = 1e3 / AGX_ORIN.tiles_per_s(layers)
             print(
@@ -102,12 +104,14 @@ def predicted_beside_published(_folder: Path, *, quick: bool) -> None:
 def graph(network: Published) -> onnx.ModelProto:
     """The network, (1, 3, rows, columns) float in, class scores at an eighth of that out; weights have no values."""
     writer = _Writer()
+    # As published: the B series has HardSwish, the L series GELU.
     activation = "Gelu" if network.large else "HardSwish"
     features = (_large if network.large else _small)(writer, network, activation)
     scores = _head(writer, network, features, activation)
     inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 3, *network.size))]
     outputs = [helper.make_tensor_value_info(scores.name, TensorProto.FLOAT, None)]
     body = helper.make_graph(writer.nodes, network.name, inputs, outputs, initializer=writer.weights)
+    # Gelu is an operator of ONNX from opset 20 on.
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
@@ -174,6 +178,7 @@ def _attention(writer: _Writer, x: _Tensor, dim: int) -> _Tensor:
     """Linear attention over one further scale: ReLU kernels, so that keys meet values first."""
     heads = x.channels // dim
     qkv = writer.conv(x, 3 * heads * dim)
+    # Depthwise 5 x 5, then 1 x 1 within each head's q, k and v: the further scale of "multi-scale".
     coarse = writer.conv(qkv, qkv.channels, 5, groups=qkv.channels)
     coarse = writer.conv(coarse, qkv.channels, groups=3 * heads)
     both = writer.node("Concat", [qkv.name, coarse.name], axis=1)
@@ -185,10 +190,13 @@ def _attention(writer: _Writer, x: _Tensor, dim: int) -> _Tensor:
     )
     q, key = writer.node("Relu", [q]), writer.node("Relu", [key])
     turned = writer.node("Transpose", [key], perm=[0, 1, 3, 2])
+    # A row of ones under the values: its product with the keys is the normaliser, in the same MatMul.
     padded = writer.node("Pad", [value, writer.constant([0, 0, 0, 0, 0, 0, 1, 0]), writer.constant(1, np.float32)])
+    # Values by keys first, dim + 1 by dim numbers: so the cost is linear in pixels.
     out = writer.node("MatMul", [writer.node("MatMul", [padded, turned]), q])
     top = writer.node("Slice", [out, writer.constant([0]), writer.constant([dim]), writer.constant([2])])
     norm = writer.node("Slice", [out, writer.constant([dim]), writer.constant([dim + 1]), writer.constant([2])])
+    # The authors' epsilon.
     ratio = writer.node("Div", [top, writer.node("Add", [norm, writer.constant(1e-15, np.float32)])])
     shaped = writer.node("Reshape", [ratio, writer.constant([1, -1, x.rows, x.columns])])
     return writer.conv(_Tensor(shaped, 2 * heads * dim, x.rows, x.columns), x.channels)

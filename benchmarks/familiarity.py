@@ -50,7 +50,9 @@ class Meter:
         self.folder, self.manifest = folder, Manifest.load(folder)
         self.model = onnx.load_from_string(graph_of(self.manifest, folder))
         options = onnxruntime.SessionOptions()
+        # ONNX Runtime has threads of its own and does not look at OMP_NUM_THREADS. 0: as many as it likes.
         options.intra_op_num_threads = options.inter_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+        # Only what leads to the familiarity: the decoder is not run.
         content = only_familiarity(self.model).SerializeToString()
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
@@ -125,11 +127,13 @@ def draw(rows: Sequence[Row], known: Floats, threshold: float, target: Path, tit
     """Histograms of the figures, one line a kind of imagery."""
     import matplotlib as mpl
 
+    # Before pyplot is imported: else it may look for a display.
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     shown = [("known places, held out", known, "#2a6f4e"), *((row.case.name, row.values, _colour(row)) for row in rows)]
     figure, axes = plt.subplots(len(shown), 1, figsize=(8, 0.42 * len(shown) + 1), sharex=True)
+    # By orders of magnitude: the threshold lies at 0.02.
     bins = np.geomspace(1e-4, 1, 61)
     for axis, (name, values, colour) in zip(axes, shown, strict=True):
         axis.hist(np.clip(values, 1e-4, 1), bins=bins, color=colour)
@@ -172,6 +176,7 @@ def main() -> None:
         print(f"{name}: {len(value)} tiles, {below:.1%} below, median {np.median(value):.3f}")
     known = np.concatenate(values)
     base = [tile for images in [*turned, *places] for tile in meter.tiles(images, BASE_TILES)]
+    # Evenly over all places: the first ones would else be all that there is.
     base = [base[int(place)] for place in np.linspace(0, len(base) - 1, min(BASE_TILES, len(base))).round()]
     photos = [*own_photographs(), *options.photos]
     rows = proof(meter, facts.threshold, known, all_cases(meter, base, [*turned, *places], photos))
@@ -179,6 +184,7 @@ def main() -> None:
         draw(rows, known, facts.threshold, options.picture, f"{meter.manifest.name} {meter.manifest.version}")
     if options.record:
         update = {"familiarity": facts.model_copy(update={"cases": tuple(row.as_entry() for row in rows)})}
+        # Card and manifest together, so that they cannot differ.
         changed = meter.manifest.model_copy(update=update)
         changed.save(meter.folder)
         write_card(changed, meter.folder)

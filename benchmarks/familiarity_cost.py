@@ -44,16 +44,19 @@ def cost_per_tile(folder: Path, *, quick: bool) -> None:
     for backend in ("onnxruntime", "openvino", "openvino-bf16"):
         try:
             with (
+                # Without its output the model has no golden answer to be checked by.
                 open_engine(bare, backend=backend, threads=1, check_golden=False) as bare_engine,
                 open_engine(source, backend=backend, threads=1) as with_output,
             ):
                 tiles = golden_tiles(with_output, 1)
+                # In turns, so that a machine that slows down slows both.
                 pairs = [[_seconds(engine.infer, tiles) for engine in (bare_engine, with_output)] for _ in range(calls)]
         except EngineError as error:
             print(f"| {backend} | {error} | | | | |")
             continue
         without, given = (min(column) for column in zip(*pairs, strict=True))
         paired = statistics.median(pair[1] / pair[0] - 1 for pair in pairs)
+        # By the scope in their names: the layers that the familiarity added, whatever the runtime made of them.
         layers = _PROFILES[backend](graph_of(manifest, source), tiles, calls)
         share = sum(seconds for name, seconds in layers.items() if SCOPE in name) / sum(layers.values())
         figures = f"{without:.4f} | {given:.4f} | {given / without - 1:+.2%} | {paired:+.2%} | {share:.2%}"
@@ -67,6 +70,7 @@ def onnxruntime_layers(graph: bytes, tile: Tiles, calls: int) -> Times:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # The first call allocates memory and is not counted.
         for _ in range(1 + calls):
             session.run(None, {session.get_inputs()[0].name: tile})
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -82,6 +86,7 @@ def openvino_layers(graph: bytes, tile: Tiles, calls: int, hint: str = "f32") ->
     import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     core = openvino.Core()
+    # One thread and one stream: times of layers then add up to the call's.
     settings = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
     least: dict[str, float] = {}
@@ -107,6 +112,7 @@ def _without(source: Path, target: Path) -> Path:
     manifest, path = Manifest.load(source), target / "model.onnx"
     onnx.save(without_familiarity(onnx.load_from_string(graph_of(manifest, source))), path)
     fields = {name: getattr(manifest, name) for name in Manifest.model_fields}
+    # One graph, as schema version 1 describes it.
     changes = {"schema_version": 1, "model": ModelFile.of(path), "familiarity": None, "golden": None}
     Manifest(**(fields | changes)).save(target)
     return target

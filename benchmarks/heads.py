@@ -31,6 +31,7 @@ def second_head(_: Path, *, quick: bool) -> None:
     tile = read_golden_tile(manifest, file.parent)
     for name, prepare in _runtimes():
         one, every = manifest.with_heads(manifest.head_names[:1]), manifest.with_heads(manifest.head_names)
+        # Every way with the runtime's same settings: what differs is the graph.
         runs = {
             "one head": prepare([graph_of(one, file.parent)], tile),
             "all heads": prepare([graph_of(every, file.parent)], tile),
@@ -56,6 +57,7 @@ def _in_turns(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
+            # Processor time: other processes on the machine lengthen the clock's.
             begin = time.process_time()
             run()
             if number:  # the first warms up
@@ -71,6 +73,7 @@ def _runtimes() -> Iterator[tuple[str, Callable[[list[bytes], Tiles], Run]]]:
         return
     core = openvino.Core()
     for hint in ("f32", "bf16"):
+        # Without it the hint is ignored, and the row would be FP32 again.
         if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             continue
         yield f"openvino {hint}", partial(_by_openvino, core, hint)
@@ -78,6 +81,7 @@ def _runtimes() -> Iterator[tuple[str, Callable[[list[bytes], Tiles], Run]]]:
 
 def _by_onnxruntime(graphs: list[bytes], tile: Tiles) -> Run:
     settings = onnxruntime.SessionOptions()
+    # One core each: with more, times depend on how busy the others are.
     settings.intra_op_num_threads = 1
     first, *others = (onnxruntime.InferenceSession(graph, settings) for graph in graphs)
     names = [port.name for port in first.get_outputs()]
@@ -101,6 +105,7 @@ def _by_openvino(core: Any, hint: str, graphs: list[bytes], tile: Tiles) -> Run:
     tile = np.ascontiguousarray(tile)
 
     def run() -> None:
+        # Shared, as a copy of the features would count against graphs apart.
         first.infer({"tiles": tile}, share_inputs=True, share_outputs=True)
         for request in others:
             ports = [port.any_name for port in request.get_compiled_model().inputs]

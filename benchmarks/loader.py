@@ -50,9 +50,11 @@ def training_loader(folder: Path, *, quick: bool) -> None:
     _make_tiles(tiles, side=3072 if quick else 7168)
     shelf = ShardDataset(tiles)
     cores, rounds = os.cpu_count() or 1, 1 if quick else 5
+    # In memory, so that decoding alone is the bound.
     encoded = [shelf.encoded(number) for number in range(len(shelf))]
     bare, read, loaded = [], [], []
     for _ in range(rounds):
+        # In turns, so that a machine that slows down slows all three.
         bare.append(_rate(len(encoded), lambda: [_decoded(data) for data in encoded]))
         read.append(_rate(len(shelf), lambda: [shelf[number] for number in range(len(shelf))]))
         loaded.append(_loader_rate(shelf, workers=cores, steps=2 * len(shelf) // BATCH))
@@ -72,6 +74,7 @@ def _make_tiles(tiles: Path, *, side: int) -> None:
         return
     scene = tiles.with_name("tiles-scene.tif")
     write_landscape(scene, width=side, height=side, seed=11)
+    # No tile is left out for being like another: made landscapes are much alike.
     make_tiles(TileRequest((scene,), tiles, TileSettings(size=1024, most_alike=-1)))
 
 
@@ -91,6 +94,7 @@ def _loader_rate(shelf: ShardDataset, *, workers: int, steps: int) -> float:
     task = DistillTask(settings, shelf)
     drawn = Steps(task, settings.stages[0], rank=0, world=1, accumulate=1)
     loader: DataLoader[object] = DataLoader(drawn, batch_size=None, sampler=range(steps + workers), num_workers=workers)
+    # A batch of each worker first: their start is not the loader's rate.
     batches = iter(loader)
     for _ in islice(batches, workers):
         pass

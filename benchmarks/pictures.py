@@ -84,12 +84,14 @@ def _imagery(scene: Path, place: RasterWindow | None = None) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(scene) as source:
+            # Whole scenes are read at twice the size that is drawn: GDAL takes every n-th pixel, BOX averages the rest.
             shape = (3, 2 * _HEIGHT, 2 * _HEIGHT) if place is None else (3, int(place.height), int(place.width))
             return Image.fromarray(np.moveaxis(source.read((1, 2, 3), window=place, out_shape=shape), 0, -1))
 
 
 def _beside(pictures: Sequence[Image.Image], classes: tuple[ClassInfo, ...]) -> Image.Image:
     """Pictures of one height in a row, with the legend under them."""
+    # BOX averages: every n-th pixel alone would lose thin roads.
     scaled = [
         picture.convert("RGBA").resize((round(picture.width * _HEIGHT / picture.height), _HEIGHT), Image.Resampling.BOX)
         for picture in pictures

@@ -36,12 +36,15 @@ def against_bare_engine(folder: Path, *, quick: bool) -> None:
     with open_engine(None) as engine:
         size, halo = engine.manifest.input.tile_size, engine.manifest.halo
         step = size - 2 * halo
+        # Sizes that tiles fill exactly: they overlap by their halos and no more.
         scene = made_landscape(folder, width=(columns - 1) * step + size, height=(rows - 1) * step + size)
         grid = Grid((columns - 1) * step + size, (rows - 1) * step + size, tile_size=size, halo=halo)
         tiles = _tiles_in_memory(scene, grid)
+        # The first call allocates memory: it is nobody's time.
         engine.infer(tiles[0])
         bare, piped, whole = [], [], []
         for _ in range(rounds):
+            # In turns, so that a machine that slows down slows both.
             bare.append(_bare_rate(engine, tiles))
             summary = _mapped(scene, folder / "maps", engine)
             piped.append(summary.tiles / summary.mapping_s)
@@ -65,6 +68,7 @@ def against_rasterio(folder: Path, *, quick: bool) -> None:
     with IdentityEngine(tile_size=1024) as engine:
         halo, classes = engine.manifest.halo, tuple(engine.manifest.classes)
         for _ in range(rounds):
+            # Both read the same windows and write a COG by the same options: what differs is what we add.
             theirs.append(side * side / 1e6 / _by_hand(scene, folder / "by_hand", halo=halo, classes=classes))
             ours.append(side * side / 1e6 / _mapped(scene, folder / "maps", engine).seconds)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
@@ -81,12 +85,11 @@ def peak_memory(folder: Path, *, quick: bool) -> None:
     for side in sides:
         scene = made_landscape(folder, width=side, height=side)
         code = (
-            "import json,sys\nfrom pathlib import Path\nfrom engines.testing import ConstantEngine\n"
+            "import json,sys\nfrom pathlib import Path\nfrom benchmarks.memory import peak_mib\n"
+            "from engines.testing import ConstantEngine\n"
             "from onboard.mapping.run import MapRequest, map_scene\n"
             "s = map_scene(MapRequest(Path(sys.argv[1]), Path(sys.argv[2])), ConstantEngine())\n"
-            # Not ru_maxrss: exec leaves in it what the process that forked had held.
-            "peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
-            "print(json.dumps([int(peak) / 1024, s.seconds]))"
+            "print(json.dumps([peak_mib(), s.seconds]))"
         )
         shutil.rmtree(folder / "maps", ignore_errors=True)
         done = subprocess.run(
@@ -105,6 +108,7 @@ def made_landscape(folder: Path, *, width: int, height: int) -> Path:
         partial = path.with_suffix(".part.tif")
         # A repeated block: the content of a benchmark scene matters less than its making in minutes.
         write_landscape(partial, seed=7, width=width, height=height, period=4096)
+        # A run that is broken off while it writes must leave no scene that the next one takes for whole.
         partial.rename(path)
     return path
 
@@ -122,6 +126,7 @@ def _bare_rate(engine: Engine, tiles: list[np.ndarray]) -> float:
 
 
 def _mapped(scene: Path, out: Path, engine: Engine) -> MapSummary:
+    # Else the run would find its map of before, and have nothing to do.
     shutil.rmtree(out, ignore_errors=True)
     return map_scene(MapRequest(scene, out), engine)
 

@@ -61,13 +61,16 @@ def simulate(plant: Plant, limits: Limits, seconds: int, seed: int = 0, *, sees_
     temperature, now = plant.ambient_c + plant.k_per_w * plant.rest_w, 0.0
     for step in range(seconds):
         now = float(step)
+        # The governor hears of a reading late, with the time at which it was taken.
         while coming and now - coming[0].at_s >= plant.delay_s:
             governor.add_measurement(coming.popleft())
         decision = governor.decide(now)
         drawn = (plant.work_w if decision.work else plant.rest_w) * (1 + jitter[step])
+        # Euler's rule with steps of one second: the time constant is 132 s (2.2 K/W times 60 J/K).
         temperature += (drawn - (temperature - plant.ambient_c) / plant.k_per_w) / plant.j_per_k
         power[step], heat[step], work[step] = drawn, temperature, decision.work
         states.append(decision.state)
+        # A minute without any reading, in the middle of each hour.
         silent = 1800 <= step % 3600 < 1860
         if not silent and not lost[step]:
             seen = drawn + noise[step] if sees_power else None
@@ -77,6 +80,7 @@ def simulate(plant: Plant, limits: Limits, seconds: int, seed: int = 0, *, sees_
 
 def window_means(power_w: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Mean over every window of so many seconds."""
+    # Differences of a running sum: every window in one pass.
     total = np.concatenate([[0.0], np.cumsum(power_w)])
     means: NDArray[np.float64] = (total[window:] - total[:-window]) / window
     return means
@@ -90,6 +94,7 @@ def best_duty(plant: Plant, limits: Limits) -> float:
     if limits.orbit_j is not None:
         allowed.append(limits.orbit_j / limits.orbit_s)
     if limits.hot_c is not None:
+        # In a steady state heat above ambient is power times resistance.
         allowed.append((limits.hot_c - plant.ambient_c) / plant.k_per_w)
     duty = (min(allowed) - plant.rest_w) / (plant.work_w - plant.rest_w)
     return float(min(1.0, max(0.0, duty)))

@@ -16,6 +16,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
+from benchmarks.memory import peak_mib
 from ground import cli
 from trainer.data.landscape import CLASS_NAMES, Landscape
 
@@ -73,6 +74,7 @@ def _measured(name: str, path: Path, work: Path) -> tuple[float, float]:
 
 
 def _ours(path: Path, work: Path, *more: str) -> None:
+    # The command itself, not its parts: what a user waits for, with its files.
     if cli.main(["polygons", str(path), "--out", str(work), "--overwrite", "--quiet", *more]):
         raise SystemExit("ground polygons failed")
 
@@ -84,6 +86,7 @@ def _gdal(path: Path, work: Path) -> None:
     del work
     with rasterio.open(path) as source:
         codes: np.ndarray[tuple[int, int], np.dtype[np.uint8]] = source.read(1)
+        # No data is no polygon, as in ours.
         for _ in rasterio.features.shapes(codes, mask=codes > 0, transform=source.transform):
             pass
 
@@ -106,12 +109,6 @@ def _gdal_to_file(path: Path, work: Path) -> None:
     )  # fmt: skip
 
 
-def _peak_mib() -> float:
-    """Of this process since it began; getrusage would count the one that started it."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def main() -> None:
     """One way, or with a number alone all of them on a map of that side."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.polygons", description=__doc__)
@@ -125,6 +122,7 @@ def main() -> None:
         return
     ways: dict[str, Callable[[Path, Path], None]] = {
         "ours": _ours,
+        # In a folder of its own: the sizes that are printed are those of the default.
         "ours, edges of pixels": lambda path, work: _ours(path, work / "edges", "--simplify", "0"),
         "gdal": _gdal,
         "gdal to a file": _gdal_to_file,
@@ -136,7 +134,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         ways[arguments.way](arguments.path, arguments.work)
-    print(time.process_time() - begin, _peak_mib())
+    print(time.process_time() - begin, peak_mib())
 
 
 if __name__ == "__main__":

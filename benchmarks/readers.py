@@ -151,6 +151,7 @@ def main() -> None:
     files = _exported(options.map, options.out)
     codes = _codes(files["map.tif"])
     rows = [_row(name, [str(options.python), "-c", _PYTHON + code], files, codes, {}) for name, code in PYTHON.items()]
+    # Node looks for modules beside the program, and this one has no file.
     modules = {"NODE_PATH": str((options.node / "node_modules").resolve())}
     rows += [_row(name, ["node", "-e", _NODE + code], files, codes, modules) for name, code in NODE.items()]
     print("| reader | " + " | ".join(FILES[kind] for kind in FILES) + " |")
@@ -165,18 +166,8 @@ def _exported(folder: Path, out: Path) -> dict[str, Path]:
     """The map and what `ground export` makes of it, by format."""
     files = {"map.tif": folder / "map.tif"}
     for kind, suffix in SUFFIXES.items():
-        command = [
-            sys.executable,
-            "-m",
-            "ground.cli",
-            "export",
-            str(folder),
-            "--format",
-            kind,
-            "--out",
-            str(out),
-            "--overwrite",
-        ]
+        options = ["--format", kind, "--out", str(out), "--overwrite"]
+        command = [sys.executable, "-m", "ground.cli", "export", str(folder), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         files[kind] = out / f"{folder.resolve().name}{suffix}"
     return files
@@ -200,6 +191,7 @@ def _row(
 
 def _answer(command: list[str], codes: dict[str, Any], variables: dict[str, str]) -> Answer:
     try:
+        # Each in a process: one that crashes or hangs costs its own cell.
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=DEADLINE_S, env=os.environ | variables
         )
@@ -207,10 +199,13 @@ def _answer(command: list[str], codes: dict[str, Any], variables: dict[str, str]
         return Answer("", f"not done after {DEADLINE_S} s")
     if done.returncode:
         lines = done.stderr.splitlines()
+        # The last line that begins with an error's name: Python's tracebacks end with it.
         said = [line.strip() for line in lines if re.match(r"\S*Error", line)] or [f"exit code {done.returncode}"]
         return Answer("", f"no: {said[-1][:100].replace('|', '/')}")
+    # The last line: some libraries print to standard output before.
     facts = json.loads(done.stdout.strip().splitlines()[-1])
     note = f" ({facts['note']})" if facts["note"] else ""
+    # Every pixel, or it does not count: readers that scale or stretch open the file as well.
     if facts.get("sha256") == codes["sha256"] and facts["shape"] == codes["shape"]:
         return Answer(facts["version"], f"yes{note}")
     if "sha256" in facts:

@@ -38,10 +38,12 @@ def reference_classes(
     """
     _, height, width = pixels.shape
     part = within or Window(0, 0, width, height)
+    # Of the window alone: all of a large scene would be K float32 numbers a pixel.
     total = np.zeros((twin.classes, part.height, part.width), np.float32)
     step = step or twin.size // 4
     for row in starts(height, twin.size, step):
         for col in starts(width, twin.size, step):
+            # Tiles that do not reach into the window are not inferred.
             met = _met(part, row, col, twin.size)
             if met is None:
                 continue
@@ -57,6 +59,7 @@ def near(length: int, borders: Sequence[int]) -> NDArray[np.bool_]:
     places = np.arange(length)
     close = np.zeros(length, bool)
     for border in borders:
+        # As many pixels on either side of the border, which lies before its first pixel.
         close |= (places >= border - NEAR_PX) & (places < border + NEAR_PX)
     return close
 
@@ -72,6 +75,7 @@ def block_counts(mapped: Classes, expected: Classes, mask: Mask) -> Counts:
     unequal = mapped != expected
     of_pixel = np.stack([unequal & mask, mask, unequal & ~mask, ~mask])
     rows, columns = (np.arange(0, length, BLOCK_PX) for length in mapped.shape)
+    # Blocks at the far edges may be smaller: their counts weigh by their pixels.
     sums = np.add.reduceat(np.add.reduceat(of_pixel, rows, axis=1, dtype=np.int64), columns, axis=2)
     return sums.reshape(4, -1).T
 
@@ -95,6 +99,7 @@ def difference(ours: Counts, theirs: Counts, *, draws: int = 4000, seed: int = 0
     )  # fmt: skip
     figures = {}
     for name, values in (("near", near), ("seam", near - elsewhere)):
+        # A resampling may hold no pixel near a border, which is NaN and no figure.
         low, high = np.nanpercentile(values[1:], [2.5, 97.5])
         figures[name] = [round(float(value), 4) for value in (values[0], low, high)]
     return figures

@@ -65,6 +65,7 @@ class Station:
 
     def _ground(self, *words: str) -> str:
         command = [sys.executable, "-m", "ground.cli", "model", *words]
+        # A cache of its own: differences that an earlier run made would take no time, and uplink looks at their names.
         environment = os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         if done.returncode:
@@ -76,6 +77,7 @@ class Station:
 def satellite(data: Path, model: Path, station: Station, **settings: str) -> Iterator[httpx.Client]:
     """A service of its own that flies a model; gives a client."""
     flown = {"ONBOARD_MODEL": str(model.resolve()), "ONBOARD_TRUST_ROOT": str(station.keys / "root.json")}
+    # The limit of requests is for strangers; a benchmark asks tens of times a second.
     with service(data, **(flown | {"ONBOARD_MAX_REQUESTS_PER_S": "1000000"} | settings)) as (client, _):
         yield client
 
@@ -110,6 +112,7 @@ def retrained(model: Path, head: str, out: Path, *, version: str, noise: float, 
     changed = _with_head(before.source, head, {"model": ModelFile.of(path)}, version)
     view = ManifestWithHeads.of(changed, [head])
     with OnnxRuntimeEngine(view, out) as engine:
+        # The golden answer is recorded anew: by the old one the satellite would refuse the model.
         classes = engine.infer(read_golden_tile(view, out)).classes[0]
     answer = write_answer(out, head, classes, dict(view.opened_heads[0].golden.least_agreement))
     ManifestWithHeads.of(_with_head(changed, head, {"golden": answer}, version)).save(out)
@@ -123,10 +126,12 @@ def _with_head(source: HeadsManifest, name: str, changes: dict[str, Any], versio
 
 def _disturb(path: Path, noise: float, rng: np.random.Generator) -> None:
     graph = onnx.load(path)
+    # Weights of layers alone: shapes, axes and scales are constants too, and must stay.
     weights = {name for node in graph.graph.node if node.op_type in _LAYERS for name in node.input[1:]}
     for constant in graph.graph.initializer:
         if constant.name in weights:
             values = numpy_helper.to_array(constant)
+            # By each tensor's own deviation, since layers differ in scale.
             changed = values + rng.normal(0, 1, values.shape) * noise * float(values.std())
             constant.CopyFrom(numpy_helper.from_array(changed.astype(values.dtype), constant.name))
     path.write_bytes(graph.SerializeToString())

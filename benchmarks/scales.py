@@ -60,6 +60,7 @@ class Mapper:
             )  # fmt: skip
             summary = map_scene(request, self._engine, judge=self._probes.judge)
             with rasterio.open(scene) as source, rasterio.open(summary.map_path) as mapped:
+                # Nearest: codes of classes cannot be averaged, and all sizes are counted on one grid.
                 codes: Codes = mapped.read(1, out_shape=source.shape, resampling=Resampling.nearest)
         return codes
 
@@ -67,6 +68,7 @@ class Mapper:
 def main() -> None:
     """Parses and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scales", description=__doc__)
+    # The empty list among the choices: argparse holds the default of nargs="*" to them as well.
     parser.add_argument("tables", nargs="*", choices=[[], "dubai", "tokyo"], default=[], help="both by default")
     parser.add_argument("--model", help="shipped name or folder (default: the shipped default)")
     parser.add_argument("--scenes", nargs="+", default=["scene_3", "scene_5"], help="of Dubai")
@@ -94,6 +96,7 @@ def dubai(mapper: Mapper, names: list[str], factors: list[float]) -> None:
         figures = []
         for name in names:
             truth = labelled.read_labels(name)
+            # Told to have the model's own pixel size, a scene is mapped as it is; told the true one, it is resampled.
             for gsd_m in (mapper.gsd_m, mapper.gsd_m * factor):
                 confusion = Confusion(len(mapper.classes))
                 confusion.add(truth, mapper.codes(labelled.image_path(name), factor, gsd_m))
@@ -115,6 +118,7 @@ def tokyo(mapper: Mapper) -> None:
                 resolution_m = mapper.gsd_m if way == "as it is" else gsd_m
                 codes = mapper.codes(labelled.image_path(name), gsd_m / TOKYO_M[0], resolution_m)
                 count.add(labelled.read_labels(name), codes)
+                # The first size is that of the tiles as delivered: its map is what the others are held to.
                 same.append(float((codes == native.setdefault(name, codes)).mean()))
             print(f"{gsd_m:>9g} {way:>14} {math.fsum(same) / len(same):>22.3f} "
                   f"{count.scores('Tokyo', len(names)).figure:>7.3f}", flush=True)  # fmt: skip
@@ -124,6 +128,7 @@ def remake(scene: Path, target: Path, factor: float) -> Path:
     """Writes a scene anew with pixels larger by a factor: averages where larger, cubics where smaller, both GDAL's."""
     with rasterio.open(scene) as source:
         shape = (round(source.height / factor), round(source.width / factor))
+        # A sensor with larger pixels sees their mean; for smaller ones nothing is known, and cubic is smooth.
         way = Resampling.average if factor > 1 else Resampling.cubic
         pixels = source.read(out_shape=(source.count, *shape), resampling=way)
         place = source.transform * rasterio.Affine.scale(source.width / shape[1], source.height / shape[0])

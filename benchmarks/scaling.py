@@ -37,6 +37,7 @@ class CellEngine(ConstantEngine):
     """Classes by the brightness of cells of 16 pixels: a map that compresses about as real ones do, for nothing."""
 
     def _predicted(self, tiles: Tiles) -> Prediction:
+        # The two highest bits: codes 1 to 4, patches of a size that maps have.
         cells = (tiles[:, 0, ::CELL, ::CELL] >> 6) + np.uint8(1)
         return Prediction(np.repeat(np.repeat(cells, CELL, axis=1), CELL, axis=2))
 
@@ -84,12 +85,15 @@ def _as_installed(folder: Path, sides: tuple[int, ...]) -> list[dict[str, Any]]:
 def _steps(scene: Path, out: Path, probes: Probes) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     profile = cProfile.Profile()
+    # Opened before the clock: what an engine costs is not the pipeline's.
     with CellEngine() as engine:
+        # cProfile sees this thread alone; what the stages beside it do is in stages_s, as time in which they were busy.
         profile.enable()
         summary = map_scene(MapRequest(scene, out, halo=64), engine, judge=probes.judge)
         profile.disable()
     totals = dict.fromkeys(STEPS, 0.0)
     for (file, _, name), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        # The fourth number is cumulative: what a step calls counts as the step.
         if name in totals and "onboard" in file:
             totals[name] = seconds
     return totals | {"seconds": summary.seconds, **{f"{key} (busy)": value for key, value in summary.stages_s.items()}}

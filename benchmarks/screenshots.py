@@ -63,6 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        # Before the first picture all maps are there, scenes wait and a pass goes on: each view has something.
         address = options.address or _started(stack, options.folder.absolute())
         for shot in SHOTS:
             if not options.names or shot.name in options.names:
@@ -91,14 +92,17 @@ def _photograph(address: str, shot: Shot, path: Path) -> int:
     with browser(shot.width, shot.height, dark=shot.dark) as driver:
         driver.get(f"{address}/#{shot.view}")
         until(driver, lambda: find(driver, shot.drawn), shot.drawn)
+        # A page that has just been opened has not heard the satellite yet, and says so.
         until(driver, lambda: "in contact" in driver.page_source, "no contact")
         for selector in shot.clicks:
             click(driver, selector)
         if shot.script:
             driver.execute_script(shot.script, "harbour-after")
+        # A script opens a map, which takes requests of its own, and that of `compare` waits 1.5 s.
         time.sleep(_SETTLE_S + (3.0 if shot.script else 0.0))
         _wait_for_tiles(driver)
         picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    # Without dithering: flat areas stay flat, and the PNG small.
     picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     if size > LARGEST:

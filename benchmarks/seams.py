@@ -81,8 +81,10 @@ def measure(twin: Twin, data: Path, scenes: Sequence[str], halos: Sequence[int])
         with rasterio.open(data / "labels" / f"{name}.tif") as source:
             labels = source.read(1)
         expected = reference_classes(twin, pixels)
+        # Places count from 0, codes of labels from 1.
         hits["reference", 0].add(labels, expected + 1)
         for halo in halos:
+            # The grid that flies, tiles spread evenly and all: other grids would have other seams.
             grid = Grid(pixels.shape[2], pixels.shape[1], tile_size=twin.size, halo=halo)
             mask = near_mask(pixels.shape[1], pixels.shape[2], *borders(grid))
             for way, classes in zip(("cut", "blended"), both(twin, pixels, grid), strict=True):
@@ -117,6 +119,7 @@ def both(twin: Twin, pixels: np.ndarray, grid: Grid) -> tuple[Classes, Classes]:
     for tile in grid:
         source = tile.source
         probability = twin(pad_to_tile(pixels[:, source.rows, source.cols], twin.size)[np.newaxis])[0]
+        # Of a scene smaller than a tile the padding is cut away.
         probability = probability[:, : source.height, : source.width]
         cut[tile.core.rows, tile.core.cols] = probability[:, tile.core_in_tile.rows, tile.core_in_tile.cols].argmax(0)
         total[:, source.rows, source.cols] += probability * _weight(tile, grid)
@@ -133,12 +136,14 @@ def _weight(tile: Tile, grid: Grid) -> Weight:
 
 def _ramp(start: int, length: int, whole: int, overlap: int) -> Weight:
     """Rises over the overlap at edges that are not the scene's."""
+    # Middles of pixels: the ramps of two neighbours mirror each other.
     places = np.arange(length, dtype=np.float32) + 0.5
     near_edge = np.full(length, np.inf, np.float32)
     if start > 0:
         near_edge = np.minimum(near_edge, places)
     if start + length < whole:
         near_edge = np.minimum(near_edge, length - places)
+    # Never 0: where one tile alone reaches, its class has to win.
     weight: Weight = np.clip(near_edge / max(overlap, 1e-3), 1e-3, 1)
     return weight
 

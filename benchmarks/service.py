@@ -37,17 +37,21 @@ def service_under_load(folder: Path, *, quick: bool) -> None:
     with service(folder / "service") as (client, supervisor):
         api = _api_of(supervisor)
         _wait_until_ready(client)
+        # Idle and busy by one service in one run: only their ratio outlives the machine.
         idle = _latencies(client, asked)
         before = _resident(api, "VmRSS")
         with _worker_held(api):
+            # In pairs: a disk that slows down slows the copy as well as the upload.
             pairs = [(_copy_rate(path, folder / "copy.tif"), _upload_rate(client, path)) for path in scenes[:rounds]]
             copied, uploads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             grown = _resident(api, "VmHWM") - before
             _cancel_all(client)
+        # Urgent, so that it runs while further scenes are delivered.
         client.post("/scenes", content=_chunks(work), headers=TIFF, params={"priority": "urgent"}).raise_for_status()
         _wait_until_working(client)
         busy = _latencies(client, asked)
         busy_uploads = [_upload_rate(client, path) for path in scenes[rounds:]]
+        # Said in the output: where mapping ended before the uploads, they were not beside it.
         still = client.get("/telemetry").json()["scene"] is not None
         _cancel_all(client)
     size = scenes[0].stat().st_size / MIB
@@ -64,6 +68,7 @@ def service_under_load(folder: Path, *, quick: bool) -> None:
 
 
 def _api_of(parent: int) -> int:
+    # The supervisor starts its children by name; which is which is told by their command lines.
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return next(int(pid) for pid in children if b"onboard.api" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
@@ -83,6 +88,7 @@ def _worker_held(api: int) -> Iterator[None]:
     parent = int(re.search(r"PPid:\s+(\d+)", status)[1])  # type: ignore[index]
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     worker = next(int(pid) for pid in children if b"processes.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    # Stopped and not killed: another would start.
     os.kill(worker, signal.SIGSTOP)
     try:
         yield
@@ -128,6 +134,7 @@ def _large_scene(path: Path, side: int, seed: int) -> Path:
     profile = {"width": side, "height": side, "count": 3, "dtype": "uint8", "tiled": True, "photometric": "RGB"}
     place = rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 2.8e6)
     with rasterio.open(path, "w", "GTiff", crs="EPSG:32640", transform=place, **profile) as file:
+        # Noise, which nothing on the way can compress.
         block = rng.integers(0, 256, (3, 256, side), dtype=np.uint8)
         for row in range(0, side, 256):
             rows = min(256, side - row)
@@ -160,6 +167,7 @@ def _upload_rate(client: httpx.Client, path: Path) -> float:
     url = str(client.base_url.join("/scenes"))
     os.sync()
     command = [shutil.which("curl") or "curl", "-sS", "-X", "POST", "-T", str(path), url]
+    # An empty Expect: with it curl waits for a 100 Continue before it sends a large body.
     command += ["-H", "Content-Type: image/tiff", "-H", "Expect:", "-w", "\n%{time_total}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer, _, took = done.stdout.rpartition("\n")

@@ -36,6 +36,7 @@ class Case:
 def made_cases(known: Sequence[Pixels]) -> Iterator[Case]:
     """Textures, and known tiles (3, S, S) with something done to them."""
     side = known[0].shape[1]
+    # Seeded: figures of two models are of the same tiles.
     draw = np.random.default_rng(0)
     shape = (3, side, side)
     yield Case("uniform noise", GROSS, tuple(draw.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)))
@@ -62,8 +63,10 @@ def coarser(given: Sequence[Images], *, side: int, halo: int, most: int) -> Case
         labelled = open_set(images.set)
         for name in images.names:
             picture = Image.fromarray(read_pixels(labelled.image_path(name)).transpose(1, 2, 0))
+            # BOX: the mean of the ground that a larger pixel sees.
             small = picture.resize((picture.width // COARSER, picture.height // COARSER), Image.Resampling.BOX)
             tiles += tiles_of(np.asarray(small).transpose(2, 0, 1), side=side, halo=halo)
+    # Evenly over all images: the first of them would else be all.
     chosen = np.unique(np.linspace(0, len(tiles) - 1, min(most, len(tiles))).round().astype(int))
     return Case("three times coarser", DEGRADED, tuple(tiles[int(place)] for place in chosen))
 
@@ -122,7 +125,9 @@ def _bytes(values: NDArray[np.float64]) -> Pixels:
 def _fractal(draw: np.random.Generator, side: int, slope: float) -> NDArray[np.float64]:
     """Noise (side, side) whose power falls with the frequency to this power; 0..1."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    # The mean has no frequency. Any number but 0 will do: the result is scaled to 0..1.
     frequency[0, 0] = 1
+    # Half the slope, as power is the square of amplitude.
     spectrum = np.fft.fft2(draw.standard_normal((side, side))) / frequency ** (slope / 2)
     values: NDArray[np.float64] = np.fft.ifft2(spectrum).real
     scaled: NDArray[np.float64] = (values - values.min()) / (values.max() - values.min())

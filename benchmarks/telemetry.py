@@ -64,7 +64,9 @@ def _whole_process(seconds: float) -> None:
         with open_ledger(read_settings(data_dir=Path(name) / "data")):
             reading, writing = os.pipe()
             command = [sys.executable, "-m", "onboard.processes.sampling", "--out", str(writing)]
+            # As the supervisor starts it: lines through a pipe whose number is an argument.
             process = subprocess.Popen(command, pass_fds=[writing], stdin=subprocess.PIPE, env=os.environ | settings)
+            # Else the reading end would never see the process's end.
             os.close(writing)
             lines = os.fdopen(reading, "rb")
             next(lines)  # it is at work
@@ -109,6 +111,7 @@ def _day(folder: Path, hours: float) -> None:
         begin = time.perf_counter()
         pages, since, rows, text = 0, None, 0, 0
         while True:
+            # Page by page as a station asks, a new reader each, since each request opens one.
             page = Reader(path).query(since=since, step_s=step, limit=5000)
             rows += len(page.columns["tick"])
             text += _csv_bytes(page.columns)
@@ -140,10 +143,12 @@ def _replay(path: Path, hours: float) -> None:
         count = int(hours * 36000)
         early = 0
         for step in range(count):
+            # Every five seconds: writing the made files is not what is measured.
             if step % 50 == 0:
                 set_power(root, 12 + 6 * float(np.sin(step / 3000)) + float(rng.normal()))
             sampler.turn()
             clock[0] += 0.1
+            # A tenth is enough for caches to fill: what grows after it is a leak.
             if step == count // 10:
                 early = _resident()
         late = _resident()
@@ -164,8 +169,10 @@ def _governor(days: float, picture: Path | None) -> None:
     """Budget and throughput over plants whose constants vary threefold, and the picture of one of them."""
     seconds = int(days * DAY_S)
     worst, least, fastest, hot = 0.0, 1e9, 1e9, 1e9
+    # Over a factor of three, about what the paper measured and what is assumed.
     for load in (3**-0.5, 1.0, 3**0.5):
         for heat in (3**-0.5, 1.0, 3**0.5):
+            # Resistance falls with the load, so that `heat` alone decides how hot a board gets.
             plant = Plant(rest_w=5.74 * load, work_w=18.95 * load, k_per_w=2.2 * heat / load, j_per_k=60 * heat)
             limits = Limits(mean_w=plant.rest_w + 0.5 * (plant.work_w - plant.rest_w))
             trace = simulate(plant, limits, seconds)
@@ -197,6 +204,7 @@ def draw_governor(picture: Path) -> None:
     trace = simulate(plant, limits, 3 * 5700, seed=1)
     minutes = np.arange(len(trace.power_w)) / 60
     width = int(limits.window_s)
+    # Full, then cut: each point is the mean of the window that ends there, as the governor keeps it.
     mean = np.convolve(trace.power_w, np.ones(width) / width, "full")[: len(minutes)]
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(

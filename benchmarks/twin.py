@@ -32,6 +32,7 @@ def write_twin(model: Path, path: Path) -> Path:
         raise ValueError(
             f"{model} has {len(choices)} ArgMax and {len(resizes)} Resize; a twin is cut where there is one"
         )
+    # The last one: it turns cells of classes into pixels, and its attributes make the twin do the same.
     last = resizes[-1]
     constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
     scales = onnx.numpy_helper.to_array(constants[last.input[2]].attribute[0].t)
@@ -41,6 +42,7 @@ def write_twin(model: Path, path: Path) -> Path:
     resized.attribute.extend(last.attribute)
     graph.node.append(resized)
     size = graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    # Only what leads to the new output is extracted: the ArgMax goes, and what comes after it.
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", None, size, size]))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ class Twin:
         manifest = Manifest.load(model)
         path = folder / f"{manifest.name}-{manifest.model.sha256[:12]}-twin.onnx"
         if not path.exists():
+            # Renamed when it is whole: a later run takes what has this name.
             part = write_twin(model / manifest.model.file, path.with_suffix(".part"))
             part.rename(path)
         options = onnxruntime.SessionOptions()

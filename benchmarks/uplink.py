@@ -34,6 +34,7 @@ def bytes_of_a_head(folder: Path, *, quick: bool) -> None:
 
 def _pushed(folder: Path, model: Path, new: Path, way: str) -> tuple[int, str]:
     """Bytes sent, and how each file went."""
+    # New keys and an empty cache each time: nothing of the other way is left.
     station = Station.new(folder / "uplink-station")
     station.sign(new)
     options = ["--whole"] if way == "whole" else ["--base", str(model)]

@@ -20,11 +20,13 @@ RESERVED_MAPS = OWN_NAMES | {LOG}
 # Names from the link become paths here: nothing but plain ones.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# Python's integers have no end. 2**53 is exact as float64 too, 2**62 fits the int64 of Arrow.
 Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Tick = Annotated[int, Field(ge=0, le=2**53)]
 
 
+# Strict: pydantic would take "1" or 1.0 for a count. Fields that newer satellites add are passed over.
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -43,6 +45,7 @@ class PlannedFile(_Answer):
     def _is_possible(self) -> PlannedFile:
         if self.length > self.bytes:
             raise ValueError("length is more than bytes")
+        # A .part would be taken for a transfer that was broken off.
         if self.asset.lower() in RESERVED or self.asset.endswith(".part"):
             raise ValueError("asset has a name of the ground's own files")
         if self.map.lower() in RESERVED_MAPS:
@@ -96,9 +99,11 @@ class History(_Answer):
 
     @model_validator(mode="after")
     def _is_a_table(self) -> History:
+        # Ticks name the files that are written, and say where the next page begins.
         ticks = self.columns.get("tick")
         if ticks is None:
             raise ValueError("there is no column tick")
+        # By type(): True is an int for isinstance().
         if not all(type(tick) is int and 0 <= tick <= 2**53 for tick in ticks):
             raise ValueError("a tick is no whole number")
         if any(after <= before for before, after in pairwise(ticks)):  # type: ignore[operator]

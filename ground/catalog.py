@@ -20,7 +20,7 @@ from ground.folders import ITEM, LAYOUT_FILE, LONGEST_ITEM, MAP, PLAIN, map_fold
 from ground.item_table import SUFFIX, write_item_table
 from ground.json_text import model_of
 from ground.passes import LOG
-from ground.transfer import read_small, write_whole
+from ground.transfer import read_small, write_changed
 
 CATALOG: Final = "catalog.json"
 LOCATED: Final = "land-cover"
@@ -40,6 +40,7 @@ OWN_NAMES: Final = frozenset(
     for new in ("", ".new")
 )
 """Names beside the maps' folders that are the station's own."""
+# RFC 3339. The satellite writes UTC with a Z, so these texts sort by time: see _extent.
 _TIME = r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$"
 Degrees = Annotated[float, Field(ge=-360, le=360)]
 
@@ -111,6 +112,7 @@ def _entries(folder: Path) -> list[Entry]:
             continue
         try:
             item = model_of(_Item, read_small(path, LONGEST_ITEM))
+        # One map whose item is odd is left out; the catalogue of the others is worth more.
         except (OSError, ValueError, RecursionError):
             continue
         box = item.bbox if item.geometry is not None else None
@@ -120,13 +122,7 @@ def _entries(folder: Path) -> list[Entry]:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-    try:
-        if read_small(path, len(data)) == data:
-            return
-    except OSError:
-        pass  # it is not there, or longer
-    write_whole(path, data)
+    write_changed(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
 
 
 def _catalog() -> dict[str, Any]:
@@ -171,6 +167,7 @@ def _collection(folder: Path, name: str, entries: Sequence[Entry]) -> dict[str, 
 def _extent(entries: Sequence[Entry]) -> dict[str, Any]:
     boxes = [entry.bbox for entry in entries if entry.bbox is not None]
     times = sorted(entry.time for entry in entries)
+    # Such a box has its west east of its east (RFC 7946, 5.2), and minimum and maximum of both mean nothing.
     if any(box[0] > box[2] for box in boxes):  # one that crosses the antimeridian
         boxes = [(-180.0, box[1], 180.0, box[3]) for box in boxes]
     west, south, east, north = zip(*(boxes or [(-180.0, -90.0, 180.0, 90.0)]), strict=True)

@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     options.screen = screen = Screen()
     try:
+        # Flushed inside the try: else a reader that left is noticed by the interpreter at its end, as a traceback.
         code = int(options.command(options))
         sys.stdout.flush()
     except GroundError as error:
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         screen.note("interrupted; the same command continues")
+        # 128 and the signal's number, as shells have it: SIGINT here, SIGPIPE below.
         return 130
     except BrokenPipeError:  # `| head` has read enough; what is left goes nowhere, as engines.broken_pipe has it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--dest", type=Path, required=True, help="folder of the maps; an interrupted pass continues there"
     )
+    # A % is written twice: argparse formats help texts.
     pull.add_argument(
         "--layout", metavar="PATTERN", help="folders of the maps, like '{date:%%Y/%%m}/{title}-{id}'; maps that are "
         "there are moved, and later passes keep to it (default: as the folder is; {id} in a new one)",
@@ -186,6 +189,7 @@ def _pull(options: argparse.Namespace) -> int:
         from ground.folders import set_layout
         from ground.layout import Layout
 
+        # Before this pass marks the folder: set_layout refuses while any pass goes on in it.
         moved = set_layout(options.dest, Layout(options.layout))
         if moved and spoken:
             screen.line(f"{count(moved, 'map')} moved: {options.dest} has the layout {options.layout} now")
@@ -204,6 +208,7 @@ def _pull(options: argparse.Namespace) -> int:
     if not spoken:  # else it was said when it was found
         for name in report.damaged:
             screen.note(report.why[name])
+    # A window that closed on silence is a link that was down, not work that was interrupted.
     if report.window_closed and link.answers == 0:
         screen.note("nothing came through in this pass")
         return 4
@@ -222,6 +227,7 @@ def _logged(station: Any, options: argparse.Namespace) -> Any:
     except AskedWrong:
         is_pass = False
         raise
+    # KeyboardInterrupt too: an interrupted pass has a line in the log.
     except BaseException as error:
         problem = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         raise
@@ -283,6 +289,7 @@ def _maps_aboard(link: Any) -> list[dict[str, Any]]:
         last = page.features[-1].properties.sequence if page.features else since
         if not any(step.rel == "next" for step in page.links):
             return rows
+        # A service that names the same page again, or ever new maps, would hold the command for ever.
         if last <= since or len(rows) > _MOST_ROWS:
             raise GroundError(f"{link.url}/maps: its pages do not go forward, or never end; see the satellite's log")
         since = last
@@ -366,10 +373,12 @@ def _token_of(path: Path) -> str:
         with os.fdopen(descriptor, "rb") as file:
             # A pipe that nobody writes to is not waited for without end.
             select.select([file], [], [], _TOKEN_WAIT_S)
+            # A pipe without data gives None: the descriptor does not block.
             data = file.read(_LONGEST_TOKEN + 1) or b""
     except OSError as error:
         raise AskedWrong(f"{path}: {error.strerror}", "name a file that holds the token") from None
     token = data.strip()
+    # It becomes part of a header field, in which spaces and control characters have no place (RFC 6750, 2.1).
     if not token or len(data) > _LONGEST_TOKEN or not re.fullmatch(rb"[!-~]+", token):
         raise AskedWrong(f"{path} holds no token", "write the token into it as `onboard token add` printed it")
     return token.decode("ascii")

@@ -25,6 +25,7 @@ class DiskFailed(GroundError):
     def __init__(self, path: Path, error: OSError) -> None:
         self.path, self.errno = path, error.errno
         reason = (error.strerror or str(error)).lower()
+        # A quota and a limit on the size of files say what a full disk says: there is no room.
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         action, remedy = ("write", "make room") if is_full else ("read or write", "repair it")
         super().__init__(f"{path}: cannot {action}: {reason}; {remedy}, then run the same command: it continues")

@@ -28,9 +28,12 @@ LAYOUT_FILE: Final = "layout.json"
 INCOMING: Final = ".incoming"
 PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Ids of maps."""
+# Both are read whole into memory and came over the link: the bounds keep a foreign file from filling it.
 LONGEST_ITEM: Final = 4 << 20
 _LONGEST_RECEIPT = 1 << 16
+# Ends the search for a free name; layout.py leaves room for the five characters that the last one adds.
 _MOST_NAMESAKES = 10_000
+# What rename(2) answers for a target that is a file, or a folder with entries. An empty folder it replaces.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -58,6 +61,7 @@ def layout_of(root: Path) -> Layout:
         return Layout(str(json.loads(read_small(path, 10_000))["layout"]))
     except (FileNotFoundError, NotADirectoryError):
         return Layout()
+    # The default is no way out: maps would be looked for, and put, where they are not.
     except (OSError, ValueError, KeyError, TypeError, AskedWrong) as error:
         raise AskedWrong(
             f"{path} cannot be read ({error})", f'write the folder\'s layout into it, like {{"layout": "{DEFAULT}"}}'
@@ -75,16 +79,19 @@ def map_paths(root: Path) -> Iterator[Path]:
     for _ in range(layout.depth):
         folders = [child for folder in folders for child in _subfolders(folder)]
     yield from folders
+    # Under every layout maps on their way lie one level deep, by their id.
     yield from _subfolders(root / INCOMING)
 
 
 def map_id(root: Path, path: Path, layout: Layout) -> str:
     """Id of the map in one of these folders; of a folder that no receipt names, its own name."""
+    # Elsewhere the folder's name is the id, and no receipt needs to be read.
     if not layout.is_default and path.parent != root / INCOMING:
         with suppress(OSError, ValueError, KeyError, TypeError):
             name = json.loads(read_small(path / RECEIPT, _LONGEST_RECEIPT))["map"]
             if PLAIN.fullmatch(name):
                 return str(name)
+    # A name on the disk may be no UTF-8. Python then gives it with surrogates, which no JSON and no terminal takes.
     return os.fsencode(path.name).decode("utf-8", "replace")
 
 
@@ -126,7 +133,8 @@ class MapFolders:
 
     def path(self, name: str) -> Path:
         """The folder of a map: where it is, else where it is to come."""
-        return self._paths.get(name) or self._entrance(name)
+        entrance = self.root if self.layout.is_default else self.root / INCOMING
+        return self._paths.get(name) or entrance / name
 
     def names(self) -> list[str]:
         """Ids of the maps that have a folder."""
@@ -147,8 +155,11 @@ class MapFolders:
             OSError: it cannot be moved; it stays where it is, and the next pass tries again.
         """
         source = self.root / INCOMING / name
+        # A map without a receipt goes on growing in .incoming. Under the default layout it grows in its place, so what
+        # a change to that layout left in .incoming goes there too, whole or not.
         if not (source / RECEIPT).is_file() and not (self.layout.is_default and source.is_dir()):
             return
+        # Before the rename: where the folder's name is not the id, the receipt alone says which map it is.
         _name_in_receipt(source / RECEIPT, name)
         *parents, last = self.layout.place(name, *_title_and_time(source / ITEM))
         folder = self._made(parents)
@@ -161,6 +172,7 @@ class MapFolders:
                     raise
                 continue
             self._paths[name] = target
+            # The rename changed two folders, and each is durable only after its own fsync.
             sync(source.parent)
             sync(folder)
             return
@@ -170,13 +182,11 @@ class MapFolders:
         """Ids of the maps that are not in their place."""
         return [path.name for path in _subfolders(self.root / INCOMING) if PLAIN.fullmatch(path.name)]
 
-    def _entrance(self, name: str) -> Path:
-        return self.root / name if self.layout.is_default else self.root / INCOMING / name
-
     def _made(self, names: list[str]) -> Path:
         """The folder below the station's, made where it is missing, each entry durable."""
         folder = self.root
         for name in names:
+            # exist_ok takes a link to a folder for one, and the names come from the satellite: hence the check below.
             (folder / name).mkdir(exist_ok=True)
             sync(folder)
             folder /= name
@@ -196,14 +206,17 @@ def set_layout(root: Path, layout: Layout) -> int:
         OSError: a map cannot be moved; the same command continues.
     """
     before = layout_of(root)
+    # A change that broke off behind its write of the layout is finished by the pass that follows: see Station.pull.
     if before == layout:
         return 0
+    # A pass keeps the paths of its maps in memory, and would go on writing to the old ones.
     if is_going_on(root):
         raise AskedWrong(f"{root}: a pass is going on in it", "change its layout when that has ended")
     root.mkdir(parents=True, exist_ok=True)
     moved = [folder for folder in map_folders(root) if _is_ours(folder)]
     for folder in moved:
         target = root / INCOMING / folder.id
+        # Moved by a change that broke off.
         if folder.path == target:
             continue
         target.parent.mkdir(exist_ok=True)
@@ -216,6 +229,7 @@ def set_layout(root: Path, layout: Layout) -> int:
         _remove_empty(folder.path.parent, root)
     if moved:
         sync(root / INCOMING)
+    # All maps are in .incoming now, where the old layout and the new one both look: a cut here hides none.
     write_whole(root / LAYOUT_FILE, (json.dumps({"layout": layout.pattern}) + "\n").encode())
     folders = MapFolders(root)
     for folder in moved:
@@ -253,6 +267,7 @@ def _subfolders(folder: Path) -> list[Path]:
         return sorted(
             folder / entry.name
             for entry in os.scandir(folder)
+            # No links: one could lead to maps outside the station, or round in a circle.
             if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
         )
     except (FileNotFoundError, NotADirectoryError):
@@ -267,6 +282,7 @@ def _is_ours(folder: MapFolder) -> bool:
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
+    # rmdir refuses a folder that has entries, which ends the climb.
     with suppress(OSError):
         while folder != root and folder.name != INCOMING:
             folder.rmdir()
@@ -280,6 +296,7 @@ def _name_in_receipt(path: Path, name: str) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError):
+        # That a receipt is here is what counts: the satellite was told. Its contents are for people.
         receipt = {}
     if not isinstance(receipt, dict) or receipt.get("map") != name:
         write_whole(path, json.dumps({**(receipt if isinstance(receipt, dict) else {}), "map": name}).encode())
@@ -297,6 +314,7 @@ def _title_and_time(path: Path) -> tuple[str, datetime | None]:
 
 def time_of(text: str) -> datetime | None:
     """An RFC 3339 time; None where it is none."""
+    # Python 3.10's fromisoformat takes neither Z nor any number of decimals: fractions of a second are dropped.
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?([Zz]|[+-]\d\d:\d\d)", text)
     if match is None:
         return None

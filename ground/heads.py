@@ -24,6 +24,7 @@ FIRST: Final = "map"
 """The asset of the first head."""
 CONFIDENCE: Final = "confidence.tif"
 QUICKLOOK: Final = "quicklook.webp"
+# An href becomes the name of a file in the map's folder: none that has a slash.
 _HREF = re.compile(r"(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]{0,127}\.tif)")
 _Text = Annotated[str, Field(max_length=2000)]
 
@@ -75,6 +76,7 @@ class Head:
         return QUICKLOOK if self.file == MAP else f"{Path(self.file).stem}-{QUICKLOOK}"
 
 
+# By the file and not by a Head: `ground polygons` knows a raster alone, and looks for what lies beside it.
 def confidence_name(file: str) -> str:
     """Name of the raster of confidence that belongs to a raster of classes."""
     return CONFIDENCE if file == MAP else f"{Path(file).stem}-{CONFIDENCE}"
@@ -108,6 +110,7 @@ def read_heads(folder: Path) -> list[Head]:
     except (OSError, ValueError, RecursionError):
         remedy = f"give a map's folder with its {ITEM}, or leave --head out"
         raise AskedWrong(f"{folder / ITEM}: cannot be read, so nothing says which heads the map has", remedy) from None
+    # Pictures and rasters of confidence have no classes.
     hrefs = {name: asset.href for name, asset in item.assets.items() if asset.classes}
     return heads_of(hrefs, item.properties.model.heads if item.properties.model is not None else ())
 

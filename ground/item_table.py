@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ground.folders import LONGEST_ITEM, time_of
-from ground.transfer import read_small, write_whole
+from ground.transfer import read_small, write_changed
 
 SUFFIX: Final = ".parquet"
 _ASSETS: Final = ("map", "quicklook", "confidence")
@@ -45,13 +45,8 @@ def write_item_table(root: Path, name: str, items: Sequence[Path], *, located: b
         return
     if not items and not path.exists():
         return
-    data = _table_bytes(list(_rows(root, name, items, located)), located=located)
-    try:
-        if read_small(path, len(data)) == data:
-            return
-    except OSError:
-        pass  # it is not there, or longer
-    write_whole(path, data)
+    # Made in memory, to be compared with what is there and to be written in one step; a row is some hundred bytes.
+    write_changed(path, _table_bytes(list(_rows(root, name, items, located)), located=located))
 
 
 def _table_bytes(rows: list[dict[str, Any]], *, located: bool) -> bytes:
@@ -68,6 +63,7 @@ def _table_bytes(rows: list[dict[str, Any]], *, located: bool) -> bytes:
 def _schema(*, located: bool) -> Any:
     import pyarrow as pa
 
+    # Named and not inferred: inferred types would depend on which maps are here and what their items leave out.
     texts = pa.list_(pa.string())
     asset = pa.struct(
         {"href": pa.string(), "type": pa.string(), "title": pa.string(), "roles": texts, "file:size": pa.int64(),
@@ -110,6 +106,7 @@ def _rows(root: Path, collection: str, items: Sequence[Path], located: bool) -> 
 
 
 def _row(item: Mapping[str, Any], properties: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    # Items are text of others: a property of another type counts as missing, and costs no row.
     def part(key: str, kind: type) -> Any:
         return properties[key] if isinstance(properties.get(key), kind) else kind()
 
@@ -164,11 +161,13 @@ def _href(value: object, folder: str) -> str | None:
 
 
 def _text(value: object) -> str | None:
+    # JSON may spell half of a surrogate pair, which Arrow does not take.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _number(value: object) -> float | None:
     try:
+        # An integer of JSON may have any number of digits: float() of a long one overflows.
         number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     except OverflowError:
         return None
@@ -176,6 +175,7 @@ def _number(value: object) -> float | None:
 
 
 def _whole(value: object) -> int | None:
+    # True is an int, too. The bound is within the int64 of Arrow.
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62 else None
 
 
@@ -203,6 +203,7 @@ def _polygons(geometry: object) -> Polygons:
     except (TypeError, KeyError, IndexError) as error:
         raise ValueError(f"no polygon: {error}") from error
     points = [point for polygon in polygons for ring in polygon for point in ring]
+    # 540: footprints across the antimeridian may run on by a turn beyond 180 degrees.
     is_good = all(abs(x) <= 540 and abs(y) <= 90 for x, y in points)  # NaN compares false
     if not (is_good and 0 < len(points) <= _MOST_POINTS and all(polygons)):
         raise ValueError("no polygon on Earth")
@@ -210,12 +211,14 @@ def _polygons(geometry: object) -> Polygons:
 
 
 def _wound(ring: Ring, is_outer: bool) -> Ring:
+    # The file's metadata says counterclockwise, while RFC 7946 asks readers to take either. Twice the signed area.
     area = sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise([*ring, ring[0]]))
     return ring if (area >= 0) == is_outer else ring[::-1]
 
 
 def _wkb(polygons: Polygons) -> bytes:
     """Little-endian well-known binary: a Polygon, or a MultiPolygon of several."""
+    # WKB: 1 is little-endian, then the type: 3 a Polygon, 6 a MultiPolygon.
     parts = [
         struct.pack("<BII", 1, 3, len(polygon))
         + b"".join(struct.pack("<I", len(ring)) + b"".join(struct.pack("<dd", *p) for p in ring) for ring in polygon)
@@ -232,6 +235,7 @@ def _bounds(polygons: Polygons) -> dict[str, float]:
 
 def _geo(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The file's metadata; without a CRS it is OGC:CRS84."""
+    # The type follows the byte of the byte order.
     kinds = {struct.unpack_from("<I", row["geometry"], 1)[0] for row in rows}
     column: dict[str, Any] = {
         "encoding": "WKB",

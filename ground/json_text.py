@@ -21,6 +21,7 @@ def well_formed(value: Any) -> Any:
         RecursionError: it is nested too deeply.
     """
     if isinstance(value, str):
+        # Two halves that were spelled apart become one character here, a half by itself becomes U+FFFD.
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -38,6 +39,7 @@ def model_of(model: type[_Model], data: bytes) -> _Model:
         ValueError, RecursionError: it has another form.
     """
     try:
+        # The common case, and the fast one; pydantic refuses broken characters, so the way below is for damaged text.
         return model.model_validate_json(data)
     except ValidationError:
         return model.model_validate(well_formed(json.loads(data)))

@@ -20,7 +20,9 @@ EXAMPLE: Final = "{date:%Y/%m}/{title}-{id}"
 LONGEST_PATTERN: Final = 120
 LONGEST_TITLE: Final = 80
 """Bytes of UTF-8."""
+# File systems take names of 255 bytes; folders.py adds up to -9999 to a name that is taken.
 _LONGEST_ID, _LONGEST_NAME = 128, 240
+# Digits in any locale: folders sort by time, and zeros can stand for a time that is missing.
 _DIRECTIVES = "YmdHMSjGV"
 _LITERAL = re.compile(r"[A-Za-z0-9_/-]*")
 _DATE = re.compile(rf"([A-Za-z0-9_/-]|%[{_DIRECTIVES}])+")
@@ -56,6 +58,7 @@ class Layout:
             raise self._refused(f"it has at most {LONGEST_PATTERN} characters, and a name between every two /")
         if not {"id", "title"} & {name for _, name, _, _ in self._last_parts()}:
             raise self._refused("the last folder's name needs {id} or {title}")
+        # Counted in characters: all that may stand beside a title is ASCII, and the title is cut by bytes.
         longest = self.place("i" * _LONGEST_ID, "t" * LONGEST_TITLE, None)
         if max(map(len, longest)) > _LONGEST_NAME:
             raise self._refused("a folder's name would be too long")
@@ -108,10 +111,12 @@ def safe_title(title: str) -> str:
     name = match[1] if match else title
     if PurePath(name).suffix.lower() in _SUFFIXES:
         name = name[: name.rindex(".")]
+    # NFC: an accent that is a character of its own would else give one title two folders.
     plain = "".join(
         char if unicodedata.category(char)[0] in "LMN" or char in "_-" else "-"
         for char in unicodedata.normalize("NFC", name)
     )
+    # Cut by bytes, as file systems count; a character that the cut halves is left out.
     plain = re.sub("-{2,}", "-", plain).strip("-_").encode("utf-8", "ignore")[:LONGEST_TITLE].decode("utf-8", "ignore")
     return plain.strip("-_") or "untitled"
 

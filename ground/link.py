@@ -21,6 +21,7 @@ from ground.errors import AskedWrong, LinkDown
 from ground.json_text import well_formed
 from ground.watchdog import Watchdog
 
+# Seven pauses lie between eight tries: 26 to 52 s in all, by chance.
 LONGEST_PAUSE_S = 20.0
 LONGEST_RETRY_AFTER_S = 120.0
 """What a satellite may ask to wait between two tries; a pass is some minutes."""
@@ -113,16 +114,19 @@ class Link:
         self.url, self.window = url.rstrip("/"), window or Window()
         self._stall_s, self._told = stall_s, told or (lambda _: None)
         self._sleep, self._jitter = sleep, jitter
+        # Bodies are taken raw. Compressed ones could unpack to any size, and their ranges would count other bytes.
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         try:
             self._client = httpx.Client(base_url=self.url, headers=headers, timeout=stall_s)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
             raise AskedWrong(f"{url} is no address ({error})", "give one like http://satellite:8000") from None
+        # httpx takes an address without a host and a port above 65535: they would look like a link that is down.
         base = self._client.base_url
         if base.scheme not in ("http", "https") or not base.host or (base.port or 0) > 65535:
             raise AskedWrong(f"{url} is no address", "give one like http://satellite:8000")
         self._watchdog = Watchdog()
         self.failures = 0
+        # The command line reads it: a pass in which nothing came through has an exit code of its own.
         self.answers = 0
 
     def read(self, model: type[_Model], method: str, path: str, **options: Any) -> _Model:
@@ -133,6 +137,7 @@ class Link:
             LinkDown: nothing came.
             WindowClosed: the pass is over.
         """
+        # Not tried again where the form is wrong: the same service would answer the same.
         answer = self.json(method, path, **options)
         try:
             return model.model_validate(answer)
@@ -168,6 +173,7 @@ class Link:
             self.window.check()
             try:
                 answer = once()
+            # ValueError is a body that is no JSON: a portal's page, which may be gone at the next try.
             except (httpx.TransportError, httpx.DecodingError, ValueError) as error:
                 self.pause(reason_of(error))
             except TryLater as error:
@@ -188,6 +194,7 @@ class Link:
             LinkDown: too many in a row.
             WindowClosed: the pass is over.
         """
+        # Where the window closed meanwhile, the pass has ended and the link has not failed.
         self.window.check()
         self.failures += 1
         if self.failures >= TRIES:
@@ -223,6 +230,8 @@ class Link:
             WindowClosed: the pass is over; what arrived stays aboard.
         """
 
+        # httpx asks for a block only when the socket took the one before: so each has its own time, and counts
+        # once it is sent.
         def charged() -> Iterator[bytes]:
             for block in blocks:
                 self.window.check()
@@ -235,6 +244,7 @@ class Link:
         try:
             return model.model_validate(_parsed(answer, body))
         except ValidationError as error:
+            # A failure of the link, other than in read(): the caller asks how much arrived, and goes on there.
             raise ValueError(f"an answer of another form ({error.error_count()} faults)") from None
 
     def chunks(self, answer: httpx.Response, longest: int) -> Iterator[bytes]:
@@ -244,7 +254,9 @@ class Link:
             httpx.TransportError: the link failed, or brings hardly anything.
         """
         begun, came, left = time.monotonic(), 0, longest
+        # httpx limits the wait for each read alone: a body that drips byte by byte would last for ever.
         for chunk in answer.iter_raw():
+            # What was not asked for is not read: closing the answer drops the connection with the rest of it.
             if left <= 0:
                 return
             part = chunk[:left]
@@ -261,6 +273,7 @@ class Link:
         self, method: str, path: str, *, longest_s: float = float("inf"), **options: Any
     ) -> Iterator[httpx.Response]:
         """Sends a request; gives the answer once its head is here and is the service's."""
+        # Never 0: a socket with a timeout of 0 does not block, and each read would fail at once.
         window_s = max(0.05, self.window.seconds_left)
         timeout = httpx.Timeout(min(self._stall_s, window_s))
         extensions = {"trace": self._watchdog.trace}
@@ -274,6 +287,7 @@ class Link:
             answer = self._client.send(request, stream=True)
             try:
                 self._watchdog.arm(min(longest_s, window_s))
+                # 416 is an answer to the caller's range, not a refusal.
                 if answer.status_code != 416:
                     self.accepted(answer)
                 yield answer
@@ -285,6 +299,7 @@ class Link:
     def _whole(self, answer: httpx.Response, longest: int) -> bytes:
         """A body that must not be longer than this."""
         body = bytearray()
+        # One byte more than is allowed, to tell a body that fits from one that was cut.
         for chunk in self.chunks(answer, longest + 1):
             if self.window.bytes_left == 0 or self.window.seconds_left <= 0:
                 raise WindowClosed
@@ -305,12 +320,15 @@ class Link:
         status, kind = answer.status_code, answer.headers.get("content-type", "").partition(";")[0].strip()
         if 200 <= status < 300:
             return
+        # The service never redirects, and httpx follows nothing unless told to: it would end at a portal's page.
         if status < 400:
             where = answer.headers.get("location", "nowhere")[:200]
             raise httpx.RemoteProtocolError(f"answers {status} and points to {where}: is there a portal between?")
         detail = _detail_of(answer, self._whole(answer, LONGEST_ERROR))
+        # From the service or from a proxy before it: either may pass.
         if status == 429 or status >= 500:
             raise TryLater(f"answers {status}: {detail}", _seconds_of(answer.headers.get("retry-after")))
+        # Only the service's own document is a refusal: a portal's error page must not end the pass.
         if kind != PROBLEM:
             raise httpx.RemoteProtocolError(f"answers {status} as {kind or 'nothing'}: is it an onboard service?")
         remedy = {401: "give --token-file", 403: "ask the operator for a token with this role"}
@@ -355,6 +373,7 @@ def _parsed(answer: httpx.Response, body: bytes) -> Any:
     Raises:
         ValueError: it is none.
     """
+    # From a proxy that compresses unasked: the bytes are raw, so they would be taken for damaged JSON.
     if answer.headers.get("content-encoding", "identity") != "identity":
         raise ValueError("the answer is compressed, which was not asked for")
     try:

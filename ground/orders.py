@@ -51,6 +51,7 @@ def add_priority(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
 def _push(open_link: OpenLink, options: argparse.Namespace) -> int:
     document = _document(options.file)
     with open_link(options) as link:
+        # Asked before the change, since the answer names only what counts from then on.
         before = {area["name"] for area in _rows(link.json("GET", "/areas"))}
         rows = _rows(link.json("PUT", "/areas", json=document))
     options.screen.table(rows)
@@ -73,6 +74,7 @@ def _rm(open_link: OpenLink, options: argparse.Namespace) -> int:
     if bool(options.names) == options.all:
         raise AskedWrong("nothing to forget", "name areas, or give --all")
     with open_link(options) as link:
+        # Quoted with the slash: a name must not become two parts of the path.
         for path in ["/areas"] if options.all else [f"/areas/{quote(name, safe='')}" for name in options.names]:
             document = link.json("DELETE", path)
     options.screen.line(f"{count(len(_rows(document)), 'area')} aboard")
@@ -82,6 +84,7 @@ def _rm(open_link: OpenLink, options: argparse.Namespace) -> int:
 def _priority(open_link: OpenLink, options: argparse.Namespace) -> int:
     with open_link(options) as link:
         scene = link.json("PATCH", f"/scenes/{quote(options.scene, safe='')}", json={"priority": options.priority})
+    # A 200 alone proves nothing: something else than the service may answer.
     if not isinstance(scene, dict) or scene.get("priority") != options.priority:
         raise AskedWrong(f"{link.url} does not say that it changed", "is it an onboard service, and of this version?")
     options.screen.line(f"{options.scene}: {scene.get('state')}, {options.priority}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ground.text import visible
-from ground.transfer import open_plain
+from ground.transfer import last_lines, open_plain
 
 if TYPE_CHECKING:
     from ground.station import PassReport
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOG = "passes.jsonl"
 LONGEST_LOG = 8 << 20
 """Bytes that are read from the end of the log: tens of thousands of passes."""
+# One second in all.
 LOCK_TRIES, LOCK_PAUSE_S = 20, 0.05
 
 
@@ -66,6 +67,7 @@ class PassLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # The date by the clock, the length by one that nobody sets.
         self._began = datetime.now(timezone.utc)
         self._clock = time.monotonic()
 
@@ -88,6 +90,7 @@ class PassLog:
         )  # fmt: skip
         line = record.model_dump_json().encode() + b"\n"
         with os.fdopen(open_plain(self._folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b") as file:
+            # Append mode, and one write for the line: those of two passes at once do not mix.
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             is_torn = file.read(1) not in (b"", b"\n")
             file.write(b"\n" + line if is_torn else line)
@@ -104,6 +107,7 @@ def pass_going_on(folder: Path) -> Iterator[None]:
     descriptor = None
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
+        # The folder itself is locked: no lock file is left behind, and closing it, or a kill, ends the lock.
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         _mark(descriptor)
     try:
@@ -117,6 +121,7 @@ def _mark(descriptor: int) -> None:
     """Takes the shared lock; whoever looks whether a pass is going on holds the folder for some microseconds."""
     for _ in range(LOCK_TRIES):
         try:
+            # Shared: two passes into one folder do not keep each other out.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:  # noqa: PERF203 -- the first try is the usual one
             time.sleep(LOCK_PAUSE_S)
@@ -131,6 +136,7 @@ def is_going_on(folder: Path) -> bool:
     except OSError:
         return False
     try:
+        # Fails while any pass holds its shared lock.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -144,10 +150,7 @@ def is_going_on(folder: Path) -> bool:
 def read_passes(folder: Path) -> list[PassRecord]:
     """Passes of the log, the newest last; lines that are none are passed over."""
     try:
-        with os.fdopen(open_plain(folder / LOG, os.O_RDONLY), "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - LONGEST_LOG))
-            lines = file.read(LONGEST_LOG).splitlines()
+        lines = last_lines(folder / LOG, LONGEST_LOG)
     except OSError:
         return []
     records = []

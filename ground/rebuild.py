@@ -70,6 +70,7 @@ class _Step:
 
 def can_rebuild() -> bool:
     """Whether what it takes is installed (extra ``ground``)."""
+    # Looked for and not imported: few passes have changes, and GDAL takes time and memory to load.
     return find_spec("rasterio") is not None and find_spec("numpy") is not None
 
 
@@ -90,6 +91,7 @@ def rebuild_map(folders: MapFolders, name: str) -> str:
         for step in steps:
             _make(step)
             # The file's name, that of the map's folder, and that of the folder of all maps.
+            # Before the next step: map.tif is made last and says that the map is whole, so the others must be durable.
             for path in (step.target, *list(step.target.parents)[:3]):
                 sync(path)
     except OSError as error:
@@ -106,6 +108,7 @@ def _steps(folders: MapFolders, name: str, folder: Path) -> tuple[str, list[_Ste
     earlier = item.properties.changes.earlier
     if earlier is None or earlier == name:
         raise NotRebuilt("its item names no earlier map")
+    # By file name, as the plan names them; names of assets are the item's own.
     digests: dict[str, Any] = {asset.href.removeprefix("./"): asset.checksum for asset in item.assets.values()}
     steps = []
     for head in reversed(heads):  # the first one, map.tif, last: with it the map is whole
@@ -122,6 +125,7 @@ def _steps(folders: MapFolders, name: str, folder: Path) -> tuple[str, list[_Ste
 
 def _check_changes(path: Path, digest: str) -> None:
     if sha256_of(path) != digest:
+        # Where it stayed, the next plan would count it as here, and each pass would fail on it.
         path.unlink()
         raise ChangesDamaged(f"{path}: is not what the satellite sent; it is fetched again")
 
@@ -134,6 +138,7 @@ def _make(step: _Step) -> None:
         rebuild(step.before, step.changes, step.target)
     except ProductError as error:
         raise NotRebuilt(str(error), is_lasting=isinstance(error, OtherBytes)) from error
+    # By the item too: the digest that rebuild() compared stands in the changes themselves.
     if sha256_of(step.target) != step.digest:
         step.target.unlink()
         raise NotRebuilt(f"{step.target.name} made of {step.before} is not the one that the item names")

@@ -40,6 +40,7 @@ class Screen:
         names = list(rows[0])
         cells = [[visible(cell(name, row[name])) for name in names] for row in rows]
         widths = [max(len(name), *(len(row[at]) for row in cells)) for at, name in enumerate(names)]
+        # A column of numbers may hold None; True is an int for isinstance().
         right = [any(type(row[name]) is int for row in rows) for name in names]
 
         def line(texts: Sequence[str]) -> str:
@@ -59,6 +60,7 @@ class Screen:
         if self._bar is None:
             print(visible(text), file=stream, flush=True)
         else:
+            # tqdm takes the bar away, writes, and draws it again; a plain print would break it.
             self._bar.write(visible(text), file=stream)
             stream.flush()
 
@@ -73,6 +75,7 @@ class Screen:
         with tqdm(unit="B", unit_scale=True, leave=False) as bar:
 
             def move(done: int, total: int) -> None:
+                # Each plan of a pass has another total.
                 bar.total = total
                 bar.update(done - bar.n)
 
@@ -95,6 +98,7 @@ def cell(name: str, value: object) -> str:
 def size(count: float) -> str:
     """Bytes in the unit that a person reads: 812 B, 4.2 MB, 48.8 GB; decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
+        # By what is shown after rounding: 999.7 kB is 1.0 MB, never 1000 kB.
         if abs(count) < 999.5 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000

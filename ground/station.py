@@ -27,6 +27,7 @@ NOT_FOUND, ANOTHER_DIGEST = 404, 409
 MOST_PLANS = 200
 """Plans in one pass: an honest satellite needs a few, one that names ever new files is left for this pass."""
 
+# Their ids are part of the question's address; the service takes 500 of them.
 MOST_WHOLE = 400
 """Maps that a plan is asked for whole; beyond, all are."""
 
@@ -101,6 +102,7 @@ class Station:
         self.tally = Tally()
         self.report = PassReport()
         """Of the last pass, or of the one that is going on."""
+        # Both of this pass alone. The next one asks again, and may get what could not be had now.
         self._superseded: set[tuple[str, str]] = set()
         self._takes_changes = takes_changes and can_rebuild()
         self._wanted_whole: set[str] = set()
@@ -116,6 +118,7 @@ class Station:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._folders = MapFolders(self.folder)
+            # Receipts before files: each lets the satellite erase a map, and the plan then has room for others.
             for name in self._folders.incoming():  # what an earlier pass acknowledged and did not put in its place
                 self._settle(name)
             for name in self._unacknowledged():
@@ -130,6 +133,7 @@ class Station:
         except OSError as error:
             raise DiskFailed(self.folder, error) from error
         finally:
+            # However the pass ended: what came before that is here and is to be found.
             report.received_bytes, report.repeated_bytes = self.tally.received, self.tally.repeated
             self._write_catalog()
         return report
@@ -153,10 +157,12 @@ class Station:
                 continue
             # What the plan names is here already and took the room of what comes behind it.
             more = sum(item.wanted.length for item in whole)
+            # With no more bytes than before the answer would be the same plan.
             if more <= held:
                 return
             held = more
         self.notify(f"the satellite made {MOST_PLANS} plans in this pass; the next pass goes on")
+        # At least 1, so that the exit code says that work is left.
         report.left = max(1, report.left)
 
     def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
@@ -181,11 +187,13 @@ class Station:
         try:
             self._fetch_item(item, report, done, total)
         except MapDamaged as error:
+            # Noted before the satellite is asked: the window may close in that question, and the reason must stand.
             report.damaged.append(item.map)
             report.why[item.map] = str(error)
             self.notify(f"{item.map}: {error}")
             report.why[item.map] += self._have_checked(item.map)
         except AskedWrong as error:
+            # Any other refusal, as of the token, would meet every further file as well.
             if error.status != NOT_FOUND:
                 raise
             report.gone.append(item.map)
@@ -236,11 +244,13 @@ class Station:
 
         fetch(self.link, item.wanted, self.tally, progress)
         if not item.wanted.is_whole:
+            # A copy, since the part stays: the rest of the map continues it in a later pass.
             shutil.copyfile(item.wanted.part, item.wanted.target.with_name(COARSE))
             report.coarse.append(item.map)
             self.notify(f"{item.map}: a coarse map, {item.wanted.length:,} of {item.wanted.bytes:,} bytes")
             return
         report.files += 1
+        # Plans name changes.tif and map.tif behind the other files of a map, which are all here by now.
         if item.asset == CHANGES:
             self._rebuild(item.map, report)
         if item.asset == MAP:
@@ -260,6 +270,7 @@ class Station:
             return
         except NotRebuilt as error:
             self._wanted_whole.add(name)
+            # Lasting where GDAL or Zstandard have other versions than aboard: then no map comes out byte for byte.
             self._takes_changes = self._takes_changes and not error.is_lasting
             self.notify(f"{name}: not made of its changes: {error}; the whole map is fetched")
             return
@@ -274,6 +285,7 @@ class Station:
 
         A map it no longer knows needs no receipt; one it has made anew since gets none, and is fetched again.
         """
+        # Of the bytes on this disk, not of those that were promised: after the receipt the satellite may erase its own.
         digest = sha256_of(self._folders.path(name) / MAP)
         try:
             receipt = self.link.read(ReceiptTaken, "POST", f"/maps/{name}/receipt", json={"sha256": digest})
@@ -284,7 +296,9 @@ class Station:
                 return
             if error.status != NOT_FOUND:
                 raise
+            # A receipt is kept all the same, or each pass would ask again.
             answer = {"map": name, "received": False, "detail": "erased aboard"}
+        # Before the map moves: only one with a receipt does, and what a cut leaves here the next pass moves.
         self._folders.write_receipt(name, {"sha256": digest, "answer": answer})
         self._settle(name)
         report.receipts.append(name)
@@ -313,6 +327,7 @@ class Station:
                 return  # a service that does not know the question
             for name, sha256 in rows:
                 target = self._folders.path(name) / MAP
+                # For the very bytes that are aboard: a map that was made anew since is fetched again.
                 if name in held and target.is_file() and sha256_of(target) == sha256:
                     self._acknowledge(name, report)
                     self.notify(f"{name}: its receipt was lost aboard and is given again")

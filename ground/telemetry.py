@@ -93,11 +93,13 @@ class TelemetryStation:
             page = self._link.read(Events, "GET", "/events", params={"since": state.event, "limit": 1000})
             if page.events:
                 _append(self._folder / EVENTS, page.events, after=state.event)
+                # A page that leads nowhere would be asked for again without end. Its lines were not written twice.
                 if page.events[-1].sequence <= state.event:
                     raise _never_ends(self._link.url, "/events")
                 state.event = page.events[-1].sequence
                 self._keep(state)
                 report.events += len(page.events)
+            # Only now, with lines and state on the disk: aboard, acknowledged events are the first to be removed.
             if state.event > page.acknowledged:
                 self._link.json("POST", "/events/acknowledged", json={"until": state.event})
             if page.next is None:
@@ -113,6 +115,7 @@ class TelemetryStation:
             if state.tick is not None:
                 query["since"] = state.tick
             page = self._link.read(History, "GET", "/telemetry/history", params=query)
+            # Once a pass: an axis that falls again and again would begin an epoch with each page.
             if state.tick is not None and page.now < state.tick and not was_lost:
                 # The history aboard was lost and begun afresh: its ticks are another axis from here.
                 state.tick, state.epoch, was_lost = None, state.epoch + 1, True
@@ -121,6 +124,7 @@ class TelemetryStation:
             if ticks and state.tick is not None and ticks[-1] <= state.tick:
                 raise _never_ends(self._link.url, "/telemetry/history")
             if ticks:
+                # Padded, so that names sort by epoch and tick: the console reads files in that order.
                 name = f"{state.epoch:03d}-{ticks[0]:015d}-{ticks[-1]:015d}.parquet"
                 _write_parquet(self._folder / HISTORY / name, page.columns, step_s=page.step_s)
                 state.tick = ticks[-1]
@@ -186,11 +190,13 @@ def _write_parquet(path: Path, columns: Mapping[str, Sequence[Any]], *, step_s: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # float32 would round UTC seconds of today to steps of 128 s. All else was float32 aboard.
     kinds = {"tick": pa.int64(), "samples": pa.int64(), "utc_s": pa.float64()}
     arrays = {name: pa.array(values, kinds.get(name, pa.float32())) for name, values in columns.items()}
     table = pa.table(arrays).replace_schema_metadata({"step_s": f"{step_s:g}"})
     part = path.with_suffix(".part")
     pq.write_table(table, part, compression="zstd")
+    # The bytes before the name, so that a file of this name is always whole.
     sync(part)
     part.replace(path)
     sync(path.parent)

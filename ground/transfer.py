@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Wanted:
     @property
     def part(self) -> Path:
         """Where it grows."""
+        # 64 bits tell the versions of one file apart; before the rename the whole digest is compared.
         return self.target.with_name(f"{self.target.name}.{self.sha256[:16]}.part")
 
 
@@ -83,8 +85,10 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
         Superseded: another version is there now.
         DiskFailed: the disk is full or failed; the part stays.
     """
+    # First, since the next line counts the room that is free: nothing ever continues the parts of other versions.
     _remove_other_parts(wanted)
     _check_room(wanted)
+    # Wrong once may be the link, or a part that a power cut at the station has torn. Wrong twice is the file aboard.
     for attempt in (1, 2):
         _fetch_bytes(link, wanted, tally, progress)
         if not wanted.is_whole:
@@ -94,6 +98,7 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
             _put_in_place(wanted)
             return
         tally.repeated += wanted.bytes
+        # Left in place it would count as complete, and the second try would fetch nothing.
         wanted.part.unlink()
         if attempt == 2:
             raise MapDamaged(wanted.target, f"SHA-256 {wanted.sha256}", f"SHA-256 {digest}")
@@ -126,13 +131,16 @@ def _fetch_bytes(link: Link, wanted: Wanted, tally: Tally, progress: Progress | 
 def _fetch_once(link: Link, wanted: Wanted, at: int, tally: Tally, progress: Progress | None) -> None:
     """One request, from byte ``at`` on."""
     last = wanted.length - 1
+    # No more is asked for than may come: what is on its way cannot be called back.
     if link.window.bytes_left is not None:
         last = min(last, at + link.window.bytes_left - 1)
+    # If-Range: of another version the service sends the whole, never a piece that would be put behind this part.
     headers = {"Range": f"bytes={at}-{last}", "If-Range": f'"{wanted.sha256}"'}
     with link.stream(wanted.path, headers) as answer:
         if answer.status_code == 416:
             _check_end(answer, wanted, at)
         _check_version(answer, wanted)
+        # A 200 brings the file from its first byte, as a proxy does that knows no ranges: Piece skips what is here.
         start = _begin_of(answer) if answer.status_code == 206 else 0
         if start > at:
             raise httpx.RemoteProtocolError(f"asked from byte {at} on, got {answer.headers.get('content-range')!r}")
@@ -187,6 +195,7 @@ def _write(
 ) -> None:
     try:
         wanted.part.parent.mkdir(parents=True, exist_ok=True)
+        # Not truncated: if the answer breaks off, the good part is as long as before.
         with os.fdopen(open_plain(wanted.part, os.O_RDWR | os.O_CREAT), "r+b") as file:
             file.seek(piece.begin)
             unsynced, at = 0, piece.start
@@ -203,7 +212,9 @@ def _write(
                     file.flush()
                     os.fsync(file.fileno())
                     unsynced = 0
+                # Last: it may end the pass, and the chunk is written by then.
                 link.window.take(len(chunk))
+    # The disk's: httpx.TransportError is no OSError, so failures of the link pass through.
     except OSError as error:
         raise DiskFailed(wanted.part, error) from error
 
@@ -235,6 +246,7 @@ def _check_room(wanted: Wanted) -> None:
 
 def _put_in_place(wanted: Wanted) -> None:
     try:
+        # The bytes before the name: else a power cut could leave a map.tif of the right length with holes in it.
         sync(wanted.part)
         wanted.part.rename(wanted.target)
         # The file's name, the name of the map's folder, and that of the folder of all maps.
@@ -282,13 +294,36 @@ def sync(path: Path) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """A small file: there in one step with all its bytes, or as it was."""
     new_path = path.with_name(f"{path.name}.new")
+    # With O_EXCL below: what has this name, a link too, is removed and never written through.
     new_path.unlink(missing_ok=True)
     with os.fdopen(os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    # After the fsync of the bytes, before that of the folder: a cut leaves the old file or the new one.
     new_path.replace(path)
     sync(path.parent)
+
+
+def write_changed(path: Path, data: bytes) -> None:
+    """Like :func:`write_whole`, where the file has other bytes."""
+    # A file that would not change keeps its time, and costs no fsync.
+    with suppress(OSError):  # it is not there, or longer
+        if read_small(path, len(data)) == data:
+            return
+    write_whole(path, data)
+
+
+def last_lines(path: Path, longest: int) -> list[bytes]:
+    """Lines in so many bytes at the end of a plain file.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        # May begin in the middle of a line: callers pass over it like over damaged ones.
+        file.seek(max(0, file.seek(0, os.SEEK_END) - longest))
+        return file.read(longest).splitlines()
 
 
 def read_small(path: Path, longest: int) -> bytes:

@@ -20,12 +20,14 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
+        # The timer's thread reads the socket that this thread sets.
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._timer: threading.Timer | None = None
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """Takes the socket of a new connection."""
+        # TLS puts another socket object around the first, so it comes later and replaces that.
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info.get("return_value")
             with self._lock:
@@ -34,9 +36,11 @@ class Watchdog:
     def arm(self, seconds: float) -> None:
         """From now on the connection has so long; replaces what was said before. Infinity takes the end away."""
         self.disarm()
+        # A timer of infinity raises OverflowError in its thread.
         if seconds == float("inf"):
             return
         timer = threading.Timer(max(0.0, seconds), self._end)
+        # A command that ends does not wait for it.
         timer.daemon = True
         self._timer = timer
         timer.start()
@@ -51,4 +55,6 @@ class Watchdog:
         with self._lock:
             if self._socket is not None:
                 with suppress(OSError):
+                    # Not close(): shutdown wakes the thread that waits in recv, and the descriptor's
+                    # number is not given to another file while httpx still uses it.
                     self._socket.shutdown(socket.SHUT_RDWR)

@@ -53,6 +53,7 @@ class Bench:
         """One run of one tool in a process of its own; gives what it told, or {"failed": why}."""
         out = self.folder / "runs" / name
         if not keep:
+            # What a tool left would let it resume, which is wanted in one question alone.
             shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         job = {
@@ -70,10 +71,12 @@ class Bench:
         except subprocess.TimeoutExpired:
             return {"failed": f"not done after {self.deadline_s:.0f} s"}
         if done.returncode:
+            # The kernel's choice: single_run offers itself to it when memory ends.
             if done.returncode == -signal.SIGKILL and die_after is None:
                 return {"failed": "killed: it took more memory than there is"}
             last = (done.stderr.strip().splitlines() or [""])[-1]
             return {"failed": last or f"exit code {done.returncode}", "exit_code": done.returncode}
+        # The last line: tools print to standard output as they like.
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return answer
 
@@ -131,6 +134,7 @@ def _measure(arguments: argparse.Namespace, results: dict[str, Any], path: Path)
     def save() -> None:
         part = path.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        # After each run, in one step: they take minutes, and a cut must not cost those of hours before.
         part.replace(path)
 
     for name in arguments.scenes:
@@ -139,9 +143,11 @@ def _measure(arguments: argparse.Namespace, results: dict[str, Any], path: Path)
         stretch = scene.stretch()
         judge = Judge(scene, twin, arguments.folder)
         rounds = arguments.large_runs if name == "landscape" else arguments.runs
+        # All tools once, then all again: a machine that slows down slows all.
         for turn in range(rounds):
             for tool in arguments.tools:
                 row = entry["tools"].setdefault(tool, {"title": TOOLS[tool].title, "runs": []})
+                # What failed once is not tried again: it may take an hour in each round.
                 if len(row["runs"]) > turn or "failed" in row:
                     continue
                 given = scene.plain_path() if TOOLS[tool].wants_plain else scene.path
@@ -187,6 +193,7 @@ def _check(bench: Bench, arguments: argparse.Namespace, results: dict[str, Any],
         whole = bench.run(name, long)
         killed = bench.run(name, long, die_after=KILLED_AFTER)
         again = bench.run(name, long, keep=True)
+        # Only a run that was killed says anything; fewer tiles than in a whole one is what resuming means.
         row["resumes"] = (
             None if "failed" in whole or "failed" not in killed
             else "failed" not in again and again["tiles"] < whole["tiles"]

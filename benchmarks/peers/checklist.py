@@ -39,11 +39,13 @@ def write_question_scenes(folder: Path, data: Path) -> dict[str, Path]:
             "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate",
         }  # fmt: skip
         if name in ("affine", "rotated", "no data"):
+            # 20 degrees: a tool that keeps origin and pixel size alone is found out.
             turned = north_up * Affine.rotation(20) if name == "rotated" else north_up
             profile |= {"crs": "EPSG:32640", "transform": turned}
         content = pixels.copy()
         if name == "no data":
             profile["nodata"] = 0
+            # 0 stands for no data, so that no other pixel may have it.
             content[:] = np.maximum(content, 1)
             content[:, :, :NO_DATA_COLUMNS] = 0
         with rasterio.open(path, "w", **profile) as target:
@@ -82,6 +84,7 @@ def answers(scenes: Mapping[str, Path], mapped: Callable[[str, Path], Path | Non
                 results["palette"] = False
         if (path := maps["affine"]) is not None:
             with rasterio.open(path) as source:
+                # A map of one block needs none.
                 results["overviews"] = bool(source.overviews(1)) or max(source.shape) <= 512
             results["COG"] = _is_cog(path)
     return results
@@ -89,6 +92,7 @@ def answers(scenes: Mapping[str, Path], mapped: Callable[[str, Path], Path | Non
 
 def _same_place(scene: Path, mapped: Path) -> bool:
     with rasterio.open(scene) as original, rasterio.open(mapped) as copy:
+        # Nine decimals of a degree are 0.1 mm: less is how numbers are written.
         gcps = [[(p.row, p.col, round(p.x, 9), round(p.y, 9)) for p in source.gcps[0]] for source in (original, copy)]
         rational = [None if source.rpcs is None else source.rpcs.to_dict() for source in (original, copy)]
         place = original.transform.almost_equals(copy.transform) and original.crs == copy.crs

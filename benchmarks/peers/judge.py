@@ -38,6 +38,7 @@ class Judge:
         """Shares of pixels unlike the reference, near the tool's tile borders and elsewhere; mIoU where labelled."""
         part = self.scene.judged
         with rasterio.open(mapped) as source:
+            # A map of another size cannot be laid over the reference: it is told in the table and not judged.
             if (source.height, source.width) != self.scene.size():
                 return {"wrong": f"the map has {source.width} x {source.height} pixels"}
             classes = source.read(1)
@@ -51,6 +52,7 @@ class Judge:
         ]
         counts = block_counts(predicted, expected, near_mask(*expected.shape, *inner))
         self._counts_of(tool).parent.mkdir(parents=True, exist_ok=True)
+        # Kept block by block: intervals resample the same blocks for both tools of a pair.
         np.save(self._counts_of(tool), counts)
         near, elsewhere = shares(counts)
         figures: dict[str, Any] = {
@@ -72,6 +74,7 @@ class Judge:
         for ours in OURS:
             for other, tool in TOOLS.items():
                 paths = self._counts_of(ours), self._counts_of(other)
+                # Without overlap nothing is meant to be seamless: these rows stand for speed.
                 if tool.own or tool.fastest or not all(path.exists() for path in paths):
                     continue
                 table.setdefault(ours, {})[other] = difference(*(np.load(path) for path in paths))
@@ -80,6 +83,7 @@ class Judge:
     def _reference(self) -> NDArray[np.uint8]:
         if self._expected is None:
             digest = f"{self.scene.path.stem}-{self.twin.manifest.model.sha256[:12]}"
+            # Minutes of inference: kept, by all that it depends on.
             path = self.folder / f"reference-{digest}-{REFERENCE_STEP}.npy"
             if not path.exists():
                 pixels = self.scene.pixels()

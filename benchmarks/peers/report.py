@@ -55,6 +55,7 @@ def write_report(results: Results, folder: Path) -> None:
         lines += ["", f"![seconds and memory]({folder.name}/peers-{name}.png)"]
     if "checklist" in results:
         lines += ["", "## What the map keeps of the scene", "", *_checklist(results)]
+    # Of what was run, not of what is installed when the page is written.
     versions = {
         row["title"].split(",")[0]: row["runs"][0]["version"]
         for scene in results["scenes"].values() for name, row in scene["tools"].items()
@@ -70,23 +71,13 @@ def write_report(results: Results, folder: Path) -> None:
 
 def _table(tools: Results) -> list[str]:
     labelled = any("miou" in row.get("quality", {}) for row in tools.values())
-    head = [
-        "tool",
-        "s",
-        "over onboard",
-        "tiles",
-        "in the model",
-        "peak MiB",
-        "written MB",
-        "map kB",
-        "unlike near",
-        "elsewhere",
-        "seam",
-    ]
+    head = ["tool", "s", "over onboard", "tiles", "in the model", "peak MiB", "written MB", "map kB"]
+    head += ["unlike near", "elsewhere", "seam"]
     if labelled:
         head.append("mIoU")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     base = tools.get("onboard", {}).get("runs", [])
+    # In the order of TOOLS, not in that of the runs.
     for row in (tools[name] for name in TOOLS if name in tools):
         if not row["runs"]:
             lines.append(f"| {row['title']} | failed: {row.get('failed', '')[:90]} |" + " |" * (len(head) - 2))
@@ -99,6 +90,7 @@ def _table(tools: Results) -> list[str]:
             _percent(quality.get("near")), _percent(quality.get("elsewhere")), _seam(quality),
         ]  # fmt: skip
         if "wrong" in quality:
+            # In place of the three figures of quality.
             cells[-3:] = [quality["wrong"], "", ""]
         if labelled:
             cells.append(f"{quality['miou']:.4f}" if "miou" in quality else "")
@@ -123,6 +115,7 @@ def _differences(scene: Results) -> list[str]:
         for name in ours:
             difference = scene["differences"][name].get(other)
             cells.append(_over(tools[other]["runs"], tools[name]["runs"]))
+            # Speed can be compared where quality cannot, as with a tool without overlap.
             cells += ["", ""] if difference is None else [_interval(difference[kind]) for kind in ("near", "seam")]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -203,6 +196,7 @@ def draw(scene: Results, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    # barh draws from the bottom up.
     rows = [scene["tools"][name] for name in TOOLS if scene["tools"].get(name, {}).get("runs")][::-1]
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 0.32 * len(rows) + 1.2), sharey=True, constrained_layout=True

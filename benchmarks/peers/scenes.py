@@ -61,6 +61,7 @@ class BenchScene:
                     "dtype": source.dtypes[0], "crs": source.crs, "transform": source.transform, "tiled": True,
                     "blockxsize": 512, "blockysize": 512, "compress": "deflate", "photometric": "RGB",
                 }  # fmt: skip
+                # Renamed when it is whole: a later run takes what has this name.
                 part = self.plain.with_suffix(".part.tif")
                 with rasterio.open(part, "w", **profile) as target:
                     for _, window in target.block_windows(1):
@@ -89,6 +90,7 @@ def bench_scene(name: str, folder: Path, data: Path, *, side: int | None = None)
         if not wide:
             _placed_by_rpcs_alone(part, side)
         part.rename(path)
+    # Its middle, 9 Mpx: the reference infers each place some twenty times.
     start, wanted = (side - min(side, 3072)) // 2, min(side, 3072)
     title = f"landscape, {side:,} x {side:,}, " + ("JPEG" if wide else "uint16 DEFLATE, RPCs")
     return BenchScene(
@@ -100,6 +102,7 @@ def rpcs(width: int, height: int) -> RPC:
     """Of a level scene near Dubai: latitude falls with the line, longitude grows with the sample."""
     unit = [1.0] + [0.0] * 19
     line, sample = [0.0] * 20, [0.0] * 20
+    # Order of the 20 coefficients (RPC00B): 1, longitude, latitude, height, then products.
     line[2], sample[1] = -1.0, 1.0
     return RPC(
         height_off=0.0, height_scale=500.0, lat_off=25.2, lat_scale=height / 2 * 4.5e-6, long_off=55.3,

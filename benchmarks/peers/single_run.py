@@ -16,6 +16,7 @@ def main() -> None:
     # A tool that takes more memory than there is shall be what the kernel ends, not the benchmark.
     Path("/proc/self/oom_score_adj").write_text("1000")
     warnings.simplefilter("ignore")
+    from benchmarks.memory import peak_mib
     from benchmarks.peers.tools import TOOLS, Task
     from benchmarks.twin import Twin
 
@@ -35,15 +36,9 @@ def main() -> None:
     print(json.dumps({
         "tool": sys.argv[1], "version": tool.version, "seconds": task.facts.pop("seconds"),
         "process_s": time.perf_counter() - began, "model_s": task.model_s, "tiles": task.calls,
-        "peak_mib": _peak_mib(),
+        "peak_mib": peak_mib(),
         "written_bytes": _written() - written, "map_bytes": task.map_path.stat().st_size, **task.facts,
     }))  # fmt: skip
-
-
-def _peak_mib() -> float:
-    """Of this program: getrusage would count what the parent held when it forked."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def _written() -> int:

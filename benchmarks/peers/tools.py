@@ -94,6 +94,7 @@ class Task:
 
         self.model_s, self.calls = self.model_s + seconds, self.calls + tiles
         if self.die_after is not None and self.calls >= self.die_after:
+            # As a power cut: no handler and no finally runs.
             os.kill(os.getpid(), signal.SIGKILL)
 
     def probabilities(self, tiles: Pixels) -> NDArray[np.float32]:
@@ -108,6 +109,7 @@ class Task:
         if self.stretch is None:
             return pixels.astype(np.uint8, copy=False)
         low, high = (np.asarray(side, np.float32).reshape(-1, *[1] * (pixels.ndim - 1)) for side in self.stretch)
+        # 0.5 more, since the cast to bytes cuts off.
         scaled = (pixels.astype(np.float32) - low) * (255 / (high - low)) + np.float32(0.5)
         return np.clip(scaled, 0, 255).astype(np.uint8)
 
@@ -120,6 +122,7 @@ class Task:
         """The map (H, W) of codes, with the source's profile: what most people write."""
         with rasterio.open(self.scene) as source:
             profile = source.profile
+        # Options of an RGB or JPEG scene, which a band of codes cannot have.
         for name in ("photometric", "jpeg_quality", "interleave"):
             profile.pop(name, None)
         profile.update(count=1, dtype="uint8", nodata=0, compress="deflate")
@@ -138,6 +141,7 @@ def onboard(task: Task) -> None:
 
     def told(done: int, tiles: int) -> None:
         task.calls = done
+        # count() ends the process. Ours reports tiles batch by batch, so the number may be passed over.
         if task.die_after is not None and task.die_after <= done < tiles:
             task.count(0, 0.0)
 
@@ -152,6 +156,7 @@ def onboard(task: Task) -> None:
             )
             summary = map_scene(request, engine, told, judge=probes.judge)
     shutil.copy(summary.map_path, task.map_path)
+    # Reading and writing run beside it in ours: so the rest of the seconds is what was not hidden.
     task.model_s = summary.stages_s["infer"]
     task.calls = summary.tiles - summary.tiles_resumed
     task.facts |= {"resumed": summary.tiles_resumed, "stages_s": summary.stages_s, "mapping_s": summary.mapping_s}
@@ -163,6 +168,7 @@ def monai(task: Task, *, mode: str = "gaussian") -> None:
     from monai.inferers import sliding_window_inference
 
     def forward(tiles: torch.Tensor) -> torch.Tensor:
+        # The twin takes bytes, as the model that flies does: scaling is part of its graph.
         return torch.from_numpy(task.probabilities(tiles.numpy().astype(np.uint8)))
 
     with _begun(task), torch.inference_mode():
@@ -191,6 +197,7 @@ def tiler(task: Task, *, window: str = "hann") -> None:
         else:
             padding = None
         classes = task.get().classes
+        # Another one for the answers: they have K channels, and the tiler cuts all channels.
         out = Tiler(
             data_shape=(classes, *image.shape[1:]), tile_shape=(classes, task.size, task.size),
             overlap=(0, task.overlap, task.overlap), channel_dimension=0, mode="reflect",
@@ -234,6 +241,7 @@ def samgeo(task: Task) -> None:
         return classes
 
     with _begun(task):
+        # sample_size is the core, to which the bound is added on each side: a tile is as large as the others'.
         convert(
             str(task.scene), str(task.map_path), forward, sample_size=(task.step, task.step), bound=task.overlap // 2
         )
@@ -253,6 +261,7 @@ def terratorch(task: Task, *, blend: bool = True) -> None:
     with _begun(task), torch.inference_mode():
         image = torch.from_numpy(task.read())[None]
         logits = infer(
+            # It cuts 8 pixels (delta) off each edge, so that tiles overlap by twice that at least.
             forward, image, crop=task.size, stride=min(task.step, task.size - 2 * 8), delta=8,
             batch_size=task.batch, blend_overlaps=blend,
         )  # fmt: skip
@@ -299,6 +308,7 @@ def afternoon(task: Task) -> None:
             target.write_colormap(1, {item.code: _rgb(item.color) for item in manifest.classes})
             for row in range(0, source.height, step):
                 for col in range(0, source.width, step):
+                    # Windows end at the scene's edges and are mirrored to a whole tile, as ours are.
                     top, left = max(0, row - margin), max(0, col - margin)
                     end, right = min(row - margin + size, source.height), min(col - margin + size, source.width)
                     pixels = source.read((1, 2, 3), window=Window(left, top, right - left, end - top))
@@ -404,6 +414,7 @@ def _module(path: str) -> Any:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses look their own module up by name.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -422,6 +433,7 @@ def _stub(name: str, **attributes: Any) -> None:
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         made = types.ModuleType(".".join(parts[:depth]))
+        # An empty path makes it a package, so that modules below its name can be imported.
         made.__path__ = []
         sys.modules[made.__name__] = made
     for key, value in attributes.items():

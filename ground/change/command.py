@@ -69,6 +69,7 @@ def run_change(options: argparse.Namespace) -> int:
     if target.exists() and not options.overwrite:
         line(f"{target}: is there already; --overwrite writes it anew")
         return 0
+    # With --name and --out the target may be one of the two maps, by a link too.
     kept = file_ids(found.path for found in maps)
     more = write_whole_files(functools.partial(_write, maps[0].path, maps[1].path, options), target, kept)
     line(f"{target}: {size(target.stat().st_size)}, {more}")
@@ -95,6 +96,7 @@ def _write(before: Path, after: Path, options: argparse.Namespace, target: Path)
     write_json(changes, target.with_suffix(".json"), document)
     parts = [f"{changes.changed / max(1, changes.compared):.2%} changed"]
     if changes.areas is not None:
+        # All pairs but the diagonal, which is what stayed as it was.
         parts.append(area_text(float(changes.areas.sum() - changes.areas.trace())))
     if not options.no_polygons:
         parts.append(_polygons(pair.classes, target, options))
@@ -128,6 +130,7 @@ def _polygons(classes: Any, target: Path, options: argparse.Namespace) -> str:
         "to_name": {item.code: item.after.title for item in table},
         "color": {item.code: "#{:02x}{:02x}{:02x}".format(*item.colour[:3]) for item in table},
     }
+    # Of the raster that was just written: polygons and pixels cannot differ.
     with opened_raster(target, columns) as raster:
         files = [target.with_suffix(SUFFIXES[kind]) for kind in options.format]
         written = write_polygons(raster, files, polygon_options(options))

@@ -6,12 +6,10 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from ground.folders import ITEM, LONGEST_ITEM
 from ground.transfer import read_small, sha256_of
-
-ITEM: Final = "map.json"
-_LONGEST: Final = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,11 @@ class MapFacts:
 def facts_of(path: Path) -> MapFacts:
     """Facts of a map.tif, from the item beside it."""
     try:
-        properties = json.loads(read_small(path.with_name(ITEM), _LONGEST))["properties"]
+        properties = json.loads(read_small(path.with_name(ITEM), LONGEST_ITEM))["properties"]
         model = properties.get("onboard:model") or {}
         named = " ".join(str(model[key]) for key in ("name", "version") if key in model)
         return MapFacts(sha256_of(path), str(properties.get("datetime") or ""), named)
+    # Maps are compared without their items, too: times and models are then unknown.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return MapFacts(sha256_of(path), "", "")
 
@@ -63,4 +62,5 @@ def _time(text: str) -> Any:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
+    # Else the comparison of a time with an offset and one without would raise.
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -22,6 +22,7 @@ from products.classes import MapClass
 from products.polygons.place import Place, place_of
 from products.polygons.tiles import Codes, Tile, Tiles
 
+# 16 x 15 pairs, and codes for no data and unchanged: 242 of 256.
 MOST_CLASSES: Final = 16
 """Their pairs fit in a raster of 8 bits."""
 _PLACED: Final = {"control points": "control points", "rational polynomials": "RPCs"}
@@ -82,6 +83,7 @@ def opened_pair(before: Path, after: Path, *, resample: bool = False, same_pixel
                 )
             yield _pair(classes, first, second, (0, 0), (0, 0), first.shape)
             return
+        # The order of these checks is that of the remedies: a place at all, then a grid, then the same grid.
         _check_geometry(first, before)
         _check_geometry(second, after)
         if _georeference(first)["kind"] != "grid" or _georeference(second)["kind"] != "grid":
@@ -94,6 +96,7 @@ def opened_pair(before: Path, after: Path, *, resample: bool = False, same_pixel
             if not resample:
                 raise AskedWrong(_difference(first, second), "--resample warps AFTER onto BEFORE's grid, nearest pixel")
             second = stack.enter_context(
+                # Nearest: any other way would mix codes to those of other classes. 0 beside the map is no data.
                 WarpedVRT(
                     second, crs=first.crs, transform=first.transform, width=first.width, height=first.height,
                     resampling=Resampling.nearest, src_nodata=0, nodata=0,
@@ -142,6 +145,7 @@ def _level_1(path: Path, dataset: Any) -> tuple[str, str]:
 def _georeference(dataset: Any) -> dict[str, Any]:
     """Kind, and what rasterio takes to write it."""
     points, points_crs = dataset.gcps
+    # rasterio gives the identity where a file has no transform.
     if not dataset.transform.is_identity:
         return {"kind": "grid", "crs": dataset.crs, "transform": dataset.transform}
     if points and points_crs is not None:
@@ -156,6 +160,7 @@ def _same_points(first: Any, second: Any) -> bool:
     one, other = _georeference(first), _georeference(second)
     if one["kind"] != other["kind"]:
         return False
+    # Exactly equal: both maps copied them from one scene.
     if one["kind"] == "rational polynomials":
         return bool(one["rpcs"].to_gdal() == other["rpcs"].to_gdal())
     places = [[(point.row, point.col, point.x, point.y) for point in kind["gcps"]] for kind in (one, other)]
@@ -166,6 +171,7 @@ def _difference(first: Any, second: Any) -> str:
     if first.crs != second.crs:
         return f"the maps lie in {_crs(first)} and {_crs(second)}"
     sizes = [float(np.hypot(item.transform.a, item.transform.d)) for item in (first, second)]
+    # Less is rounding: over 10,000 pixels a hundredth of one, as products/change/grids.py allows.
     if abs(sizes[0] - sizes[1]) > 1e-6 * sizes[0]:
         return f"the maps have pixels of {sizes[0]:g} and {sizes[1]:g} units of {_crs(first)}"
     return "the pixels of the maps do not lie on each other: their grids are turned, or apart by parts of a pixel"
@@ -176,6 +182,7 @@ def _crs(dataset: Any) -> str:
 
 
 def _overlap(classes: tuple[MapClass, ...], first: Any, second: Any, offset: tuple[int, int]) -> Pair:
+    # The offset is where the second's first pixel lies on the first; it is negative above and left of it.
     top, left = max(0, offset[0]), max(0, offset[1])
     height = min(first.height, offset[0] + second.height) - top
     width = min(first.width, offset[1] + second.width) - left
@@ -195,12 +202,14 @@ def _pair(
     place = place_of(first)
     georeference = {key: value for key, value in _georeference(first).items() if key != "kind"}
     if "transform" in georeference:
+        # Written out, as in products/change/grids.py: versions of affine differ in the operator for it.
         a, b, c, d, e, f = tuple(georeference["transform"])[:6]
         georeference["transform"] = Affine(
             a, b, c + a * before[1] + b * before[0], d, e, f + d * before[1] + e * before[0]
         )
 
     def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Rows count downwards as negative numbers: see Place.coordinates.
         return place.coordinates(points + np.array([before[1], -before[0]], np.float64))
 
     return Pair(

@@ -37,11 +37,13 @@ def write_changes(pair: Pair, target: Path, tags: Mapping[str, str]) -> Changes:
     table = transitions(pair.classes)
     legend = _legend(table)
     count = ChangeCount(pair.classes, has_areas=pair.place.equal_area is not None)
+    # With control points or RPCs, where the maps have these: nothing is resampled.
     options: dict[str, Any] = {
         "width": pair.tiles.width, "height": pair.tiles.height, "count": 1, "dtype": "uint8", "nodata": 0,
         "tiled": True, "compress": "lzw", "bigtiff": "if_safer", **pair.georeference,
     }  # fmt: skip
     code_of = _codes(pair.classes, table)
+    # Through a plain GeoTIFF: GDAL's COG driver copies a whole raster and cannot be written tile by tile.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, rasterio.Env(**GDAL_OPTIONS):
         plain = Path(folder) / "changes.tif"
         with rasterio.open(plain, "w", "GTiff", **options) as file:
@@ -59,6 +61,7 @@ def write_changes(pair: Pair, target: Path, tags: Mapping[str, str]) -> Changes:
 
 def _codes(classes: tuple[MapClass, ...], table: tuple[Transition, ...]) -> Codes:
     """Code of changes for each pair of classes, (256, 256)."""
+    # A table, so that a tile takes one look-up. What no pair names, no data in either map, stays 0.
     codes = np.zeros((256, 256), np.uint8)
     for item in classes:
         codes[item.code, item.code] = UNCHANGED

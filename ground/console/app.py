@@ -33,6 +33,7 @@ def app_of(console: Console, hosts: list[str]) -> FastAPI:
         yield
         await console.satellite.close()
 
+    # No /docs: its page loads scripts from a server on the internet, which the policy of Guard forbids.
     app = FastAPI(title="ground console", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.console = console
     for module in (map_routes, record_routes, live_routes):
@@ -44,11 +45,13 @@ def app_of(console: Console, hosts: list[str]) -> FastAPI:
     html = (STATIC / "index.html").read_text(encoding="utf-8").replace('"static/', f'"static/{version}/')
 
     def page() -> Response:
+        # Asked for anew each time, since the paths in it change with the files.
         return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
 
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
     app.mount(f"/static/{version}", _CachedFiles(directory=STATIC), name="static")
     app.mount("/static", StaticFiles(directory=STATIC), name="static of any version")
+    # The middleware that is added last sees a request first: nothing is routed before Guard has passed it.
     app.add_middleware(Guard, hosts=hosts)
     return app
 
@@ -67,6 +70,7 @@ async def _misasked(_: Request, error: Exception) -> JSONResponse:
 
 def static_version() -> str:
     """A digest of the page's files."""
+    # Of the contents: the version of the package does not change with each file in a checkout.
     digest = hashlib.sha256()
     for path in sorted(path for path in STATIC.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(STATIC)).encode() + b"\0" + path.read_bytes() + b"\0")

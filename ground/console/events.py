@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,8 +13,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ground.json_text import model_of
 from ground.telemetry import EVENTS
-from ground.transfer import open_plain, read_small, write_whole
+from ground.transfer import last_lines, read_small, write_whole
 
+# Beside the events and not in them: `ground telemetry` alone writes events.jsonl, maybe at the same time.
 ACKNOWLEDGED = "acknowledged.json"
 LONGEST = 16 << 20
 """Bytes that are read from the end of the file: some ten thousand events."""
@@ -29,6 +29,7 @@ class EventRow(BaseModel):
     sequence: int = Field(ge=0, le=2**62)
     severity: str = Field("info", max_length=100)
     kind: str = Field("", max_length=200)
+    # Services of before called it "about" (CHANGELOG.md), and events.jsonl keeps what they said.
     scene: str | None = Field(None, max_length=200, validation_alias=AliasChoices("scene", "about"))
     text: str = Field("", max_length=10_000)
     at: dict[str, Any] = Field(default_factory=dict, max_length=50)
@@ -51,6 +52,7 @@ class EventFile:
     """Of a telemetry folder, or of nothing where there is none; any thread may ask."""
 
     def __init__(self, folder: Path | None) -> None:
+        # FastAPI runs plain functions in threads, so two may ask at once.
         self._folder, self._lock = folder, threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._rows: list[EventRow] = []
@@ -64,6 +66,7 @@ class EventFile:
         with self._lock:
             try:
                 facts = path.stat()
+                # `ground telemetry` appends in a process of its own: the file is read again only where it has changed.
                 stamp = (facts.st_size, facts.st_mtime_ns)
                 if stamp != self._stamp:
                     self._rows, self._stamp = _read(path), stamp
@@ -87,6 +90,7 @@ class EventFile:
             OSError: the folder cannot be written.
         """
         with self._lock:
+            # Never less than before: an older page may still acknowledge what it shows.
             self._until = max(self.acknowledged, until)
             if self._folder is not None and self._folder.is_dir():
                 write_whole(self._folder / ACKNOWLEDGED, json.dumps({"until": self._until}).encode())
@@ -100,12 +104,8 @@ def merged(stored: Iterable[EventRow], live: Iterable[EventRow]) -> list[tuple[E
 
 
 def _read(path: Path) -> list[EventRow]:
-    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - LONGEST))
-        lines = file.read(LONGEST).splitlines()
     rows = []
-    for line in lines:
+    for line in last_lines(path, LONGEST):
         with suppress(ValueError, RecursionError):
             rows.append(model_of(EventRow, line))
     return rows

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+# Text of a satellite is shown on the page: should any of it become markup, no script of it runs, none is loaded.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
@@ -42,6 +43,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
+        # No web sockets: CORS does not hold for them, so any page may open one.
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -63,13 +65,16 @@ class Guard:
     def _problem(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
+        # Exactly one (RFC 9112, 3.2). This is what stops DNS rebinding, where the browser thinks it asks another site.
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return "this Host is not the console's; open it by the address that `ground console` printed"
+        # Browsers set this field and pages cannot change it. A link elsewhere may open the page itself, nothing more.
         site = headers.get("sec-fetch-site", "none")
         is_page = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
         if site not in ("same-origin", "none") and not is_page:
             return "a page of another site asks; the console answers its own page only"
         origins = headers.getlist("origin")
+        # Browsers send an Origin with each such request.
         if scope["method"] not in _READING and not origins:
             return "a request that changes something needs the console's own Origin"
         if any(origin.lower() not in self._origins for origin in origins):

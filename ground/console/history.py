@@ -48,6 +48,7 @@ class HistoryFiles:
         self._folder, self._most_rows = folder / HISTORY, most_rows
         self._lock = threading.Lock()
         self._block_s = 0.0
+        # By name, size and time: a file that has changed is another one and is read anew.
         self._read: dict[_Stamp, list[Rows]] = {}
         self._damaged: dict[_Stamp, str] = {}
         self._joined: tuple[tuple[_Stamp, ...], Rows | None, int] | None = None
@@ -82,6 +83,7 @@ class HistoryFiles:
         longest = rows.covered_s[inside].max(initial=1e-3)
         points = max(1, min(points, int(span / (2 * longest))))
         edges = np.linspace(low, low + span, points + 1)
+        # The last row lies on the last edge and would fall behind the last bin.
         bins = np.clip(np.searchsorted(edges, rows.utc_s[inside], side="right") - 1, 0, points - 1)
         shown = _Shown(rows, inside, bins, points)
         return {
@@ -97,6 +99,7 @@ class HistoryFiles:
             if not names:
                 raise NoHistory("no telemetry has come yet; `ground telemetry URL --dest FOLDER` pulls it")
             if self._joined is None or self._joined[0] != names:
+                # Let go before the files are read: both at once would take twice the memory.
                 self._joined = None
                 self._read_all(names)
                 parts = [part for name in names for part in self._read.get(name, ())]
@@ -119,12 +122,14 @@ class HistoryFiles:
                 continue
             try:
                 self._read[name] = read_rows(self._folder / name[0], int(name[0][:3]), self._block_s)
+            # Costs its own rows alone; the page names the file.
             except Damaged as error:
                 self._damaged[name] = str(error)
                 continue
             except ImportError:
                 raise NoHistory(f"curves need pyarrow: {sys.executable} -m pip install pyarrow") from None
             count += sum(len(part) for part in self._read[name])
+            # All rows, so that blocks have one length, which only grows: joined rows cannot be taken apart.
             while count > self._most_rows and self._block_s < _LONGEST_BLOCK_S:
                 self._block_s = max(FIRST_BLOCK_S, 2 * self._block_s)
                 self._read = {
@@ -137,6 +142,7 @@ class HistoryFiles:
             return []
         found = []
         for path in self._folder.iterdir():
+            # No links: what lies outside the folder is not the station's.
             if _FILE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 facts = path.stat()
                 found.append((path.name, facts.st_size, facts.st_mtime_ns))
@@ -200,6 +206,7 @@ class _Shown:
     def _highest(self, values: Floats) -> list[float | None]:
         there = np.isfinite(values)
         out = np.full(self._points, -np.inf)
+        # ufunc.at, as bins need not rise: a clock that was set back puts later rows into earlier bins.
         np.maximum.at(out, self._bins[there], values[there])
         return [_rounded(value) if value > -np.inf else None for value in out.tolist()]
 
@@ -219,6 +226,7 @@ class _Shown:
         if not len(self._utc_s):
             return []
         begin_s = float(self._utc_s.min())
+        # Orbits without a row are left out: nothing is known of them, which is not zero.
         orbits, number = np.unique(np.floor((self._utc_s - begin_s) / orbit_s), return_inverse=True)
         joules, measured = (np.bincount(number, column[name]) for column in (self._joules, self._measured))
         rows = zip(orbits.tolist(), joules.tolist(), measured.tolist(), strict=True)
@@ -229,4 +237,5 @@ class _Shown:
 
 
 def _rounded(value: float) -> float:
+    # Five digits draw the same curve in fewer bytes.
     return float(f"{value:.5g}")

@@ -57,6 +57,8 @@ class MapIndex:
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.root = root.resolve()
+        # Only the look at the folder is locked. It replaces what is kept and changes nothing in place, so that threads
+        # which have a list go on with it.
         self._clock, self._lock = clock, threading.Lock()
         self._seen: Seen = {}
         self._folders: dict[str, Path] = {}
@@ -67,6 +69,7 @@ class MapIndex:
     def records(self) -> list[MapRecord]:
         """All of them, the newest first."""
         with self._lock:
+            # A page asks for many things at once, and one look at the folder serves them all.
             if self._scanned is None or self._clock() - self._scanned >= SCAN_S:
                 self._scan()
                 self._scanned = self._clock()
@@ -98,6 +101,7 @@ class MapIndex:
         if name not in record.files or folder is None:
             return None
         path = folder / name
+        # Looked at now, since the folder may have changed after it was read; a link could lead anywhere.
         is_ours = path.is_file() and not path.is_symlink() and path.resolve().is_relative_to(self.root)
         return path if is_ours else None
 
@@ -117,10 +121,12 @@ class MapIndex:
         try:
             layout, paths = layout_of(self.root), list(map_paths(self.root))
         except (OSError, AskedWrong):
+            # No maps rather than maps under wrong ids: the layout says what the folders' names mean.
             layout, paths = None, []
         for path in paths:
             try:
                 facts = path.stat(follow_symlinks=False)
+                # With the inode: another folder that was moved to this name may have the same time.
                 stamp = (facts.st_mtime_ns, facts.st_ino)
                 before = self._seen.get(path)
                 # Files come by rename, so a folder's own time says that something came.

@@ -26,6 +26,7 @@ _WIDEST = 180.0
 _TITLE = re.compile(r"Land cover of (?P<scene>.+)")
 _COLOUR = re.compile(r"[0-9A-Fa-f]{6}")
 
+# Bounds in all of these: an item comes over the link, and a page gets all of what is kept.
 Text = Annotated[str, Field(max_length=2000)]
 
 
@@ -227,6 +228,7 @@ def record_of(folder: Path, name: str) -> MapRecord:
         OSError: the folder cannot be read.
     """
     files = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)}
+    # By the files alone: an item that cannot be read does not make a map less whole.
     state = "whole" if MAP in files else "coarse" if COARSE in files else "coming"
     known: dict[str, Any] = {"files": files, "state": state, "acknowledged": RECEIPT in files}
     if ITEM not in files:
@@ -277,6 +279,7 @@ def doubts(familiarity: _Familiarity | None, resolution: _Resolution | None) -> 
 def _heads(item: _Item) -> tuple[HeadRecord, ...]:
     """Of each asset with classes; of the first also where its asset says none."""
     properties, assets = item.properties, item.assets
+    # The first head needs no asset: its raster is map.tif in any item.
     hrefs = {FIRST: ""} | {name: asset.href for name, asset in assets.items() if asset.classes}
     names = properties.model.heads if properties.model is not None else None
     rows = []
@@ -295,6 +298,7 @@ def _legend(asset: _Asset | None, covers: list[_Cover]) -> tuple[ClassRow, ...]:
         if entry.value == 0:
             continue
         row = cover.get(entry.value, _Cover(value=entry.value))
+        # It becomes a style on the page: six digits and nothing else.
         colour = entry.color_hint if _COLOUR.fullmatch(entry.color_hint) else "888888"
         title = entry.title or entry.name or str(entry.value)
         rows.append(ClassRow(entry.value, title, f"#{colour.lower()}", row.share, row.area_m2))
@@ -303,6 +307,7 @@ def _legend(asset: _Asset | None, covers: list[_Cover]) -> tuple[ClassRow, ...]:
 
 def _seconds(text: str | None) -> float | None:
     try:
+        # Python 3.10 does not know the Z.
         stamp = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
     except ValueError:
         return None
@@ -315,6 +320,7 @@ def _rings(geometry: _Geometry | None) -> tuple[Ring, ...]:
         return ()
     polygons = [geometry.coordinates] if geometry.type == "Polygon" else geometry.coordinates
     try:
+        # The first ring of a polygon is its outer one (RFC 7946, 3.1.6); outlines are drawn without holes.
         rings = tuple([(float(x), float(y)) for x, y, *_ in polygon[0]] for polygon in polygons)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return ()

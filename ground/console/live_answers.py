@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ground import answers
 
 Text = Annotated[str, Field(max_length=10_000)]
+# JSON of a page cannot hold infinity or NaN, which Python reads from JSON.
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e18, le=1e18)]
 
 
@@ -63,6 +64,7 @@ class Scene(_Answer):
 class Scenes(_Answer):
     """A page of scenes."""
 
+    # Bounded, as all lists here: an answer may have 16 MB, and a page gets all of it again and again.
     scenes: list[Scene] = Field(max_length=1000)
     next: int | None = None
 

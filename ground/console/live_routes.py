@@ -14,6 +14,7 @@ from ground.passes import is_going_on
 
 router = APIRouter()
 _MOST_SCENES = 200
+# As the satellite takes them (docs/service.md), so that the page needs no order of its own.
 _ORDER = {"urgent": 0, "high": 1, "routine": 2}
 SceneId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
@@ -26,6 +27,7 @@ class Turn(BaseModel):
     priority: Literal["urgent", "high", "routine"]
 
 
+# On the event loop, other than most of these functions: it starts the tasks that listen to the satellite.
 @router.get("/api/live")
 async def get_live(console: TheConsole, since: Annotated[int, Query(ge=0, le=2**53)] = 0) -> dict[str, Any]:
     """Link, snapshot and queue of now, and the points of the curves after a number."""
@@ -41,6 +43,7 @@ async def get_live(console: TheConsole, since: Annotated[int, Query(ge=0, le=2**
         "snapshot": None if live.snapshot is None else live.snapshot.model_dump(),
         "ready": None if live.ready is None else live.ready.model_dump(),
         "scenes": _queue(console), "scenes_count": len(live.scenes),
+        # Only new ones: a page asks every two seconds, and there is half an hour of them.
         "points": [point for point in satellite.points if point["number"] > since],
         "model": _model(console),
     }  # fmt: skip
@@ -51,6 +54,7 @@ async def post_cancel(scene: SceneId, console: TheConsole) -> dict[str, Any]:
     """Cancels a scene aboard; its file, its canvas and its map are erased there."""
     await console.satellite.cancel_scene(scene)
     live = console.satellite.live
+    # At once: on a thin link the next list of scenes may be minutes away.
     live.scenes = [row for row in live.scenes if row.id != scene]
     return {"cancelled": scene}
 
@@ -74,6 +78,7 @@ def _queue(console: Console) -> list[dict[str, Any]]:
 
 def _model(console: Console) -> dict[str, Any] | None:
     """Model and classes of the newest map that says which it was made by."""
+    # Of the newest ones only: a page asks every two seconds, and maps without a model in their item are few.
     for record in console.maps.records()[:50]:
         if record.facts.get("model"):
             heads = [

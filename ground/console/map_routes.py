@@ -18,6 +18,7 @@ from ground.text import visible
 
 router = APIRouter()
 MOST_OUTLINES = 5000
+# A minute: tiles are asked for again and again while a map is moved, and a coarse map may become whole.
 _CACHE = {"Cache-Control": "private, max-age=60"}
 Name = Annotated[str, PathParameter(max_length=128)]
 Seconds = Annotated[float | None, Query(ge=-1e12, le=1e12, allow_inf_nan=False)]
@@ -50,6 +51,7 @@ def get_outlines(
         {
             "id": record.id, "title": record.title, "time_s": record.time_s, "color": _largest(record),
             "drawn": record.raster is not None,
+            # Six decimals are 0.1 m.
             "rings": [[[round(x, 6), round(y, 6)] for x, y in ring] for ring in record.rings],
         }
         for record in found[:MOST_OUTLINES]
@@ -104,10 +106,12 @@ def get_pixel(
     return {
         "value": value, "title": None if known is None else known.title,
         "color": None if known is None else known.color,
+        # 0 is no data in a raster of confidence.
         "confidence": certainty / 255 if certainty else None,
     }  # fmt: skip
 
 
+# A plain function, as all that read files here: FastAPI runs it in a thread, and GDAL does not hold up the loop.
 @router.get("/tiles/{layer}/{name}/{z}/{x}/{y}.png")
 def get_tile(
     layer: Layer,
@@ -126,6 +130,7 @@ def get_tile(
     try:
         png = draw(path, x, y, z)
     except tiles.NoTile:
+        # Beside the map there is nothing to draw, which is no error: browsers write each of those into their console.
         return Response(status_code=204, headers=_CACHE)
     return Response(png, media_type="image/png", headers=_CACHE)
 

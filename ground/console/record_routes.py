@@ -68,6 +68,7 @@ def get_events(
     }  # fmt: skip
 
 
+# Here first, then aboard: a link that fails must not undo what the operator has seen.
 @router.post("/api/events/acknowledged")
 async def post_acknowledged(said: Until, console: TheConsole) -> dict[str, Any]:
     """An operator has seen events up to a number; kept here, and told to the satellite as far as they are stored."""
@@ -78,6 +79,7 @@ async def post_acknowledged(said: Until, console: TheConsole) -> dict[str, Any]:
         until = console.events.acknowledge(said.until)
     except OSError as error:
         raise HTTPException(507, f"the acknowledgement cannot be written: {error.strerror}") from None
+    # Only up to what is stored here: aboard, acknowledged events are the first to be removed.
     told, stored = "", [row.sequence for row in console.events.stored() if row.sequence <= until]
     if stored and console.satellite.contact[0] == "up":
         try:
@@ -99,6 +101,7 @@ def get_passes(
     coming = []
     for record in records:
         for name in record.files:
+            # Its size is asked for anew: a part grows without a change of its folder's time, which the index goes by.
             path = console.maps.path(record, name) if name.endswith(".part") else None
             if path is not None:
                 file = name.split(".")[0]

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# As aboard (docs/telemetry.md): energies here and in an item agree.
 GAP_STEPS = 3.0
 """Steps of a file between two rows beyond which nothing was measured."""
+# 13 MB of float64 with the most columns that are read.
 BATCH_ROWS = 1 << 14
 MOST_FILE_ROWS = 50_000_000
 _MOST_COLUMNS = 100
@@ -67,6 +69,7 @@ class Rows:
         """The rows of each block of so many seconds as one row; 0 for all rows."""
         if len(self) < 2 or block_s <= self.widest_s:
             return self
+        # By running time, which rises: the clock may jump. Cut also where the clock was set, as a row has one or none.
         blocks = np.floor(self.seconds / block_s)
         is_set = np.isfinite(self.utc_s)
         begins = np.r_[0, 1 + np.flatnonzero((np.diff(blocks) != 0) | (np.diff(is_set.astype(np.int8)) != 0))]
@@ -89,9 +92,11 @@ class Rows:
     def _joined(self, name: str, begins: NDArray[Any]) -> Floats:
         column = self.values[name]
         there = np.isfinite(column)
+        # reduceat knows no NaN to pass over: -inf stands for it, and a block of these alone is NaN again.
         if name.endswith(".max"):
             highest: Floats = np.maximum.reduceat(np.where(there, column, -np.inf), begins)
             return np.where(np.isfinite(highest), highest, np.nan)
+        # By time: rows at the border of two steps are of different length.
         weights = np.where(there, self.covered_s, 0.0)
         total = np.add.reduceat(weights, begins)
         sums = np.add.reduceat(np.where(there, column, 0.0) * weights, begins)
@@ -105,6 +110,7 @@ def read_rows(path: Path, epoch: int, block_s: float) -> list[Rows]:
         Damaged: it cannot be read, or is no history.
         ImportError: pyarrow is missing.
     """
+    # Batch by batch: a file of a month at 1 s is never in memory as a whole.
     return [rows.thinned(block_s) for rows in _batches(path, epoch)]
 
 
@@ -113,6 +119,7 @@ def _batches(path: Path, epoch: int) -> Iterator[Rows]:
     import pyarrow.parquet as pq
 
     try:
+        # Each of these options spends time to save memory: pre_buffer alone would hold all columns of a row group.
         with pq.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=1 << 16) as file:
             if file.metadata.num_rows > MOST_FILE_ROWS:
                 raise Damaged(f"has more than {MOST_FILE_ROWS:,} rows")
@@ -125,6 +132,7 @@ def _batches(path: Path, epoch: int) -> Iterator[Rows]:
                 columns = {name: _numbers(batch.column(name)) for name in names}
                 if rows := _rows(columns, epoch, step_s):
                     yield rows
+    # MemoryError too: a damaged header may name any number of bytes.
     except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, pa.ArrowException) as error:
         raise Damaged("cannot be read as Parquet") from error
 
@@ -155,6 +163,7 @@ def _is_unused(name: str) -> bool:
 def _numbers(column: Any) -> Floats:
     numbers = np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
     with np.errstate(invalid="ignore"):
+        # Infinity and absurd values too: one of them would make each mean and sum around it useless.
         return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
 
 
@@ -167,12 +176,14 @@ def _rows(columns: dict[str, Floats], epoch: int, step_s: float) -> Rows | None:
     low, high = _CLOCK_SET
     with np.errstate(invalid="ignore"):
         utc_s = np.where((utc_s >= low) & (utc_s <= high), utc_s, np.nan)
+    # Of every sample one value: it is mean and peak at once, so that the rest knows one form.
     for name in [name for name in columns if not name.endswith((".mean", ".max"))]:
         column = columns.pop(name)
         columns |= {f"{name}.{part}": column for part in ("mean", "max")}
     spans = np.diff(seconds)
     if not step_s:
         step_s = max(float(np.median(spans)), 1e-3) if len(spans) else 1.0
+    # A row stands for the time since the one before, at most a step: a gap is covered by no row.
     covered = np.clip(np.r_[step_s, spans], 1e-3, step_s)
     rows = Rows(epoch, step_s, step_s, utc_s, seconds, np.ones(len(seconds)), covered, columns, {}, {}, {})
     for name in columns:
@@ -188,6 +199,7 @@ def _integrate(rows: Rows, name: str) -> None:
         return
     seconds, watts = rows.seconds[there], rows.values[name][there]
     spans = np.diff(seconds)
+    # A gap adds neither energy nor time that was measured: it is unknown, not zero watts.
     spans = np.where((spans > 0) & (spans <= GAP_STEPS * rows.step_s), spans, 0.0)
     joules, measured = np.zeros(len(rows)), np.zeros(len(rows))
     joules[there[1:]] = spans * (watts[:-1] + watts[1:]) / 2
@@ -236,6 +248,7 @@ def _add_between(parts: Sequence[Rows], name: str, joules: Floats, measured: Flo
             if before is not None and before.epoch == part.epoch:
                 last_second, last_watts = before.ends[name][1]
                 span = second - last_second
+                # By the coarser step of both: files of --step 1s and --step 1m lie beside each other.
                 if 0 < span <= GAP_STEPS * max(part.step_s, before.step_s):
                     joules[begin + position] += span * (watts + last_watts) / 2
                     measured[begin + position] += span
@@ -262,6 +275,7 @@ def placed(utc_s: Floats, seconds: Floats, epochs: NDArray[Any]) -> Floats:
     before = good[np.maximum(at - 1, 0)]
     follows = (at < len(good)) & (epochs[after] == epochs[bad])
     leads = (at > 0) & (epochs[before] == epochs[bad])
+    # The best first: a set clock behind it in the same run, then one before it, then any neighbour.
     anchor = np.where(follows, after, np.where(leads, before, np.where(at < len(good), after, before)))
     same = epochs[anchor] == epochs[bad]
     out[bad] = utc_s[anchor] + np.where(same, seconds[bad] - seconds[anchor], 0.0)

@@ -185,6 +185,7 @@ class Satellite:
             while self._is_watched:
                 before = self._number
                 await self._stream_once()
+                # Shortest again only after a stream that brought something: not one that opens and ends at once.
                 pause = RETRY_S if self._number > before else pause
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MOST_RETRY_S)
@@ -211,6 +212,7 @@ class Satellite:
             "ready": self._ask_ready, "scenes": self._ask_scenes, "plan": self._ask_plan, "events": self._ask_events,
         }  # fmt: skip
         while self._is_watched:
+            # Questions only where the stream lives: on a link that is down each would wait for its own timeout.
             for name, ask in questions.items() if self.live.link == "up" else ():
                 if self._is_due(name):
                     await self._asked_once(name, ask)
@@ -226,6 +228,7 @@ class Satellite:
     async def _asked_once(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         """One question; what a token does not allow, or fails, leaves the others as they are."""
         before = self._received
+        # Set while the answer is awaited: look_for takes it away where the answer will be outdated.
         self._due[name] = float("inf")
         try:
             await ask()
@@ -273,12 +276,14 @@ class Satellite:
                 yield LiveSnapshot.model_validate(parsed(data))
 
     async def _ask_ready(self) -> None:
+        # 503 is an answer, too: it says why no scene is mapped.
         self.live.ready = await self._read(Ready, "/health/ready", good=(200, 503))
 
     async def _ask_scenes(self) -> None:
         scenes: list[Scene] = []
         for state in _STATES:
             cursor = 0
+            # 600 scenes of a state at most: more are not shown, and would cost the link.
             for _ in range(3):
                 page = await self._read(Scenes, "/scenes", status=state, cursor=cursor, limit=200)
                 scenes += page.scenes
@@ -291,6 +296,7 @@ class Satellite:
         self.live.plan = await self._read(Plan, "/downlink/plan")
 
     async def _ask_events(self) -> None:
+        # What is stored here is not fetched again; the page merges both lists by sequence number.
         since = max([self._stored(), *(row.sequence for row in self.live.events)])
         page = await self._read(Events, "/events", since=since, limit=500)
         rows = self.live.events
@@ -305,6 +311,7 @@ class Satellite:
             if answer.status_code not in good:
                 await accepted(answer)
             body = await whole(answer, LONGEST_JSON)
+            # For the pause before the next such question: see SHARE_BYTES_PER_S.
             self._received += len(body)
             return model.model_validate(parsed(body))
 
@@ -314,6 +321,7 @@ def _point(number: int, snapshot: LiveSnapshot) -> dict[str, Any]:
     watts = {row.rail: row.value for row in snapshot.readings if row.quantity == "power_w"}
     heat = {row.rail: row.value for row in snapshot.readings if row.quantity == "temperature_c"}
     return {
+        # time_s by the clock here: that aboard may be unset, and curves must not jump with it.
         "number": number, "utc": snapshot.at.utc, "time_s": round(time.time(), 3), "power_w": watts,
         "temperature_c": heat, "tiles_per_s": snapshot.tiles_per_s, "governor": snapshot.governor.state,
         "busy": snapshot.scene is not None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from pathlib import Path
 
 from ground.console.items import MapRecord
+from ground.transfer import sha256_of
 
 _SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
 
@@ -42,12 +42,9 @@ class SceneFolder:
 
     def _sha256(self, path: Path) -> str:
         facts = path.stat()
+        # A scene is read once for all its tiles; other threads wait for it here, as a page asks for many at once.
         stamp = (path.name, facts.st_size, facts.st_mtime_ns)
         with self._lock:
             if stamp not in self._digests:
-                digest = hashlib.sha256()
-                with path.open("rb") as file:
-                    while chunk := file.read(1 << 20):
-                        digest.update(chunk)
-                self._digests[stamp] = digest.hexdigest()
+                self._digests[stamp] = sha256_of(path)
             return self._digests[stamp]

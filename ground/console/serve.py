@@ -70,6 +70,7 @@ def serve_console(options: ConsoleOptions, say: Callable[[str], None]) -> None:
         from ground.console.scenes import SceneFolder
         from ground.console.state import Console
     except ImportError as error:
+        # A package that is broken, or another one that is missing, is not mended by installing rio-tiler.
         if error.name != _PACKAGE:
             raise
         remedy = f"{sys.executable} -m pip install 'rio-tiler>=7,<10' pyarrow (the extra console)"
@@ -85,11 +86,13 @@ def serve_console(options: ConsoleOptions, say: Callable[[str], None]) -> None:
         SceneFolder(options.scenes), visible(options.name), options.orbit_s,
     )  # fmt: skip
     names = _names(options.host)
+    # Bound before the address is printed: it is the one that was got, also with --port 0.
     listening = _bound(options)
     port = listening.getsockname()[1]
     hosts = own_hosts(names, port)
     maps_held = len(maps.records())
     say(f"{count(maps_held, 'map')} in {options.maps}; console on http://{names[0]}:{port}/ (Ctrl-C ends it)")
+    # A daemon: Ctrl-C does not wait for a long history.
     threading.Thread(target=read_ahead, args=(console,), daemon=True).start()
     config = uvicorn.Config(app_of(console, hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listening])
@@ -117,6 +120,7 @@ def _check(options: ConsoleOptions) -> None:
             raise AskedWrong(f"{name} {folder}: no such folder", f"{remedy}, or leave the option out")
     if options.operator_token is not None and options.url is None:
         raise AskedWrong("an operator's token needs a satellite", "give the address of its service")
+    # The page knows no users: who reaches it may do what its token may.
     if not _is_loopback(options.host) and options.operator_token is not None:
         raise AskedWrong(
             f"--host {options.host}: everyone who reaches the page could command the satellite",
@@ -138,6 +142,7 @@ def _bound(options: ConsoleOptions) -> socket.socket:
     except OSError as error:
         raise _not_bound(options, error) from None
     try:
+        # Else a console that has just ended holds its port for a minute (TIME_WAIT).
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((options.host, options.port))
         listening.listen(128)
@@ -171,5 +176,6 @@ def _names(host: str) -> list[str]:
         return [host]
     if address.is_unspecified:
         raise AskedWrong(f"--host {host} stands for every address", "name the one that browsers will use")
+    # As it stands in a Host and in an address (RFC 3986, 3.2.2).
     own = f"[{host}]" if address.version == 6 else host
     return [own, "localhost"] if address.is_loopback else [own]

@@ -130,10 +130,12 @@ def pixel(path: Path, longitude: float, latitude: float) -> int | None:
 def _tile(raster: Any, x: int, y: int, z: int, bands: list[int], *, masked: bool = False) -> NDArray[Any]:
     """(bands, 256, 256), with the mask as a last band where asked for."""
     with Reader(None, dataset=raster) as reader:
+        # Nearest, for scenes as well: between two codes there is no class, and a scene shows its own pixels.
         image = reader.tile(x, y, z, tilesize=SIZE, indexes=bands, resampling_method="nearest")
     data: NDArray[Any] = np.ma.getdata(image.array)
     if masked:
         return np.concatenate([data.astype(np.float32), image.mask[None].astype(np.float32)])
+    # 0 is no data in maps and confidence, and transparent in both palettes.
     return np.where(image.mask[None] > 0, data, 0).astype(np.uint8)
 
 
@@ -141,10 +143,12 @@ def _tile(raster: Any, x: int, y: int, z: int, bands: list[int], *, masked: bool
 def _stretch(path: Path, bands: tuple[int, ...], _: object) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """2 and 98 percent of each band. It reads all of a scene without overviews, so once and not for each tile."""
     with rasterio.open(path, driver="GTiff") as source:
+        # 256 pixels a side are enough for two percentiles, and overviews serve them where there are any.
         shape = (len(bands), min(256, source.height), min(256, source.width))
         sample = source.read(list(bands), out_shape=shape, masked=True).astype(np.float32).filled(np.nan)
     flat = sample.reshape(len(bands), -1)
     with warnings.catch_warnings():
+        # A band without a valid pixel: nanpercentile warns and gives NaN, which nan_to_num takes away.
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = np.nanpercentile(flat, (2, 98), axis=1)
     return np.nan_to_num(low).astype(np.float32), np.nan_to_num(high, nan=1.0).astype(np.float32)
@@ -154,6 +158,7 @@ def _palette(source: Any) -> Palette:
     try:
         colours: Palette = dict(source.colormap(1))
     except ValueError:  # it has none
+        # Any colours that differ: steps prime to 256 give each code another one.
         colours = {code: (code * 37 % 256, code * 91 % 256, code * 151 % 256, 255) for code in range(256)}
     return colours | {0: (0, 0, 0, 0)}
 

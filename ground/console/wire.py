@@ -30,6 +30,7 @@ def client_of(url: str, stall_s: float) -> httpx.AsyncClient:
         AskedWrong: the address is none.
     """
     try:
+        # As in ground.link: bodies are taken raw, so that their length is what came over the link.
         client = httpx.AsyncClient(base_url=url.rstrip("/"), timeout=stall_s, headers={"Accept-Encoding": "identity"})
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
         raise AskedWrong(f"{url} is no address ({error})", "give one like http://satellite:8000") from None
@@ -55,6 +56,7 @@ async def accepted(answer: httpx.Response) -> None:
         detail = visible(str(json.loads(await whole(answer, 1 << 16))["detail"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         detail = "is it an onboard service, or a portal between?"
+    # What says something of the request is the page's answer too; all else is a gateway's failure to it.
     status = answer.status_code if answer.status_code in (401, 403, 404, 409, 429) else 502
     raise Refused(f"the satellite answers {answer.status_code}: {detail}", status)
 
@@ -66,6 +68,7 @@ def parsed(data: bytes) -> Any:
         httpx.RemoteProtocolError: it is none.
     """
     try:
+        # The page gets it as JSON again, which cannot hold half a character or NaN.
         return well_formed(json.loads(data))
     except (ValueError, RecursionError):
         raise httpx.RemoteProtocolError("what comes is no JSON: is a portal between?") from None
@@ -90,6 +93,7 @@ async def events_of(answer: httpx.Response) -> AsyncIterator[bytes]:
     waiting = b""
     async for chunk in answer.aiter_raw():
         waiting += chunk
+        # The last piece is no line yet: chunks end anywhere.
         *lines, waiting = waiting.split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):

@@ -60,6 +60,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def _write(write: Callable[[Any, Path], None], exported: Any, target: Path) -> str:
+    # Of these formats there is no more to say than name and size, which write_each prints.
     write(exported, target)
     return ""
 
@@ -75,6 +76,7 @@ def _tools(kind: str) -> tuple[Any, Callable[[Any, Path], None]]:
         from ground.export.rasters import write_cog8, write_png
         from ground.export.tiles import write_mbtiles, write_pmtiles
 
+        # Imported only when it writes: without this the first map would fail, not the command.
         if kind == "pmtiles":
             importlib.import_module("pmtiles")
     except ModuleNotFoundError as error:

@@ -58,6 +58,7 @@ def find_maps(
         AskedWrong: there is none below a path, none of them has the head, or two would be written to the same files.
     """
     maps = [found for path in paths for found in _with_head(path, _maps_below(path), head, note)]
+    # By its real path: a map that is named twice, or by a link, is exported once.
     unique = list({found.path.resolve(): found for found in maps}.values())
     name, count = Counter(found.name for found in unique).most_common(1)[0]
     if count > 1:
@@ -88,9 +89,11 @@ def _with_head(path: Path, maps: list[ExportedMap], head: str | None, note: Call
         except AskedWrong:
             if len(maps) == 1:
                 raise
+            # One of many maps without an item that can be read is left out, like those without the head.
             heads = []
         named |= {item.name for item in heads}
         item = head_named(heads, head)
+        # Further heads lie beside map.tif alone; the neighbours of a file that was named itself are not looked at.
         if item is not None and (exported.path.name != MAP or not exported.path.with_name(item.file).is_file()):
             item = None
         if item is not None:
@@ -116,6 +119,7 @@ def opened(path: Path, **options: Any) -> Iterator[Any]:
     with warnings.catch_warnings(), rasterio.Env(**GDAL_OPTIONS):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
+            # The driver is named: a file that came over the link may be a VRT, say, that leads GDAL to other files.
             with rasterio.open(path, driver="GTiff", **options) as dataset:
                 yield dataset
         except RasterioError as error:
@@ -132,6 +136,7 @@ def legend_of(dataset: Any, path: Path) -> tuple[MapClass, ...]:
     try:
         palette = dataset.colormap(1)
     except ValueError:
+        # rasterio raises where a band has none.
         palette = {}
     if dataset.count != 1 or dataset.dtypes[0] != "uint8" or len(titles) < 2 or not palette:
         raise AskedWrong(
@@ -155,6 +160,7 @@ def classes_of(dataset: Any, path: Path) -> tuple[MapClass, ...]:
 
 def _count(dataset: Any) -> NDArray[np.int64]:
     pixels = np.zeros(256, dtype=np.int64)
+    # Block by block: a map may have more pixels than the machine has memory.
     for _, window in dataset.block_windows(1):
         pixels += np.bincount(dataset.read(1, window=window).ravel(), minlength=256)
     return pixels

@@ -19,16 +19,19 @@ from products.classes import MapClass
 COG_OPTIONS: Final[Mapping[str, str]] = {
     "COMPRESS": "DEFLATE",
     "LEVEL": "9",
+    # Else GDAL takes over the 4 bits of the map, which is what some readers cannot open.
     "NBITS": "8",
     "BLOCKSIZE": "512",
     # By 2, 4, 8, ...: tile readers ask for each; the map's own begin at 8 to save bytes on the link.
     "OVERVIEWS": "IGNORE_EXISTING",
+    # A mean of two codes is the code of a third class.
     "OVERVIEW_RESAMPLING": "MODE",
     "COPY_SRC_MDD": "YES",
     "BIGTIFF": "IF_SAFER",
 }
 PNG_OPTIONS: Final[Mapping[str, str]] = {"ZLEVEL": "9", "NBITS": "8", "WORLDFILE": "YES"}
 _INTEGER, _REAL, _TEXT = 0, 1, 2
+# Counts are real numbers: GDAL's integers in this table have 32 bits.
 _COLUMNS: Final = (
     ("Value", _INTEGER, 5), ("Count", _REAL, 1), ("Class", _TEXT, 2),
     ("Red", _INTEGER, 6), ("Green", _INTEGER, 7), ("Blue", _INTEGER, 8), ("Alpha", _INTEGER, 9),
@@ -70,6 +73,7 @@ def add_attribute_table(target: Path, classes: Sequence[MapClass]) -> None:
         band = ET.SubElement(root, "PAMRasterBand", band="1")
     titles = {item.code: item.title for item in classes}
     names = ET.SubElement(band, "CategoryNames")
+    # GDAL takes the position for the code: codes without a class need an empty name.
     for code in range(max(titles) + 1):
         ET.SubElement(names, "Category").text = titles.get(code, "")
     table = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")

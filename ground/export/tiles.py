@@ -87,6 +87,7 @@ def write_mbtiles(exported: ExportedMap, target: Path) -> None:
         ranges = list(_zooms(bounds, size))
         levels = dataset.overviews(1)
     with closing(sqlite3.connect(target)) as base:
+        # "MPBX", by which file(1) and SQLite know an MBTiles (MBTiles 1.3).
         base.execute("PRAGMA application_id = 0x4d504258")
         base.execute("CREATE TABLE metadata (name TEXT PRIMARY KEY, value TEXT)")
         base.execute(
@@ -111,6 +112,7 @@ def write_pmtiles(exported: ExportedMap, target: Path) -> None:
     tiles = target.with_suffix(".mbtiles")
     write_mbtiles(exported, tiles)
     mbtiles_to_pmtiles(str(tiles), str(target), maxzoom=None)
+    # Else it would go into place beside the target, as all files of this folder do.
     tiles.unlink()
 
 
@@ -122,12 +124,14 @@ def _mercator_extent(dataset: Any, exported: ExportedMap) -> tuple[tuple[float, 
             f"{exported.path}: has no grid or control points on Earth, tiles need one", "use --format png or cog8"
         )
     with WarpedVRT(dataset, crs=MERCATOR) as warped:
+        # Told by what GDAL proposes: nothing else says beforehand that a map goes over the edge of Web Mercator.
         if not 1 / _WIDEST <= warped.width * warped.height / (dataset.width * dataset.height) <= _WIDEST:
             raise AskedWrong(
                 f"{exported.path}: crosses the antimeridian or lies at a pole, where Web Mercator has no room for it",
                 "use --format png or cog8",
             )
         west, south, east, north = warped.bounds
+        # GDAL's bounds may reach beyond the world by a part of a pixel.
         return (max(west, -HALF), max(south, -HALF), min(east, HALF), min(north, HALF)), float(warped.res[0])
 
 
@@ -163,6 +167,7 @@ def _tiles(
     exported: ExportedMap, tiles: TileRange, classes: Sequence[MapClass], level: int | None
 ) -> Iterator[tuple[int, int, int, bytes]]:
     """Zoom, column, row from the south, PNG."""
+    # From an overview: full resolution would be decoded anew for each zoom.
     options = {} if level is None else {"overview_level": level}
     palette = {item.code: item.colour for item in classes}
     with ExitStack() as stack:
@@ -179,7 +184,9 @@ def _tiles(
         for row in range(tiles.rows):
             for column in range(tiles.columns):
                 codes = warped.read(1, window=Window(column * SIDE, row * SIDE, SIDE, SIDE))
+                # Viewers draw nothing where a tile is missing, and most of a slanted map's rectangle is empty.
                 if codes.any():
+                    # MBTiles counts rows from the south, viewers and TileRange from the north.
                     from_south = 2**tiles.zoom - 1 - (tiles.north + row)
                     yield tiles.zoom, tiles.west + column, from_south, _png(codes, palette)
 

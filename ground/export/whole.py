@@ -44,6 +44,7 @@ def write_each(
             continue
         try:
             more = write_whole_files(write, target, kept)
+        # Every further map would meet the same disk.
         except DiskFailed:
             raise
         except GroundError as error:
@@ -78,12 +79,15 @@ def write_whole_files(write: Writer, target: Path, kept: Collection[tuple[int, i
 
     from ground.transfer import sync
 
+    # Before any work. Names of files beside the target are known only to the writer, so they are checked below.
     _check_is_free(target, kept)
+    # Beside the target, on the same file system: only there a rename is one step.
     folder = target.with_name(f".{target.name}.export")
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed here
         folder.mkdir()
         more = write(folder / target.name)
+        # The target last: where it stands the next command takes the map for done, so all else must stand by then.
         files = sorted(folder.iterdir(), key=lambda path: path.name == target.name)
         for path in files:
             _check_is_free(target.with_name(path.name), kept)
@@ -94,6 +98,7 @@ def write_whole_files(write: Writer, target: Path, kept: Collection[tuple[int, i
     except OSError as error:
         raise DiskFailed(target, error) from error
     except (RasterioError, CPLE_BaseError, sqlite3.Error) as error:
+        # GDAL and SQLite give no errno: that the disk is full is told by what is left of it.
         if shutil.disk_usage(target.parent).free < 1 << 20:
             raise DiskFailed(target, OSError(errno.ENOSPC, "no room is left")) from error
         raise GroundError(f"{target}: cannot be written ({error})") from error

@@ -11,6 +11,7 @@ from ground.answers import LARGEST_FILE, Count, Name, Sha256
 Text = Annotated[str, Field(max_length=4000)]
 
 
+# Strict for the types, open for fields: a satellite of a newer version may say more.
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -41,6 +42,7 @@ class ModelAboard(_Answer):
     origin: Text
     state: Text
     reason: Text
+    # Services of before models with heads do not name it.
     heads: Annotated[list[HeadAboard], Field(max_length=64)] = []
     files: Annotated[list[FileAboard], Field(max_length=64)]
     figures: dict[str, Any]

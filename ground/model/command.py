@@ -35,11 +35,13 @@ def add_model(commands: Any, add_link: Callable[..., None], seconds: Any, size_o
         size_of: reads a number of bytes.
         open_link: opens the link that options name.
     """
+    # What the options of a link need is handed in: ground.cli imports this module, so it cannot be imported here.
     model = commands.add_parser("model", help="send models up: keys, sign, push, ls")
     model.set_defaults(open_link=open_link)
     verbs = model.add_subparsers(required=True, metavar="VERB")
     keys = verbs.add_parser("keys", help="make keys and the root of trust that names them")
     keys.add_argument("keys", type=Path, metavar="FOLDER", help="new folder of root.json and private/NAME.pem")
+    # Two of three root keys: one may be lost, and one that is stolen signs nothing.
     for role, number, threshold in (("root", 3, 2), ("model", 2, 1)):
         keys.add_argument(f"--{role}-keys", type=_number, default=number, help=f"keys (default: {number})")
         keys.add_argument(
@@ -138,6 +140,7 @@ def _push(options: argparse.Namespace) -> int:
         push = Push(link, unit, options.keys, _bases(options), say, progress)
         try:
             push.run(options.wait)
+        # No error: what the satellite kept stays there, and the report says how much is left.
         except WindowClosed:
             push.report.window_closed = True
     report = push.report
@@ -145,6 +148,7 @@ def _push(options: argparse.Namespace) -> int:
         screen.line(json.dumps(asdict(report)))
     elif spoken:
         screen.line(f"{unit.name} {unit.version} ({unit.digest[:12]}): {_outcome(report)}")
+    # Behind the report, so that a script which reads --json has it in this case too.
     refused = refusal(report)
     if refused is not None:
         raise refused
@@ -160,6 +164,7 @@ def _bases(options: argparse.Namespace) -> list[Path] | None:
         return None
     folder = options.folder.resolve()
     beside = (path.parent for path in folder.parent.glob("*/manifest.json"))
+    # A base only helps where the satellite has the same file, which is told by digest: any folder may be tried.
     return options.base or sorted(path for path in beside if path != folder)
 
 

@@ -51,6 +51,7 @@ def smallest(file: UnitFile, bases: Sequence[UnitFile], cache: Path) -> Differen
     """
     if file.bytes < LEAST_BYTES:
         return None
+    # All are tried: which method wins depends on what was retrained (docs/decisions/0015-uplink.md has sizes).
     tried = [
         Difference(method, base, _kept(cache, f"{file.sha256}.{base or 'none'}.{method}", make))
         for method, base, make in _ways(file, bases)
@@ -69,6 +70,7 @@ def _ways(file: UnitFile, bases: Sequence[UnitFile]) -> Iterator[tuple[str, str,
     yield XZ, "", lambda: lzma.compress(new, preset=9)
     for base in bases:
         old = base.path.read_bytes()
+        # Weights of one graph retrained: nothing has moved, so bytes are compared place by place.
         if len(old) == len(new):
             yield PLANES, base.sha256, lambda old=old: planes(old, new)  # type: ignore[misc]
         elif max(len(old), len(new)) <= MOST_BSDIFF_BYTES and _has_bsdiff4():
@@ -77,6 +79,8 @@ def _ways(file: UnitFile, bases: Sequence[UnitFile]) -> Iterator[tuple[str, str,
 
 def planes(old: bytes, new: bytes) -> bytes:
     """Differences of the bytes of two files of one length, those at even places before those at odd ones, as XZ."""
+    # Modulo 256, as the sum aboard is. Of 16-bit weights low bytes are noise and high ones hardly change: apart, XZ
+    # finds the latter.
     change = np.frombuffer(new, np.uint8) - np.frombuffer(old, np.uint8)
     return lzma.compress(change[0::2].tobytes() + change[1::2].tobytes(), preset=9)
 
@@ -99,6 +103,7 @@ def _has_bsdiff4() -> bool:
 def _kept(cache: Path, name: str, make: Callable[[], bytes]) -> UnitFile:
     """A difference of the cache, made where it is not there yet. A damaged one only costs its own bytes."""
     path = cache / name
+    # The same bytes as in the pass before: the satellite continues a difference by its digest.
     if path.is_file() and path.stat().st_size:
         return file_of(path)
     cache.mkdir(parents=True, exist_ok=True)

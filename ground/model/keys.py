@@ -53,13 +53,14 @@ def make_keys(folder: Path, plan: KeyPlan, days: int) -> Path:
         raise AskedWrong(
             f"{folder / ROOT_FILE} is there already", "take another folder, or --replace NAME for new keys"
         )
-    root = library.Root(version=1, expires=_in(days), consistent_snapshot=False)
+    root = library.Root(version=1, expires=expiry(days), consistent_snapshot=False)
     signers = {}
     for role, count in (("root", plan.root_keys), ("models", plan.model_keys)):
         for number in range(1, count + 1):
             signers[f"{role}-{number}"] = signer = library.CryptoSigner.generate_ed25519()
             root.add_key(named(signer.public_key, f"{role}-{number}"), ROLES[role])
     root.roles["root"].threshold, root.roles["targets"].threshold = plan.root_threshold, plan.model_threshold
+    # Private keys first: a cut leaves keys that no root names, never a root that nobody can sign for.
     for name, signer in signers.items():
         write_private(folder, name, signer)
     return write_root(folder, root, [signer for name, signer in signers.items() if name.startswith("root")])
@@ -75,9 +76,10 @@ def replace_keys(folder: Path, names: Iterable[str], days: int) -> Path:
     """
     library = _library()
     held = read_root(folder)
+    # Read before any file is renamed: the satellite takes the new root by signatures of the old root's keys.
     root, old_signers = held.signed, signers_here(folder, held.signed, "root")
     root.version += 1
-    root.expires = _in(days)
+    root.expires = expiry(days)
     new_signers = []
     for name in names:
         role, key = _key_named(root, name)
@@ -134,9 +136,12 @@ def signers_here(folder: Path, root: Root, role: str, paths: Sequence[Path] = ()
             raise AskedWrong(f"{path}: {(error.strerror or str(error)).lower()}", "name the file of a key") from None
         except library.no_key:
             raise AskedWrong(f"{path} holds no private key", "name another") from None
+        # By the public key: names of files are people's, and keys of an older root lie here too.
         match: Any = next((key for key in keys.values() if key.keyval == signer.public_key.keyval), None)
         if match is not None:
+            # With the root's own entry, whose key id the signature then names.
             signers.append(library.CryptoSigner(private, match))
+        # Of all files in the folder others are passed over; one that was named must count.
         elif paths:
             raise AskedWrong(f"{path} is no key of the role {role} of this root", "name another")
     return signers
@@ -147,9 +152,11 @@ def write_root(folder: Path, root: Root, signers: Iterable[Any]) -> Path:
     library = _library()
     metadata = library.Metadata(root)
     for signer in signers:
+        # Appended: else each signature would remove the one before.
         metadata.sign(signer, append=True)
     folder.mkdir(parents=True, exist_ok=True)
     raw = metadata.to_bytes()
+    # The numbered file first: root.json tells roots_after which of them there are.
     write_whole(folder / f"{root.version}.{ROOT_FILE}", raw)
     write_whole(folder / ROOT_FILE, raw)
     return folder / f"{root.version}.{ROOT_FILE}"
@@ -159,6 +166,7 @@ def write_private(folder: Path, name: str, signer: Any) -> None:
     """A private key, readable by its owner alone."""
     (folder / PRIVATE).mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / PRIVATE / f"{name}.pem"
+    # Never over a key that is there, since it cannot be made again; and closed to others from its first byte.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(signer.private_bytes)
         file.flush()
@@ -167,6 +175,7 @@ def write_private(folder: Path, name: str, signer: Any) -> None:
 
 def named(key: Any, name: str) -> Any:
     """A public key that carries its name for people."""
+    # TUF keeps fields that it does not know, and signs them with the rest.
     key.unrecognized_fields["x-onboard-name"] = name
     return key
 
@@ -185,7 +194,9 @@ def _key_named(root: Root, name: str) -> tuple[str, Any]:
     raise AskedWrong(f"this root has no key {name!r}", f"it has {known}")
 
 
-def _in(days: int) -> datetime:
+def expiry(days: int) -> datetime:
+    """So many days from now."""
+    # Dates of TUF have whole seconds.
     return (datetime.now(timezone.utc) + timedelta(days=days)).replace(microsecond=0)
 
 

@@ -21,6 +21,7 @@ from ground.model.sign import LIST_FILE, names, read_list, signatures
 from ground.model.unit import MANIFEST, Unit, UnitFile, file_of
 from ground.show import size
 
+# Small, as the window and the watchdog look between two blocks: at 10 kbit/s one takes 13 s.
 BLOCK = 16 << 10
 MOST_BASES = 3
 """Files aboard that a difference is tried against."""
@@ -86,6 +87,7 @@ class Push:
             AskedWrong: the model is not signed by enough keys, or the satellite refuses.
             LinkDown, WindowClosed: see :class:`Link`.
         """
+        # Here and not only aboard: what is not signed would cost the pass that finds it out.
         self._check_signed()
         aboard = self._send_metadata(self._models())
         model = self._model(aboard)
@@ -124,6 +126,7 @@ class Push:
     def _send_metadata(self, aboard: ModelsAboard) -> ModelsAboard:
         if not aboard.takes_models:
             raise AskedWrong(f"this satellite takes no models: {aboard.problem}", "see docs/uplink.md")
+        # None may be left out: the satellite takes a root by the keys of the one before it.
         for path in roots_after(self._keys, aboard.root_version or 0):
             self._put_metadata("root", path)
             self._say(f"{path.name}: the satellite has this root of trust now")
@@ -145,6 +148,7 @@ class Push:
 
     def _send_file(self, name: str, file: FileAboard, aboard: ModelsAboard) -> None:
         whole, difference = self._unit.files[name], None
+        # Of a file that is begun the rest goes up: with a difference the bytes aboard would be lost.
         if self._bases is not None and not file.held:
             difference = smallest(whole, self._bases_of(name, self._bases, aboard), cache_folder())
         if difference is None:
@@ -163,6 +167,7 @@ class Push:
     @staticmethod
     def _bases_of(name: str, folders: Sequence[Path], aboard: ModelsAboard) -> list[UnitFile]:
         """Files here that the satellite has too, of the same name: models of other names are too unlike."""
+        # Told by digest: what lies here under the same name may be another version than aboard.
         whole = {file.sha256 for file in aboard.aboard}
         found = {}
         for folder in folders:
@@ -179,6 +184,7 @@ class Push:
             try:
                 held = self._send_once(path, file, held, params)
             except AskedWrong as error:
+                # 409: another push holds the file, or its end is elsewhere. Both pass, if not for ever.
                 fruitless += 1
                 if error.status != httpx.codes.CONFLICT or fruitless > _FRUITLESS:
                     raise
@@ -189,6 +195,7 @@ class Push:
                 why, after_s = str(error), error.after_s
             if why:
                 self._link.pause(why, after_s)
+                # Bytes may have arrived although no answer did: only the satellite knows where to go on.
                 held = ask()
             if held > before:
                 fruitless = 0
@@ -199,6 +206,7 @@ class Push:
         """One request; returns how many bytes are aboard then."""
         left = self._link.window.bytes_left
         end = file.bytes if left is None else min(file.bytes, at + left)
+        # With the length: httpx would send blocks without one as chunks, and the service could not check it beforehand.
         headers = {"Content-Range": f"bytes {at}-{end - 1}/{file.bytes}", "Content-Length": str(end - at)}
         taken = self._link.send(FileTaken, path, _blocks(file.path, at, end), headers, params)
         return file.bytes if taken.whole else taken.held
@@ -208,11 +216,13 @@ class Push:
         aboard = self._models()
         whole = next((file.bytes for file in aboard.aboard if file.sha256 == sha256), 0)
         held = [file.held for model in aboard.models for file in model.files if file.sha256 == sha256]
+        # The same file may belong to several models; the most that any has counts.
         return max([whole, *held])
 
     def _held_difference(self, sha256: str, difference: UnitFile) -> int:
         """How much of a difference is aboard, asked anew; all of it where its file is whole."""
         aboard = self._models()
+        # Aboard the difference is erased once its file is made: so a whole file says that all of it came.
         if any(file.sha256 == sha256 for file in aboard.aboard):
             return difference.bytes
         files = [file for model in aboard.models for file in model.files if file.sha256 == sha256]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ground.errors import AskedWrong
-from ground.model.keys import library, name_of, read_root, signers_here
+from ground.model.keys import expiry, library, name_of, read_root, signers_here
 from ground.model.unit import Unit
 from ground.transfer import write_whole
 
@@ -59,8 +58,10 @@ def sign(keys: Path, unit: Unit, *, days: int, paths: Sequence[Path] = ()) -> Si
     wanted = {path: tuf.TargetFile(file.bytes, {"sha256": file.sha256}, path) for path, file in unit.targets().items()}
     old = {} if held is None else dict(held.signed.targets)
     prefix = f"{unit.name}/{unit.version}/"
+    # The same list again: a new version would void what others have signed.
     if held is not None and {path: target for path, target in old.items() if path.startswith(prefix)} == wanted:
         return _sign_with(keys, held, paths)
+    # The others stay: a model that the newest list does not name is refused aboard, and its files are erased.
     targets = {path: target for path, target in old.items() if not path.startswith(prefix)} | wanted
     return _sign_with(keys, _next(held, targets, days), paths)
 
@@ -109,15 +110,15 @@ def names(signed: Metadata[Targets] | None, unit: Unit) -> bool:
 def signatures(keys: Path, metadata: Metadata[Targets]) -> SignedBy:
     """Who has signed a list, by the newest root of the folder."""
     root = read_root(keys).signed
+    # By the newest root here, as the satellite will have it after this push.
     result = root.get_verification_result("targets", metadata.signed_bytes, metadata.signatures)
     return SignedBy(metadata.signed.version, sorted(map(name_of, result.signed.values())), result.threshold)
 
 
 def _next(held: Metadata[Targets] | None, targets: dict[str, Any], days: int) -> Metadata[Targets]:
     tuf = library()
-    expires = (datetime.now(timezone.utc) + timedelta(days=days)).replace(microsecond=0)
     version = 1 if held is None else held.signed.version + 1
-    metadata: Metadata[Targets] = tuf.Metadata(tuf.Targets(version=version, expires=expires, targets=targets))
+    metadata: Metadata[Targets] = tuf.Metadata(tuf.Targets(version=version, expires=expiry(days), targets=targets))
     return metadata
 
 

@@ -13,6 +13,7 @@ from ground.errors import AskedWrong
 
 MANIFEST = "manifest.json"
 _LONGEST_MANIFEST = 1 << 20
+# Both become parts of paths in the signed list.
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _USED_ABOARD = ("model", "encoder", "golden")
@@ -60,6 +61,7 @@ def unit_of(folder: Path) -> Unit:
     """
     path = folder / MANIFEST
     try:
+        # Read once: name, files and the digest that names the model are of the same bytes.
         raw = path.read_bytes()
         manifest: dict[str, Any] = json.loads(raw) if len(raw) <= _LONGEST_MANIFEST else {}
         name, version = str(manifest["name"]), str(manifest["version"])
@@ -72,6 +74,7 @@ def unit_of(folder: Path) -> Unit:
         raise AskedWrong(f"{path}: name and version are {name!r}, {version!r}", "use small letters, digits, _ . -")
     files = {MANIFEST: UnitFile(path, hashlib.sha256(raw).hexdigest(), len(raw))}
     for file, sha256 in named:
+        # No slash: a manifest must not have files of elsewhere on this machine sent up.
         if not _FILE.fullmatch(file):
             raise AskedWrong(f"{path} names a file {file!r}", "export the model again")
         files[file] = _checked(folder / file, sha256)
@@ -95,17 +98,13 @@ def file_of(path: Path) -> UnitFile:
     """
     try:
         with path.open("rb") as source:
-            digest = hashlib.file_digest(source, "sha256") if hasattr(hashlib, "file_digest") else _digest(source)
+            digest = hashlib.sha256()  # Python 3.10 has no file_digest
+            while chunk := source.read(1 << 20):
+                digest.update(chunk)
+            # The length that was hashed, not one that is asked for separately: the file may be written meanwhile.
             return UnitFile(path, digest.hexdigest(), source.tell())
     except OSError as error:
         raise AskedWrong(f"{path}: {(error.strerror or str(error)).lower()}", "mend it, or name another") from None
-
-
-def _digest(source: Any) -> Any:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while chunk := source.read(1 << 20):
-        digest.update(chunk)
-    return digest
 
 
 def _checked(path: Path, sha256: str) -> UnitFile:

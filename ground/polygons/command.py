@@ -78,6 +78,7 @@ def run_polygons(options: argparse.Namespace) -> int:
     jobs = []
     for exported in maps:
         files = [options.out / f"{exported.name}{SUFFIXES[kind]}" for kind in options.format]
+        # The first missing format stands for the map: write_each looks at one target, and the formats here stay.
         missing = [path for path in files if options.overwrite or not path.exists()] or files
         jobs.append((missing[0], functools.partial(_write, exported, options, missing)))
     return write_each(jobs, options, "made into polygons", sources=[exported.path for exported in maps])
@@ -112,11 +113,13 @@ def _write(exported: Any, options: argparse.Namespace, files: Sequence[Path], ta
     from ground.polygons.raster import opened_map
     from products.polygons.write import write_polygons
 
+    # In the target's folder, from which write_whole_files moves each file to its place.
     here = [target.with_name(path.name) for path in files]
     try:
         with opened_map(exported.path) as raster:
             written = write_polygons(raster, here, polygon_options(options))
             kind = raster.place.kind
+    # products knows the raster, not the file it came from: a person needs the path.
     except AskedWrong as error:
         raise AskedWrong(f"{exported.path}: {error.problem}", error.remedy) from error
     others = [f"{path.suffix} {size(path.stat().st_size)}" for path in here[1:]]

@@ -22,6 +22,7 @@ def opened_map(path: Path) -> Iterator[ClassRaster]:
     """
     beside = path.with_name(confidence_name(path.name))
     with product_errors(), opened(path) as dataset:
+        # 0 is no data, and no polygon.
         legend = [item for item in legend_of(dataset, path) if item.code]
         columns = class_columns(
             {item.code: (item.title, "#{:02x}{:02x}{:02x}".format(*item.colour[:3])) for item in legend}
@@ -30,6 +31,7 @@ def opened_map(path: Path) -> Iterator[ClassRaster]:
             yield ClassRaster.of(dataset, columns)
             return
         with opened(beside) as confidence:
+            # Checked before the work: it is read at the map's own pixels, and of another size it is another map's.
             if confidence.shape != dataset.shape:
                 raise GroundError(f"{beside}: is not of this map, its size is another; fetch it again or remove it")
             yield ClassRaster.of(dataset, columns, confidence)
