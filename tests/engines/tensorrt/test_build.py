@@ -166,7 +166,7 @@ def test_an_engine_from_elsewhere_is_refused_with_the_command(built: Path, manif
         facts.check(built, manifest, SHIPPED.parent, rtx, Device("Orin", "8.7"))
     newer = Runtime(rtx.name, "99.0", rtx.module)
     with pytest.raises(EngineElsewhere, match=r"here it is tensorrt_rtx 99.0"):
-        facts.check(built, manifest, newer, AMPERE)
+        facts.check(built, manifest, SHIPPED.parent, newer, AMPERE)
     with pytest.raises(EngineElsewhere, match=r"Jetson Linux is none, here it is 36.4.0"):
         facts.check(built, manifest, SHIPPED.parent, rtx, Device("Orin", "8.6", "36.4.0"))
     built_here = built.read_bytes()
