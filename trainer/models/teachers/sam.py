@@ -59,6 +59,7 @@ class SamTeacher(Teacher):
         """See :meth:`Teacher.forward`."""
         seen = self.seen_of(pixels, visible)
         tokens = self._embedded((pixels - self.mean) / self.deviation)
+        # Positions are in the tokens by now, so that each keeps that of its place in the image.
         tokens = seen.gather(tokens.flatten(1, 2))
         tokens = tokens.reshape(len(tokens), seen.compact_rows, seen.compact_columns, self.width)
         levels = []
@@ -66,6 +67,7 @@ class SamTeacher(Teacher):
             layer = cast(SamVisionLayer, block)
             tokens = tokens + _attention(layer, tokens)
             normed = layer.layer_norm2(tokens)
+            # The residual comes from X', not from X_n as in the article's listing, which would lose it.
             tokens = tokens + mmoa(normed, layer.mlp(normed))
             if number in self.levels:
                 levels.append(tokens.flatten(1, 2))
