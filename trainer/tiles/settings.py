@@ -37,6 +37,7 @@ class TileSettings:
         self._check("--quality", self.quality, 1, 100)
         self._check("--most-invalid", self.most_invalid, 0, 1)
         self._check("--least-deviation", self.least_deviation, 0, 255)
+        # -1: no two hashes are that near, so nothing is a duplicate.
         self._check("--most-alike", self.most_alike, -1, 64)
 
     @property
