@@ -54,6 +54,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def peak_bytes(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> int:
     """Most bytes of tensors alive at one time in a forward pass over an input of ``shape``, weights not counted."""
+    # A copy, since weights moved to the meta device are lost.
     shadow = copy.deepcopy(network).to("meta")
     with torch.inference_mode(), _Watch() as watch:
         shadow(torch.empty(shape, dtype=dtype, device="meta"))
@@ -65,6 +66,7 @@ def available_bytes() -> int | None:
     limits = []
     try:
         match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+        # /proc/meminfo counts in KiB, whatever its "kB" says (man 5 proc_meminfo).
         limits += [int(match[1]) << 10] if match else []
     except OSError:
         pass
@@ -73,5 +75,6 @@ def available_bytes() -> int | None:
             text = path.read_text(encoding="ascii").strip()
         except OSError:
             continue
+        # "max" where no limit is set; the second path is that of cgroup version 1.
         limits += [int(text)] if text.isdecimal() else []
     return min(limits, default=None)
