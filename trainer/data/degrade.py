@@ -67,7 +67,6 @@ def blurred(pixels: Tensor, deviation: float) -> Tensor:
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
     weights = (weights / weights.sum()).reshape(1, 1, 1, -1)
     bands = F.pad(pixels[:, None], (reach, reach, reach, reach), mode="reflect")
-    # Across, then down: a Gaussian is separable.
     return F.conv2d(F.conv2d(bands, weights), weights.transpose(2, 3))[:, 0]
 
 

@@ -143,7 +143,6 @@ def _city(noise: Field) -> tuple[Mask, Mask, Floats, Mask]:
 def _painted(noise: Field, ground: _Ground) -> Floats:
     """Radiance (3, h, w) in 0..255 before blur and noise."""
     sand = 150 + 90 * (noise.fractal(256, 4, salt=120) - 0.35) + 26 * (noise.smooth(4, salt=125) - 0.5)
-    # Sand everywhere first; the classes are painted over it.
     rgb = np.stack([sand, sand * 0.985, sand * 1.0])
     plants = 62 + 50 * (noise.smooth(8, salt=130) - 0.5) + 40 * (noise.smooth(2, salt=131) - 0.5)
     deep = 18 + 60 * np.clip(ground.terrain - 0.25, 0, 0.1) + 10 * noise.smooth(32, salt=140)

@@ -58,7 +58,6 @@ class HeadCodes:
                     f"its classes {', '.join(strange)} are not in head {self.name} ({', '.join(self._codes)}), and it "
                     f"has no `translations: {{{translation}: ...}}` to say what they mean there",
                 )
-            # A set with the head's own names needs no translation.
             meanings = {item.name: item.name for item in labels.classes}
         codes = [0, *(self._code(meanings.get(item.name), labels.name) for item in labels.classes)]
         return np.asarray(codes, dtype=np.uint8)

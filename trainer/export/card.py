@@ -87,7 +87,6 @@ def _head(whole: HeadsManifest, head: Head, notes: str) -> str:
         _training(view) if head.training not in (None, whole.training) else "",
         notes.strip(),
     ]
-    # Headings of the parts go a level down, below the head's own.
     below = [re.sub(r"^#", "##", part, flags=re.MULTILINE) for part in parts if part]
     return "\n\n".join([f"## Head {head.name}\n\n{head.description}".strip(), _facts(facts), *below])
 

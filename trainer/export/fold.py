@@ -20,7 +20,6 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     To keep the batch size dynamic, the exporter computes the sizes of a Resize from a tensor's shape at run time.
     Constant scales give the same result without the batch size, and engines can plan them ahead.
     """
-    # Before anything is changed: shapes are inferred from the graph as exported.
     sides = _sides_of_one_tile(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -186,7 +186,6 @@ class _Rewrite:
                 result.input[place] = self._constant(name, half=wanted_half)
             elif name in self.floats and (name in self.halves) != wanted_half:
                 renamed = name + ("/half" if wanted_half else "/float")
-                # Several readers share one cast.
                 if renamed not in self.cast:
                     self.cast.add(renamed)
                     kind = onnx.TensorProto.FLOAT16 if wanted_half else onnx.TensorProto.FLOAT

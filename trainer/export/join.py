@@ -68,7 +68,6 @@ def join_heads(
         ManifestError, ModelMismatch: a folder is not whole.
     """
     for head in folders:
-        # Names first, since they cost nothing to check.
         check_head_name(head)
     parts = {head: _Part.of(folder) for head, folder in folders.items()}
     first = next(iter(parts.values()))
@@ -84,7 +83,6 @@ def join_heads(
         # pixels, so one pass of the encoder checks them all.
         shutil.copyfile(first.folder / golden.file, made / golden.file)
         entry = ModelFile.of(made / ENCODER)
-        # A dict keeps the order and drops what two heads both read.
         features = tuple(dict.fromkeys(name for part in parts.values() for name in part.graph.features))
         encoder = Encoder(
             **entry.model_dump(), features=features, total_parameters=_parameters(network), cost=cost_of_part(network)

@@ -208,7 +208,6 @@ def agreement_of(
             wanted.add(trial.labels[number], expected[0])
             given.add(trial.labels[number], predicted[0])
     count = len(trial.tiles)
-    # Tiles without any label have no mIoU to compare.
     scored = trial.labels is not None and bool((trial.labels > 0).any())
     return Agreement(
         tiles=count,

@@ -140,7 +140,6 @@ def package(request: PackageRequest) -> list[Manifest]:
         ExportRefused: an ONNX file does not reproduce the network's output.
     """
     for name in map(request.folder_name, request.precisions):
-        # For every precision, since each has a name of its own.
         check_name(name)
     prepared = Prepared.of(request)
     # All folders are made beside their places and moved together at the end: one precision that is refused leaves none.
@@ -300,7 +299,6 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
     Raises:
         SettingsRefused: the model has no confidence, scenes are reserved for reporting, or a run is of another network.
     """
-    # Without both, no output depends on the temperature.
     if not (request.deploy.confidence or request.twin):
         raise SettingsRefused("calibration", "without confidence and twin there is nothing to calibrate")
     others = 0

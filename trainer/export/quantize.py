@@ -154,7 +154,6 @@ class _Judge:
         classes: int,
     ) -> None:  # fmt: skip
         self.tiles, self.labels, self.classes = tiles, labels, classes
-        # Kept: every trial is compared with the same answers.
         self.reference = list(self._predicted(model))
 
     def cost(self, model: onnx.ModelProto) -> tuple[float, float]:

@@ -97,7 +97,6 @@ class Pyramid(nn.Module):
             for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True)
         ]
         if self.pool is not None:
-            # One vector for the whole grid, the context that no dilation reaches.
             branches.append(self.pool(active_mean(grid, active)).expand_as(grid))
         return self.fuse(torch.cat(branches, dim=1), active)  # type: ignore[no-any-return]
 

@@ -138,7 +138,6 @@ class Residual(nn.Module):
 
 def _conv_norm_relu(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    # Keeps the variance through ReLUs in a network that starts from chance.
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
@@ -170,7 +169,6 @@ class Fpn(nn.Module):
             nn.BatchNorm2d(settings.widths[0]),
             nn.ReLU(),
         )
-        # From coarse to fine; the deepest stride is `top`.
         strides = [stride for stride in reversed(STRIDES[:-1]) if stride >= settings.stride]
         self.steps = nn.ModuleDict()
         last = settings.widths[0]

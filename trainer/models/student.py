@@ -102,7 +102,6 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""
         count, width = static_sizes(tokens)
-        # Before the projection, as said above: pooled first, a quarter of the tokens is projected.
         source = tokens if self.pool == 1 or self.window is None else pool_tokens(tokens, self.window, self.pool)
         group = count if self.is_global or self.window is None else self.window**2
         q = self._heads_first(self.q(tokens), group)

@@ -95,7 +95,6 @@ class UPerNet(nn.Module):
         for grid, lateral, smooth in zip(
             reversed(features.levels[:-1]), reversed(self.lateral), reversed(self.smooth), strict=True
         ):
-            # Levels of a ViT have one stride: nothing is resized between them.
             top = lateral(grid) + top
             merged.append(smooth(top))
         fused = self.fusion(torch.cat(merged[::-1], dim=1))

@@ -149,7 +149,7 @@ class Run:
                         self.seconds = self._agreed(before + self.clock() - began)
                         if report is not None:
                             report(self.step, losses)
-                        # All processes see the same sum, so that all of them save,
+                        # All processes see the same mean, so that all of them save,
                         # which is collective, and stop after the same step.
                         if losses["stopping"] > 0:
                             self.save()

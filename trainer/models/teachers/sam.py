@@ -59,7 +59,6 @@ class SamTeacher(Teacher):
         """See :meth:`Teacher.forward`."""
         seen = self.seen_of(pixels, visible)
         tokens = self._embedded((pixels - self.mean) / self.deviation)
-        # Positions are in the tokens by now, so that each keeps that of its place in the image.
         tokens = seen.gather(tokens.flatten(1, 2))
         tokens = tokens.reshape(len(tokens), seen.compact_rows, seen.compact_columns, self.width)
         levels = []

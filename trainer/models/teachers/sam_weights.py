@@ -69,7 +69,6 @@ def encoder_from_meta(path: Path) -> SamVisionEncoder:
     if not isinstance(whole, dict) or not all(isinstance(value, Tensor) for value in whole.values()):
         raise CheckpointRefused(path, "is not one flat table of tensors", REMEDY)
     prefix = "image_encoder."
-    # The whole of SAM is in Meta's file; prompt encoder and mask decoder are not used.
     state = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
     state = state or {key: value for key, value in whole.items() if not key.startswith(OTHER_PARTS)}
     encoder = SamVisionEncoder(_config_of(path, state))

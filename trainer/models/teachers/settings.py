@@ -87,7 +87,6 @@ class TeacherSettings(_Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherSettings:
-        # Weights say their own shape. A second one could only contradict them.
         if (self.weights is None) == (self.shape is None):
             raise ValueError("give weights, or a shape for random ones, and not both")
         known: dict[str, SamShape] | dict[str, Dinov2Shape] = SAM_SHAPES if self.kind == "sam" else DINOV2_SHAPES
