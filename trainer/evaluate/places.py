@@ -162,16 +162,13 @@ class PlaceCount:
         return PlaceScores(place, self.codes.name, iou, shares, images, pixels, self.calibration_error)
 
 
-def score_places(
-    settings: PlacesSettings, mapper: Mapper, *, gsd_m: float | None = None, report: Callable[[str], None] | None = None
-) -> list[PlaceScores]:
+def score_places(settings: PlacesSettings, mapper: Mapper, *, gsd_m: float | None = None) -> list[PlaceScores]:
     """Maps every image of every available place and computes its scores.
 
     Args:
         settings: the places.
         mapper: predicts an image; places of a head that it does not give are left out.
         gsd_m: images are resampled to this ground sampling distance and their maps back again; None: not resampled.
-        report: receives one line per place.
 
     Raises:
         SettingsRefused, DataMissing, DataRefused: as the sets raise them.
@@ -201,8 +198,6 @@ def score_places(
                 iou = {name: place_scores.iou[name] for name in place.classes if name in place_scores.iou}
                 place_scores = replace(place_scores, iou=iou)
             scores.append(place_scores)
-            if report is not None:
-                report(f"{place.name}: {scores[-1].figure:.3f}")
     return scores
 
 

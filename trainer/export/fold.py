@@ -41,7 +41,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
             dim.dim_value = side
     _share_constants(graph)
     fold_normalisation(graph)
-    _drop_unused(graph)
+    drop_unused(graph)
     return copy
 
 
@@ -82,7 +82,8 @@ def _share_constants(graph: onnx.GraphProto) -> None:
             instead[node.output[0]] = shared
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes, in place, the nodes and constants that no output needs, and the shapes noted in the graph."""
     needed = {output.name for output in graph.output}
     used = []
     # Nodes stand in topological order, so one pass from the end sees every reader before what it reads.

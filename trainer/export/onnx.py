@@ -119,7 +119,6 @@ def onnx_from_segmenter(
     try:
         _write(deploy, partial, torch.from_numpy(trial.tiles[:1]))
         model = folded(onnx.load(partial))
-        onnx.save(model, partial)
         wanted_opset = OPSET
         costs: tuple[GroupCost, ...] = ()
         if precision in ("int8", "int8-fp16"):

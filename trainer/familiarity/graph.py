@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer.errors import ExportRefused
+from trainer.export.fold import drop_unused
 from trainer.familiarity.statistics import GRID, RANK, Scale, Statistics
 
 SCOPE = "/familiarity/"
@@ -88,7 +89,7 @@ def with_cells(model: onnx.ModelProto, features: Sequence[str]) -> onnx.ModelPro
     _extend(copy, nodes)
     del copy.graph.output[:]
     copy.graph.output.append(helper.make_tensor_value_info(cells, TensorProto.FLOAT, None))
-    _drop_unused(copy.graph)
+    drop_unused(copy.graph)
     return copy
 
 
@@ -112,7 +113,7 @@ def only_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
     outputs = [port for port in copy.graph.output if port.name == OUTPUT]
     del copy.graph.output[:]
     copy.graph.output.extend(outputs)
-    _drop_unused(copy.graph)
+    drop_unused(copy.graph)
     return copy
 
 
@@ -296,17 +297,3 @@ def _add_output(model: onnx.ModelProto) -> None:
     port = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch.dim_param or batch.dim_value or "N"])
     model.graph.output.append(port)
     onnx.checker.check_model(model)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    needed = {port.name for port in graph.output}
-    used = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            used.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(used))
-    constants = [item for item in graph.initializer if item.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)

@@ -23,6 +23,8 @@ import torch
 import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
+
+# Private by name; the documented way to see every operation (pytorch.org, "Extending torch with modes").
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -190,7 +190,7 @@ class _Job:
 
 def _identity(files: Sequence[Path], settings: TileSettings) -> dict[str, Any]:
     """Identity of a run: its settings, and its sources by path, size and modification time."""
-    return {"settings": settings.facts, "sources": [_source_identity(path) for path in files]}
+    return {"settings": asdict(settings), "sources": [_source_identity(path) for path in files]}
 
 
 def _source_identity(path: Path) -> list[Any]:

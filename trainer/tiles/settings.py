@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from trainer.errors import SettingsRefused
 
@@ -44,11 +43,6 @@ class TileSettings:
     def step(self) -> int:
         """Pixels from one tile to the next."""
         return self.stride or self.size
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """All of it, JSON-able."""
-        return asdict(self)
 
     @staticmethod
     def _check(option: str, value: float, low: float, high: float) -> None:
