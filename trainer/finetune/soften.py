@@ -214,5 +214,6 @@ def _write(path: Path, cells: NDArray[np.uint8]) -> None:
     partial = path.with_suffix(".part")
     with partial.open("wb") as file:
         np.save(file, cells)
-    # A file that has its name is complete, so that its being there is all that a resumed run asks.
+    # After a kill a file that has its name is complete, and its being there is all that a resumed run asks.
+    # It is not synced: a power cut may leave it empty.
     partial.replace(path)
