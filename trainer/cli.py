@@ -19,17 +19,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[StdoutHandler()])
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what GDAL cannot read is told by us, once
+    # After parsing: `trainer --help` and a mistyped command answer without these.
     from engines.broken_pipe import discard_stdout
     from engines.errors import EngineError
     from onboard.errors import OnboardError
 
     try:
         options.run(options)
+        # Inside the try: lines still in the buffer may meet a reader that has gone.
         sys.stdout.flush()
     except (TrainerError, EngineError, OnboardError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
+        # A module of our own that is missing is a fault of the program and keeps its traceback.
         if (missing := _missing(error)) is None:
             raise
         print(f"trainer: {missing}", file=sys.stderr)
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         return 130
+    # Before OSError, of which it is one: a reader that leaves (| head) is no failure.
     except BrokenPipeError:
         return discard_stdout()
     except OSError as error:

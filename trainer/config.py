@@ -17,6 +17,7 @@ from trainer.models.teachers.settings import TeacherSettings
 
 
 class _Settings(BaseModel):
+    # Forbidden and not ignored: a misspelt key would train with the default, and nobody would see it.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -112,6 +113,7 @@ class DataSettings(_Settings):
 
     @model_validator(mode="after")
     def _one_way_to_name_sets(self) -> DataSettings:
+        # Turns by 90 degrees keep the cells of soft labels whole; a free angle does not.
         if self.augment.rotation and any(item.soft for item in self.sets):
             raise ValueError("augment.rotation: soft labels lie on the image's grid and are not rotated; set it to 0")
         if self.sets and (self.names or self.landscape_share):
@@ -176,8 +178,10 @@ class RunSettings(_Settings):
         if self.max_minutes is None and self.max_steps is None and self.max_epochs is None:
             raise ValueError("give max_minutes, max_steps or max_epochs: a run must end")
         ends = [stage.until for stage in self.stages]
+        # A last stage that ended early would leave a part of the run without one.
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"stages must end at rising shares, the last at 1.0, not {ends}")
+        # Epochs become a number of steps, which needs one batch for all of them.
         if self.max_epochs is not None and len({stage.batch for stage in self.stages}) > 1:
             raise ValueError("max_epochs needs the same batch in every stage")
         return self
@@ -245,6 +249,7 @@ class FinetuneSettings(RunSettings):
             raise ValueError(f"stem_weights: there are none for stem {stem}; take lite0 to lite2")
         if sum(given is not None for given in (self.start_from, self.encoder, self.teacher)) > 1:
             raise ValueError("give one of start_from, encoder and teacher")
+        # Refused here: the first crop of a late stage would fail in the middle of a run.
         odd = [stage.crop for stage in self.stages if stage.crop % student.grain]
         if odd:
             raise ValueError(f"crops {odd} are not multiples of {student.grain}, the encoder's stride x window")
@@ -278,6 +283,7 @@ def checked_settings(document: Mapping[str, Any], kind: type[AnySettings], sourc
     try:
         return kind.model_validate(document)
     except ValidationError as error:
+        # The first problem alone: pydantic lists consequences as well, and a configuration is mended one key at a time.
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in TAGS)
         problem = first["msg"].removeprefix("Value error, ")

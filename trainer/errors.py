@@ -16,6 +16,7 @@ START_AFRESH = "give another run folder, or remove this one to start afresh"
 """Remedy where a run's own checkpoint cannot be loaded."""
 
 
+# Exit codes: 2, what was given has to be corrected; 1, the work failed; 130, interrupted (128 + SIGINT).
 class TrainerError(Exception):
     """Root of the package's errors. Each says what was given, what is required and what to do."""
 

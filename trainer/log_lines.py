@@ -16,6 +16,7 @@ class StdoutHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes n
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's own name
         """Logging's own way would be a traceback on stderr for each line."""
+        # logging calls this from inside its own except, so the error is the current one.
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             discard_stdout()
         else:

@@ -86,11 +86,14 @@ def read_rows(settings: AblateSettings, results: Path) -> list[Row]:
 
 def _row(settings: AblateSettings, arm: str, seed: int, work: Path, path: Path) -> Row:
     distill = settings.distill_of(arm, seed=seed)
+    # By digest: arms that distil alike share one run.
     encoder = None if distill is None else work / f"distill-{digest_of(distill)}"
     finetune = settings.finetune_of(arm, seed=seed, encoder=encoder)
+    # The encoder is a path in `work`, which may lie elsewhere next time; its settings are in the digest already.
     digest = digest_of(distill, finetune.model_copy(update={"encoder": None}))
     folder = work / f"finetune-{digest}"
     stands = Row.read(path) if path.is_file() else None
+    # A row of other settings is made anew and replaced only when the new one is there.
     if stands is not None and stands.settings == digest:
         if stands.is_scored_by(settings):
             log.info("%s, seed %d: done already", arm, seed)
@@ -124,6 +127,7 @@ def _distilled(settings: DistillSettings, folder: Path) -> Stretch:
     tiles: Sequence[NDArray[np.uint8]] = open_tiles(settings)
     run = run_to_end(settings, DistillTask(settings, tiles), folder, fabric_of(settings))
     rows = read_record(folder)
+    # Single steps are noisy: the last twentieth stands for the end.
     last = rows[-max(1, len(rows) // 20) :]
     facts: dict[str, object] = {"tiles": len(tiles)}
     for name in rows[0]:

@@ -62,6 +62,7 @@ class Row:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        # Several processes may share a folder of results: a reader sees no half a row.
         partial.replace(path)
 
     @classmethod
@@ -84,6 +85,7 @@ that the digests of those rows stay valid."""
 
 def digest_of(*settings: BaseModel | None) -> str:
     """Digest of the settings that decide a run's result: without the machine, and with weights by their content."""
+    # Where a run runs and what it is called change no weight.
     excluded = {"machine", "name"}
     documents = [None if item is None else item.model_dump(mode="json", exclude=excluded) for item in settings]
     return hashlib.sha256(json.dumps(_by_content(documents), sort_keys=True).encode()).hexdigest()[:16]
@@ -101,10 +103,12 @@ def _by_content(document: Any) -> Any:
         return [_by_content(item) for item in document]
     if not isinstance(document, dict):
         return document
+    # Rows are kept over versions: a setting that did not exist then counts only where it is used.
     by_content = {
         key: _by_content(value) for key, value in document.items() if key not in _LATER or value != _LATER[key]
     }
     if isinstance(weights := by_content.get("weights"), str) and (path := Path(weights)).exists():
+        # By content: the same weights in another place are the same teacher, and other weights in this place are not.
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         by_content["weights"] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
     return by_content

@@ -66,6 +66,7 @@ class AblateSettings(BaseModel):
             if name is not None and name not in self.arms:
                 raise ValueError(f"no arm is called {name!r}; there are {', '.join(self.arms)}")
         for name, arm in self.arms.items():
+            # Built once for each arm, so that a mistake in the last arm shows before the first one runs.
             self.distill_of(name, seed=self.seeds[0])
             if arm.x is not None and not self.x_label:
                 raise ValueError(f"arms.{name}.x has no x_label to stand on")

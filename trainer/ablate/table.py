@@ -41,6 +41,7 @@ class Spread:
         """The difference, in the deviation of a seed pooled over both; "none" under two of them."""
         if self.deviation is None or other.deviation is None:
             return "one seed"
+        # The deviation of one seed, not that of the means: stricter by the root of the number of seeds.
         pooled = math.sqrt((self.deviation**2 + other.deviation**2) / 2)
         difference = self.mean - other.mean
         deviations = abs(difference) / pooled if pooled > 0 else math.inf
@@ -179,6 +180,7 @@ def curve_picture(settings: AblateSettings, rows: Sequence[Row], path: Path) -> 
         axes.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.35, markersize=4)
         means = [(x, statistics.fmean(y for at, y in points if at == x)) for x in sorted({at for at, _ in points})]
         axes.plot(*zip(*means, strict=True), color=colour, marker="o", label=name)
+    # More tiles help along a logarithm, says the paper.
     axes.set_xscale("log")
     axes.set_xticks(sorted(places.values()), [f"{x:g}" for x in sorted(places.values())])
     axes.minorticks_off()

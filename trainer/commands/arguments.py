@@ -45,10 +45,12 @@ def run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: st
 
     given = {
         name: getattr(options, name)
+        # What was not given stays the file's; a default here would go before it.
         for name in ("seed", "max_minutes", "max_steps", *more)
         if getattr(options, name) is not None
     }
     if options.devices is not None:
+        # Merged into the file's `machine`, whose other values stay.
         given["machine"] = {"devices": options.devices}
     return read_settings(options.config, kind, given)
 
@@ -59,6 +61,7 @@ def folder_and_names(given: str) -> tuple[Path, tuple[str, ...]]:
     Raises:
         SettingsRefused: it is not of that form.
     """
+    # The last sign: a folder's name may hold one, names of images do not.
     folder, _, names = given.rpartition("=")
     if not folder or not all(names.split(",")):
         raise SettingsRefused(given, "give a folder and names of images as FOLDER=NAME,NAME")

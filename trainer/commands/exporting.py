@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from trainer.commands.arguments import folder_and_names, print_made, text_of, whole_number_from
 from trainer.errors import SettingsRefused
 
+# For types alone. Commands import what they need when they run:
+# `--help` and a mistyped option load neither torch nor rasterio.
 if TYPE_CHECKING:
     from trainer.export.package import CalibrationRun, FamiliarityImages, PackageRequest
     from trainer.models.deploy import DeploySettings
@@ -110,6 +112,7 @@ def _export(options: argparse.Namespace) -> None:
 def _export_one(options: argparse.Namespace) -> None:
     from trainer.export.package import golden_landscape, package
 
+    # Refused and not ignored: a text that is quietly dropped is missed on the card much later.
     for option in ("head_description", "head_notes"):
         if getattr(options, option):
             raise SettingsRefused(f"--{option.replace('_', '-')}", "it is for --heads; give --description, --notes")
@@ -139,6 +142,7 @@ def _export_heads(options: argparse.Namespace) -> None:
         calibration[head].append(_calibration_run(rest))
     descriptions = _by_head(options.head_description, "--head-description", names)
     notes = _by_head(options.head_notes, "--head-notes", names)
+    # Only to refuse heads that are not there; the values are read for each head below.
     for option in ("prior", "cell"):
         _by_head([given for given in getattr(options, option) if "=" in given], f"--{option}", names)
     heads = {
@@ -148,6 +152,7 @@ def _export_heads(options: argparse.Namespace) -> None:
         )
         for name in names
     }  # fmt: skip
+    # Made last: everything that the command line can get wrong is known by now.
     made = package_heads(replace(request, golden_tile=golden_landscape()), heads)
     print_made({request.out / manifest.name: manifest for manifest in made})
 
@@ -221,6 +226,7 @@ def _calibration_run(given: str) -> CalibrationRun:
     from trainer.export.package import CalibrationRun
 
     folder, names = folder_and_names(given)
+    # The set stands before the first name alone, and counts for all.
     first, colon, rest = names[0].rpartition(":")
     return CalibrationRun(folder, (rest, *names[1:]), first if colon else None)
 
@@ -243,6 +249,7 @@ def _deploy_of(options: argparse.Namespace, head: str | None) -> DeploySettings:
 
     prior = _own_or_common(options.prior, "--prior", head) or "4"
     cell = _own_or_common(options.cell, "--cell", head) or "2"
+    # "nan" and "inf" are numbers to Python.
     if not _is_number(prior) or not 0 <= float(prior) < math.inf:
         raise SettingsRefused("--prior", f"{prior} is no number of logits; give 0 or more")
     if not cell.isdecimal() or int(cell) not in CELLS:

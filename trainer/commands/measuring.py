@@ -86,6 +86,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if not models:
         names = labelled.named(options.names) if options.names else labelled.split(options.split)
         models = [(model, names)]
+    # Mapping takes hours. An evaluation that can record nothing is refused before it.
     if options.record and not has_labels(labelled, (name for _, names in models for name in names)):
         raise SettingsRefused("--record", f"no pixel of these images of {labelled.name} is labelled: no figures")
     if options.out:
@@ -93,6 +94,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     heads = () if options.head is None else (options.head,)
     evaluated = evaluate(models, labelled, threads=options.threads, heads=heads)
     versions = {(manifest := Manifest.load(folder)).name: manifest.version for folder, _ in models}
+    # From the manifests and not the folders: the figures stand under name and version.
     report = Report(
         model=", ".join(" ".join([name, version, *heads]) for name, version in versions.items()),
         split=_split_in_words(options),
@@ -164,6 +166,7 @@ def _profile(options: argparse.Namespace) -> None:
     from trainer.profile.onnx_graph import profiles_of_folder
     from trainer.profile.table import as_json, table
 
+    # A folder that is not there is told before anything is counted.
     for path in filter(None, (options.markdown, options.json)):
         if not path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))

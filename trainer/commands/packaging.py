@@ -57,6 +57,7 @@ def _join(options: argparse.Namespace) -> None:
         name, _, folder = given.partition("=")
         if not name or not folder:
             raise SettingsRefused("--head", f"{given}: give NAME=FOLDER, the head's name and a model of one graph")
+        # argparse takes an option twice without a word, and a dict would keep the last.
         if name in folders:
             raise SettingsRefused("--head", f"{name} is given twice")
         folders[name] = manifest_path(folder).parent
@@ -76,6 +77,7 @@ def _familiarity(options: argparse.Namespace) -> None:
     if options.like is not None:
         if options.fit or options.holdout or options.in_turn:
             raise SettingsRefused("--like", "it takes over what was fitted: leave --fit, --holdout and --in-turn out")
+        # Nothing is fitted: statistics are of the network, and precisions of one network share them.
         manifest = carry_over(folder, manifest_path(str(options.like)).parent, version=options.version)
     else:
         request = FamiliarityRequest(

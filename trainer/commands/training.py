@@ -93,6 +93,7 @@ def _ablate(options: argparse.Namespace) -> None:
     from trainer.config import read_settings
 
     settings = read_settings(options.config, AblateSettings)
+    # The table is made of the rows on the disk, so that several processes with arms of their own end with one table.
     if not options.table_only:
         run_matrix(settings, options.work, options.results, past_gate=options.past_gate, only=options.arms)
     print(write_table(settings, read_rows(settings, options.results), options.results))

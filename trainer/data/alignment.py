@@ -36,14 +36,18 @@ def misplaced(image: Path, label: Path) -> str:
     if image_place is None or label_place is None:
         return ""
     (ours, width, height), (theirs, _, _) = image_place, label_place
+    # The four corners suffice: both places are affine, and sizes were compared before.
     columns, rows = np.array([0.0, width, 0.0, width]), np.array([0.0, 0.0, height, height])
     try:
         corners = _pixels(ours, *_ground(theirs, ours, columns, rows))
+    # Places that cannot be compared are not called wrong: then pixels are taken to match one by one.
     except (RasterioError, CPLE_BaseError, np.linalg.LinAlgError):
         return ""  # no way leads from one to the other
     off = np.hypot(corners[0] - columns, corners[1] - rows)
+    # `not >`: a corner that no projection reaches is NaN, and is no proof of a mistake.
     if not off.max() > MOST_PIXELS:
         return ""
+    # Rows or columns that run the other way are a mistake of their own, and the message names it.
     for flipped, text in (((columns, height - rows), "its rows run the other way than those of"),
                           ((width - columns, rows), "its columns run the other way than those of")):  # fmt: skip
         if np.hypot(corners[0] - flipped[0], corners[1] - flipped[1]).max() <= MOST_PIXELS:
@@ -59,6 +63,7 @@ def _placed(path: Path) -> tuple[Georeference, int, int] | None:
     try:
         with warnings.catch_warnings(), rasterio.Env(**SCENE_ENV):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            # The driver is named: a file of another kind under this name must not be opened by guess.
             with rasterio.open(path, driver=driver) as source:
                 georeference = georeference_of(source)
                 return (georeference, source.width, source.height) if georeference.transform is not None else None
@@ -78,6 +83,7 @@ def _ground(theirs: Georeference, ours: Georeference, columns: Values, rows: Val
 
 def _pixels(georeference: Georeference, x: Values, y: Values) -> Places:
     """Columns and rows of places on the ground."""
+    # Solved and not inverted: a transform without area is an error here that the caller knows.
     t = georeference.transform or Affine.identity()
     columns, rows = np.linalg.solve([[t.a, t.b], [t.d, t.e]], np.stack([x - t.c, y - t.f]))
     return columns, rows

@@ -44,6 +44,7 @@ def augmented(
     Returns:
         Float pixels (3, S, S) of 0..255 and labels uint8 (S, S), 0 where a rotated corner left the image.
     """
+    # Turns first, while pixels are bytes; they move whole pixels and need no interpolation.
     if settings.turns:
         pixels, labels = turned(pixels, labels, rng)
     pixels = pixels.float()
@@ -61,6 +62,7 @@ def augmented(
 
 def augmented_image(pixels: Tensor, settings: AugmentSettings, rng: np.random.Generator) -> Tensor:
     """As :func:`augmented`, for images without labels; a rotated corner is filled by reflection."""
+    # The same calls of the generator as with labels: an image alone is changed as it would be with its label.
     return augmented(pixels, torch.zeros(pixels.shape[-2:], dtype=torch.uint8), settings, rng)[0]
 
 
@@ -70,6 +72,7 @@ def resized_crop(crop: Crop, side: int) -> tuple[Tensor, Tensor]:
     labels = torch.from_numpy(np.ascontiguousarray(crop.labels))[None, None]
     if crop.labels.shape != (side, side):
         pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        # torch's "nearest" takes the pixel at the corner of each cell, half a pixel off the bilinear pixels above.
         labels = F.interpolate(labels, size=(side, side), mode="nearest-exact")
     return pixels[0], labels[0, 0]
 
@@ -96,9 +99,11 @@ def rotated(pixels: Tensor, labels: Tensor, degrees: float) -> tuple[Tensor, Ten
     height, width = labels.shape
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # Where each output pixel comes from, in the units of `grid_sample`: -1..1 over each axis, edge to edge.
+    # The sides' ratio keeps the turn a turn where the image is not square.
     back = torch.tensor([[[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]])
     grid = F.affine_grid(back, [1, 1, height, width], align_corners=False)
     turned_pixels = F.grid_sample(pixels[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # grid_sample takes floats alone; codes up to 255 are exact in them.
     turned_labels = F.grid_sample(
         labels[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
     )
@@ -136,6 +141,7 @@ def jittered(pixels: Tensor, settings: JitterSettings, rng: np.random.Generator)
             unit = blended(unit, luminance(unit), _about_one(settings.saturation, rng))
         else:
             unit = hue_shifted(unit, float(rng.uniform(-settings.hue, settings.hue)))
+        # After each change, as the usual jitter does: the order of the changes makes a difference.
         unit = unit.clamp(0, 1)
     return unit * 255.0
 
@@ -162,6 +168,7 @@ def hue_shifted(unit: Tensor, shift: float) -> Tensor:
     red, green, blue = unit
     safe = chroma.clamp_min(1e-12)  # grey has no hue, and chroma 0 undoes whatever is made of it
     hue = torch.where(
+        # Of equal bands the first counts; any choice gives the same colour.
         value == red,
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),

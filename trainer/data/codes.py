@@ -53,10 +53,13 @@ class LabelTable:
         """
         known = self._colours if values.ndim == 3 else self._codes
         if not known:
+            # A file of codes where colours are described is a wrong
+            # description, not a wrong pixel: said once for the file.
             held, wanted = ("colours", "codes") if values.ndim == 3 else ("codes", "colours")
             raise DataRefused(path, f"it holds {held}", f"the class table of {self.description.name} tells {wanted}")
         codes = self._of_colours(values) if values.ndim == 3 else self._of_codes(values)
         if labelled is not None:
+            # Before unknown values are looked for: under a mask any value may stand.
             codes[~labelled] = 0
         if (codes == _UNKNOWN).any():
             y, x = (int(part[0]) for part in np.nonzero(codes == _UNKNOWN))
@@ -82,7 +85,9 @@ class LabelTable:
     def _of_colours(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
         threshold = self.description.threshold
         if threshold is not None:
+            # The colours of some label files are a little off (DeepGlobe's); after the threshold there is no doubt.
             values = np.where(values >= threshold, np.uint8(255), np.uint8(0))
+        # Shifted as bytes they would overflow.
         red, green, blue = values.astype(np.uint32)
         codes: NDArray[np.uint8] = self._by_colour[red << 16 | green << 8 | blue]
         return codes

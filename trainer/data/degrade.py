@@ -41,6 +41,7 @@ class DegradeSettings(BaseModel):
 def degraded(pixels: Tensor, settings: DegradeSettings, rng: np.random.Generator) -> Tensor:
     """Float pixels (3, H, W) of 0..255 after haze, blur, noise and JPEG, each by chance, in this order."""
     if settings.haze and rng.random() < settings.share:
+        # The order of the light's way: the air, the optics, the sensor, the publisher's file.
         pixels = hazed(pixels, float(rng.uniform(0, settings.haze)), rng)
     if settings.blur and rng.random() < settings.share:
         pixels = blurred(pixels, float(rng.uniform(0.3, max(0.3, settings.blur))))
@@ -61,6 +62,7 @@ def hazed(pixels: Tensor, share: float, rng: np.random.Generator) -> Tensor:
 
 def blurred(pixels: Tensor, deviation: float) -> Tensor:
     """Float pixels (3, H, W) after a Gaussian of ``deviation`` pixels, borders reflected."""
+    # Beyond 2.5 deviations lies 1.2 % of a Gaussian, and a cut one is divided by its own sum below.
     reach = max(1, round(2.5 * deviation))
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
     weights = (weights / weights.sum()).reshape(1, 1, 1, -1)

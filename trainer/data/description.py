@@ -34,6 +34,7 @@ class LabelValues(_Part):
 class LandCoverClass(LabelValues):
     """One class: its code (1..K) in our labels, name as in files, title for people, colour of maps."""
 
+    # 0 means no label and 255 stands for an unknown value in the look-up tables.
     code: int = Field(ge=1, le=254)
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
     title: str
@@ -97,6 +98,7 @@ class SetDescription(_Part):
 
     @model_validator(mode="after")
     def _patterns_agree(self) -> Self:
+        # A label or a name can be made only from fields that an image's path has given.
         known = set(FIELD.findall(self.images))
         if not known:
             raise ValueError(f"images {self.images!r} has no field in braces that tells one image from another")
@@ -110,11 +112,13 @@ class SetDescription(_Part):
         codes = [item.code for item in self.classes]
         if self.labels is None and codes:
             raise ValueError("a set without labels has no classes: give `labels`, or leave `classes` out")
+        # Codes are places in arrays everywhere: channel of the logits + 1, row of the confusion matrix.
         if codes != list(range(1, len(codes) + 1)) or (self.labels is not None and not codes):
             raise ValueError(f"classes must have the codes 1 to K in this order, not {codes}")
         for item in self.classes:
             if not item.codes and not item.colours:
                 raise ValueError(f"class {item.name} needs the codes or colours that mean it")
+        # "#FF0000" and "#ff0000" are one colour.
         colours = [colour.upper() for part in self.meanings for colour in part.colours]
         _each_once([item.name for item in self.classes], "class name")
         _each_once([f"{code}" for part in self.meanings for code in part.codes], "label code")
@@ -154,6 +158,7 @@ def description_path(given: str) -> Path:
     Raises:
         SettingsRefused: there is none of that name.
     """
+    # A path is never looked up among the ready-made sets, so that a file of one's own may have their names.
     if given.endswith((".yaml", ".yml")) or "/" in given:
         return Path(given)
     path = READY_MADE / f"{given}.yaml"

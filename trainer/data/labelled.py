@@ -108,10 +108,12 @@ class CropSampler:
         self.balanced = balanced
         area = np.sqrt([np.prod(self.scenes.shape(index)) for index in range(len(self.scenes))])
         self.scene_share = area / area.sum()
+        # A generator of its own: places are drawn once for a run, not by the order in which samples are.
         self.places = _places_by_class(self.scenes, classes, np.random.default_rng(seed)) if balanced else {}
 
     def draw(self, side: int, scale: tuple[float, float], rng: np.random.Generator) -> Crop:
         """A square window of side / s pixels, s log-uniform in ``scale``, to be resized to ``side``."""
+        # Even in the logarithm: half size is as likely as double size.
         zoom = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]))))
         return self.draw_extent(max(16, round(side / zoom)), rng)
 
@@ -122,6 +124,7 @@ class CropSampler:
     def draw_window(self, extent: int, rng: np.random.Generator) -> tuple[int, Window]:
         """Which image, and a square window of ``extent`` pixels in it, or of as many as it has."""
         if rng.random() < self.balanced and self.places:
+            # The class first, then one of its pixels: rare classes come as often as common ones.
             places = self.places[int(rng.choice(list(self.places)))]
             index, row, column = (int(part) for part in places[rng.integers(len(places))])
         else:
@@ -129,6 +132,7 @@ class CropSampler:
             height, width = self.scenes.shape(index)
             row, column = int(rng.integers(height)), int(rng.integers(width))
         height, width = self.scenes.shape(index)
+        # Square, since both axes are scaled alike afterwards.
         extent = min(extent, height, width)
         return index, Window(_start(column, extent, width, rng), _start(row, extent, height, rng), extent, extent)
 
@@ -157,17 +161,20 @@ def made_scenes(seeds: Sequence[int], side: int = 1536) -> list[LabelledScene]:
 
 def _start(centre: int, extent: int, limit: int, rng: np.random.Generator) -> int:
     """First row or column of a window that holds ``centre`` in its middle half and lies inside the scene."""
+    # Not centred: the class that was drawn would always stand in the middle of the crop.
     shift = int(rng.integers(-(extent // 4), extent // 4 + 1))
     return int(np.clip(centre + shift - extent // 2, 0, limit - extent))
 
 
 def _places_by_class(scenes: SceneStore, classes: int, rng: np.random.Generator) -> dict[int, NDArray[np.int32]]:
     """Per class code, rows of (scene, row, column): pixels of it drawn evenly from each scene, up to 4,000."""
+    # At least 8 of each scene, so that many scenes keep a few places each.
     each = min(4000, max(8, _PLACES // max(len(scenes), 1)))
     positions: dict[int, list[NDArray[np.int32]]] = {}
     for index in range(len(scenes)):
         counts = scenes.counts(index, classes)
         ranks = {
+            # Ranks rather than places: labels of a large scene are passed in strips and never held whole.
             code: rng.choice(counts[code], size=min(each, counts[code]), replace=False)
             for code in range(1, classes + 1)
             if counts[code]
@@ -185,6 +192,7 @@ def _places_of_ranks(
     passed = dict.fromkeys(ranks, 0)
     for top, labels in scenes.strips(index):
         for code, wanted in ranks.items():
+            # The ranks that fall into this strip, counted on from those of the strips above.
             flat = np.flatnonzero(labels == code)
             here = (wanted >= passed[code]) & (wanted < passed[code] + len(flat))
             rows, columns = np.divmod(flat[wanted[here] - passed[code]], labels.shape[1])

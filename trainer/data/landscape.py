@@ -53,6 +53,7 @@ class Landscape:
 
     def window(self, col: int, row: int, width: int, height: int) -> tuple[Pixels, Pixels]:
         """Imagery uint8 (3, height, width), red green blue, and its true classes uint8 (height, width), codes 1..5."""
+        # With a margin, so that blur and shadows at a window's edge are those of a larger read.
         outer = Field(col - _MARGIN, row - _MARGIN, width + 2 * _MARGIN, height + 2 * _MARGIN, self.period, self.seed)
         ground = _Ground.of(outer)
         rgb = _blurred(_painted(outer, ground))
@@ -73,12 +74,15 @@ class _Ground:
     @classmethod
     def of(cls, noise: Field) -> _Ground:
         terrain = noise.fractal(1024, 5, salt=1)
+        # Where a smooth field crosses one value lies a line: a creek. Each
+        # field has a salt of its own, or they would be one.
         creek = np.abs(noise.fractal(2048, 4, salt=20) - 0.5)
         water = (terrain < 0.33) | (creek < 0.018)
         shore = ~water & ((terrain < 0.36) | (creek < 0.026))
         urban = ~water & ~shore & (noise.smooth(1024, salt=40) > 0.36)
         streets, lane, lot, built = _city(noise)
         green = noise.fractal(512, 3, salt=60)
+        # Main roads cross open land, streets do not.
         streets &= ~water & (urban | lane)
         built &= urban & ~streets & (green < 0.64)
         field_crop = ~urban & ~water & ~shore & (green > 0.6)
@@ -96,6 +100,7 @@ class _Ground:
         tall = built | trees
         shadow = np.zeros_like(built)
         for step in range(1, 6):
+            # Five pixels long, within the margin of a window.
             shadow[:-step, step:] |= tall[step:, :-step]
         return cls(classes, lot, shadow & ~tall, terrain, lane)
 
@@ -110,6 +115,7 @@ def _city(noise: Field) -> tuple[Mask, Mask, Floats, Mask]:
     x = np.arange(noise.col, noise.col + noise.width, dtype=np.float32)[None, :] + bend_x
     y = np.arange(noise.row, noise.row + noise.height, dtype=np.float32)[:, None] + bend_y
     across, along = np.floor(x / _DISTRICT), np.floor(y / _DISTRICT)
+    # Districts repeat with the world, else there would be a seam at each period.
     wrap = noise.period // _DISTRICT
     district = (across.astype(np.int64) % wrap, along.astype(np.int64) % wrap)
     seed = noise.seed * 131
@@ -166,6 +172,7 @@ def _painted(noise: Field, ground: _Ground) -> Floats:
 def _blurred(rgb: Floats) -> Pixels:
     """A small optical blur (1 2 1 in both directions), rounded to uint8."""
     for axis in (1, 2):
+        # A roll brings pixels of the other edge in. They stay in the margin, which is cut off.
         before, after = np.roll(rgb, 1, axis), np.roll(rgb, -1, axis)
         rgb = (before + after) * np.float32(0.25) + rgb * np.float32(0.5)
     rounded: Pixels = np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
@@ -214,6 +221,8 @@ def write_landscape(
             truth = rasterio.open(
                 classes_path, "w", **layout, **place, **threads, count=1, dtype="uint8", nodata=0, compress="deflate"
             )
+        # A row of the file's blocks at a time: whole blocks are
+        # compressed once, and memory does not grow with the scene.
         for row in range(0, height, 512):
             rows = min(512, height - row)
             rgb, classes = _strip(world, row, rows, width)

@@ -84,6 +84,7 @@ class Mixture:
     ) -> None:
         self.data = data
         self.heads = {name: HeadCodes(name, read_description(table).classes) for name, table in heads.items()}
+        # The tables of codes grow while sets are added: what they allow is complete after this line.
         self.sources = [self._source(item, heads, seed + place) for place, item in enumerate(data.sets)]
         self._check_heads(untaught)
         weights = np.asarray([item.weight for item in data.sets])
@@ -99,6 +100,7 @@ class Mixture:
         The batch's images lie evenly over the weights, shifted by ``offset`` (0..1), so that each batch holds its share
         of every set that weighs enough, and the others come in turn.
         """
+        # Not drawn image by image: chance alone would leave a rare set out of many batches in a row.
         place = ((number + offset) / batch) % 1.0
         return self.sources[int(np.searchsorted(self._bounds, place, side="right").clip(0, len(self.sources) - 1))]
 
@@ -113,9 +115,11 @@ class Mixture:
         pixels, labels, soft = packed(source, side, zoom, self.soft_channels, rng)
         augment = self.data.augment
         if augment.turns:
+            # Here and not in `augmented`, which knows nothing of soft labels: all three have to turn alike.
             pixels, labels, soft = turned_alike((pixels, labels, soft), rng)
             augment = augment.model_copy(update={"turns": False})
         pixels, labels = augmented(pixels, labels, augment, rng)
+        # Translated last: augmentation moves the set's own codes once for all heads.
         codes = torch.stack([torch.from_numpy(table)[labels.long()] for table in source.tables.values()])
         return Sample(pixels, codes, soft if self.soft_channels else None)
 
@@ -123,6 +127,8 @@ class Mixture:
         """By how much the set's pixels are enlarged: to the model's resolution, times the scale of this crop."""
         low, high = self.data.augment.scale
         natural = 1.0 if source.gsd_m is None or self.data.gsd_m is None else source.gsd_m / self.data.gsd_m
+        # Enlarged pixels hold no more detail. The range keeps 1 % where a set
+        # is coarser than that, so that it can be drawn from.
         high = min(natural * high, max(self.data.largest_enlargement, natural * low * 1.01)) / natural
         return natural * float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
@@ -135,6 +141,7 @@ class Mixture:
         taught = item.heads or tuple(
             head for head, codes in self.heads.items() if codes.means_something(labelled.description, heads[head])
         )
+        # A head that a set does not teach ignores all of its labels.
         nothing = np.zeros(len(labelled.classes) + 1, dtype=np.uint8)
         tables = {
             head: codes.table_of(labelled.description, heads[head]) if head in taught else nothing
@@ -169,10 +176,12 @@ def packed(
         Pixels uint8 (3, side, side), labels uint8 (side, side), soft labels float (channels, side / 4, side / 4).
     """
     wanted = max(16, round(side / zoom))
+    # The first draw tells how large its image is; it is used in any case, so that small images come as often as others.
     first = source.sampler.draw_window(wanted, rng)
     extent = first[1].width
     if extent >= wanted:
         return _part(source, first, side, channels)
+    # Whole cells of soft labels, so that their grid and that of the pixels stay one.
     cell = min(side, max(8, round(extent * zoom / SOFT_STRIDE) * SOFT_STRIDE))
     count = -(-side // cell)
     whole = count * cell
@@ -186,6 +195,7 @@ def packed(
         pixels[:, row : row + cell, column : column + cell] = part[0]
         labels[row : row + cell, column : column + cell] = part[1]
         _square(soft, row, column, cell)[:] = part[2]
+    # A random cut, in whole cells again: else the seams would lie at the same pixels in every crop.
     spare = (whole - side) // SOFT_STRIDE
     top, left = (SOFT_STRIDE * int(value) for value in rng.integers(0, spare + 1, size=2))
     return (

@@ -29,6 +29,7 @@ def hashed(x: Ints, y: Ints, seed: int) -> Floats:
         mixed ^= mixed >> np.uint64(shift)
         mixed = mixed * np.uint64(factor) & _U32
     mixed ^= mixed >> np.uint64(16)
+    # 24 bits are what a float32 holds exactly, so 1.0 cannot come out.
     values: Floats = (mixed >> np.uint64(8)).astype(np.float32) / np.float32(1 << 24)
     return values
 
@@ -55,6 +56,7 @@ class Field:
         cols, left = self._axis(self.col, self.width, scale)
         rows, upper = self._axis(self.row, self.height, scale)
         wrap = self.period // scale
+        # The period is a multiple of the scale, so the lattice itself repeats and the field has no seam.
         lattice_x = np.arange(cols[0], cols[-1] + 2) % wrap
         lattice_y = np.arange(rows[0], rows[-1] + 2) % wrap
         lattice = hashed(lattice_x[None, :], lattice_y[:, None], self.seed * 131 + salt)
@@ -84,4 +86,5 @@ class Field:
         places = np.arange(start, start + count)
         cells = places // scale
         part = ((places - cells * scale) / scale).astype(np.float32)
+        # Smoothstep: its slope is 0 at lattice points, where straight lines would show as edges.
         return cells, part * part * (3 - 2 * part)

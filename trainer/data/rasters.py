@@ -48,9 +48,11 @@ def raster_size(path: Path) -> tuple[int, int]:
     """
     with _translated(path):
         if is_tiff(path):
+            # One driver: GDAL would otherwise try all it has on whatever stands under this name.
             with rasterio.open(path, driver="GTiff") as source:
                 return source.height, source.width
         with Image.open(path) as image:
+            # Width and height in the header are those before the EXIF rotation.
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
             return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -78,6 +80,7 @@ def read_pixels(path: Path, window: Window | None = None) -> NDArray[np.uint8]:
 
 def _wide_pixels(path: Path, window: Window | None) -> NDArray[np.uint8]:
     """Of a PNG of 16 bits, as of a GeoTIFF of the same pixels: Pillow clips them all to white."""
+    # The onboard reader takes GeoTIFFs only. Copied in memory, the pixels get the same stretch as on board.
     with MemoryFile(ext=".tif") as memory:
         with rasterio.open(path, driver="PNG") as source:
             rasterio.shutil.copy(source, memory.name, driver="GTiff", TILED="YES")
@@ -135,7 +138,9 @@ def read_label_values(path: Path, *, palette: bool, window: Window | None = None
 def _image_values(path: Path, palette: bool, window: Window | None) -> LabelValues:
     with Image.open(path) as image:
         part = _cropped(ImageOps.exif_transpose(image), window)
+        # Asked before the palette is resolved, which drops transparency.
         labelled = np.asarray(part.convert("RGBA"))[..., 3] != 0 if part.has_transparency_data else None
+        # Without this an array of a palette image holds indices, which are codes in their own right.
         if part.mode == "P" and palette:
             part = part.convert("RGB")
         values: NDArray[Any] = np.asarray(part)
@@ -153,11 +158,13 @@ def _tiff_values(path: Path, palette: bool, window: Window | None, driver: str) 
     with rasterio.open(path, driver=driver) as source:
         kinds = source.colorinterp
         alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+        # Two bands are codes with transparency, or nothing that we know.
         if source.count == 2 and alpha != 2:
             raise DataRefused(path, "it has 2 bands", "labels must be one band of codes, or colours")
         labelled = None
         if alpha is not None:
             labelled = source.read(alpha, window=place) != 0
+        # A mask band or a .msk file. A no-data value is not looked at: the class table says what is ignored.
         elif MaskFlags.per_dataset in source.mask_flag_enums[0]:
             labelled = source.dataset_mask(window=place) != 0
         if source.count >= 3:

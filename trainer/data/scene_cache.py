@@ -43,6 +43,7 @@ class SceneCache(SceneStore):
         self._held: OrderedDict[int, LabelledScene] = OrderedDict()
         self._held_bytes = 0
         self._counts: dict[int, NDArray[np.int64]] = {}
+        # All headers are read here: a missing label or a wrong size shows before the first step, not after hours.
         self._sizes = [self._bytes(index) for index in range(len(self.names))]
         self._all_fit = sum(self._sizes) <= self.budget
 
@@ -52,6 +53,7 @@ class SceneCache(SceneStore):
     def __getitem__(self, index: int) -> LabelledScene:
         scene = self._held.get(index)
         if scene is None:
+            # Room is made before reading, so that the budget holds at every moment.
             while self._held and self._held_bytes + self._sizes[index] > self.budget:
                 dropped, _ = self._held.popitem(last=False)
                 self._held_bytes -= self._sizes[dropped]
@@ -66,6 +68,7 @@ class SceneCache(SceneStore):
 
     def crop(self, index: int, window: Window) -> Crop:
         """Pixels and labels of a window inside a scene."""
+        # Which way does not depend on what is cached, and both give the same pixels.
         if not self._by_windows(index):
             return super().crop(index, window)
         part = self.labelled.read(self.names[index], window)
@@ -73,6 +76,7 @@ class SceneCache(SceneStore):
 
     def strips(self, index: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Labels of a scene from top to bottom, see :meth:`SceneStore.strips`."""
+        # Where all fit, the pass over the labels fills the cache that training needs anyway.
         if self._all_fit or index in self._held:
             yield 0, self[index].labels
             return
@@ -88,6 +92,7 @@ class SceneCache(SceneStore):
     def counts(self, index: int, classes: int) -> NDArray[np.int64]:
         """As :meth:`SceneStore.counts`, but cached, since a pass over a large set takes long."""
         if index not in self._counts:
+            # For all classes of the set, whatever number is asked for now.
             self._counts[index] = super().counts(index, len(self.labelled.classes))
         return self._counts[index][: classes + 1]
 

@@ -52,6 +52,7 @@ def open_set(given: str, root: Path | None = None) -> LabelledSet:
     """
     path = description_path(given)
     description = read_description(given)
+    # A set of one's own lies beside its YAML, wherever the process was started.
     if root is None and path.parent != READY_MADE:
         root = path.parent
     return LabelledSet(description, data_root(root) / description.folder)
@@ -89,6 +90,7 @@ class LabelledSet:
         split = self.description.splits.get(name)
         if split is None:
             raise SettingsRefused(self.name, f"no split {name!r}; there are {', '.join(self.description.splits)}")
+        # A glob may match nothing where only a part of the set was fetched; a plain name must be there.
         names = {image for asked in split.names for image in self._matching(asked, missing="leave out")}
         for listing in split.lists:
             names.update(self._listed(self.folder / listing, split))
@@ -98,6 +100,7 @@ class LabelledSet:
                 self.folder, f"split {name!r} of {self.name} has no image ({split.names or split.lists})",
                 f"{len(self._images)} images fit {self.description.images!r}: correct the split, or fetch its images",
             )  # fmt: skip
+        # Sorted, since numbers of scenes seed what is drawn from them: the order of a file system must not.
         return tuple(sorted(names))
 
     def named(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -145,6 +148,7 @@ class LabelledSet:
         Raises:
             DataRefused: image and label differ in size or lie in different places, or one cannot be read.
         """
+        # Checked once for an image: crops ask for the size each time.
         if name not in self._sizes:
             image = self.image_path(name)
             size = raster_size(image)
@@ -172,6 +176,7 @@ class LabelledSet:
         Raises:
             DataRefused: as :meth:`size`, or a label value outside the class table.
         """
+        # Image and label are compared before either is decoded.
         self.size(name)
         return LabelledScene(
             f"{self.name}/{name}", read_pixels(self.image_path(name), window), self.read_labels(name, window)
@@ -197,6 +202,7 @@ class LabelledSet:
         parts = FIELD.split(self.description.images)  # text, field, text, field, ..., text
         pattern, wild, seen = "", "", set[str]()
         for text, field in zip(parts[::2], [*parts[1::2], None], strict=True):
+            # The glob finds candidates, and the pattern holds them to equal fields, which a glob cannot say.
             pattern, wild = pattern + re.escape(text), wild + glob.escape(text)
             if field is not None:
                 pattern += f"(?P={field})" if field in seen else f"(?P<{field}>[^/]+)"
@@ -229,6 +235,7 @@ class LabelledSet:
                 path, f"list of a split, cannot be read ({error})", "fetch it, or correct `lists`"
             ) from error
         suffix = PurePosixPath(self.description.images).suffix
+        # Published lists name files (OpenEarthMap), ours name images.
         names = [line.removesuffix(suffix) for line in lines if line]
         if split.missing == "refuse":
             for name in names:

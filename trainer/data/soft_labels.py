@@ -67,8 +67,10 @@ class SoftLabels:
         stride = self.facts.stride
         cells = _cells(self.folder / file_name(name))
         top, left = window.row // stride, window.col // stride
+        # At least one cell: a small window of a coarse grid would else be empty.
         bottom = min(cells.shape[1], max(top + 1, -(-(window.row + window.height) // stride)))
         right = min(cells.shape[2], max(left + 1, -(-(window.col + window.width) // stride)))
+        # The copy takes the window out of the mapped file; the rest of it is never read.
         part = torch.from_numpy(cells[:, top:bottom, left:right].astype(np.float32)) / 255.0
         return F.interpolate(part[None], size=(side, side), mode="bilinear", align_corners=False)[0]
 
@@ -102,6 +104,7 @@ def read_facts(folder: Path) -> SoftFacts:
 @lru_cache(maxsize=512)
 def _cells(path: Path) -> NDArray[np.uint8]:
     try:
+        # Mapped: a crop reads its window, and the kernel keeps what is used.
         cells: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except FileNotFoundError as error:
         raise DataMissing(path, "no soft label of this image", "run `trainer soften` again: it goes on") from error

@@ -27,6 +27,7 @@ class HeadCodes:
         self.name = name
         self.classes = tuple(classes)
         self._codes = {item.name: code for code, item in enumerate(classes, start=1)}
+        # Row 0 allows nothing (ignored), rows 1..K one class each; sets of classes follow as they come.
         self._rows: list[tuple[float, ...]] = [(0.0,) * len(classes), *map(tuple, np.eye(len(classes)).tolist())]
 
     @property
@@ -72,6 +73,7 @@ class HeadCodes:
                 source, f"translates into {', '.join(strange)}; head {self.name} has {', '.join(self._codes)}"
             )
         row = tuple(float(weights.get(name, 0.0)) for name in self._codes)
+        # Equal meanings of several sets share a code: codes are bytes, so there are 256 at most.
         if row not in self._rows:
             if len(self._rows) > 255:
                 raise SettingsRefused(source, f"head {self.name} has more than 255 different meanings of labels")

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 def alignment_loss(projected: Sequence[Tensor], followed: Sequence[Tensor]) -> Tensor:
     """Mean over pairs of the mean squared error of (B, N_v, D_t) features; gradients flow to both sides."""
     pairs = zip(projected, followed, strict=True)
+    # In 32 bits under autocast too: differences of near features are what bfloat16 loses first.
     return torch.stack([F.mse_loss(student.float(), teacher.float()) for student, teacher in pairs]).mean()
 
 
@@ -38,5 +39,6 @@ def _over_processes(mean: Tensor) -> Tensor:
     """Mean over all processes, which have equal numbers of images."""
     if not (dist.is_available() and dist.is_initialized()):
         return mean
+    # Fabric is not known here, and torch's own reduction is the same.
     dist.all_reduce(mean)
     return mean / dist.get_world_size()

@@ -72,6 +72,7 @@ class MaskCDKD(nn.Module):
             index: int64 (B, N_v), the visible tokens of each image, see :class:`Visible`.
         """
         visible = self._visible(index)
+        # The target of the reconstruction; student and teachers normalise their own input.
         image = target_of(pixels, self.settings.target)
         patch = self.settings.student.patch
         levels, last = self._student_features(pixels, visible)
@@ -79,6 +80,7 @@ class MaskCDKD(nn.Module):
             "reconstruction_student": reconstruction_loss(self.student_head(last, visible), image, visible, patch)
         }
         for name, teacher in self.teachers.items():
+            # The same visible tokens as the student's, or the features would be of other places.
             seen = teacher(pixels, visible)
             guess = self.teacher_heads[name](seen.last, visible)
             losses[f"reconstruction_{name}"] = reconstruction_loss(guess, image, visible, patch)

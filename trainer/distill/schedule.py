@@ -103,6 +103,7 @@ class Schedule:
         r = sum(pair[0] for pair in self._losses) / sum(pair[1] for pair in self._losses)
         if len(self._losses) == self.settings.window:
             self._first = r if self._first is None else self._first
+            # The lowest of all stages so far: the fall is of the whole course of r.
             self._lowest = min(self._lowest, r)
             if self.stage == "early" and self._ends_early(r):
                 self._enter("middle")
@@ -125,10 +126,12 @@ class Schedule:
 
     def _enter(self, stage: StageName) -> None:
         self.stage = stage
+        # Each stage begins with an empty window: losses under the former weights say nothing of the new ones.
         self._losses.clear()
 
     def state(self) -> dict[str, Any]:
         """JSON-able, for a checkpoint."""
+        # JSON has no infinity.
         lowest = None if math.isinf(self._lowest) else self._lowest
         losses = [list(pair) for pair in self._losses]
         return {"stage": self.stage, "losses": losses, "first": self._first, "lowest": lowest}

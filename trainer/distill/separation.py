@@ -56,6 +56,7 @@ class FourierSeparation(Separation):
 
     def forward(self, teacher: Tensor, student: Tensor, grid: tuple[int, int]) -> Tensor:
         """See :meth:`Separation.forward`."""
+        # The transform wants 32 bits, see trainer/models/spectrum.py.
         with torch.autocast(teacher.device.type, enabled=False):
             theirs, ours = (
                 phasor_of(spectrum_of(features.float().unflatten(1, grid)))  # type: ignore[no-untyped-call]
@@ -100,6 +101,7 @@ class MutualInformation(Separation):
 
     def forward(self, teacher: Tensor, student: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002 -- no places
         """See :meth:`Separation.forward`; it is the same for every order of the tokens."""
+        # Entropies are differences of logarithms of sums over N^2 entries: too much for half precision.
         with torch.autocast(teacher.device.type, enabled=False):
             theirs, ours = gram(self.relations(teacher.float())), gram(self.relations(student.float()))
             shared = entropy(theirs) + entropy(ours) - entropy(joint(theirs, ours))
@@ -115,6 +117,7 @@ class MutualInformation(Separation):
 
 def gram(rows: Tensor) -> Tensor:
     """Gram matrix of rows made of length 1, of trace 1: (B, N, M) to (B, N, N)."""
+    # Rows of length 1 make a diagonal of ones, so that dividing by their number gives trace 1.
     unit = F.normalize(rows, dim=-1)
     return unit @ unit.transpose(1, 2) / rows.shape[1]
 

@@ -79,9 +79,11 @@ class DistillSettings(RunSettings):
             raise ValueError(f"crops of {self.crop} pixels are not made of patches of {student.patch}")
         side = self.crop // student.patch
         try:
+            # pydantic takes ValueError alone for a problem of the settings.
             cell = fitting_cell(side, side, self.mask.ratio)
         except SettingsRefused as error:
             raise ValueError(error.problem) from error
+        # Windows lie on the compact grid of visible tokens, not on the whole one.
         seen = (side // cell.rows * cell.seen_rows, side // cell.columns * cell.seen_columns)
         if student.window is not None and any(part % student.window for part in seen):
             raise ValueError(
@@ -96,6 +98,7 @@ class DistillSettings(RunSettings):
     @model_validator(mode="after")
     def _taught(self) -> Self:
         for name, teacher in self.teachers.items():
+            # Names of teachers become names of modules and columns of the record, where `student` is taken.
             if not name.isidentifier() or name == "student":
                 raise ValueError(f"teachers.{name}: a name is letters, digits and _, and not `student`")
             if len(teacher.levels) != len(self.student_levels):

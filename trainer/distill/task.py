@@ -44,10 +44,12 @@ class DistillTask:
         self.samples = len(tiles)
         self.schedule = Schedule(settings.schedule)
         torch.manual_seed(settings.seed)
+        # Teachers first, since a random one draws from the generator.
         teachers = {name: build_teacher(teacher) for name, teacher in settings.teachers.items()}
         torch.manual_seed(settings.seed)  # again: the student starts alike whoever teaches it
         network = MaskCDKD(settings, teachers)
         network.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # By number and thus the same on all processes, which must start with the same norms.
         first = torch.stack([self._drawn(number)[0] for number in range(min(self.samples, 8))])
         network.student.settle_norms(target_of(first, "normalised"))
         self.network: nn.Module = network
@@ -79,6 +81,7 @@ class DistillTask:
             return {}
         stage = self.schedule.stage
         weights = sum(teacher.weight for teacher in self.settings.teachers.values())
+        # Weights of the teachers are taken out: r compares a teacher with the student, not several with one.
         r = self.schedule.update(losses["teacher"] / weights, losses["student"])
         return {"r": r, "stage": stage}
 
@@ -97,6 +100,7 @@ class DistillTask:
             raise TypeError(f"the network is a {type(network).__name__}")
         device = next(network.parameters()).device
         pixels, index = zip(*(self._drawn(number) for number in range(min(SHOWN, self.samples))), strict=True)
+        # Of the unwrapped network, on one process: a wrapper's forward would wait for the others.
         network.eval()
         shown = network.reconstructed(torch.stack(pixels).to(device), torch.stack(index).to(device))
         network.train()
@@ -106,6 +110,7 @@ class DistillTask:
         """Image and visible tokens of the ``number``-th sample of the run, wherever it is drawn."""
         settings, rng = self.settings, np.random.default_rng([self.settings.seed, number])
         epoch, place = divmod(number, self.samples)
+        # Any sample of the run can be drawn by its number alone: this is what a resumed run relies on.
         order = epoch_order(self.samples, settings.seed, epoch)
         tile = np.asarray(self.tiles[int(order[place])])
         pixels = self._cropped(tile, rng)
@@ -123,6 +128,7 @@ class DistillTask:
             raise SettingsRefused(
                 self.settings.name, f"crops of {side} pixels from tiles of {width} x {height}: use smaller crops"
             )
+        # Without a scale nothing is drawn for it, so that the other numbers stay what they were.
         if scale != (1.0, 1.0):
             zoom = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]))))
             side = min(max(16, round(side / zoom)), height, width)

@@ -59,10 +59,12 @@ def block_bootstrap(blocks: NDArray[np.int64], *, draws: int, seed: int = 0) -> 
     flat = blocks.reshape(count, -1).astype(np.float64)  # exact up to 2^53 pixels, and multiplied by BLAS
     ious = []
     for start in range(0, draws, _AT_ONCE):
+        # How often each block is drawn: counts, and one product with all matrices, in place of n x draws indices.
         taken = rng.multinomial(count, np.full(count, 1 / count), size=min(_AT_ONCE, draws - start))
         sums = (taken @ flat).astype(np.int64)
         ious.append(iou_of(sums.reshape(-1, side, side)))
     iou = np.concatenate(ious)
+    # NaN: a draw without any block of a class.
     miou = np.nanmean(iou, axis=1)
     return Intervals(
         _interval(miou),

@@ -84,10 +84,12 @@ def evaluate(
     blocks: list[NDArray[np.int64]] = []
     with tqdm(total=sum(len(names) for _, names in models), unit="image", disable=None) as progress:
         for folder, names in models:
+            # The reference backend: figures must not depend on which runtimes are installed.
             with open_engine(folder, heads=heads, backend="onnxruntime", threads=threads) as engine:
                 for name in names:
                     counts = np.stack(list(_counted(name, labelled, engine)))
                     scores[name] = _confusion(counts).scores()
+                    # Row 0 counts unlabelled pixels. Blocks without labels would only thin the resampling.
                     blocks.append(counts[counts[:, 1:].any(axis=(1, 2))])
                     progress.update()
     together = np.concatenate(blocks) if blocks else np.zeros((0, *[len(labelled.classes) + 1] * 2), dtype=np.int64)
@@ -112,6 +114,7 @@ def _counted(name: str, labelled: LabelledSet, engine: Engine) -> Iterator[NDArr
         # On the labels' grid, whatever resolution the model reads it at.
         request = MapRequest(image, Path(made) / "maps", name="map", resolution=ResolutionOptions(grid="scene"))
         summary = map_scene(request, engine)
+        # By strips, so that large scenes are compared in bounded memory.
         for window, truth in _strips(labelled, name):
             mapped = _read_map(summary.map_path, window)
             for left in range(0, window.width, BLOCK):

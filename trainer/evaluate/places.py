@@ -113,6 +113,7 @@ class PlaceCount:
     def add(self, labels: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
         """Count labels of the set, uint8 (H, W) with 0 = ignore, and predicted classes 0..K of the same shape."""
         columns = self.counts.shape[1]
+        # Both codes as one number, so that one bincount makes the table.
         pairs = labels.astype(np.int64).ravel() * columns + predicted.ravel()
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
 
@@ -121,6 +122,8 @@ class PlaceCount:
     ) -> None:
         """Counts the confidence, x 255, of pixels whose label is one class of the head; all arrays are (H, W)."""
         true = self.table[labels]
+        # Above K stand sets of allowed classes, of which a single answer
+        # is neither right nor wrong. Confidence 0 is no data.
         counted = (true > 0) & (true <= len(self.codes.classes)) & (confidence > 0)
         values = confidence[counted] / 255
         number = np.clip(np.ceil(values * BINS).astype(np.int64) - 1, 0, BINS - 1)
@@ -136,15 +139,18 @@ class PlaceCount:
     def scores(self, place: str, images: int) -> PlaceScores:
         """The figures over what has been counted so far."""
         names = [item.name for item in self.codes.classes]
+        # Read here and not before: `table_of` above has added this set's codes.
         allowed = self.codes.allowed[self.table]  # (C + 1, K): by class of the set
         usable = self.table > 0
         iou = {}
         for place_of, name in enumerate(names):
             sure = usable & (self.table == place_of + 1)
+            # No IoU rather than one of 0 for a class that the place does not have.
             if not sure.any() or not self.counts[sure].sum():
                 continue
             by_label = self.counts[:, place_of + 1]
             hits, missed = by_label[sure].sum(), self.counts[sure].sum() - by_label[sure].sum()
+            # A label that allows the class makes no false positive.
             wrong = by_label[usable & (allowed[:, place_of] == 0)].sum()
             iou[name] = float(hits / max(hits + missed + wrong, 1))
         shares = {
@@ -156,16 +162,13 @@ class PlaceCount:
         return PlaceScores(place, self.codes.name, iou, shares, images, pixels, self.calibration_error)
 
 
-def score_places(
-    settings: PlacesSettings, mapper: Mapper, *, gsd_m: float | None = None, report: Callable[[str], None] | None = None
-) -> list[PlaceScores]:
+def score_places(settings: PlacesSettings, mapper: Mapper, *, gsd_m: float | None = None) -> list[PlaceScores]:
     """Maps every image of every available place and computes its scores.
 
     Args:
         settings: the places.
         mapper: predicts an image; places of a head that it does not give are left out.
         gsd_m: images are resampled to this ground sampling distance and their maps back again; None: not resampled.
-        report: receives one line per place.
 
     Raises:
         SettingsRefused, DataMissing, DataRefused: as the sets raise them.
@@ -180,8 +183,10 @@ def score_places(
         heads: set[str] = set()
         for name in names:
             scene = labelled.read(name)
+            # Where either resolution is unknown the image is mapped as it is, as aboard.
             maps = _mapped_at(mapper, scene.pixels, 1.0 if gsd_m is None or own_gsd is None else own_gsd / gsd_m)
             heads |= set(maps)
+            # The first image tells that the model has no such head; the others need not be mapped.
             if place.head not in maps:
                 break
             count.add(scene.labels, maps[place.head])
@@ -193,8 +198,6 @@ def score_places(
                 iou = {name: place_scores.iou[name] for name in place.classes if name in place_scores.iou}
                 place_scores = replace(place_scores, iou=iou)
             scores.append(place_scores)
-            if report is not None:
-                report(f"{place.name}: {scores[-1].figure:.3f}")
     return scores
 
 
@@ -207,10 +210,12 @@ def _mapped_at(mapper: Mapper, pixels: NDArray[np.uint8], zoom: float) -> Mappin
     # As on board: reduced by area averages, enlarged by cubic interpolation, which uint8 tensors do not support.
     source = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
     mode = "area" if zoom < 1 else "bicubic"
+    # Cubics overshoot at edges, so they are clamped before they become bytes.
     resized = F.interpolate(source, size=size, mode=mode).round().clamp(0, 255).byte()[0].numpy()
     back = {}
     for head, codes in mapper(resized).items():
         grid = torch.from_numpy(np.ascontiguousarray(codes))[None, None]
+        # Nearest, for classes and their confidence: neither may be mixed.
         back[head] = F.interpolate(grid, size=(height, width), mode="nearest-exact")[0, 0].numpy()
     return back
 
@@ -233,6 +238,7 @@ def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Map
     def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
         height, width = pixels.shape[1:]
         image = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
+        # At the right and below, so that pixels keep their places.
         image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
@@ -273,6 +279,7 @@ def score_heads(
                 f"heads.{head}", f"{folder}'s head of that name has the classes {', '.join(view.class_titles.values())}"
             )
         own = settings.model_copy(update={"places": tuple(place for place in settings.places if place.head == head)})
+        # One engine a head, opened with this head alone: places of other heads then cost nothing.
         mapper = mapper_of_model(folder, head, threads=threads, backend=backend, heads=(head,))
         scores |= {(item.place, head): item for item in score_places(own, mapper, gsd_m=gsd_m)}
     order = [(place.name, place.head) for place in settings.places]
@@ -356,6 +363,7 @@ def record_places(folder: Path, scores: list[PlaceScores]) -> None:
         figures = tuple(_figure_of(item) for item in scores if head in ("", item.head))
         if not figures:
             continue
+        # Loaded anew: the heads before this one have been saved into it.
         manifest = Manifest.load(folder).with_heads([head] if head else []).model_copy(update={"places": figures})
         manifest.save(folder)
     write_card(manifest, folder)

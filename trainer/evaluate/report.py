@@ -92,6 +92,7 @@ class Report:
             head,
             "|" + "---|" * (head.count("|") - 1),
         ]
+        # Row 0 of the matrix is unlabelled.
         shares = evaluated.confusion.counts[1:].sum(axis=1) / max(pooled.pixels, 1)
         for index, item in enumerate(classes):
             row = [item.title, _figure(pooled.iou[index]), _figure(pooled.f1[index]), f"{shares[index]:.1%}"]
@@ -164,6 +165,7 @@ def _bounds(interval: Interval) -> dict[str, float | None]:
 
 
 def _known(value: float) -> float | None:
+    # JSON has no NaN.
     return None if math.isnan(value) else round(value, 6)
 
 

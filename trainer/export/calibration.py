@@ -25,6 +25,7 @@ from trainer.models.segmenter import Segmenter
 
 BINS = 15
 """Of equal width. Source: Guo et al."""
+# A fit that would leave these bounds is of a network that is never wrong, or that knows nothing.
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
 
 Floats = NDArray[np.float64]
@@ -64,10 +65,13 @@ def evidence_of(
     deploy, classes = DeploySegmenter(segmenter, settings).eval(), segmenter.settings.classes
     logits, counts, chosen = [], [], []
     for top, left in _places(scene, side, halo, most):
+        # A window of an array has gaps between its rows.
         tile = np.ascontiguousarray(scene.pixels[:, top : top + side, left : left + side])
         with torch.inference_mode():
             cells, index = deploy.cells(torch.from_numpy(tile[None]))
         true = _counted(scene.labels[top : top + side, left : left + side], classes, settings.cell)
+        # Only cells wholly inside the halo: a map keeps no other, and at
+        # a tile's edge the network sees half of its context.
         inner = slice(-(-halo // settings.cell), (side - halo) // settings.cell)
         inside = np.zeros(true.shape[:-1], dtype=np.bool_)
         inside[inner, inner] = true[inner, inner].sum(axis=-1) > 0
@@ -93,9 +97,11 @@ def fitted_temperature(evidence: Sequence[Evidence]) -> float:
         raise ExportRefused(
             f"no temperature between {LEAST_TEMPERATURE} and {MOST_TEMPERATURE} fits; calibrate on other scenes"
         )
+    # From temperature 1, where a network stands that was never calibrated.
     inverse = 1.0
     for _ in range(100):
         slope, bend = _slopes(evidence, inverse)
+        # The minimum stays between the bounds, so that a Newton step that leaves them is replaced by a bisection.
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / bend if bend > 0 else low
         following = step if low < step < high else (low + high) / 2
@@ -118,6 +124,7 @@ def calibration_of(evidence: Sequence[Evidence], *, data: str, held_out: bool) -
     after = reliability([(scene, temperature) for scene in evidence])
     left_out = None
     if len(evidence) > 1:
+        # Each scene at the temperature of the others: the error on what was fitted to says little of other places.
         others = [
             (scene, fitted_temperature([other for other in evidence if other is not scene])) for scene in evidence
         ]
@@ -143,6 +150,7 @@ def reliability(evidence: Sequence[tuple[Evidence, float]]) -> tuple[Reliability
     for scene, temperature in evidence:
         rows = np.arange(len(scene.predicted))
         confidence = np.exp(_log_probabilities(scene.logits, 1 / temperature)[rows, scene.predicted])
+        # Bins are closed above: a confidence of 1 belongs to the last, and one of 0 would fall below the first.
         number = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
         weight = scene.counts.sum(axis=1, dtype=np.float64)
         pixels += np.bincount(number, weight, BINS)
@@ -153,6 +161,7 @@ def reliability(evidence: Sequence[tuple[Evidence, float]]) -> tuple[Reliability
             lower=number / BINS,
             upper=(number + 1) / BINS,
             pixels=int(pixels[number]),
+            # Sums of floats may come out a little above the number of pixels; the manifest wants 0 to 1.
             confidence=min(1.0, sure[number] / pixels[number]) if pixels[number] else None,
             accuracy=right[number] / pixels[number] if pixels[number] else None,
         )
@@ -190,7 +199,9 @@ def _slopes(evidence: Sequence[Evidence], inverse: float) -> tuple[float, float]
 
 
 def _log_probabilities(logits: NDArray[np.float32], inverse: float) -> Floats:
+    # In 64 bits: the derivatives are sums over millions of cells, and Newton's method divides one by the other.
     scaled = logits.astype(np.float64) * inverse
+    # exp of the largest is then 1, and none overflows.
     scaled -= scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 

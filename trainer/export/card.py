@@ -71,6 +71,7 @@ def _head(whole: HeadsManifest, head: Head, notes: str) -> str:
     """The section of one head."""
     view = ManifestWithHeads.of(whole, [head.name])
     facts = [
+        # The familiarity is an output of the encoder and stands in the model's own section.
         ("Output", _output(view.model_copy(update={"familiarity": None}))),
         ("File", f"`{head.model.file}`, {head.model.bytes / 1e6:.2f} MB"),
         ("Parameters", f"{head.total_parameters or 0:,}"), *_cost(head.cost), ("SHA-256", f"`{head.model.sha256}`"),
@@ -212,6 +213,7 @@ def _twin(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _agreement(manifest: Manifest, file: str | None = None) -> str:
+    # A model may lack these figures. It gets no table then, rather than one of zeros.
     rows = [(file or manifest.model.file, manifest.agreement)]
     if manifest.probabilities is not None:
         rows.append((manifest.probabilities.file, manifest.probabilities.agreement))
@@ -236,6 +238,7 @@ def _calibration(manifest: Manifest) -> str:
     calibration = manifest.calibration
     if calibration is None:
         return ""
+    # With one scene there are no others to fit on.
     left_out = "" if calibration.ece_left_out is None else (
         f", and {calibration.ece_left_out:.4f} with each scene's temperature fitted on the other scenes"
     )  # fmt: skip

@@ -30,16 +30,18 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
             scales = [1.0, 1.0, *(_scale(side, target) for side, target in zip(before, after, strict=True))]
             name = f"{node.name}/scales"
             graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
+            # By the operator's definition this attribute is about sizes, not about scales.
             attributes = [item for item in node.attribute if item.name != "keep_aspect_ratio_policy"]
             resized = helper.make_node("Resize", [node.input[0], "", name], node.output, name=node.name)
             resized.attribute.extend(attributes)
             node.CopyFrom(resized)
     for port in graph.output:
+        # The first dimension, the number of tiles, stays open.
         for dim, side in list(zip(port.type.tensor_type.shape.dim, sides[port.name], strict=True))[1:]:
             dim.dim_value = side
     _share_constants(graph)
     fold_normalisation(graph)
-    _drop_unused(graph)
+    drop_unused(graph)
     return copy
 
 
@@ -52,6 +54,8 @@ def _sides_of_one_tile(model: onnx.ModelProto) -> dict[str, list[int]]:
     for port in alone.graph.output:
         port.type.tensor_type.ClearField("shape")  # the exporter's names of sizes would stand before what is inferred
     del alone.graph.value_info[:]
+    # `data_prop` follows shapes through the arithmetic that the exporter wrote for them.
+    # Strict: a size that could not be inferred would be 0, and a wrong scale above.
     graph = onnx.shape_inference.infer_shapes(alone, data_prop=True, strict_mode=True).graph
     infos = [*graph.value_info, *graph.input, *graph.output]
     return {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in infos}
@@ -60,6 +64,7 @@ def _sides_of_one_tile(model: onnx.ModelProto) -> dict[str, list[int]]:
 def _scale(before: int, after: int) -> np.float32:
     """The smallest FP32 scale from `before` to `after` pixels; Resize rounds the product down."""
     scale = np.float32(after / before)
+    # In FP32 the quotient may be rounded down, and the product with it: a map of one row less.
     while math.floor(np.float32(before) * scale) < after:
         scale = np.nextafter(scale, np.float32(np.inf))
     return scale
@@ -77,9 +82,11 @@ def _share_constants(graph: onnx.GraphProto) -> None:
             instead[node.output[0]] = shared
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes, in place, the nodes and constants that no output needs, and the shapes noted in the graph."""
     needed = {output.name for output in graph.output}
     used = []
+    # Nodes stand in topological order, so one pass from the end sees every reader before what it reads.
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             needed.update(node.input)

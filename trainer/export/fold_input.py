@@ -34,16 +34,20 @@ def fold_normalisation(graph: onnx.GraphProto) -> None:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     cast = readers.get(graph.input[0].name, [])
+    # Pixels come as bytes, so the exporter's graph begins with one cast. Any other graph is left as it is.
     if len(cast) != 1 or cast[0].op_type != "Cast":
         return
     chain = _followed(cast[0].output[0], readers, _constants(graph))
     following = readers.get(chain.end, [])
     weights = {item.name: item for item in graph.initializer}
+    # A band of scale 0 has no shift / scale.
     if not chain.nodes or len(following) != 1 or following[0].op_type != "Conv" or (chain.scale == 0).any():
         return
     tensor = weights.get(following[0].input[1])
+    # Weights that another node reads too must keep their values.
     if tensor is None or len(readers[tensor.name]) != 1 or tensor.dims[1] != _BANDS:
         return
+    # In 64 bits, so that the product is rounded once.
     scaled = numpy_helper.to_array(tensor).astype(np.float64) * chain.scale.reshape(1, _BANDS, 1, 1)
     tensor.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), tensor.name))
     shift = (chain.shift / chain.scale).astype(np.float32).reshape(1, _BANDS, 1, 1)
@@ -63,6 +67,7 @@ def _followed(start: str, readers: dict[str, list[onnx.NodeProto]], constants: d
         value = constants.get(node.input[1])
         if value is None or value.size not in (1, _BANDS) or (value.size > 1 and value.shape[-3:] != (_BANDS, 1, 1)):
             break
+        # Scale and shift are kept as one affine map, in whatever order the exporter wrote its steps.
         by = np.broadcast_to(value.reshape(-1), (_BANDS,))
         if node.op_type in ("Add", "Sub"):
             chain.shift = chain.shift + (by if node.op_type == "Add" else -by)
@@ -81,5 +86,6 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Doubles]:
     return {
         name: numpy_helper.to_array(item).astype(np.float64)
         for name, item in given.items()
+        # Larger ones cannot be one number a band; the weights are not copied for nothing.
         if item.data_type == onnx.TensorProto.FLOAT and np.prod(item.dims) <= _BANDS
     }

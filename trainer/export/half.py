@@ -63,11 +63,13 @@ class Ranges:
     def under(self, encoder: onnx.ModelProto) -> Ranges:
         """These, with the widths that an encoder's FP16 file has."""
         kinds = {item.name: item.data_type for item in encoder.graph.initializer}
+        # The scale of a norm is a constant in the width that the norm computes in.
         norms = [kinds.get(node.input[1]) for node in encoder.graph.node if node.op_type == "LayerNormalization"]
         scores = [node for node in encoder.graph.node if _is_score_product(node)]
         return replace(
             self,
             given_norms=norms[0] == onnx.TensorProto.FLOAT if norms else None,
+            # Scores in FP32 read what `_Rewrite` cast for them, and such tensors have names of this ending.
             given_attention=any(name.endswith("/float") for name in scores[0].input) if scores else None,
         )
 
@@ -94,6 +96,7 @@ class Ranges:
 
 def measured_ranges(segmenter: Segmenter, tiles: Tensor) -> Ranges:
     """Runs tiles uint8 (N, 3, S, S) through an FP32 copy and records the largest values of its layers."""
+    # A copy: hooks and the replaced attention must not stay on the caller's network.
     network = copy.deepcopy(segmenter).eval()
     reached = {"squares": 0.0, "score": 0.0, "activation": 0.0}
 
@@ -101,6 +104,7 @@ def measured_ranges(segmenter: Segmenter, tiles: Tensor) -> Ranges:
         reached[name] = max(reached[name], float(value))
 
     def norm_seen(_: nn.Module, inputs: tuple[Any, ...], __: Tensor) -> None:
+        # An engine may sum the squares before it divides by the width; the sum, not the mean, is what overflows.
         note("squares", inputs[0].var(dim=-1, unbiased=False).max() * inputs[0].shape[-1])
         note("activation", inputs[0].abs().max())
 
@@ -119,8 +123,10 @@ def measured_ranges(segmenter: Segmenter, tiles: Tensor) -> Ranges:
         if isinstance(module, (nn.Linear, nn.LayerNorm, nn.BatchNorm2d)):
             module.register_forward_hook(layer_seen)
         if isinstance(module, Attention):
+            # torch's fused attention never shows its scores, so they are computed here once more.
             module._attend = attend  # type: ignore[method-assign]
     with torch.inference_mode():
+        # One by one: the maxima are the same, and the activations of one tile are large enough.
         for tile in tiles:
             network(tile[None].float())
     return Ranges(reached["squares"], reached["score"], reached["activation"])
@@ -128,6 +134,7 @@ def measured_ranges(segmenter: Segmenter, tiles: Tensor) -> Ranges:
 
 def half_from_onnx(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     """A copy of an exported graph with student and decoder in FP16."""
+    # Also makes the copy that is changed below.
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
     kinds = {info.name: info.type.tensor_type.elem_type for info in [*graph.value_info, *graph.output]}
@@ -136,6 +143,7 @@ def half_from_onnx(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] in floats:
             constants[node.output[0]] = node.attribute[0].t
+    # Constants need no cast at run time: each is written in the type, or both types, that its readers want.
     rewrite = _Rewrite(floats - set(constants), constants)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -143,6 +151,7 @@ def half_from_onnx(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
             continue  # as an initialiser, in the types its readers want
         nodes += rewrite.rewritten(node, half=_is_half(node, ranges))
     others = [item for item in graph.initializer if item.name not in constants]
+    # The inferred types are of FP32 and would contradict the casts.
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend([*others, *rewrite.made.values()])

@@ -31,6 +31,7 @@ def one_head(settings: FinetuneSettings, segmenter: Segmenter, head: str | None)
     if head not in names:
         raise SettingsRefused("--head", f"no head {head!r} in the run {settings.name}; there are {', '.join(names)}")
     model = settings.model
+    # The first head of a run is the model's own decoder, the others lie under `heads`.
     if head != names[0]:
         shape = model.heads[head]
         model = model.model_copy(update={"decoder": shape.decoder, "classes": shape.classes})
@@ -55,4 +56,5 @@ def _own_set(settings: FinetuneSettings, head: str) -> DataSettings:
                     "root": item.root or settings.data.root,
                 }
             )  # fmt: skip
+    # No set of the run has these very classes (they were all translated): the table's own set stands in.
     return settings.data.model_copy(update={"sets": (), "set": table, "split": "train", "names": ()})

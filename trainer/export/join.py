@@ -79,6 +79,8 @@ def join_heads(
         (made / ENCODER).write_bytes(network.SerializeToString())
         golden = first.manifest.golden
         assert golden is not None  # noqa: S101 -- checked by _Part
+        # One golden tile for the whole model: all heads answer the same
+        # pixels, so one pass of the encoder checks them all.
         shutil.copyfile(first.folder / golden.file, made / golden.file)
         entry = ModelFile.of(made / ENCODER)
         features = tuple(dict.fromkeys(name for part in parts.values() for name in part.graph.features))
@@ -122,8 +124,11 @@ def add_head(model: Path, name: str, folder: Path, out: Path, *, version: str) -
     _check_same_encoder(name, part, before, encoder)
     if missing := [feature for feature in part.graph.features if feature not in source.encoder.features]:
         raise ExportRefused(f"head {name} reads {missing[0]}, which the encoder's file does not give")
+    # A damaged file must not be copied into a model that then looks whole.
     before.check_files(model)
     with _new_folder(out) as made:
+        # Files are copied as they are, byte by byte: their digests are what
+        # others compare, and aboard only the new head goes up.
         kept = [head for head in source.heads if head.name != name]
         for entry in (source.encoder, source.golden, *(e for head in kept for e in (head.model, head.golden))):
             shutil.copyfile(model / entry.file, made / entry.file)
@@ -131,6 +136,7 @@ def add_head(model: Path, name: str, folder: Path, out: Path, *, version: str) -
             if (model / notes).is_file():
                 shutil.copyfile(model / notes, made / notes)
         head = _head(name, part, source.encoder.sha256, read_golden_tile(before, model), made)
+        # The order counts: the first head is the one that is used unless others are asked for.
         places = [head if old.name == name else old for old in source.heads]
         heads = tuple(places if len(kept) < len(source.heads) else [*places, head])
         created = datetime.now(timezone.utc).replace(microsecond=0)
@@ -166,6 +172,7 @@ def _valid(**fields: object) -> HeadsManifest:
 
 def _check_same_encoder(head: str, part: _Part, wanted: Manifest, encoder: onnx.ModelProto) -> None:
     given = part.manifest
+    # Things that an engine has once for all heads, since the encoder runs once.
     facts = ("precision", "opset", "input", "halo", "gsd_m")
     if other := [name for name in facts if getattr(given, name) != getattr(wanted, name)]:
         raise ExportRefused(f"head {head}: {part.folder} has another {other[0]} than the model's encoder")
@@ -198,6 +205,7 @@ def _head(name: str, part: _Part, encoder_sha256: str, tile: Tiles, folder: Path
 def _answer(part: _Part, tile: Tiles) -> NDArray[np.uint8]:
     """The reference's classes of the model's golden tile: recorded, or by ONNX Runtime where the tile is another."""
     own, classes = read_golden(part.manifest, part.folder)
+    # Recorded by PyTorch in FP32, which is better than what any engine computes again.
     if np.array_equal(own, tile):
         return classes
     with OnnxRuntimeEngine(part.manifest, part.folder) as engine:
@@ -230,6 +238,7 @@ def _finish(manifest: HeadsManifest, folder: Path) -> None:
     view = ManifestWithHeads.of(manifest)
     view.save(folder)
     write_card(view, folder)
+    # Here and not aboard is the place to find out that the joined graph does not answer as its parts did.
     engine = OnnxRuntimeEngine(view.with_heads(view.head_names), folder)
     with engine:
         verify_golden(engine)
@@ -239,10 +248,13 @@ def _finish(manifest: HeadsManifest, folder: Path) -> None:
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder made beside its place, which it takes when all went well."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    # On the same file system as the result, so that moving it is a rename.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".join-") as work:
         made = Path(work) / "made"
         made.mkdir()
         yield made
         if out.exists():
+            # A rename cannot replace a folder that is not empty. A kill
+            # between the two leaves the old one as .join-*/before.
             out.rename(Path(work) / "before")
         made.rename(out)

@@ -109,13 +109,16 @@ def onnx_from_segmenter(
     """
     deploy, widths = deploy_form(segmenter, settings, twin=twin), ""
     if isinstance(student := deploy.segmenter.student, Student):
+        # A tile larger than the table of positions gets a table of its
+        # own: else the graph would interpolate at each tile.
         student.fit_positions(*(side // student.settings.patch for side in trial.tiles.shape[2:]))
+    # On meta tensors, before the exporter runs the network for real.
     _check_memory(deploy, trial.tiles.shape[2])
+    # A file takes its name only after the comparison: one that differs from PyTorch is never found under it.
     partial = path.with_name(path.name + ".part")
     try:
         _write(deploy, partial, torch.from_numpy(trial.tiles[:1]))
         model = folded(onnx.load(partial))
-        onnx.save(model, partial)
         wanted_opset = OPSET
         costs: tuple[GroupCost, ...] = ()
         if precision in ("int8", "int8-fp16"):
@@ -129,10 +132,12 @@ def onnx_from_segmenter(
             model, widths, costs = result.model, result.described(), result.costs
         if precision == "int8-fp16":
             model, wanted_opset = at_opset_of_half_pairs(model), OPSET_OF_HALF_PAIRS
+        # The quantiser reads FP32 graphs, so the widths are changed after it.
         if precision in ("fp16", "int8-fp16"):
             ranges = ranges or measured_ranges(segmenter, torch.from_numpy(trial.tiles))
             model, widths = half_from_onnx(model, ranges), " ".join(filter(None, [widths, ranges.described()]))
         onnx.save(model, partial)
+        # An exporter of another version may write another opset. Engines aboard would refuse the file after its upload.
         opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         if opset != wanted_opset or model.ir_version > HIGHEST_IR:
             wanted = f"opset {wanted_opset}, IR {HIGHEST_IR} or less"
@@ -171,6 +176,7 @@ def deploy_form(segmenter: Segmenter, settings: DeploySettings | None = None, *,
     kind = ProbabilitySegmenter if twin else DeploySegmenter
     deploy = kind(copy.deepcopy(segmenter), settings).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in deploy.modules():
+        # What the exporter makes of torch's own attention is not the form that engines fuse.
         if isinstance(module, Attention):
             module.explicit = True
     return deploy  # type: ignore[no-any-return]
@@ -190,6 +196,7 @@ def agreement_of(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     same, change, wanted, given = 0.0, 0.0, Confusion(classes), Confusion(classes)
+    # One tile at a time: the paper's network takes seconds and much memory for each.
     for number, tile in enumerate(trial.tiles):
         with torch.inference_mode():
             expected = _classes_and_sureness([layer.numpy() for layer in deploy(torch.from_numpy(tile[None]))])
@@ -221,6 +228,7 @@ def _classes_and_sureness(outputs: list[NDArray[np.uint8]]) -> tuple[NDArray[np.
 
 def _hold(agreement: Agreement, precision: ExportPrecision) -> None:
     """Raises ExportRefused where a file differs too much from PyTorch."""
+    # Not `<`: every comparison with NaN is false, and a file whose figures are NaN must be refused too.
     if not agreement.same_class >= LEAST_SAME[precision]:
         raise ExportRefused(
             f"PyTorch and ONNX in {precision.upper()} agree on {agreement.same_class:.4%} of pixels, "
@@ -228,6 +236,7 @@ def _hold(agreement: Agreement, precision: ExportPrecision) -> None:
         )
     if agreement.miou is not None and agreement.reference_miou is not None:
         change = agreement.miou - agreement.reference_miou
+        # Up or down: a gain on these tiles is a change as well, and they are tiles that were fitted to.
         if not abs(change) <= MOST_MIOU_CHANGE[precision]:
             raise ExportRefused(
                 f"mIoU in {precision.upper()} is {100 * change:+.3f} points off PyTorch's, "

@@ -56,6 +56,7 @@ from trainer.training.history import history
 TILE = 1024
 HALO = 64
 """Pixels. Measured: 128 costs a third more tiles and gains nothing on labels (docs/benchmarks/seams.png)."""
+# An engine that answers fewer pixels as recorded is refused when it opens the model.
 LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.97, "int8": 0.95}
 """Smallest share of the golden tile's pixels with the reference's class, by precision of the engine."""
 MODEL = "model.onnx"
@@ -141,6 +142,7 @@ def package(request: PackageRequest) -> list[Manifest]:
     for name in map(request.folder_name, request.precisions):
         check_name(name)
     prepared = Prepared.of(request)
+    # All folders are made beside their places and moved together at the end: one precision that is refused leaves none.
     with made_in(request.out) as made:
         manifests = [write_folder(prepared, precision, made) for precision in request.precisions]
         if request.familiarity is not None:
@@ -153,6 +155,7 @@ def package(request: PackageRequest) -> list[Manifest]:
 def made_in(out: Path) -> Iterator[Path]:
     """A folder beside those to be made, which goes with what was left in it."""
     out.mkdir(parents=True, exist_ok=True)
+    # Inside `out`, thus on its file system: moving is a rename.
     with tempfile.TemporaryDirectory(dir=out, prefix=".package-") as made:
         yield Path(made)
 
@@ -162,6 +165,8 @@ def move_to(out: Path, folders: Sequence[Path]) -> None:
     for folder in folders:
         target = out / folder.name
         if target.exists():
+            # A kill between the two renames leaves the old model as
+            # .package-*/NAME.before, and no half folder under its name.
             target.rename(folder.with_name(f"{folder.name}.before"))
         folder.rename(target)
 
@@ -209,6 +214,7 @@ class Prepared:
             CheckpointRefused, SettingsRefused: as :func:`package`.
         """
         settings, segmenter = one_head(*segmenter_of(request.run), request.head)
+        # Before the files are written: the temperature becomes a constant of the graph.
         calibration = calibrated(request, settings) if request.calibration else None
         deploy = request.deploy
         if calibration is not None:
@@ -246,6 +252,7 @@ def write_folder(common: Prepared, precision: ExportPrecision, place: Path) -> M
     if request.golden_tile is not None:
         changes["golden"] = golden(deploy_form(segmenter, deploy), request.golden_tile, folder)
     manifest = manifest_of(common, exported).model_copy(update=changes)
+    # Saved twice: the cost is counted on the folder as the engines would open it, and then is an entry of the manifest.
     manifest.save(folder)
     manifest = manifest.model_copy(update={"cost": cost_of(folder)})
     manifest.save(folder)
@@ -303,9 +310,12 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
         if reserved := sorted(set(names) & reporting_only(labelled)):
             raise SettingsRefused("calibration", f"{', '.join(reserved)} of {labelled.name}: for reporting only")
         fitted, segmenter = one_head(*segmenter_of(source.run), request.head)
+        # Held-out scenes need weights that were fitted without them. These are of
+        # another run, and speak for this one only if the network is the same.
         if fitted.model != settings.model:
             raise SettingsRefused(str(source.run), "a run of another network: its confidence says nothing of this one")
         others += source.run.resolve() != request.run.resolve()
+        # Of that run and of all it started from: weights remember labels of earlier stretches too.
         seen |= _names_fitted(source.run) & set(names)
         evidence += [
             evidence_of(
@@ -325,6 +335,7 @@ def _sure_labels(labelled: LabelledSet, name: str, table: str) -> LabelledScene:
         return scene
     codes = HeadCodes(table, read_description(table).classes)
     single = codes.table_of(labelled.description, table).copy()
+    # Codes above K stand for several classes: there a confidence is neither right nor wrong.
     single[single > len(codes.classes)] = 0
     return LabelledScene(scene.name, scene.pixels, single[scene.labels])
 
@@ -379,6 +390,7 @@ def calibration_tiles(scenes: Scenes, side: int) -> list[NDArray[np.uint8]]:
     """Two random tiles of some scenes, uint8 (1, 3, S, S), to measure the value ranges for INT8."""
     tiles = []
     for index, (height, width) in _tried(stored(scenes)):
+        # By the scene's number: the same command measures the same ranges, and writes the same INT8 file.
         chance = np.random.default_rng(index)
         for _ in range(2):
             top, left = (int(chance.integers(0, max(0, length - side) + 1)) for length in (height, width))
@@ -389,6 +401,7 @@ def calibration_tiles(scenes: Scenes, side: int) -> list[NDArray[np.uint8]]:
 
 def _tried(scenes: SceneStore) -> list[tuple[int, tuple[int, int]]]:
     """Numbers and sizes of up to ``MOST_TRIED`` scenes, evenly spread."""
+    # Spread, since names are sorted: the first ones would often be of one place.
     numbers = np.unique(np.linspace(0, len(scenes) - 1, min(len(scenes), MOST_TRIED)).round().astype(int))
     return [(int(number), scenes.shape(int(number))) for number in numbers]
 
@@ -425,6 +438,7 @@ def golden_landscape() -> NDArray[np.uint8] | None:
 
     The first seed from 2001 on whose tile has at least 2 % of every class, so that all classes are checked.
     """
+    # Apart from the seeds of training (1001 and 1002, 3001 to 3008) and of reporting (3100).
     for seed in range(2001, 2033):
         pixels, labels = Landscape(seed).window(0, 0, TILE, TILE)
         if (np.bincount(labels.ravel(), minlength=6)[1:6] >= 0.02 * labels.size).all():

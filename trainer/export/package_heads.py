@@ -85,13 +85,18 @@ def package_heads(request: PackageRequest, heads: Mapping[str, HeadOptions]) -> 
         check_name(name)
     for head in heads:
         check_head_name(head)
+    # Settings and calibration of all heads first: what they refuse is refused before a file is written.
     prepared = {head: Prepared.of(_of_head(request, head, options)) for head, options in heads.items()}
     if "fp16" in request.precisions:
+        # With ranges of its own, one head might want LayerNorm in FP32
+        # and another in FP16: no common encoder would be left.
         ranges = Ranges.joined([item.measured() for item in prepared.values()])
         prepared = {head: replace(item, ranges=ranges) for head, item in prepared.items()}
     with made_in(request.out) as made:
         folders = {precision: _folders_of_heads(prepared, precision, made) for precision in request.precisions}
         if request.familiarity is not None:
+            # The first head's folder gives the encoder, and the familiarity reads
+            # the encoder alone: one fit serves all heads.
             with_familiarity(request.familiarity, [next(iter(parts.values())) for parts in folders.values()])
         written = []
         for precision, parts in folders.items():
@@ -128,6 +133,7 @@ def package_head(request: PackageRequest, model: Path, head: str) -> Manifest:
         raise ExportRefused(f"{model} is a model of one graph: make one with heads of it first (trainer join)")
     if before.precision not in ("fp32", "fp16"):
         raise ExportRefused(f"{model} is in {before.precision.upper()}: heads are added in FP32 and FP16")
+    # Two different models of one name and version could not be told apart.
     if before.version == request.version:
         raise SettingsRefused(
             "--version", f"{before.name} is {before.version} already: a changed model gets another one"
@@ -143,10 +149,12 @@ def package_head(request: PackageRequest, model: Path, head: str) -> Manifest:
         own = replace(prepared.request, description=_description(request.run, head))
         prepared = replace(prepared, request=own)
     if prepared.settings.data.gsd_m is None:
+        # Tiles reach all heads at one resolution, the model's; a run that says none is taken to be of it.
         data = prepared.settings.data.model_copy(update={"gsd_m": before.gsd_m})
         prepared = replace(prepared, settings=prepared.settings.model_copy(update={"data": data}))
     if precision == "fp16":
         encoder = onnx.load_from_string(before.source.encoder.read_verified(model))
+        # The encoder's file stays, so the head's export has to choose the widths that this file has.
         prepared = replace(prepared, ranges=prepared.measured().under(encoder))
     with made_in(request.out) as made:
         folder = _folders_of_heads({head: prepared}, precision, made)[head]

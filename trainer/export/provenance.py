@@ -45,6 +45,7 @@ def training_of(stretches: list[dict[str, Any]], scenes: Scenes, *, terms: str =
         terms: of the data, where they forbid a licence of our own.
     """
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
+    # Epochs count the current decoder's runs alone; minutes and data count all that the weights went through.
     labelled = _labelled_pixels(settings, stored(scenes))
     own = _of_this_decoder(stretches)
     minutes = sum(facts["seconds"] for facts in stretches) / 60
@@ -73,6 +74,7 @@ def training_of(stretches: list[dict[str, Any]], scenes: Scenes, *, terms: str =
 
 def _of_this_decoder(stretches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs since the decoder was new: the last that took an earlier finetuning's encoder, and those after it."""
+    # The first run may have an encoder too, from a distillation; its decoder is new in any case.
     taken = [place for place, facts in enumerate(stretches) if place and facts["settings"].get("encoder") is not None]
     return stretches[taken[-1] :] if taken else stretches
 
@@ -110,6 +112,7 @@ def _start(stretches: list[dict[str, Any]]) -> str:
     if encoder is None:
         return "random weights"
     if not has_checkpoint(Path(encoder)):
+        # An export must be possible without the runs that came before; the card then says that it does not know.
         return "an encoder whose run is not at hand any more"
     facts = read_facts(Path(encoder))
     teachers = facts["settings"].get("teachers", {})
@@ -141,11 +144,13 @@ def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
     for facts in stretches:
         data = FinetuneSettings.model_validate(facts["settings"]).data
         for item in data.sets or (SetSettings(set=data.set, split=data.split, names=data.names),):
+            # By set and split: a set that several stretches used stands in the card once, with all its images.
             key = (item.set, "" if item.names else item.split)
             names.setdefault(key, {}).update(dict.fromkeys(item.names))
             if item.soft is not None:
                 softened.add(key)
     for (of_set, split), images in names.items():
+        # Titles and licences come from the set's YAML as it is now: the facts of a run hold the set's name alone.
         described = read_description(of_set)
         used = ", ".join(sorted(images)) or f"split {split}"
         how = "unlabelled, by a teacher's soft labels" if described.labels is None else f"supervised fit on {used}"

@@ -41,7 +41,10 @@ def split(model: onnx.ModelProto, outputs: Sequence[str]) -> SplitGraph:
     """
     model = _with_stable_names(model)
     graph = model.graph
+    # These references also keep the nodes' Python objects alive: protobuf makes
+    # new ones otherwise, and identities would change below.
     made_by = {output: node for node in graph.node for output in node.output}
+    # Also what leads to the scope from outside: the cast and the normalisation of pixels have other names.
     encoder = _with_ancestors([node for node in graph.node if ENCODER_SCOPE.match(node.name)], made_by)
     if not encoder:
         raise ExportRefused("the graph has no nodes named /segmenter/student/...: export it again by this trainer")
@@ -49,11 +52,13 @@ def split(model: onnx.ModelProto, outputs: Sequence[str]) -> SplitGraph:
     rest = [node for node in graph.node if id(node) not in encoder]
     read = {name for node in rest for name in node.input}
     # Constants that both halves read stand in both.
+    # A node without inputs is a constant; a copy of it costs less than a tensor that crosses the cut.
     shared = [node for node in first if not node.input and read.intersection(node.output)]
     rest = [*shared, *rest]
     made = {output for node in first for output in node.output} - {name for node in shared for name in node.output}
     crossing = tuple(dict.fromkeys(name for node in rest for name in node.input if name in made))
     tiles = {port.name for port in graph.input}
+    # Aboard, a head gets features alone.
     if any(name in tiles for node in rest for name in node.input):
         raise ExportRefused("the head reads the tiles themselves, past the encoder: it cannot be split off")
     infos = {info.name: info for info in [*onnx.shape_inference.infer_shapes(model).graph.value_info, *graph.output]}
@@ -62,6 +67,7 @@ def split(model: onnx.ModelProto, outputs: Sequence[str]) -> SplitGraph:
     ports = [infos[name] for name in crossing]
     own = [port for port in graph.output if port.name not in outputs]
     given = [port for port in graph.output if port.name in outputs]
+    # The familiarity is made by the encoder and stays its output, beside the features.
     return SplitGraph(
         encoder=_graph(model, first, list(graph.input), [*ports, *own]),
         head=_graph(model, rest, ports, given),
@@ -87,6 +93,8 @@ def _equal_but_rounding(first: NDArray[Any], second: NDArray[Any]) -> bool:
         return False
     if first.dtype not in (np.float32, np.float16) or not first.size:
         return np.array_equal(first, second)
+    # Relative to the tensor's largest value: folding subtracts (bias - mean x
+    # scale), and a result near 0 keeps the rounding of its large terms.
     largest = np.maximum(np.abs(first), np.abs(second))
     allowed = ROUNDING * np.finfo(np.float32).eps * largest.max().astype(np.float64)
     if first.dtype == np.float16:  # rounded once more
@@ -96,6 +104,7 @@ def _equal_but_rounding(first: NDArray[Any], second: NDArray[Any]) -> bool:
 
 def _network(model: onnx.ModelProto) -> tuple[dict[str, bytes], dict[str, NDArray[Any]]]:
     nodes = {
+        # By name: the order of nodes that do not depend on each other says nothing.
         node.name: node.SerializeToString(deterministic=True)
         for node in model.graph.node
         if not node.name.startswith("/familiarity/")

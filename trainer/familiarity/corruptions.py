@@ -66,6 +66,7 @@ def _orders(*orders: tuple[int, int, int]) -> Corruption:
     return Corruption(f"bands in the order {names}", tuple(partial(bands_in_order, order=order) for order in orders))
 
 
+# The order counts: directions are numbered by it.
 CORRUPTIONS: tuple[Corruption, ...] = (
     _orders((2, 1, 0)),
     _orders((1, 0, 2)),
@@ -115,8 +116,10 @@ def log_odds(sets: Sequence[ImageCells], number: int) -> tuple[Floats, float]:
             flat = values.reshape(-1, values.shape[-1])
             cells.append(flat)
             labels.append(np.full(len(flat), label))
+            # A set of many tiles would else decide what clean looks like.
             weights.append(np.full(len(flat), 1 / len(flat)))
     features, label_of, weight = (torch.from_numpy(np.concatenate(part)) for part in (cells, labels, weights))
+    # In 64 bits, and standardised below, so that one ridge suits all channels.
     features, weight = features.double(), weight / weight.sum()
     mean, deviation = features.mean(dim=0), features.std(dim=0) + 1e-6
     features = (features - mean) / deviation
@@ -132,6 +135,7 @@ def log_odds(sets: Sequence[ImageCells], number: int) -> tuple[Floats, float]:
         return cost
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
+    # Back to features as the encoder gives them, so that the graph need not standardise.
     in_features = direction.detach() / deviation
     return in_features.numpy().astype(np.float32), float(bias.detach() - (in_features * mean).sum())
 
@@ -169,10 +173,12 @@ class HeldOut:
     def telling(self) -> list[tuple[int, float, float]]:
         """For each corruption that is told apart: its number, and slope and offset from log odds to distance."""
         found = []
+        # By tiles and not by cells: the scale is set for what speaks for a tile.
         far = np.quantile(rank_of_cells(self.distances), _DISTANCES)
         for number in range(self.odds.shape[-1]):
             clean, spoilt = rank_of_cells(self.odds[..., number]), rank_of_cells(self.corrupted_odds[..., number])
             common, rare = np.quantile(clean, _ODDS)
+            # Grey imagery has no order of bands: clean and spoilt are equal there, and the slope would be infinite.
             if rare - common > 1e-6 and float((spoilt[:, None] > clean).mean()) >= LEAST_AUROC:
                 slope = max(float(far[1] - far[0]), 1e-3) / float(rare - common)
                 found.append((number, slope, float(far[0] - slope * common)))

@@ -89,6 +89,7 @@ def add_familiarity(request: FamiliarityRequest, report: ReportLine = lambda _: 
     if request.in_turn:
         by_image = [[cells_of(replace(images, names=(name,))) for name in images.names] for images in request.fit]
         sets = [ImageCells.joined(cells) for cells in by_image]
+        # Each image by statistics of all others; the graph gets those of all images.
         given = held_out_in_turn(by_image)
     else:
         sets = [cells_of(images) for images in request.fit]
@@ -101,6 +102,8 @@ def add_familiarity(request: FamiliarityRequest, report: ReportLine = lambda _: 
     for number, corruption in enumerate(CORRUPTIONS):
         if number not in [told for told, _, _ in telling]:
             report(f"{corruption.name}: not told apart, left out")
+    # Held-out tiles choose which directions stay and how they are
+    # scaled; the directions themselves are of all fitted tiles.
     statistics = replace(_fitted(sets), corruptions=corruption_odds(_directions(sets), telling))
     scale = scale_of(held_out)
     facts = Familiarity(
@@ -171,6 +174,7 @@ def held_out_in_turn(by_image: Sequence[Sequence[ImageCells]]) -> HeldOut:
         for left_out in range(len(cells)):
             others = [
                 ImageCells.joined([given for at, given in enumerate(images) if (number, at) != (group, left_out)])
+                # An entry of one image is left out with it: a prototype of nothing cannot be made.
                 for number, images in enumerate(by_image) if number != group or len(images) > 1
             ]  # fmt: skip
             held_out.append(_held_out(others, cells[left_out]))
@@ -192,8 +196,11 @@ def _written(
         entry = ModelFile.of(partial)
         facts = facts.model_copy(update={"most_ratio": MOST_RATIO, "golden": None})
         changed = manifest.model_copy(update={"model": entry, "familiarity": facts})
+        # On the file beside the model: until here nothing has changed.
         golden = _checked(manifest, changed, folder, reference)
         facts = facts.model_copy(update={"golden": golden})
+        # A kill between this line and the manifest's save leaves a file that the
+        # manifest's digest refuses: take the folder from its source again.
         partial.replace(folder / manifest.model.file)
     finally:
         partial.unlink(missing_ok=True)
@@ -202,6 +209,7 @@ def _written(
     if version is not None:
         update["version"] = version
     changed = manifest.model_copy(update=update)
+    # The cost is counted on the folder as engines open it, and is then saved with the rest.
     changed.save(folder)
     if manifest.cost is not None:
         changed = changed.model_copy(update={"cost": cost_of(folder)})
@@ -229,6 +237,7 @@ def _checked(before: Manifest, after: Manifest, folder: Path, reference: Path | 
     wanted = Manifest.load(reference).familiarity
     if wanted is None or wanted.golden is None:
         return given
+    # A ratio and not a difference: far from the training imagery familiarity falls with the inverse of the distance.
     most = MOST_RATIO[after.precision]
     if not wanted.golden / most <= given <= wanted.golden * most:
         raise ExportRefused(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer.errors import ExportRefused
+from trainer.export.fold import drop_unused
 from trainer.familiarity.statistics import GRID, RANK, Scale, Statistics
 
 SCOPE = "/familiarity/"
@@ -42,6 +43,7 @@ def feature_names(model: onnx.ModelProto, tile_size: int, given: Sequence[str] =
     last: dict[int, str] = {}
     for node in model.graph.node:
         side = shapes.get(node.output[0], (0, ()))[1][2:3]
+        # Later blocks of a stride overwrite earlier ones: the last is kept.
         if _LEVEL.search(node.name) and side and side[0]:
             last[tile_size // side[0]] = node.output[0]
     if missing := [stride for stride in STRIDES if stride not in last]:
@@ -87,7 +89,7 @@ def with_cells(model: onnx.ModelProto, features: Sequence[str]) -> onnx.ModelPro
     _extend(copy, nodes)
     del copy.graph.output[:]
     copy.graph.output.append(helper.make_tensor_value_info(cells, TensorProto.FLOAT, None))
-    _drop_unused(copy.graph)
+    drop_unused(copy.graph)
     return copy
 
 
@@ -111,7 +113,7 @@ def only_familiarity(model: onnx.ModelProto) -> onnx.ModelProto:
     outputs = [port for port in copy.graph.output if port.name == OUTPUT]
     del copy.graph.output[:]
     copy.graph.output.extend(outputs)
-    _drop_unused(copy.graph)
+    drop_unused(copy.graph)
     return copy
 
 
@@ -159,12 +161,14 @@ def carried_over(model: onnx.ModelProto, donor: onnx.ModelProto) -> onnx.ModelPr
     wanted, given = tensor_shapes(donor), tensor_shapes(copy)
     features = [node.input[0] for node in added if node.name.startswith(f"{SCOPE}feature_")]
     for name in features:
+        # Without the first size, the batch, which is open.
         if wanted[name][1][1:] != given.get(name, (0, ()))[1][1:]:
             raise ExportRefused(f"these statistics are of another network: this one has no such tensor as {name}")
     copy.graph.initializer.extend(item for item in donor.graph.initializer if item.name.startswith(SCOPE))
     for node in added:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
+        # These nodes alone read the network; the rest reads only what they give.
         if node.name.startswith(f"{SCOPE}feature_"):
             copied.input[0] = _as_read(copy.graph, node.input[0])
         copy.graph.node.append(copied)
@@ -181,6 +185,7 @@ def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> st
         means = _cell_means(nodes, real, number, rows, columns)
         shape = nodes.constant(f"shape_{number}", _ints(0, channels, GRID * GRID))
         pooled.append(nodes.add("Reshape", [means, shape], f"cells_{number}"))
+    # Channels last: a cell is a row of the products below.
     return nodes.add("Transpose", [nodes.add("Concat", pooled, "channels", axis=1)], "cells", perm=[0, 2, 1])
 
 
@@ -213,12 +218,14 @@ def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
     each = nodes.add("Unsqueeze", [projected, nodes.constant("prototype_axis", _ints(2))], "each")
     apart = nodes.add("Sub", [each, nodes.constant("prototypes", statistics.prototypes)], "apart")
     squares = nodes.add("Mul", [apart, apart], "squares")
+    # A product with 1/D takes the mean: the axes of ReduceMean moved to an input with opset 18.
     mean = nodes.constant("mean_of_squares", np.full((width, 1), 1 / width, np.float32))
     square = nodes.add("Squeeze", [nodes.add("MatMul", [squares, mean], "mean_square"),
                                    nodes.constant("last_axis", _ints(3))], "by_prototype")  # fmt: skip
     distance = nodes.add("Sqrt", [_extreme(nodes, square, "nearest", largest=False)], "distance")
     if odds is not None:
         distance = nodes.add("Max", [distance, _extreme(nodes, odds, "likeliest", largest=True)], "distance_or_odds")
+    # TopK gives the RANK smallest in order; the last of them is the tile's.
     ranked = nodes.add(
         "TopK", [distance, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
     )
@@ -247,6 +254,7 @@ def _part(nodes: _Nodes, values: str, name: str, *, axis: int, begin: int, end: 
 def _extreme(nodes: _Nodes, values: str, name: str, *, largest: bool) -> str:
     """(N, cells) of (N, cells, K)."""
     one = nodes.constant(f"{name}_one", _ints(1))
+    # TopK and not ReduceMin or ReduceMax, whose axes moved as well.
     found = nodes.add("TopK", [values, one], name, outputs=2, axis=2, largest=int(largest), sorted=1)
     return nodes.add("Squeeze", [found, nodes.constant(f"{name}_axis", _ints(2))], f"{name}_of_cells")
 
@@ -257,10 +265,12 @@ def _on_scale(nodes: _Nodes, distance: str, scale: Scale) -> str:
     slopes = (np.diff(scale.values) / lengths).astype(np.float32)
     past = nodes.add("Sub", [distance, nodes.constant("knots", knots[:-1])], "past")
     zero, whole = nodes.constant("zero", np.zeros(1, np.float32)), nodes.constant("lengths", lengths)
+    # A broken line as a sum: of each piece the length that the distance has gone, times its slope.
     gone = nodes.add("Min", [nodes.add("Max", [past, zero], "forward"), whole], "gone")
     fallen = nodes.add("MatMul", [gone, nodes.constant("slopes", slopes[:, None])], "fallen")
     inside = nodes.add("Add", [fallen, nodes.constant("highest", scale.values[:1])], "inside")
     last = nodes.constant("last_knot", knots[-1:])
+    # 1 up to the last knot, and falling behind it: no division by 0, no branch.
     beyond = nodes.add("Div", [last, nodes.add("Max", [distance, last], "outside")], "beyond")
     return nodes.add("Mul", [inside, beyond], "value")
 
@@ -287,17 +297,3 @@ def _add_output(model: onnx.ModelProto) -> None:
     port = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch.dim_param or batch.dim_value or "N"])
     model.graph.output.append(port)
     onnx.checker.check_model(model)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    needed = {port.name for port in graph.output}
-    used = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            used.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(used))
-    constants = [item for item in graph.initializer if item.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)

@@ -86,6 +86,7 @@ def tiles_of_images(images: Images, *, side: int, halo: int, most: int) -> Itera
     for name in names:
         cut = tiles_of(read_pixels(labelled.image_path(name)), side=side, halo=halo)
         tiles = [tile for tile in cut if empty_share(tile) < MOST_EMPTY]
+        # Spread over the image. Neighbouring tiles overlap and say nearly the same.
         chosen = np.unique(np.linspace(0, len(tiles) - 1, min(each, len(tiles))).round().astype(int))
         yield from (tiles[int(place)] for place in chosen)
 
@@ -104,6 +105,7 @@ class CellReader:
 
     def read(self, tiles: Iterable[Pixels]) -> Floats:
         """Float32 (N, 16, D) of tiles uint8 (3, S, S)."""
+        # Tile by tile: a batch would hold the activations of all.
         features = [self._session.run(None, {self._input: tile[np.newaxis]})[0] for tile in tiles]
         cells: Floats = np.concatenate(features)
         return cells

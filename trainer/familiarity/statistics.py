@@ -97,9 +97,12 @@ def fitted(sets: Sequence[Floats]) -> Statistics:
     count, width = whole.shape
     if count < LEAST_CELLS_A_CHANNEL * width:
         raise ValueError(f"{count} cells are too few for {width} channels")
+    # A channel that never varies must not divide by 0.
     mean, deviation = whole.mean(axis=0), whole.std(axis=0) + 1e-6
+    # About each set's own mean: the spread between places is what prototypes are for.
     within = np.concatenate([(cells - cells.mean(axis=0, dtype=np.float64)) / deviation for cells in sets])
     variances, directions = np.linalg.eigh(within.T @ within / count)
+    # Rounding may make the smallest eigenvalues a little negative.
     projection = directions / np.sqrt(np.maximum(variances, 0) + SHRINKAGE) / deviation[:, None]
     prototypes = np.stack([(cells.mean(axis=0, dtype=np.float64) - mean) @ projection for cells in sets])
     mean, projection, prototypes = (array.astype(np.float32) for array in (mean, projection, prototypes))
@@ -134,10 +137,12 @@ def scale_of(held_out: Floats) -> Scale:
     ordered = np.sort(held_out.astype(np.float64))
     if not len(ordered):
         raise ValueError("no held-out tile")
+    # Rounded up: of few tiles none may be below the threshold, rather than more than 2 %.
     farthest_known = ordered[math.ceil((1 - THRESHOLD) * len(ordered)) - 1] * _MARGIN
     knots, values = [float(ordered[0])], [1.0]
     for share in _SHARES:
         knot = float(np.quantile(ordered, 1 - share))
+        # Knots must rise clearly: the slopes between them divide by their distance.
         if knots[-1] * 1.001 < knot < farthest_known / 1.001:
             knots.append(knot)
             values.append(share)

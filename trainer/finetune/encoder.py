@@ -40,9 +40,11 @@ def check_start(settings: FinetuneSettings) -> None:
         )
     if settings.encoder is None:
         return
+    # Names and shapes alone: no memory is allocated for a network that may be refused.
     with torch.device("meta"):
         student = Segmenter(settings.model.model_copy(update={"heads": {}})).student
     check_part(student, read_average(settings.encoder), PREFIX, settings.encoder)
+    # An encoder that goes on learning may be changed in such settings; it is compared by its weights' shapes alone.
     if settings.frozen_encoder:
         _check_settings(settings, settings.encoder)
 
@@ -54,5 +56,6 @@ def _check_settings(settings: FinetuneSettings, run: Path) -> None:
         return
     before, now = facts["settings"]["model"]["student"], settings.model.student.model_dump(mode="json")
     for name, value in now.items():
+        # A setting that only one version of the program knows is let be.
         if name in before and before[name] != value:
             raise CheckpointRefused(run, f"its encoder has {name} {before[name]}, here it is {value}", ANOTHER_RUN)

@@ -11,6 +11,7 @@ from trainer.models.upernet import resized
 
 def class_weights(shares: Tensor, power: float) -> Tensor:
     """Weights (K,) = share^-power, scaled so that the mean over labelled pixels is 1; absent classes weigh 0."""
+    # Scaled to a mean of 1, so that another power does not act like another learning rate.
     weights = torch.where(shares > 0, shares.clamp_min(1e-9) ** -power, torch.zeros_like(shares))
     return weights / (weights * shares).sum()
 
@@ -27,6 +28,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, weights: Tensor, dice: 
     labelled = (labels != IGNORE).float()
     log_probability = logits.log_softmax(dim=1)
     true_class = log_probability.gather(1, target[:, None])[:, 0]
+    # Divided by the labelled pixels of the batch, so that the loss has one size however many there are.
     loss = -(true_class * weights[target] * labelled).sum() / labelled.sum().clamp_min(1)
     if dice > 0:
         loss = loss + dice * dice_loss(log_probability.exp(), true_class.exp() * labelled, target, labelled)
@@ -49,6 +51,7 @@ def dice_loss(probability: Tensor, hit: Tensor, target: Tensor, labelled: Tensor
     truth = zeros.index_add(0, target.flatten(), labelled.flatten())
     guessed = torch.einsum("bkhw,bhw->k", probability, labelled)
     shown = truth > 0
+    # 1 on both sides: a class of few pixels cannot make the quotient jump.
     score = (2 * both + 1.0) / (guessed + truth + 1.0)
     return ((1 - score) * shown).sum() / shown.sum().clamp_min(1)
 
@@ -74,8 +77,10 @@ def allowed_loss(logits: Tensor, codes: Tensor, *, allowed: Tensor, weights: Ten
     labelled = (codes > 0).float()
     single = ((codes > 0) & (codes <= classes)).float()
     target = (codes - 1).clamp(0, classes - 1)
+    # For a single class the log-softmax is used as it is: the logarithm of a summed probability would lose small ones.
     true_class = log_probability.gather(1, target[:, None])[:, 0]
     likelihood = torch.einsum("bkhw,bhwk->bhw", log_probability.exp(), allowed[codes])
+    # Where the network is sure of a forbidden class the sum is 0; the floor keeps logarithm and gradient finite.
     several = likelihood.clamp_min(1e-6).log()
     cost = -torch.where(single > 0, true_class, several) * weights[codes]
     loss = (cost * labelled).sum() / labelled.sum().clamp_min(1)
@@ -85,6 +90,7 @@ def allowed_loss(logits: Tensor, codes: Tensor, *, allowed: Tensor, weights: Ten
 
 
 def _dice_where(probability: Tensor, hit: Tensor, target: Tensor, single: Tensor) -> Tensor:
+    # hit.sum() * 0 and not a plain 0: the result stays part of the graph.
     return dice_loss(probability, hit, target, single) if bool(single.any()) else hit.sum() * 0
 
 
@@ -95,6 +101,7 @@ def soft_loss(logits: Tensor, probability: Tensor) -> Tensor:
     "Distilling the Knowledge in a Neural Network", 2015, at temperature 1.
     """
     logits = resized(logits.float(), (probability.shape[-2], probability.shape[-1]))
+    # Half: where soft labels end, resizing blends them with the zeros beside them.
     has_label = (probability.sum(dim=1) > 0.5).float()
     cost = -(probability * logits.log_softmax(dim=1)).sum(dim=1)
     return (cost * has_label).sum() / has_label.sum().clamp_min(1)

@@ -55,11 +55,13 @@ class ManySetsTask(StatelessTask):
         samples = []
         for number in part.numbers:
             rng = np.random.default_rng([self.settings.seed, part.step, number])
+            # One offset for the whole step, whichever process draws this image: together they fill the weights evenly.
             offset = float(np.random.default_rng([self.settings.seed, part.step]).random())
             source = self.mixture.source_of(number, part.stage.batch, offset)
             samples.append(self.mixture.draw(source, part.stage.crop, rng))
         stride = self.settings.label_stride
         pixels = torch.stack([sample.pixels for sample in samples]).contiguous(memory_format=torch.channels_last)
+        # From the middle of each step, so that labels and pixels stay centred on each other.
         codes = torch.stack([sample.codes[:, stride // 2 :: stride, stride // 2 :: stride] for sample in samples])
         soft = [sample.soft for sample in samples if sample.soft is not None]
         return (pixels, codes.long(), torch.stack(soft)) if soft else (pixels, codes.long())
@@ -78,6 +80,7 @@ class ManySetsTask(StatelessTask):
                 logits, codes[:, place], allowed=head.allowed.to(pixels.device),
                 weights=head.weights.to(pixels.device), dice=self.settings.dice,
             )  # fmt: skip
+            # Channels of all heads lie one after another, in the order of the heads.
             if soft:
                 probability = soft[0][:, first : first + head.classes]
                 first += head.classes
@@ -99,10 +102,12 @@ class ManySetsTask(StatelessTask):
 
     def _take_weights(self) -> None:
         settings, stem = self.settings, getattr(self.segmenter.student, "stem", None)
+        # Set before the optimiser is made, which groups weights by this share.
         if isinstance(stem, LiteStem | LiteTrunk):
             stem.trunk.learning_rate_share = settings.stem_learning_rate
             if settings.stem_weights is not None:
                 stem.load(settings.stem_weights)
+        # After the published weights: an earlier run's replace them.
         if settings.start_from is not None:
             load_weights(self.segmenter, read_average(settings.start_from), settings.start_from)
         if settings.encoder is not None:
@@ -114,6 +119,8 @@ class ManySetsTask(StatelessTask):
                 self.segmenter.freeze_head(place)
         if settings.frozen_depthwise:
             for module in self.segmenter.modules():
+                # Their gradient in bfloat16 took 25 times as long as all else
+                # of such a layer on a CPU (docs/decisions/0010).
                 if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
                     module.weight.requires_grad_(False)
 
@@ -136,6 +143,7 @@ class _Head:
         weights = self.allowed.to(probability.device)[coarse].permute(0, 3, 1, 2)
         held = probability * weights
         total = held.sum(dim=1, keepdim=True)
+        # A teacher that gives the allowed classes next to nothing would be blown up to certainty.
         several = (coarse > self.classes)[:, None] & (total > 0.02)
         return torch.where(several, held / total.clamp_min(1e-6), probability)
 
@@ -151,8 +159,10 @@ def _code_weights(mixture: Mixture, head: str, power: float) -> Tensor:
         table, scenes = source.tables[head], source.sampler.scenes
         counts = sum((scenes.counts(index, len(table) - 1) for index in range(len(scenes))), np.zeros(len(table)))[1:]
         for own, count in enumerate(counts / max(counts.sum(), 1), start=1):
+            # By the sets' weights and not their sizes: crops are drawn by the weights.
             shares[int(table[own])] += source.settings.weight * float(count)
     classes = len(codes.classes)
+    # A head of weight 0 without labels: nothing divides by its counts.
     if shares[1:].sum() == 0:
         return torch.zeros(len(codes.allowed))
     single = class_weights(shares[1 : classes + 1] / shares[1:].sum(), power)

@@ -65,6 +65,7 @@ def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
         if item.soft is None:
             continue
         labelled = open_set(item.set, item.root)
+        # The stride of a set has to be one for all of its images: the folder's facts say it once.
         gsd = item.gsd_m or labelled.description.gsd_m or request.gsd_m[0]
         stride = max(1, int(CELL_M / gsd))
         item.soft.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,7 @@ class Teacher:
         """Logits of every head of float images (B, 3, H, W) of 0..255."""
         shape = tuple(images.shape)
         if shape not in self._compiled:
+            # Sizes are constants of the exported graph.
             self._compiled[shape] = self._by_openvino(images) or self._by_torch
         return self._compiled[shape](images)
 
@@ -110,6 +112,7 @@ class Teacher:
             warnings.simplefilter("ignore")  # of the exporter: sizes are constants here, and that is meant
             path = Path(folder) / "teacher.onnx"
             torch.onnx.export(_AllLogits(self.segmenter).eval(), (images,), path, opset_version=17, dynamo=False)
+            # Images come one at a time.
             options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
             compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
@@ -148,6 +151,7 @@ def soft_labels(
     total = torch.zeros(0)
     for place, zoom in enumerate(zooms):
         view = image
+        # A small image is at least one grain, the least that the network takes.
         wanted = (max(grain, round(height * zoom)), max(grain, round(width * zoom)))
         if wanted != (height, width):
             view = F.interpolate(image, size=wanted, mode="bilinear", align_corners=False, antialias=True)
@@ -166,6 +170,7 @@ def _probabilities(network: Teacher, image: Tensor, grain: int) -> Tensor:
         part = image[:, :, seen[0] : seen[1], seen[2] : seen[3]]
         rows, columns = part.shape[2:]
         side = -(-max(rows, columns) // grain) * grain  # square: few sizes, few graphs
+        # Replicated, since zeros would be a black border of another class.
         part = F.pad(part.float(), (0, side - columns, 0, side - rows), mode="replicate")
         logits = network(part)
         shape = (part.shape[2] // 4, part.shape[3] // 4)
@@ -173,6 +178,8 @@ def _probabilities(network: Teacher, image: Tensor, grain: int) -> Tensor:
         probability = torch.cat([item.softmax(dim=1) for item in fine], dim=1)
         if out.numel() == 0:
             out = torch.zeros((1, probability.shape[1], -(-height // 4), -(-width // 4)))
+        # The halo is cut off: there the network saw half of its context.
+        # Windows start at multiples of 4, the logits' stride.
         inner = probability[:, :, (top - seen[0]) // 4 :, (left - seen[2]) // 4 :]
         rows, columns = -(-(bottom - top) // 4), -(-(right - left) // 4)
         out[:, :, top // 4 : top // 4 + rows, left // 4 : left // 4 + columns] = inner[:, :, :rows, :columns]
@@ -207,4 +214,6 @@ def _write(path: Path, cells: NDArray[np.uint8]) -> None:
     partial = path.with_suffix(".part")
     with partial.open("wb") as file:
         np.save(file, cells)
+    # After a kill a file that has its name is complete, and its being there is all that a resumed run asks.
+    # It is not synced: a power cut may leave it empty.
     partial.replace(path)

@@ -88,6 +88,7 @@ class ImageNetTarget(nn.Module):
         """Normalised images (B, 3, S, S) to (B, side, side, channels), each channel of mean 0 and deviation 1."""
         maps = self.stem.trunk(image * self.stem.scale + self.stem.shift)
         seen = torch.cat([resized(maps[stride], (side, side)) for stride in self.strides], dim=1).float()
+        # Maps of three strides differ in size; standardised, none outweighs the others in the loss.
         deviation, mean = torch.std_mean(seen, dim=(0, 2, 3), keepdim=True)
         return ((seen - mean) / (deviation + 1e-3)).permute(0, 2, 3, 1)
 
@@ -116,6 +117,7 @@ class SourceNetwork(nn.Module):
             also "sight", the scalar loss of the predicted features.
         """
         image = target_of(pixels, "normalised")
+        # Part by part, since the whole encoder takes images of one size only.
         tokens = self.encoder.patch_embed.projection(image).permute(0, 2, 3, 1)
         if self.encoder.pos_embed is not None:
             tokens = tokens + _corner(self.encoder.pos_embed, tokens.shape[1], drawn=self.training)
@@ -132,6 +134,7 @@ class SourceNetwork(nn.Module):
 def _corner(table: Tensor, side: int, *, drawn: bool) -> Tensor:
     """A ``side`` x ``side`` part of a position table (1, S, S, D): the top left one, or a random one if ``drawn``."""
     spare = table.shape[1] - side
+    # From torch's generator, which the loop seeds by the step.
     top, left = (int(torch.randint(spare + 1, ())) if drawn and spare else 0 for _ in range(2))
     return table[:, top : top + side, left : left + side]
 
@@ -164,12 +167,14 @@ class SourceTask(StatelessTask):
 
     def _drawn(self, step: int, number: int, side: int) -> tuple[Tensor, int, Tensor]:
         rng = np.random.default_rng([self.settings.seed, step, number])
+        # By the image's number, so that it does not depend on the split of a batch over processes.
         if number % 2:
             image, classes = resized_crop(self.ground.draw(side, self.settings.scale, rng), side)
             image, classes = turned(image, classes, rng)
             return recoloured(image, self.settings.colour, rng), -1, classes.long()
         code, whole = self.places[int(rng.integers(len(self.places)))]
         extent = int(rng.integers(min(whole.shape[1:]) * 3 // 4, min(whole.shape[1:]) + 1))
+        # A smaller crop shows less ground, not the same ground smaller: pixels keep their size.
         extent = extent * side // self.settings.shape.image
         top, left = (int(rng.integers(length - extent + 1)) for length in whole.shape[1:])
         crop = whole[:, top : top + extent, left : left + extent]
@@ -183,6 +188,7 @@ class SourceTask(StatelessTask):
         outputs: dict[str, Tensor] = network(pixels)
         logits = resized(outputs["ground"].float(), (classes.shape[-2], classes.shape[-1]))
         losses = {
+            # Each image has one kind of label; -1 marks what it does not have.
             "place": F.cross_entropy(outputs["place"].float(), place, ignore_index=-1),
             "ground": F.cross_entropy(logits, classes - 1, ignore_index=-1),
         }
@@ -221,6 +227,7 @@ def train_source_teacher(settings: SourceSettings, folder: Path, out: Path) -> d
     places = read_places(data_root(settings.root) / settings.images)
     task = SourceTask(settings, places)
     run_to_end(settings, task, folder, fabric)
+    # A new network for the averaged weights: the run's own holds the last step's.
     network = SourceNetwork(settings.shape, len(places), settings.seen_by)
     load_weights(network, read_average(folder), folder)
     _save(network, out)

@@ -37,6 +37,7 @@ class LandCoverTask(StatelessTask):
         self.samples = len(scenes)  # an epoch is as many crops as there are images
         self.settings = settings
         segmenter = segmenter_of(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A teacher as the encoder has no stem.
         stem = getattr(segmenter.student, "stem", None)
         if isinstance(stem, LiteStem):
             stem.trunk.learning_rate_share = settings.stem_learning_rate
@@ -47,6 +48,7 @@ class LandCoverTask(StatelessTask):
         if settings.encoder is not None:
             load_encoder(segmenter.student, settings.encoder)
         if settings.frozen_encoder:
+            # Last: published, earlier and distilled weights have been loaded by now.
             segmenter.freeze_student()
         self.network: nn.Module = segmenter
         self.sampler = _sampler(settings, scenes)
@@ -58,6 +60,7 @@ class LandCoverTask(StatelessTask):
         crops = [
             draw_crop(
                 self.sampler, self.settings.data, part.stage.crop,
+                # Seeded by step and number, so that neither workers nor a resumption change what is drawn.
                 np.random.default_rng([self.settings.seed, part.step, number]),
             )
             for number in part.numbers
@@ -110,6 +113,7 @@ def finetune(settings: FinetuneSettings, folder: Path) -> None:
     Raises:
         CheckpointRefused, SettingsRefused: before anything is read, as :func:`check_start` raises them.
     """
+    # Cheap questions first: next, every label of the set is read for the shares of its classes.
     check_start(settings)
     fabric = fabric_of(settings)
     if settings.data.sets:

@@ -21,7 +21,9 @@ def box_means(count: int, side: int, reach: int) -> Tensor:
     They are the mean, over the ``side`` cells of a logit, of a box filter of ``reach`` cells that is cut at the edges;
     each cell has the value of its logit.
     """
+    # Cell by cell and in 64 bits: the matrix is made once, at export, and is a constant of the graph.
     places = np.arange(count * side)
+    # Cells beyond the edge are left out of the mean rather than counted as another class.
     near = (np.abs(places[:, None] - places) <= reach // 2).astype(np.float64)
     means = near / near.sum(axis=1, keepdims=True)
     return torch.from_numpy(means.reshape(count, side, count, side).sum(axis=3).mean(axis=1).astype(np.float32))
@@ -35,6 +37,7 @@ def in_phases(grid: Tensor, side: int) -> Tensor:
     if side == 1:
         return grid
     channels, *_ = static_sizes(grid)
+    # A resize in phases has the same weights at every logit, which is what a convolution is.
     kernel = _phase_kernel(channels, side).to(grid)
     return F.conv2d(_with_edges_twice(_with_edges_twice(grid, 2), 3), kernel)
 
@@ -48,6 +51,7 @@ def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
 
 def _phase_kernel(channels: int, side: int) -> Tensor:
     """Interpolation weights (C x side^2, C, 3, 3) that do not mix channels."""
+    # Centres of the cells, from the centre of their logit, in logits.
     offsets = (np.arange(side) + 0.5) / side - 0.5
     line = np.stack([np.maximum(-offsets, 0), 1 - np.abs(offsets), np.maximum(offsets, 0)], axis=1)
     plane = np.einsum("ip,jq->ijpq", line, line).reshape(side**2, 3, 3)
@@ -62,6 +66,7 @@ def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
     """
     _, rows, columns = static_sizes(phases)
     if cell > 1:
+        # Each cell's plane is repeated for all of its pixels, so that one shuffle makes cells and pixels at once.
         planes = torch.split(phases, 1, dim=1)
         places = range(side * cell)
         phases = torch.cat([planes[i // cell * side + j // cell] for i in places for j in places], dim=1)

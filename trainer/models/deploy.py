@@ -78,6 +78,7 @@ class DeploySegmenter(nn.Module):
             ValueError: the tile's sides are not multiples of the cell.
         """
         grid, side = self._grid(tiles)
+        # No probability is asked for: calibration needs the logits, not yet tempered.
         codes, _ = chosen(in_phases(smoothed(grid, self.settings, side), side), None, side)
         return F.pixel_shuffle(in_phases(grid, side), side), F.pixel_shuffle(codes, side).long() - 1
 
@@ -86,6 +87,7 @@ class DeploySegmenter(nn.Module):
         grid, side = self._grid(tiles)
         settings = self.settings
         field = in_phases(smoothed(grid, settings, side), side)
+        # The smoothing above gets the untempered logits: fitting a temperature must change no class.
         tempered = in_phases(_tempered(grid, settings.temperature), side) if settings.confidence else None
         codes, sure = chosen(field, tempered, side)
         layers = [codes] if sure is None else [codes, (255.0 * sure).round().clamp_min(1.0)]
@@ -97,8 +99,10 @@ class DeploySegmenter(nn.Module):
         grid = self.segmenter(tiles.float())
         _, own_rows, own_columns = static_sizes(grid)
         side = rows // own_rows
+        # Phases need a whole number of cells along a logit.
         whole = side >= 1 and (rows, columns) == (side * own_rows, side * own_columns)
         heard = self.settings.rounds > 0 and self.settings.prior > 0
+        # A neighbourhood that is no larger than a logit would smooth nothing on the logits' grid.
         if whole and side <= MOST_PHASES and (self.settings.reach > side or not heard):
             return grid, side
         return resized(grid, (rows, columns)), 1
@@ -176,11 +180,13 @@ def smoothed(logits: Tensor, settings: DeploySettings, side: int = 1) -> Tensor:
     if settings.rounds == 0 or settings.prior == 0:
         return logits
     _, rows, columns = static_sizes(logits)
+    # The prior goes into one of the two constant matrices: no product at run time.
     down = (settings.prior * box_means(rows, side, settings.reach)).to(logits)
     across = box_means(columns, side, settings.reach).T.contiguous().to(logits)
     field = logits
     for _ in range(settings.rounds):
         # A softmax in its parts: over channels, ONNX Runtime's takes 30 times as long.
         odds = (field - field.amax(dim=1, keepdim=True)).exp()
+        # The logits stay the evidence in every round; only what the neighbours say is taken anew.
         field = logits + down @ (odds / odds.sum(dim=1, keepdim=True)) @ across
     return field

@@ -21,6 +21,7 @@ class LinearProbe(nn.Module):
     def __init__(self, student: StudentSettings, classes: int) -> None:
         super().__init__()
         inputs = student.width * len(student.out_blocks)
+        # Without parameters the probe stays linear: the norm could be folded into the layer behind it.
         self.norm = nn.BatchNorm2d(inputs, affine=False)
         self.classifier = nn.Conv2d(inputs, classes, 1)
 

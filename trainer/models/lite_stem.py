@@ -43,6 +43,7 @@ _STAGES = (
     _Stage(1, 3, 1, 16, 1), _Stage(6, 3, 2, 24, 2), _Stage(6, 5, 2, 40, 2), _Stage(6, 3, 2, 80, 3),
     _Stage(6, 5, 1, 112, 3), _Stage(6, 5, 2, 192, 4), _Stage(6, 3, 1, 320, 1),
 )  # fmt: skip
+# Factors on widths and on repeats.
 _SCALES: dict[LiteName, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 _AFTER = {4: 1, 8: 2, 16: 4, 32: 6}  # the last stage at each stride
 
@@ -54,6 +55,7 @@ def lite_stages(name: LiteName) -> tuple[_Stage, ...]:
     return tuple(
         stage._replace(
             channels=_eights(stage.channels * wide),
+            # As published: the ends are the same in all sizes.
             repeats=stage.repeats if place in (0, last) else math.ceil(stage.repeats * deep),
         )
         for place, stage in enumerate(_STAGES)
@@ -89,6 +91,7 @@ class LiteTrunk(nn.Module):
         if fused:
             fused_early_blocks(self.trunk)
         by, to = torch.tensor(deviation) / _INPUT_MEAN, (torch.tensor(mean) - _INPUT_MEAN) / _INPUT_MEAN
+        # Not persistent: constants of the code, no weights of a checkpoint.
         self.register_buffer("scale", by.reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", to.reshape(1, 3, 1, 1), persistent=False)
 
@@ -107,6 +110,8 @@ class LiteTrunk(nn.Module):
         if not self.fused:
             load_published(self.trunk, self.name, source)
             return
+        # Published weights are of depthwise blocks. They are loaded into
+        # such a network, which is then fused as this one was.
         whole = _Trunk(lite_stages(self.name))
         load_published(whole, self.name, source)
         fused_early_blocks(whole)
@@ -168,6 +173,7 @@ class _Trunk(nn.Module):
 
     def __init__(self, stages: tuple[_Stage, ...]) -> None:
         super().__init__()
+        # 32 in all sizes: the Lite networks do not scale their first layer.
         self.first = _conv_norm(3, 32, kernel=3, stride=2)
         blocks: list[nn.Module] = []
         self.ends: dict[int, int] = {}
@@ -176,6 +182,7 @@ class _Trunk(nn.Module):
             for index in range(stage.repeats):
                 blocks.append(_Inverted(inputs, stage, stride=stage.stride if index == 0 else 1))
                 inputs = stage.channels
+            # The map of a stride is that of the last block before the next stride begins.
             self.ends.update({len(blocks) - 1: stride for stride, after in _AFTER.items() if after == place})
         self.blocks = nn.ModuleList(blocks)
         self.channels = {stride: stages[after].channels for stride, after in _AFTER.items()}
@@ -192,6 +199,7 @@ class _Trunk(nn.Module):
     def train(self, mode: bool = True) -> _Trunk:
         """As in torch, but the statistics of the batch norms stay fixed."""
         super().train(mode)
+        # Called by torch at each train(): set once, the norms would go back to learning.
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
@@ -220,12 +228,14 @@ def _conv_norm(
 ) -> nn.Sequential:
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
+        # EfficientNet's own, not torch's 1e-5: the published statistics were used with it.
         nn.BatchNorm2d(outputs, eps=1e-3),
     ]
     return nn.Sequential(*layers, nn.ReLU6()) if active else nn.Sequential(*layers)
 
 
 def _eights(channels: float) -> int:
+    # To the nearest eight, but never more than 10 % down. Source: EfficientNet's `round_filters`.
     near = max(8, int(channels + 4) // 8 * 8)
     return near + 8 if near < 0.9 * channels else near
 
@@ -240,6 +250,8 @@ def fused_early_blocks(trunk: nn.Module) -> None:
     """
     blocks: Any = trunk.blocks
     first, second = blocks[0], blocks[1]
+    # The first block has no expansion, so its depthwise convolution joins
+    # the projection; the second joins its expansion.
     blocks[0] = _Fused(_narrowed(first.depthwise, first.project), None, adds=first.adds)
     widened = nn.Sequential(_widened(second.expand, second.depthwise), nn.ReLU6())
     blocks[1] = _Fused(widened, second.project, adds=second.adds)
@@ -263,6 +275,8 @@ def _widened(expand: nn.Sequential, depthwise: nn.Sequential) -> nn.Conv2d:
     """1x1 to more channels, then one filter a channel, as one convolution."""
     (wide, by), (filters, after) = _scaled(expand), _scaled(depthwise)
     conv = _dense_like(depthwise[0], wide.shape[1], len(filters))
+    # A 1x1 and then one filter a channel is their outer product. At the image's border the two
+    # differ: there the depthwise convolution saw zeros and not the bias of the 1x1.
     conv.weight.copy_(filters * wide[:, :, 0, 0][:, :, None, None])
     assert conv.bias is not None  # noqa: S101 -- made with one
     conv.bias.copy_(filters.sum(dim=(1, 2, 3)) * by + after)
@@ -303,10 +317,12 @@ def load_published(trunk: nn.Module, name: LiteName, source: str | Path) -> None
         CheckpointRefused: not readable, or of another size.
     """
     path = _packaged(name) if str(source) == IMAGENET else Path(source)
+    # The trunk of a run of ours, with its names and its averaged weights.
     if path.is_dir():
         load_part(trunk, read_average(path), "student.stem.trunk.", path)
         return
     try:
+        # `weights_only`: a file of weights cannot run code here.
         weights = torch.load(path, map_location="cpu", weights_only=True)
         renamed = {_own_key(key): value for key, value in weights.items() if not key.startswith(_HEAD)}
         trunk.load_state_dict(renamed)
@@ -327,6 +343,7 @@ def _own_key(key: str) -> str:
     if match := re.match(r"_blocks\.(\d+)\.(\w+)\.(.+)", key):
         return f"blocks.{match[1]}.{_PARTS.get(match[2], match[2])}.{match[3]}"
     part, _, rest = key.partition(".")
+    # Outside the blocks _bn0 is the norm of the first layer; inside them it is that of the expansion.
     return f"{'first.1' if part == '_bn0' else _PARTS.get(part, part)}.{rest}"
 
 

@@ -32,5 +32,6 @@ def active_mean(grid: Tensor, active: Tensor | None = None) -> Tensor:
     """Mean over the active positions, (B, C, h, w) to (B, C, 1, 1); zero where none is active."""
     if active is None:
         return grid.mean(dim=(2, 3), keepdim=True)
+    # A plain mean would count the zeros of hidden positions, and so tell every position how many are hidden.
     total = (grid * active).sum(dim=(2, 3), keepdim=True)
     return total / active.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)

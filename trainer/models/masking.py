@@ -47,6 +47,7 @@ def cell_of(ratio: float) -> Cell:
         SettingsRefused: no cell of up to 8x8 tokens hides that share.
     """
     sides = range(1, LARGEST_CELL + 1)
+    # Both orientations are not needed: a cell has no more rows than columns.
     fitting = [
         (rows * columns, columns - rows, Cell(rows, columns, seen_rows, seen_columns))
         for rows in sides
@@ -137,12 +138,14 @@ def drawn_visible(
     """
     cell = fitting_cell(rows, columns, ratio)
     cells = (rows // cell.rows, columns // cell.columns)
+    # One draw for all cells makes the paper's grid; broadcasting below repeats it.
     draws = cells if kind == "stratified" else (1, 1)
     row = _drawn(rng, draws, of=cell.rows, seen=cell.seen_rows)
     column = _drawn(rng, draws, of=cell.columns, seen=cell.seen_columns)
     row = np.broadcast_to(row, (*cells, cell.seen_rows)) + cell.rows * np.arange(cells[0])[:, None, None]
     column = np.broadcast_to(column, (*cells, cell.seen_columns)) + cell.columns * np.arange(cells[1])[:, None]
     number = row[..., :, None] * columns + column[..., None, :]  # (cell row, cell column, seen row, seen column)
+    # Rows of cells and the rows seen in them together are the rows of the compact grid; columns likewise.
     return number.transpose(0, 2, 1, 3).reshape(-1).astype(np.int64)
 
 
@@ -159,6 +162,7 @@ def visible_from(
     index = indexes if isinstance(indexes, Tensor) else torch.from_numpy(np.stack(list(indexes)))
     compact_rows, compact_columns = rows // cell.rows * cell.seen_rows, columns // cell.columns * cell.seen_columns
     visible = Visible(index.long(), rows, columns, compact_rows, compact_columns)
+    # Checked on values: a wrong order has the right shape, and would only teach wrong positions.
     grid = visible.index.reshape(-1, compact_rows, compact_columns)
     place = torch.arange(compact_rows, device=grid.device)[:, None], torch.arange(compact_columns, device=grid.device)
     in_row = grid // columns // cell.rows == place[0] // cell.seen_rows
@@ -175,5 +179,6 @@ def all_visible(batch: int, rows: int, columns: int) -> Visible:
 
 def _drawn(rng: np.random.Generator, draws: tuple[int, int], *, of: int, seen: int) -> NDArray[np.int64]:
     """(*draws, seen) ascending places out of ``of``, each draw without replacement."""
+    # The order of random numbers is a draw without replacement, for all cells in one call.
     order = rng.random((*draws, of)).argsort(axis=-1)
     return np.sort(order[..., :seen], axis=-1)

@@ -56,6 +56,7 @@ class MMoASettings(BaseModel):
         """``dilations`` on the grid told."""
         if self.grid is None:
             return dilations
+        # Half up: Python's round would take 2.5 to 2 and 3.5 to 4.
         return tuple(max(1, math.floor(dilation * self.grid / PAPER_GRID + 0.5)) for dilation in dilations)
 
 
@@ -118,6 +119,7 @@ class Adapter(nn.Module):
         ``active`` is (B, 1, h, w), 1 active and 0 not, or None: all are.
         """
         grid = F.gelu(self.down(tokens)).permute(0, 3, 1, 2)
+        # `down` has a bias, so hidden positions are not zero after it.
         if active is not None:
             grid = grid * active
         grid = self.excitation(self.pyramid(grid, active), active)
@@ -133,11 +135,13 @@ class Gate(nn.Module):
         self.q = nn.Linear(width, streams, bias=False)
         self.k = nn.Linear(width, streams, bias=False)
         self.v = nn.Linear(width, streams, bias=False)
+        # A softmax never reaches (1, 0, 0). Blended with a share of 0 the block starts as SAM's own, exactly.
         self.share = nn.Parameter(torch.zeros(())) if init == "sam" else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., D) to (..., Z); the weights of a token sum to 1."""
         q, k, v = self.q(tokens), self.k(tokens), self.v(tokens)
+        # Z x Z for each token: streams attend to streams, tokens do not mix.
         attention = (q[..., :, None] * k[..., None, :] / math.sqrt(self.streams)).softmax(dim=-1)
         weight = (attention @ v[..., None]).squeeze(-1).softmax(dim=-1)
         if self.share is None:
@@ -158,6 +162,7 @@ class MMoA(nn.Module):
         elif settings.adapters == "single":
             scales = (settings.scaled(settings.fine[:1]),)
         self.adapters = nn.ModuleList(Adapter(width, dilations, settings) for dilations in scales)
+        # Without a gate there must be no gate's weights either: they would get no gradient.
         fusion = None if settings.pin_gate or not scales else settings.fusion
         self.gate = Gate(width, 1 + len(scales), settings.gate_init) if fusion == "gate" else None
         self.spectral = FourierFusion(1 + len(scales)) if fusion == "fourier" else None

@@ -103,6 +103,7 @@ class PlainEncoder(nn.Module):
         self.stem = _conv_norm_relu(3, widths[0], stride=2)
         self.stages = nn.ModuleList(
             nn.Sequential(_conv_norm_relu(before, width, stride=2), *(Residual(width) for _ in range(blocks)))
+            # `strict=False`: there is one width more than there are steps between widths.
             for before, width, blocks in zip(widths, widths[1:], settings.blocks, strict=False)
         )
 
@@ -127,6 +128,7 @@ class Residual(nn.Module):
         self.first = _conv_norm_relu(width, width)
         self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
+        # Each block starts as the identity, so that depth costs nothing at first.
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, grid: Tensor) -> Tensor:
@@ -195,5 +197,6 @@ class _Step(nn.Module):
         self.smooth = _conv_norm_relu(width, width)
 
     def forward(self, grid: Tensor, lateral: Tensor) -> Tensor:
+        # A constant factor and no size: the exporter then asks for no shape at run time.
         doubled = F.interpolate(self.coarse(grid), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.smooth(F.relu(self.norm(doubled + self.lateral(lateral))))  # type: ignore[no-any-return]

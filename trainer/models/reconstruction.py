@@ -45,6 +45,7 @@ class ReconstructionHead(nn.Module):
             raise SettingsRefused("head.heads", f"{settings.heads} does not divide the width of an encoder, {width}")
         self.embed = nn.Linear(width, width)
         self.hidden_token = nn.Parameter(torch.zeros(1, 1, width))
+        # The tokens of hidden places have been through no encoder: they get their positions here.
         self.positions = nn.Parameter(sincos_positions(width, side))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -63,6 +64,7 @@ class ReconstructionHead(nn.Module):
         count = visible.rows * visible.columns
         tokens = self.hidden_token.to(features.dtype).expand(batch, count, width)
         place = visible.index[..., None].expand(-1, -1, width)
+        # Autocast may give `embed` another type than the features have, and scatter wants one.
         tokens = tokens.scatter(1, place, self.embed(features).to(features.dtype))
         tokens = tokens + self._positions(visible.rows, visible.columns)
         for block in self.blocks:
@@ -118,4 +120,5 @@ def reconstruction_loss(guess: Tensor, image: Tensor, visible: Visible, patch: i
     """
     truth = patches_of(image, patch)
     hidden = visible.hidden_index()[..., None].expand(-1, -1, truth.shape[-1])
+    # Hidden patches alone: the visible ones could be copied.
     return F.mse_loss(guess.float(), truth.gather(1, hidden).float())

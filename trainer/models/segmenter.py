@@ -65,6 +65,7 @@ class SegmenterSettings(BaseModel):
     @model_validator(mode="after")
     def _decoders_fit(self) -> SegmenterSettings:
         for decoder in (self.decoder, *(head.decoder for head in self.heads.values())):
+            # Checked here and not when built: a configuration fails before any data is read.
             if isinstance(self.student, PlainSettings | LiteSettings) != isinstance(decoder, FpnSettings):
                 raise ValueError("an encoder of kind plain or lite has a decoder of kind fpn, and no other has one")
             if (
@@ -97,6 +98,7 @@ class Segmenter(nn.Module):
         self.settings = settings
         self.student = encoder or _encoder(settings)
         self.student_frozen = False
+        # A plain list: torch would register modules of a ModuleList a second time, under other names.
         self.frozen: list[nn.Module] = []
         self.decoder = _decoder(settings, settings.decoder, settings.classes)
         self.heads = nn.ModuleDict(
@@ -115,6 +117,7 @@ class Segmenter(nn.Module):
         self._freeze([self.decoder, *self.heads.values()][place])
 
     def _freeze(self, part: nn.Module) -> None:
+        # Without gradients and in eval mode: batch norms would follow the batches even if no weight learns.
         part.requires_grad_(False).eval()
         self.frozen.append(part)
 
@@ -131,6 +134,7 @@ class Segmenter(nn.Module):
 
     def features(self, pixels: Tensor) -> StudentFeatures:
         """What the decoders read, of pixels (B, 3, H, W) of 0..255."""
+        # A frozen encoder keeps no activations for a backward pass.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.student_frozen):
             return self.student(self.normalised(pixels))  # type: ignore[no-any-return]
 

@@ -26,7 +26,9 @@ class ConvNorm(nn.Module):
         if visible is None:
             return F.gelu(self.norm(grid))
         norm = self.norm
+        # By hand, since a module in training mode would use the statistics of this batch.
         grid = F.batch_norm(grid, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        # After the norm, whose shift makes zeros something else.
         return F.gelu(grid) * visible
 
 
@@ -67,10 +69,12 @@ class ConvStem(nn.Module):
         """
 
         def at(stride: int) -> Tensor | None:
+            # Nearest: every pixel of a hidden patch is hidden at every stride.
             return None if visible is None else F.interpolate(visible, scale_factor=PATCH // stride, mode="nearest")
 
         seen = at(1)
         if seen is not None:
+            # The convolutions overlap patches, so hidden pixels have to be gone before the first.
             image = image * seen
         grid = self.to2(image, at(2))
         detail4 = self.to4(grid, at(4))

@@ -55,6 +55,7 @@ class StudentSettings(BaseModel):
             raise ValueError(f"blocks {beyond} do not exist: depth is {self.depth} and blocks count from 1")
         if self.stem != "linear" and self.patch != PATCH:
             raise ValueError(f"a convolutional stem makes tokens of {PATCH} pixels, not {self.patch}; use stem: linear")
+        # Cells of the pooling must not lie across two windows: tokens stand window after window.
         if self.window is not None and self.window % self.kv_pool:
             raise ValueError(f"window {self.window} is not a multiple of kv_pool {self.kv_pool}")
         if self.window is None and self.kv_pool != 1:
@@ -111,9 +112,11 @@ class Attention(nn.Module):
 
     def _heads_first(self, tokens: Tensor, group: int) -> Tensor:
         _, width = static_sizes(tokens)
+        # Tokens of a window stand together, so a reshape puts the windows into the batch.
         return tokens.reshape(-1, group, self.heads, width // self.heads).transpose(1, 2)
 
     def _attend(self, q: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # Training takes torch's fused attention, which never writes the scores; export writes them out.
         if not self.explicit:
             return F.scaled_dot_product_attention(q, key, value)
         # The scale goes on q: with it after the product, FP16 engines overflow in it.
@@ -152,6 +155,7 @@ class Student(nn.Module):
             for index in range(1, settings.depth + 1)
         )
         self.norm = nn.LayerNorm(settings.width)
+        # After all parts are made, the stem's too. Convolutions keep torch's own start.
         self.apply(_init_linear)
 
     def forward(self, image: Tensor, visible: Visible | None = None) -> StudentFeatures:
@@ -166,6 +170,7 @@ class Student(nn.Module):
         settings = self.settings
         grid, detail = self.stem(image, None if visible is None else visible.mask())
         _, rows, columns = static_sizes(grid)
+        # Before tokens are hidden: a visible token keeps the position that it has in the whole image.
         grid = grid + self.positions_for(rows, columns)
         if visible is not None:
             rows, columns = visible.compact_rows, visible.compact_columns
@@ -175,6 +180,8 @@ class Student(nn.Module):
         for index, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             if index in settings.out_blocks:
+                # Only the last block's output is normalised, as in ViT; earlier
+                # levels are taken as they run on to the next block.
                 last = self.norm(tokens) if index == settings.depth else tokens
                 levels.append(grid_from_tokens(last, settings.window, rows, columns))
         return StudentFeatures(levels=levels, detail=detail)
@@ -185,6 +192,7 @@ class Student(nn.Module):
         norms = [module for module in self.stem.modules() if isinstance(module, nn.BatchNorm2d)]
         momentum = [norm.momentum for norm in norms]
         for norm in norms:
+            # With momentum 1 the running statistics become those of this one batch.
             norm.momentum = 1.0
         training = self.training
         self.train()
@@ -204,6 +212,7 @@ class Student(nn.Module):
             return F.interpolate(self.positions, size=(rows, columns), mode="bicubic", align_corners=False)
         top = left = 0
         if self.training:
+            # From torch's generator, which the loop seeds by the step: a resumed run draws the same corner.
             top = int(torch.randint(side - rows + 1, ()))
             left = int(torch.randint(side - columns + 1, ()))
         return self.positions[:, :, top : top + rows, left : left + columns]
@@ -239,6 +248,7 @@ def sincos_positions(width: int, side: int) -> Tensor:
     wave = torch.cat([phase.sin(), phase.cos()], dim=1)
     rows = wave[:, None, :].expand(side, side, -1)
     columns = wave[None, :, :].expand(side, side, -1)
+    # Widths that four does not divide get zeros for the rest.
     table = torch.cat([rows, columns, torch.zeros(side, side, width - 4 * quarter)], dim=-1)
     return 0.5 * table.permute(2, 0, 1)[None].contiguous()
 

@@ -53,6 +53,7 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
+        # Pooled first, projected after: the convolution then sees 1, 4, 9 or 36 places.
         self.scales = nn.ModuleList(conv_norm(inputs, width, 1) for _ in POOL_BINS)
         self.bottleneck = conv_norm(inputs + len(POOL_BINS) * width, width, 3)
 
@@ -128,6 +129,7 @@ def adaptive_mean(grid: Tensor, bins: int) -> Tensor:
     Two small matrix products, because ONNX has no adaptive pooling for sides that the bins do not divide.
     """
     _, rows, columns = static_sizes(grid)
+    # Rows first, then columns. Both matrices are constants of the exported graph.
     return _cells(rows, bins).to(grid) @ grid @ _cells(columns, bins).to(grid).T
 
 

@@ -23,6 +23,8 @@ import torch
 import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
+
+# Private by name; the documented way to see every operation (pytorch.org, "Extending torch with modes").
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -120,10 +122,12 @@ def profile_of(settings: SegmenterSettings, *, name: str, tile: int = 1024) -> P
         SettingsRefused: the network does not take tiles of that size.
     """
     with torch.device("meta"):
+        # Further heads are not part of what the paper counts.
         segmenter = Segmenter(settings.model_copy(update={"heads": {}})).half().eval()
     layers: list[Layer] = []
     hooks = _hooks(segmenter, layers)
     try:
+        # This run fills `layers` too, through the hooks, with attention as one step.
         fused = _peak_bytes(segmenter, tile)
     except ValueError as error:
         raise SettingsRefused(name, f"tiles of {tile} pixels: {error}") from error
@@ -131,6 +135,7 @@ def profile_of(settings: SegmenterSettings, *, name: str, tile: int = 1024) -> P
         hook()
     for module in segmenter.modules():
         if isinstance(module, Attention):
+            # The second run measures memory alone, with the scores written out.
             module.explicit = True
     return Profile(
         name=name,
@@ -148,6 +153,7 @@ def _hooks(segmenter: Segmenter, layers: list[Layer]) -> list[Callable[[], None]
     """Note every layer that runs; attention becomes one step that writes no scores. Gives what undoes it."""
     undo: list[Callable[[], None]] = []
     for path, module in segmenter.named_modules():
+        # By path and not by class: the same convolutions stand in stem and decoder.
         part: Part = "decoder" if path.startswith("decoder") else "stem" if ".stem" in path else "linear"
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
             undo.append(module.register_forward_hook(_layer_seen(part, layers)).remove)
@@ -189,6 +195,7 @@ def mean_layer(width: int, rows: int, columns: int, *, bins: int) -> Layer:
 
 def _attention_seen(layers: list[Layer]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def attend(q: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # Two products, queries with keys and weights with values, each of the size of q times the number of keys.
         products = 2 * q.numel() * int(key.shape[-2])
         moved = 2 * q.numel() + key.numel() + value.numel()
         layers.append(Layer("attention", counted_by_module=False, products=products, moved=moved))
@@ -225,6 +232,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
+        # Views share a storage, which counts once.
         if id(storage) in self.seen:
             return
         self.seen.add(id(storage))

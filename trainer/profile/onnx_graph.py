@@ -90,8 +90,10 @@ class _Graph:
     """Nodes of student and decoder, with the shape of every tensor at one tile."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        # The caller's graph is changed: whoever needs it afterwards gives a copy.
         for port in [*model.graph.input, *model.graph.output]:
             port.type.tensor_type.shape.dim[0].dim_value = 1
+        # Shapes written by the exporter are of an open batch and would stand before those of one tile.
         del model.graph.value_info[:]
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         self.shapes: dict[str, tuple[int, ...]] = {item.name: tuple(item.dims) for item in graph.initializer}
@@ -121,6 +123,8 @@ class _Graph:
         inputs, written = [name for name in node.input if name], self._values(node.output[0])
         moved = sum(self._values(name) for name in inputs) + written
         if node.op_type == "Conv":
+            # A kernel is (out, in / groups, rows, columns): a value written takes
+            # as many products as the last three have entries.
             products = written * math.prod(self.shapes[inputs[1]][1:])
             return Layer(_part(node), counted_by_module=True, products=products, moved=moved)
         if node.op_type == "LayerNormalization":
@@ -132,6 +136,7 @@ class _Graph:
             scores = written if node.name.endswith("/MatMul") else self._values(inputs[0])
             return Layer("attention", counted_by_module=False, products=products, moved=moved - scores)
         by_module = "/decoder/" not in node.name  # the decoder's only matrix products are the pyramid's means
+        # Linear layers are exported as MatMul and Add; the counters by module know the bias as the layer's.
         bias = self.shapes[inputs[1]][-1] if by_module else 0
         return Layer(_part(node), counted_by_module=by_module, products=products, moved=moved + bias)
 
@@ -146,6 +151,7 @@ class _Graph:
             elif node.op_type == "Reshape" and node.input[0] in live:  # the same memory by another name
                 live[node.output[0]] = live.pop(node.input[0])
             peak = max(peak, sum(live.values()))
+            # After the peak is taken: a node's inputs are still there while it writes.
             live = {name: size for name, size in live.items() if last.get(name, -1) > number}
         return HALF_BYTES * peak
 

@@ -59,6 +59,7 @@ def _draw_band(
 def _kept(out: Path) -> list[Image.Image]:
     """Tiles spread evenly over the shards."""
     shelf = ShardDataset(out)
+    # From the shards as they lie on the disk: the sheet also shows that they can be read.
     numbers = np.linspace(0, len(shelf) - 1, min(len(shelf), COLUMNS * KEPT_ROWS)).round().astype(int)
     return [_thumbnail(shelf[int(number)]) for number in numbers]
 
@@ -70,6 +71,7 @@ def _dropped(files: Sequence[Path], example: DroppedTile) -> Image.Image:
                 raise DataRefused(files[example.source], "no window", "")
             return _thumbnail(imagery.read(example.window).pixels)
     except (DataRefused, SceneRefused):
+        # A source may be damaged just here; that is no reason to be without a sheet.
         return Image.new("RGB", (THUMBNAIL, THUMBNAIL), "#dddddd")
 
 

@@ -63,6 +63,7 @@ class SeenHashes:
         """Appends hashes (n,); the number of a hash is its place in the order of adding."""
         needed = self._count + len(hashes)
         if needed > len(self._hashes):
+            # Doubled, so that adding n hashes one by one copies n of them, not n^2.
             grown = np.zeros(max(needed, 2 * len(self._hashes)), dtype=np.uint64)
             grown[: self._count] = self._hashes[: self._count]
             self._hashes = grown
@@ -86,6 +87,7 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
     The first row's leftmost cell is the highest bit. Source: N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
     """
     grey = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L")
+    # Nine cells for eight comparisons a row.
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes(), "big")
 
@@ -93,12 +95,14 @@ def difference_hash(pixels: NDArray[np.uint8]) -> int:
 def judged(tile: ScenePixels, seen: SeenHashes, settings: TileSettings) -> Statistics | Rejection:
     """A tile's statistics if it is accepted, else the rejection. `seen` is not changed."""
     valid_share = 1.0 if tile.valid is None else float(tile.valid.mean())
+    # The cheap questions first: the hash and its look-up come only for tiles that pass the others.
     if 1 - valid_share > settings.most_invalid or valid_share == 0:
         return Rejection(NO_DATA, f"{1 - valid_share:.0%} of its pixels")
     mean, deviation = _moments(tile)
     if max(deviation) <= settings.least_deviation:
         return Rejection(BLANK, f"deviation {max(deviation):.1f}")
     value = difference_hash(tile.pixels)
+    # The same picture compressed once more differs in some bits, so hashes are compared by distance.
     twin = seen.nearest_within(value, settings.most_alike)
     if twin is not None:
         return Rejection(ALIKE, f"of tile {twin}")

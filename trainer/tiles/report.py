@@ -30,6 +30,7 @@ class Report:
         lines = [f"{self.tally.kept} tiles kept of {looked} looked at, from {sources}, in {in_words(self.out)}"]
         lines += [f"{count:>8} dropped: {reason}" for reason, count in self._reasons()]
         problems = [number for number, source in self.tally.sources.items() if source.problem]
+        # A few lines for the terminal; thousands of damaged files would push the totals out of sight.
         lines += [f"{in_words(self.files[number])}: {self.tally.sources[number].problem}" for number in problems[:5]]
         if len(problems) > 5:
             lines.append(f"... and {len(problems) - 5} more sources with a problem, see report.md")

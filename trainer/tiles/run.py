@@ -57,6 +57,7 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
         named = ", ".join(str(path) for path in request.sources) or "nothing"
         raise DataRefused(named, "no GeoTIFF, JPEG or PNG in it", "give files, or folders that hold some")
     identity = _identity(files, request.settings)
+    # Before the folder is locked, which would make .work anew.
     done = _finished(request.out, identity)
     if done is not None:
         return _with_tiles(Report(request.out, files, done))
@@ -89,6 +90,7 @@ class _Job:
     ) -> None:
         self.place, self.files, self.settings, self.state = place, files, settings, state
         self.progress = progress or (lambda _done, _all: None)
+        # Opens every header, which only a bar of progress needs.
         self.windows = [_window_count(path, settings) for path in files] if progress else []
         self.ahead, self.passed = sum(self.windows), sum(self.windows[: state.cursor.source])
         self.shard: ShardWriter | None = None
@@ -99,6 +101,8 @@ class _Job:
         """Processes all remaining sources, and publishes the last shard."""
         with ExitStack() as files:
             self._files = files
+            # Sources in a fixed order, from where the last published shard
+            # ended: that is what makes a resumed run equal.
             for number in range(self.state.cursor.source, len(self.files)):
                 self._source(number, first=self.state.cursor.window)
                 self._past(number)
@@ -116,7 +120,9 @@ class _Job:
                     self.state.tally.drop(number, SMALL, f"{imagery.width} x {imagery.height} pixels", None)
                 for place, window in enumerate(cuts.from_number(first), start=first):
                     self._window(number, imagery, window)
+                    # After the tile is kept or dropped, so that a shard's note never counts one that is in no shard.
                     self._move(Cursor(number, place + 1))
+        # The source cannot be opened. Its trouble is noted, and the others are still cut.
         except (DataRefused, SceneRefused) as error:
             self.state.tally.of(number).problem = f"{error.problem}; {error.remedy}"
             self.state.tally.drop(number, UNREADABLE, error.problem, None)
@@ -125,6 +131,7 @@ class _Job:
         """Accepts or rejects one window."""
         try:
             tile = imagery.read(window)
+        # A damaged block: this tile is lost, the next may be whole.
         except (DataRefused, SceneRefused) as error:
             self.state.tally.of(number).problem = f"{error.problem}; {error.remedy}"
             self.state.tally.drop(number, UNREADABLE, error.problem, window)
@@ -136,6 +143,7 @@ class _Job:
         self._keep(number, window, imagery.gsd_m, verdict, jpeg_of(tile.pixels, self.settings.quality))
 
     def _keep(self, number: int, window: Window, gsd_m: float | None, known: Statistics, jpeg: bytes) -> None:
+        # Numbered over all shards, so a tile that is made again after a kill gets its old key.
         key = tile_key(len(self.state.seen))
         row = {
             "key": key, "shard": shard_name(self.state.shards), "source": in_words(self.files[number]),
@@ -168,8 +176,10 @@ class _Job:
     def _commit(self) -> None:
         if self.shard is None:  # the last sources gave no tile; their counts are saved too
             self.shard = self._files.enter_context(ShardWriter(self.place.staged("shard")))
+        # State and tally go with the shard: what a killed run kept in memory since then is made again.
         self.place.commit(self.shard, self.rows, self.state, self.touched)
         self.shard, self.rows = None, []
+        # The source at hand goes on into the next shard, whose note must hold its counts too.
         self.touched = [self.touched[-1]] if self.touched else []
 
     def _touch(self, number: int) -> None:
@@ -180,7 +190,7 @@ class _Job:
 
 def _identity(files: Sequence[Path], settings: TileSettings) -> dict[str, Any]:
     """Identity of a run: its settings, and its sources by path, size and modification time."""
-    return {"settings": settings.facts, "sources": [_source_identity(path) for path in files]}
+    return {"settings": asdict(settings), "sources": [_source_identity(path) for path in files]}
 
 
 def _source_identity(path: Path) -> list[Any]:
@@ -188,6 +198,7 @@ def _source_identity(path: Path) -> list[Any]:
         facts = path.stat()
     except OSError:
         return [str(path), None, None]
+    # Size and time stand for the content, so that a start does not read all imagery.
     return [str(path), facts.st_size, facts.st_mtime_ns]
 
 
@@ -216,11 +227,13 @@ def _finished(out: Path, identity: dict[str, Any]) -> Tally | None:
 def _finish(place: RunFolder, files: Sequence[Path], identity: dict[str, Any], state: Progress) -> Report:
     """Writes index, contact sheet and report; then tiles.json, which marks the folder as finished."""
     report = Report(place.out, files, state.tally)
+    # Each by a rename, so a run that was killed here makes them once more from the shards.
     with published(place.out / INDEX, place.staged("index")) as path:
         merge(place.parts(state.shards), path)
     with published(place.out / CONTACT, place.staged("contact")) as path:
         contact_sheet(place.out, files, state.tally, path)
     with published(place.out / REPORT, place.staged("report")) as path:
+        # File names may hold bytes that are no text.
         path.write_text(report.markdown(), encoding="utf-8", errors="backslashreplace")
     summary = {
         "identity": identity,
@@ -228,5 +241,6 @@ def _finish(place: RunFolder, files: Sequence[Path], identity: dict[str, Any], s
     }
     with published(place.out / TOLD, place.staged("told")) as path:
         path.write_text(json.dumps(summary, indent=1))
+    # Last: without tiles.json the shards could not be continued once these notes are gone.
     place.clear()
     return report

@@ -71,6 +71,7 @@ class RunFolder:
         if identity_file.exists():
             if read_document(identity_file) != identity:
                 raise other_run(self.out)
+        # Shards without a run's notes are not ours to write over.
         elif any(self.out.glob("tiles-*.tar")):
             raise other_run(self.out)
         else:
@@ -86,6 +87,7 @@ class RunFolder:
         Raises:
             StorageError: the disk is full or failed.
         """
+        # In this order: a kill before the .json leaves files that the next run writes anew under the same names.
         number = progress.shards
         shard.publish(self.out / shard_name(number))
         with published(self.inside / f"{number:06d}.parquet", self.staged("rows")) as path:
@@ -93,6 +95,7 @@ class RunFolder:
         done = {
             "cursor": asdict(progress.cursor),
             "sources": {source: asdict(progress.tally.of(source)) for source in touched},
+            # For the contact sheet, which a resumed run draws of both halves.
             "examples": [example.facts for example in progress.tally.examples],
         }
         with published(self.inside / f"{number:06d}.json", self.staged("done")) as path:
@@ -105,11 +108,13 @@ class RunFolder:
 
     def _progress(self) -> Progress:
         progress = Progress(0, Cursor(), SeenHashes(), Tally())
+        # Without a gap: a shard counts only if all before it do.
         while (path := self.inside / f"{progress.shards:06d}.json").exists():
             done = read_document(path, "cursor", "sources", "examples")
             progress.cursor = Cursor(**done["cursor"])
             progress.tally.sources.update((int(key), SourceTally(**value)) for key, value in done["sources"].items())
             progress.tally.examples = [DroppedTile.of(facts) for facts in done["examples"]]
+            # In the order of the tiles, so that numbers of near-duplicates in the report stay the same.
             progress.seen.add(hashes_in(self.inside / f"{progress.shards:06d}.parquet"))
             progress.shards += 1
         return progress
@@ -150,10 +155,12 @@ def locked_run_folder(out: Path) -> Iterator[RunFolder]:
     place = RunFolder(out)
     try:
         place.inside.mkdir(parents=True, exist_ok=True)
+        # The folder itself is locked: a file for the lock would stay in it, and .work goes at the end.
         descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise storage_error(error, out) from error
     try:
+        # The kernel drops it with the process, however that ends: a killed run leaves no lock behind.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield place
     except BlockingIOError as error:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from trainer.errors import SettingsRefused
 
@@ -37,17 +36,13 @@ class TileSettings:
         self._check("--quality", self.quality, 1, 100)
         self._check("--most-invalid", self.most_invalid, 0, 1)
         self._check("--least-deviation", self.least_deviation, 0, 255)
+        # -1: no two hashes are that near, so nothing is a duplicate.
         self._check("--most-alike", self.most_alike, -1, 64)
 
     @property
     def step(self) -> int:
         """Pixels from one tile to the next."""
         return self.stride or self.size
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """All of it, JSON-able."""
-        return asdict(self)
 
     @staticmethod
     def _check(option: str, value: float, low: float, high: float) -> None:

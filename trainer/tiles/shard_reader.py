@@ -46,11 +46,14 @@ class ShardDataset(Sequence[NDArray[np.uint8]]):
             raise DataMissing(folder, "no shards (*.tar) here", "give a folder that `trainer tiles` has made")
         entries = [_pictures_in(path) for path in self._paths]
         self._shard = np.repeat(np.arange(len(entries), dtype=np.int32), [len(entry) for entry in entries])
+        # Arrays and no list of tuples: sets have millions of tiles, and
+        # objects of Python would take many times as much.
         places = np.concatenate(entries)
         self._offset, self._size = places[:, 0].copy(), places[:, 1].astype(np.int32)
         if len(self._shard) == 0:
             raise DataRefused(folder, "its shards hold no pictures", f"they must hold {', '.join(ENDINGS)} files")
         self._open: OrderedDict[int, _Opened] = OrderedDict()
+        # Guards the table of open files alone; reading itself needs no lock.
         self._turn = threading.Lock()
 
     def __len__(self) -> int:
@@ -87,6 +90,7 @@ class ShardDataset(Sequence[NDArray[np.uint8]]):
             raise IndexError(number)
         shard, size = int(self._shard[number]), int(self._size[number])
         file = self._opened(shard)  # by a name: it is closed when nothing refers to it
+        # By offset, without a position in the file: threads and forked workers share descriptors.
         data = os.pread(file.descriptor, size, int(self._offset[number]))
         if len(data) != size:
             raise self._damaged(number, "the file is shorter than its headers said")
@@ -100,6 +104,7 @@ class ShardDataset(Sequence[NDArray[np.uint8]]):
         """
         if count > len(self):
             raise DataRefused(self.folder, f"it holds {len(self)} tiles, {count} were asked for", "ask for fewer")
+        # The head of one permutation: the curve over the number of tiles then adds tiles and exchanges none.
         return TileSubset(self, np.random.default_rng([seed]).permutation(len(self))[:count])
 
     @property
@@ -112,10 +117,13 @@ class ShardDataset(Sequence[NDArray[np.uint8]]):
             file = self._open.get(shard) or self._open.setdefault(shard, _Opened(self._paths[shard]))
             self._open.move_to_end(shard)
             if len(self._open) > MOST_OPEN:
+                # Only the reference goes. Another thread may be reading from
+                # this file; it closes with the last of them.
                 self._open.popitem(last=False)
         return file
 
     def __getstate__(self) -> dict[str, object]:
+        # For worker processes that are spawned: neither locks nor descriptors can be sent.
         return {name: value for name, value in self.__dict__.items() if name not in {"_open", "_turn"}}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -137,6 +145,7 @@ class _Opened:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
+        # An open that failed has left none.
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
 
@@ -176,6 +185,7 @@ def _pictures_in(path: Path) -> NDArray[np.int64]:
             path, f"not a whole tar file ({error})", "make this shard again, or take it out of the folder"
         ) from error
     size = path.stat().st_size
+    # tarfile reads headers alone and does not miss the end of the last picture.
     if any(offset + length > size for offset, length in places):
         raise DataRefused(path, "it is cut off", "make this shard again, or take it out of the folder")
     return np.array(places, dtype=np.int64).reshape(-1, 2)

@@ -40,6 +40,7 @@ def published(final: Path, staged: Path) -> Iterator[Path]:
     """
     try:
         yield staged
+        # Before the rename: a power cut must not leave the final name on a file without its bytes.
         synced_file(staged)
         staged.replace(final)
         synced_folder(final.parent)
@@ -70,6 +71,7 @@ class ShardWriter:
 
     def add(self, key: str, jpeg: bytes, facts: dict[str, Any]) -> None:
         """Appends a tile; `facts` is the content of KEY.json."""
+        # Sorted, since equal tiles have to make equal bytes.
         encoded_facts = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
         try:
             for name, data in ((f"{key}.jpg", jpeg), (f"{key}.json", encoded_facts)):

@@ -59,12 +59,14 @@ def find_sources(given: Sequence[Path], out: Path | None = None) -> list[Path]:
     for path in given:
         own = None if out is None else _own_of_run(path, out)
         below = sorted(path.rglob("*")) if path.is_dir() else []
+        # Sorted by path above: the order of a file system differs between machines, and it decides the shards.
         files = [file for file in below if _ending(file) in SCENE_ENDINGS + PICTURE_ENDINGS and file.name[0] != "."]
         sources.update(dict.fromkeys(f for f in files if f.is_file() and not (own and f.is_relative_to(own))))
         if not path.is_dir():
             sources[path] = None
     once: dict[Path, Path] = {}
     for path in sources:
+        # A file named twice, or through a link, would only make near-duplicates of itself.
         once.setdefault(path.resolve(), path)
     return list(once.values())
 
@@ -173,6 +175,7 @@ def _translated(path: Path) -> Iterator[None]:
     """Pillow's many errors as one, in one line."""
     try:
         with warnings.catch_warnings():
+            # A picture has to be decoded whole. So large a one is better as a GeoTIFF, which is read by windows.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Odd metadata is of no interest here.
             warnings.simplefilter("ignore", UserWarning)

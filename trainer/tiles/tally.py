@@ -58,6 +58,7 @@ class Tally:
     def drop(self, source: int, reason: str, detail: str, window: Window | None) -> None:
         """Counts a rejected tile; the first few of each reason become examples."""
         self.of(source).drop(reason)
+        # The first ones, not a random choice: a resumed run has to draw the same sheet.
         if sum(example.reason == reason for example in self.examples) < self.most_examples:
             self.examples.append(DroppedTile(source, reason, detail, window))
 

@@ -38,6 +38,8 @@ CHECKPOINTS = "checkpoints"
 NETWORK, AVERAGE, OPTIMISER, FACTS = "network.safetensors", "average.safetensors", "optimiser.safetensors", "state.json"
 ANOTHER_RUN = "give the folder of a run that fits, or change the configuration to what this one is of"
 """Remedy where another run than the current one is read."""
+# torch names moments by their weight and not by number: what one
+# strategy saved (one process, DDP, FSDP), another loads.
 _PUT = StateDictOptions(full_state_dict=True, strict=False)
 
 
@@ -105,6 +107,7 @@ def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, write
     Raises:
         CheckpointNotWritten: the disk is full or failed; the last good checkpoint is still there.
     """
+    # Gathering is a collective operation: a process that returned before it would leave the others waiting.
     files = {NETWORK: state.network_tensors(), OPTIMISER: state.optimiser_tensors()}
     with state.average.applied():
         files[AVERAGE] = state.network_tensors()
@@ -115,18 +118,22 @@ def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, write
         return  # the same content; replacing it would leave a moment without any checkpoint
     partial = target.with_name(target.name + ".part")
     try:
+        # A run that was killed while it wrote may have left this folder half full.
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, tensors in files.items():
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial / name)
+            # Bytes first, then the name: after a power cut a folder named step-... is whole or is not there.
             synced_file(partial / name)
         (partial / FACTS).write_text(json.dumps(facts, indent=1))
         synced_file(partial / FACTS)
+        # Until this line the run has the checkpoint before this one; after it, both.
         partial.rename(target)
         synced_folder(target.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointNotWritten(target, str(error)) from error
+    # Only now, when the new one is durable. A kill in between leaves two checkpoints, and the newest is read.
     for older in _complete(run)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
 
@@ -143,6 +150,8 @@ def read_checkpoint(run: Path, state: State) -> dict[str, Any] | None:
     folder = folders[-1]
     facts = read_facts(run)
     wanted = state.network_tensors()
+    # The average goes through the network, whose strategy may have
+    # sharded it; the network's own weights come last and stay.
     for name in (AVERAGE, NETWORK):
         tensors = _loaded(folder / name)
         _check_names(wanted, tensors, folder / name)
@@ -227,6 +236,7 @@ def checkout_commit() -> str:
 
 def _complete(run: Path) -> list[Path]:
     """Folders of whole checkpoints, the newest last."""
+    # Steps are written with eight digits, so names sort as numbers do.
     return sorted(path for path in (run / CHECKPOINTS).glob("step-*") if path.suffix != ".part")
 
 
@@ -239,6 +249,7 @@ def _newest(run: Path) -> Path:
 
 def _loaded(path: Path, remedy: str = START_AFRESH) -> dict[str, Tensor]:
     try:
+        # safetensors and not pickle: a file of weights from elsewhere cannot run code.
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointRefused(path, f"damaged or not there ({error})", remedy) from error

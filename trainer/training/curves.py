@@ -24,6 +24,7 @@ def curves_picture(rows: Sequence[dict[str, str]], path: Path) -> None:
     steps = np.array([int(row["step"]) for row in rows])
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
+    # Figure and not pyplot: pyplot keeps each figure in a global list, and a long run draws many.
     figure = Figure(figsize=(4.6 * columns, 2.7 * lines), layout="constrained")
     for place, (group, equal) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
@@ -47,6 +48,7 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     width = max(1, len(values) // 50)
     known = np.isfinite(values)
     kernel = np.ones(width)
+    # A gap counts neither in the sum nor in the count, so that it does not pull the mean towards 0.
     total = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
     count = np.convolve(known.astype(float), kernel, mode="same")
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -40,10 +40,12 @@ def earlier_runs(start_from: Path | None, encoder: Path | None) -> list[dict[str
 
 def _history(run: Path, seen: frozenset[Path]) -> list[dict[str, Any]]:
     facts = read_facts(run)
+    # Without this look a run that replaced the folder it started from would be followed in a circle.
     if (place := run.resolve()) in seen:
         raise CheckpointRefused(
             run, "a later run started from this folder, and stands in it now", "restore the folder of the first run"
         )
+    # Checkpoints keep their ancestors' facts. The folders are asked only for runs that were made before that.
     if EARLIER in facts:
         return [*facts[EARLIER], {key: value for key, value in facts.items() if key != EARLIER}]
     earlier = facts["settings"].get("start_from")

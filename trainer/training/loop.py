@@ -51,6 +51,8 @@ class Steps(Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         step, micro = divmod(number, self.accumulate)
         first = (micro * self.world + self.rank) * self.count
+        # An image's number in the batch is the same for any number of
+        # processes and micro-batches, and chance hangs on it alone.
         return self.task.draw(Slice(step, self.stage, range(first, first + self.count)))
 
 
@@ -81,8 +83,11 @@ class Run:
         self.fabric = fabric or fabric_of(settings)
         self._check_batches()
         self.max_steps = _steps_of(settings, task)
+        # A rate of 0 here: `learn` sets the rate of every group before each step.
         optimiser = torch.optim.AdamW(_groups(task.network, settings.weight_decay), lr=0.0, betas=settings.betas)
         self.network, self.optimiser = self.fabric.setup(task.network, optimiser)
+        # After Fabric's set-up, which may have moved the weights to a
+        # device or sharded them: the average is of these tensors.
         average = WeightAverage(task.network, settings.average)
         self.state = State(self.network, self.optimiser, average, task.saves_frozen)
         self.commit = checkout_commit()
@@ -135,12 +140,17 @@ class Run:
         with _stop_signals() as signals:
             while self.share < 1.0:
                 stage = stage_at(self.settings, self.share)
+                # Another stage has another batch, so a loader of its own.
+                # Closing the generator ends the loader's worker processes.
                 with closing(self._batches(stage)) as steps:
                     while self.share < min(stage.until, 1.0):
                         losses = self.learn(next(steps), stopping=bool(signals))
+                        # Time of earlier starts counts too: a run of 60 minutes that was cut off at 40 has 20 left.
                         self.seconds = self._agreed(before + self.clock() - began)
                         if report is not None:
                             report(self.step, losses)
+                        # All processes see the same mean, so that all of them save,
+                        # which is collective, and stop after the same step.
                         if losses["stopping"] > 0:
                             self.save()
                             raise RunInterrupted(self.folder, self.step)
@@ -151,6 +161,7 @@ class Run:
 
     def _is_time_to_save(self, seconds: float) -> bool:
         """By step number, equal on all processes; with a single process also by the clock."""
+        # Clocks of several processes differ; if one saved and another did not, each would wait for the other.
         by_clock = self.fabric.world_size == 1 and seconds > 60 * self.settings.checkpoint_minutes
         return by_clock or self.step % self.settings.checkpoint_steps == 0
 
@@ -165,22 +176,30 @@ class Run:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, self.share) * group["share"]
+        # Dropout and positions draw from the global generator. Seeded by the step, a
+        # resumed run draws what an uninterrupted one would, and no generator's state is in
+        # the checkpoint. Two seeds share a stream only a million steps apart.
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         accumulate, parts = self.settings.machine.accumulate, []
         for micro, batch in enumerate(batches, start=1):
+            # Gradients are exchanged once a step, with the last micro-batch; before it they only add up.
             with self.fabric.no_backward_sync(self.network, enabled=micro < accumulate):
                 losses = self.task.losses(self.network, batch)
                 self.fabric.backward(losses["total"] / accumulate)
             parts.append({name: value.detach().float() for name, value in losses.items()})
             self.images += len(batch[0]) * self.fabric.world_size
             self.pixels += batch[0][:, 0].numel() * self.fabric.world_size
+        # After the exchange all processes have the same gradients, thus the same norm, and skip the same step.
         norm = self.fabric.clip_gradients(
             self.network, self.optimiser, max_norm=self.settings.gradient_norm, error_if_nonfinite=False
         )
         values = torch.stack([torch.stack([part[name] for part in parts]).mean() for name in parts[0]])
+        # The stop signal rides along with the losses: a signal may reach
+        # one process alone, and one reduction tells all.
         values = torch.cat([values, values.new_tensor([float(stopping)])])
         reduced = self.fabric.all_reduce(values, reduce_op="mean").tolist()  # type: ignore[union-attr]
         means = dict(zip([*parts[0], "stopping"], reduced, strict=True))
+        # One step with an infinite gradient would make all weights, and every checkpoint after it, not-a-number.
         if math.isfinite(float(norm)):  # type: ignore[arg-type]
             self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -190,6 +209,7 @@ class Run:
         return means
 
     def _note(self, losses: dict[str, float]) -> None:
+        # On every process, also on those that record nothing: the task's state must not depend on the rank.
         more = self.task.after_step(losses)
         if self.record is None:
             return
@@ -209,11 +229,14 @@ class Run:
             self.task, stage, rank=self.fabric.global_rank, world=self.fabric.world_size, accumulate=machine.accumulate
         )
         loader: DataLoader[Batch] = DataLoader(
+            # The task draws whole batches. The sampler counts on from the
+            # current step, so that nothing is drawn twice or left out.
             steps, batch_size=None, sampler=_Counting(self.step * machine.accumulate), num_workers=machine.workers,
             pin_memory=self.fabric.device.type == "cuda", worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # its own, so that starting a loader does not advance the global generator
         )  # fmt: skip
         drawn: Iterator[Batch] = iter(self.fabric.setup_dataloaders(loader, use_distributed_sampler=False))  # type: ignore[arg-type]
+        # Lazy: a micro-batch is taken when the step comes to it, so that one at a time is in memory.
         while True:
             yield (next(drawn) for _ in range(machine.accumulate))
 
@@ -223,11 +246,13 @@ class Run:
 
     def _resume(self) -> bool:
         if has_checkpoint(self.folder):
+            # Before any weight is loaded: a run of other settings is refused and its folder stays as it is.
             check_run_identity(self.folder, read_facts(self.folder).get("settings", {}), self.settings)
         facts = read_checkpoint(self.folder, self.state)
         if facts is None:
             self.earlier = self._earlier()
             return False
+        # From the checkpoint rather than from the folders: those may be gone by now, or hold a successor's weights.
         self.earlier = facts[EARLIER] if EARLIER in facts else self._earlier()
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.images, self.pixels = facts["images"], facts["pixels"]
@@ -272,6 +297,7 @@ def fabric_of(settings: RunSettings) -> Fabric:
     """
     machine = settings.machine
     if machine.threads is not None:
+        # torch wants it before any work: "must be called before running eager code" (its reference, set_num_threads).
         torch.set_num_threads(machine.threads)
     try:
         fabric = Fabric(
@@ -326,6 +352,7 @@ def _stop_signals() -> Iterator[list[int]]:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, lambda number, _: signals.append(number))
+    # Python lets only the main thread set handlers.
     except ValueError:
         log.debug("not the main thread: signals stay as they are")
     try:
@@ -344,9 +371,12 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         parameter: float(module.learning_rate_share)  # type: ignore[arg-type]
         for module in network.modules() if hasattr(module, "learning_rate_share") for parameter in module.parameters()
     }  # fmt: skip
+    # A share of 1 comes first: the first group's rate is what the record shows as the run's own.
     groups: dict[tuple[float, float], list[Tensor]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
+            # Decay pulls towards 0, which for scales of norms, biases and
+            # positions means something else than a simpler network.
             decay = 0.0 if parameter.ndim < 2 or name.endswith("positions") else weight_decay
             groups.setdefault((decay, shares.get(parameter, 1.0)), []).append(parameter)
     return [

@@ -32,8 +32,10 @@ def precision_of(machine: MachineSettings) -> Format:
 def computes_bfloat16(accelerator: Literal["auto", "cpu", "cuda"]) -> bool:
     """Whether the accelerator that a run gets has instructions for bfloat16."""
     if accelerator != "cpu" and torch.cuda.is_available():
+        # Without the flag, torch says yes for GPUs before Ampere too, which emulate it.
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine() in ("x86_64", "AMD64"):
         # oneDNN's own question is also true with AVX-512 alone, where it converts to 32 bits and back.
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    # On ARM the question is about the BF16 instructions themselves.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -29,9 +29,12 @@ class Record:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
+        # A killed run may have recorded steps beyond its last checkpoint. They
+        # come again, and would stand in the file twice.
         self._names = _cut_after(self._path, step)
         self._file = self._path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, self._names)
+        # TensorBoard hides what it has of these steps, for the same reason.
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._last = (0.0, 0)
 
@@ -39,6 +42,7 @@ class Record:
         """Appends a step; ``facts`` must have the same names at every step, None for unknown values."""
         row: dict[str, Any] = {"step": step, "seconds": round(seconds, 3), **facts}
         elapsed, images = seconds - self._last[0], facts["images"] - self._last[1]
+        # The first step after a start or a resumption has nothing to be measured from.
         row["images_per_s"] = round(images / elapsed, 3) if elapsed > 0 and self._last[1] else None
         self._last = (seconds, facts["images"])
         if not self._names:
@@ -46,6 +50,7 @@ class Record:
             self._writer.fieldnames = self._names
             self._writer.writeheader()
         self._writer.writerow({name: "" if value is None else value for name, value in row.items()})
+        # At once: a run that is killed has lost no finished step.
         self._file.flush()
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
@@ -55,6 +60,7 @@ class Record:
         """Draws every curve into ``folder``/curves.png."""
         from trainer.training.curves import curves_picture
 
+        # The pictures are drawn from the file, so what is buffered has to be in it.
         self._file.flush()
         curves_picture(read_record(self.folder, most=DRAWN), self.folder / CURVES)
 
@@ -92,12 +98,14 @@ def read_record(folder: Path, *, most: int | None = None) -> list[dict[str, str]
     every = 1
     if most is not None:
         with path.open(newline="") as file:
+            # Counted in a first pass, so that three million rows are never in memory together.
             every = max(1, -(-sum(1 for _ in file) // most))
     with path.open(newline="") as file:
         return list(_whole(chain(islice(file, 1), islice(file, every - 1, None, every))))
 
 
 def _whole(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    # A killed run may leave half a line. It has too few cells, and csv gives None for those that are missing.
     return (row for row in csv.DictReader(lines) if None not in row.values() and None not in row)
 
 
@@ -118,5 +126,6 @@ def _cut_after(path: Path, step: int) -> list[str]:
                 names = list(row)
                 csv.DictWriter(target, names).writeheader()
             csv.DictWriter(target, names).writerow(row)
+    # Not synced: after a power cut curves may lack rows, but no weight depends on them.
     partial.replace(path)
     return names

@@ -25,6 +25,7 @@ def check_run_identity(folder: Path, stored: Mapping[str, Any], settings: RunSet
         CheckpointRefused: they differ in a setting that affects the result.
     """
     differences = list(_differences(stored, settings.model_dump(mode="json")))
+    # Weights of two settings in one run would be of neither; its card would name the last alone.
     changes = [difference for difference in differences if not _may_differ(difference[0])]
     if changes:
         shown = ", ".join(f"{name} was {before} and is {now} now" for name, before, now in changes[:3])

@@ -12,6 +12,8 @@ def elapsed_share(settings: RunSettings, *, max_steps: int | None, step: int, se
 
     ``max_steps``: from the settings, or computed from their epochs.
     """
+    # The share drives rate and stages, not the step: a run that is
+    # limited by time is annealed to the end on any machine.
     shares = [0.0]
     if settings.max_minutes is not None:
         shares.append(seconds / (60 * settings.max_minutes))
@@ -23,6 +25,7 @@ def elapsed_share(settings: RunSettings, *, max_steps: int | None, step: int, se
 def learning_rate(settings: RunSettings, share: float) -> float:
     """Linear warm-up, then half a cosine down to ``final_learning_rate`` at share 1."""
     if share < settings.warmup:
+        # The very first step has a share of 0; with a rate of 0 it would be wasted.
         return settings.learning_rate * max(share / settings.warmup, 0.01)
     progress = (share - settings.warmup) / (1 - settings.warmup)
     span = settings.learning_rate - settings.final_learning_rate

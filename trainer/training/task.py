@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.config import Stage
 
+# A tuple of tensors: Fabric moves it to the device, and a worker process can send it.
 Batch = tuple[Tensor, ...]
 
 
@@ -17,6 +18,7 @@ Batch = tuple[Tensor, ...]
 class Slice:
     """The images of a step's batch that one call draws: ``numbers``, within 0 .. ``stage.batch`` - 1."""
 
+    # A part and not the batch: processes and micro-batches share the images of a step.
     step: int
     stage: Stage
     numbers: range

@@ -26,6 +26,7 @@ class WeightAverage:
         """Updates the average with the network's weights after ``step`` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for mean, value in zip(self._means, self._values(), strict=True):
+            # Running statistics of batch norms are averaged like weights. Counters, as a norm's batches, cannot be.
             if mean.is_floating_point():
                 mean.lerp_(value.detach(), 1 - decay)
             else:
@@ -41,6 +42,7 @@ class WeightAverage:
     def applied(self) -> Iterator[None]:
         """Context in which the network has the averaged weights; its own are restored afterwards."""
         with torch.no_grad():
+            # The swap is in place: optimiser and strategy hold on to these very tensors.
             own = [value.detach().clone() for value in self._values()]
             self._put(self._means)
             try:

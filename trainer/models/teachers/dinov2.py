@@ -70,8 +70,10 @@ class Dinov2Teacher(Teacher):
     def _embedded(self, image: Tensor, seen: Visible) -> Tensor:
         """Class token and seen tokens with their positions, (B, 1 + N_v, D)."""
         embeddings = self.model.embeddings
+        # All patches are embedded and the hidden ones dropped: a patch's embedding sees no other patch.
         tokens = embeddings.patch_embeddings(resized_patches(image, self.patch, self.own_patch))
         first = embeddings.cls_token.expand(len(tokens), -1, -1)
+        # Of the whole grid, so that a visible token keeps its place; the class token has one of its own.
         positions = embeddings.interpolate_pos_encoding(
             torch.cat([first, tokens], dim=1), seen.rows * self.own_patch, seen.columns * self.own_patch
         )
@@ -88,6 +90,7 @@ def resized_patches(image: Tensor, given: int, wanted: int) -> Tensor:
     batch, bands, height, width = image.shape
     rows, columns = height // given, width // given
     patches = image.reshape(batch, bands, rows, given, columns, given).permute(0, 2, 4, 1, 3, 5)
+    # Each patch is an image of the batch here, so that no filter reaches over its border.
     patches = F.interpolate(
         patches.reshape(-1, bands, given, given), size=(wanted, wanted), mode="bilinear", antialias=given > wanted
     )

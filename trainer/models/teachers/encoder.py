@@ -25,6 +25,7 @@ class TeacherEncoder(nn.Module):
     def forward(self, image: Tensor) -> StudentFeatures:
         """All tokens are seen."""
         rows, columns = (side // self.teacher.patch for side in image.shape[-2:])
+        # A teacher takes pixels and normalises them by its backbone's own constants, which may not be ours.
         features = self.teacher(image * self.deviation + self.mean, None)
         levels = [level.transpose(1, 2).unflatten(2, (rows, columns)) for level in features.levels]
         return StudentFeatures(levels=levels)

@@ -39,6 +39,7 @@ def pretrained(folder: Path, kind: type[Backbone], *, beside: tuple[str, ...] = 
                 ignore_mismatched_sizes=True,  # they come back in the report, and are refused below with all others
             )
         model, report = loaded
+    # A damaged file must be one line that names it, whichever library found the damage.
     except Exception as error:
         # transformers and safetensors raise a dozen kinds, some of them bare Exception
         raise CheckpointRefused(folder, f"transformers cannot read it: {error}", REMEDY) from error
@@ -49,6 +50,7 @@ def pretrained(folder: Path, kind: type[Backbone], *, beside: tuple[str, ...] = 
         misshaped={key: (given, wanted) for key, given, wanted in report["mismatched_keys"]},
         remedy=REMEDY,
     )
+    # Weights may be stored in half precision, as the study's teacher is; all networks here compute in 32 bits.
     return cast(Backbone, model.to(torch.float32))
 
 
@@ -97,6 +99,7 @@ def _few(keys: list[str]) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppresses progress bar and table of keys while loading; problems with the file are raised as exceptions."""
+    # These are global in transformers, so they are put back.
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -66,6 +66,7 @@ class SamTeacher(Teacher):
             layer = cast(SamVisionLayer, block)
             tokens = tokens + _attention(layer, tokens)
             normed = layer.layer_norm2(tokens)
+            # The residual comes from X', not from X_n as in the article's listing, which would lose it.
             tokens = tokens + mmoa(normed, layer.mlp(normed))
             if number in self.levels:
                 levels.append(tokens.flatten(1, 2))

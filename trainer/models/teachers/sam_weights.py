@@ -72,6 +72,7 @@ def encoder_from_meta(path: Path) -> SamVisionEncoder:
     state = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
     state = state or {key: value for key, value in whole.items() if not key.startswith(OTHER_PARTS)}
     encoder = SamVisionEncoder(_config_of(path, state))
+    # Every key must find its place: a weight left random would make a teacher that is quietly worse.
     load_whole(path, encoder, {_renamed(key): value.float() for key, value in state.items()}, remedy=REMEDY)
     return encoder
 
@@ -124,9 +125,11 @@ def _config_of(path: Path, state: Mapping[str, Tensor]) -> SamVisionConfig:
         channels = state["neck.0.weight"].shape[0]
         # A table of relative positions has 2 S - 1 rows, S the side of the window, or of the grid in a global block.
         sides = [(length + 1) // 2 for length, _ in tables]
+        # The second size of such a table is the width of one head.
         heads = width // tables[0][1]
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointRefused(path, f"is not a SAM image encoder: {error} is missing or odd", REMEDY) from error
+    # A block whose table is as large as the grid attends globally; all others share one window.
     windows = sorted({side for side in sides if side != grid})
     if len(windows) > 1:
         raise CheckpointRefused(path, f"has relative positions for windows of several sides, {windows}", REMEDY)

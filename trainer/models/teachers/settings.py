@@ -92,6 +92,8 @@ class TeacherSettings(_Settings):
         known: dict[str, SamShape] | dict[str, Dinov2Shape] = SAM_SHAPES if self.kind == "sam" else DINOV2_SHAPES
         if isinstance(self.shape, str) and self.shape not in known:
             raise ValueError(f"shape {self.shape!r} of {self.kind} is not one of {', '.join(known)}")
+        # The patch is not compared here: with weights it is known only
+        # when they are read (SamTeacher refuses another one).
         right = SamShape if self.kind == "sam" else Dinov2Shape
         if not isinstance(self.shape, (right, str, type(None))):
             raise ValueError(f"the shape given is not one of {self.kind}")  # noqa: TRY004 -- pydantic wants ValueError

@@ -47,6 +47,7 @@ class Teacher(nn.Module, ABC):
                 "teacher.levels", f"block {settings.levels[-1]} does not exist: this teacher has {depth} blocks"
             )
         self.width, self.patch, self.levels = width, settings.patch, settings.levels
+        # Frozen before the adapters are made, so that these alone remain to learn.
         self.backbone = backbone.requires_grad_(False).eval()
         self.mmoa = nn.ModuleList(MMoA(width, settings.mmoa) for _ in range(depth))
 
@@ -62,6 +63,7 @@ class Teacher(nn.Module, ABC):
     def train(self, mode: bool = True) -> Teacher:
         """Adapters follow ``mode``; the backbone stays in eval mode."""
         super().train(mode)
+        # torch's train() has just reached the backbone as well; its dropout must stay off.
         self.backbone.eval()
         return self
 
