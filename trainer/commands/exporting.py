@@ -58,6 +58,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         help="side of the squares that get one class, 1, 2, 4, ...; larger ones cost less aboard (default: 2)",
     )  # fmt: skip
     parser.add_argument(
+        "--bias", action="append", default=[], metavar="[HEAD:]CLASS=LOGITS",
+        help="added to a class's logits, under 0 where a false alarm costs more than a miss; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-confidence", action="store_false", dest="confidence", help="without the output of confidence"
     )
     parser.add_argument(
@@ -145,6 +149,8 @@ def _export_heads(options: argparse.Namespace) -> None:
     # Only to refuse heads that are not there; the values are read for each head below.
     for option in ("prior", "cell"):
         _by_head([given for given in getattr(options, option) if "=" in given], f"--{option}", names)
+    if unknown := [given for given in options.bias if given.partition(":")[0] not in names]:
+        raise SettingsRefused("--bias", f"{unknown[0]}: give HEAD:CLASS=LOGITS, HEAD one of {', '.join(names)}")
     heads = {
         name: HeadOptions(
             _deploy_of(options, name), tuple(calibration[name]), descriptions.get(name, ""),
@@ -254,7 +260,23 @@ def _deploy_of(options: argparse.Namespace, head: str | None) -> DeploySettings:
         raise SettingsRefused("--prior", f"{prior} is no number of logits; give 0 or more")
     if not cell.isdecimal() or int(cell) not in CELLS:
         raise SettingsRefused("--cell", f"{cell} is no side of a cell; give one of {', '.join(map(str, CELLS))} pixels")
-    return DeploySettings(confidence=options.confidence, prior=float(prior), cell=int(cell))
+    return DeploySettings(
+        confidence=options.confidence, prior=float(prior), cell=int(cell), bias=_bias_of(options.bias, head)
+    )
+
+
+def _bias_of(given: Sequence[str], head: str | None) -> dict[str, float]:
+    """Logits by class of one head; of a model of one graph with None."""
+    wanted = "CLASS=LOGITS, as water=-0.5" if head is None else "HEAD:CLASS=LOGITS, as landcover:water=-0.5"
+    biases: dict[str, float] = {}
+    for item in given:
+        where, colon, rest = item.rpartition(":")
+        name, sign, logits = rest.partition("=")
+        if bool(colon) == (head is None) or not sign or not _is_number(logits) or not math.isfinite(float(logits)):
+            raise SettingsRefused("--bias", f"{item} is no bias; give {wanted}")
+        if where == (head or ""):
+            biases[name] = float(logits)
+    return biases
 
 
 def _own_or_common(given: Sequence[str], option: str, head: str | None) -> str | None:

@@ -48,7 +48,7 @@ from trainer.export.onnx import Exported, ExportPrecision, Trial, deploy_form, o
 from trainer.export.provenance import described, finetuning_of, training_of
 from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
 from trainer.familiarity.imagery import Images
-from trainer.models.deploy import DeploySegmenter, DeploySettings
+from trainer.models.deploy import DeploySegmenter, DeploySettings, with_bias
 from trainer.models.segmenter import Segmenter
 from trainer.profile.onnx_graph import cost_of
 from trainer.training.history import history
@@ -214,6 +214,7 @@ class Prepared:
             CheckpointRefused, SettingsRefused: as :func:`package`.
         """
         settings, segmenter = one_head(*segmenter_of(request.run), request.head)
+        segmenter = with_bias(segmenter, request.deploy.bias, _class_names(settings))
         # Before the files are written: the temperature becomes a constant of the graph.
         calibration = calibrated(request, settings) if request.calibration else None
         deploy = request.deploy
@@ -314,6 +315,7 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
         # another run, and speak for this one only if the network is the same.
         if fitted.model != settings.model:
             raise SettingsRefused(str(source.run), "a run of another network: its confidence says nothing of this one")
+        segmenter = with_bias(segmenter, request.deploy.bias, _class_names(settings))
         others += source.run.resolve() != request.run.resolve()
         # Of that run and of all it started from: weights remember labels of earlier stretches too.
         seen |= _names_fitted(source.run) & set(names)
@@ -326,6 +328,10 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
         ]  # fmt: skip
     words = _evidence_in_words(request, settings.data.set, seen, others)
     return calibration_of(evidence, data=words, held_out=not seen)
+
+
+def _class_names(settings: FinetuneSettings) -> list[str]:
+    return [item.name for item in read_description(settings.data.set).classes]
 
 
 def _sure_labels(labelled: LabelledSet, name: str, table: str) -> LabelledScene:

@@ -198,6 +198,9 @@ def described(model: SegmenterSettings, deploy: DeploySettings) -> str:
         f"{deploy.reach} cells" if deploy.prior > 0 and deploy.rounds > 0 else ""
     )  # fmt: skip
     chosen = f" Classes are chosen for cells of {deploy.cell} pixels{smoothing}."
+    if deploy.bias:
+        added = ", ".join(f"{name} {logits:+g}" for name, logits in deploy.bias.items())
+        chosen += f" Added to the logits: {added}."
     if isinstance(student, LiteSettings):
         return f"EfficientNet-Lite{student.stem[-1]} as the encoder; {_decoder(model)}.{chosen}"
     if isinstance(student, PlainSettings):

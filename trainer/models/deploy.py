@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from trainer.errors import SettingsRefused
 from trainer.models.cells import box_means, in_phases, phases_in_pixels
 from trainer.models.segmenter import Segmenter
 from trainer.models.tokens import static_sizes
@@ -33,6 +36,8 @@ class DeploySettings(BaseModel):
         temperature: divisor of the logits for the probabilities in the output, fitted by
             trainer/export/calibration.py. It changes no class, since the smoothing uses the untempered probabilities.
         confidence: whether the exported network has a confidence output.
+        bias: logits added for a class, by its name, before all other steps: under 0 for a class whose false alarms cost
+            more than what of it is missed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,10 +48,32 @@ class DeploySettings(BaseModel):
     reach: int = Field(default=7, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     confidence: bool = True
+    bias: dict[str, float] = Field(default_factory=dict)
 
 
 PLAIN_DEPLOY = DeploySettings(cell=1, prior=0, rounds=0)
 """A class for every pixel from its own logits, as in the paper."""
+
+
+def with_bias(segmenter: Segmenter, bias: Mapping[str, float], classes: Sequence[str]) -> Segmenter:
+    """The same network, whose last layer has a bias added for some classes; it costs nothing when it runs.
+
+    Args:
+        segmenter: of one head; it is changed.
+        bias: logits by name of the class.
+        classes: names of its classes in the order of its channels.
+
+    Raises:
+        SettingsRefused: no class has such a name.
+    """
+    layer = segmenter.decoder.classifier
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None  # noqa: S101 -- of every decoder here
+    for name, logits in bias.items():
+        if name not in classes:
+            raise SettingsRefused("--bias", f"no class {name!r}; there are {', '.join(classes)}")
+        with torch.no_grad():
+            layer.bias[list(classes).index(name)] += logits
+    return segmenter
 
 
 class DeploySegmenter(nn.Module):

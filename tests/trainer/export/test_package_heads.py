@@ -264,6 +264,23 @@ def test_the_command_adds_a_head_in_place(place: Path, model: Path, capsys: pyte
     assert "both is 2.0.0 already: a changed model gets another" in capsys.readouterr().err
 
 
+def test_a_bias_changes_one_class_of_one_head(place: Path, models: Path, tmp_path: Path) -> None:
+    command = ["export", "--run", str(place / "run"), "--out", str(tmp_path), "--name", "both", "--heads"]
+    golden = a_tile()
+    before = answers(models / "both", tuple(CELLS))
+    (given,) = np.unique(before["coarse"].classes)[:1]
+    name = ("land", "sea")[int(given) - 1]
+    request = request_for(place / "run", tmp_path, golden_tile=golden)
+    biased = {"coarse": {"deploy": DeploySettings(cell=4, bias={name: -1000.0})}}
+    package_heads(request, options_of(**biased))
+    after = answers(tmp_path / "both", tuple(CELLS))
+    assert given not in np.unique(after["coarse"].classes)
+    assert same(after["cover"], before["cover"])
+    assert f"Added to the logits: {name} -1000." in Manifest.load(tmp_path / "both").with_heads(["coarse"]).architecture
+    assert main([*command, "--version", "2.0.0", "--bias", f"coarse:{name}=-1000", "--cell", "coarse=4"]) == 0
+    assert f"{name} -1000." in Manifest.load(tmp_path / "both").with_heads(["coarse"]).architecture
+
+
 def test_the_command_joins_folders_in_any_order(models: Path, tmp_path: Path) -> None:
     """Also where the first head reads fewer features than the second."""
     command = ["join", str(tmp_path / "joined"), "--name", "joined", "--version", "0.2.0"]
@@ -348,6 +365,10 @@ BAD_EXPORTS: list[tuple[list[str], str]] = [
     (["--heads", "--name", "x", "--head", "cover"], "it is one head, and --heads are several"),
     (["--heads", "--name", "x", "--precision", "int8"], "int8 is fitted to each head"),
     (["--heads", "--name", "x", "--twin"], "no graph of probabilities"),
+    (["--heads", "--name", "x", "--bias", "water=-1"], "--bias: water=-1: give HEAD:CLASS=LOGITS, HEAD one of cover"),
+    (["--heads", "--name", "x", "--bias", "cover:water=x"], "cover:water=x is no bias"),
+    (["--heads", "--name", "x", "--bias", "cover:sea=-1"], "no class 'sea'; there are roof, green, water"),
+    (["--head", "cover", "--name", "x", "--bias", "cover:water=-1"], "give CLASS=LOGITS"),
     (["--heads", "--name", "x", "--cell", "roads=4"], "--cell: roads=4: give HEAD=VALUE, HEAD one of cover, coarse"),
     (["--heads", "--name", "x", "--cell", "3"], "--cell: 3 is no side of a cell; give one of 1, 2, 4, 8, 16"),
     (["--heads", "--name", "x", "--prior", "cover=much"], "--prior: much is no number of logits"),
