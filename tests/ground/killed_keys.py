@@ -33,7 +33,7 @@ def killed_at(step: int, folder: Path, words: list[str]) -> bool:
                 if left[0] < 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        def synced(descriptor: Any) -> None:
+        def synced(descriptor: int) -> None:
             left[0] -= 1
             if left[0] < 0:
                 path = Path(f"/proc/self/fd/{descriptor}")
@@ -42,7 +42,7 @@ def killed_at(step: int, folder: Path, words: list[str]) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
             fsync(descriptor)
 
-        os.fsync = synced
+        os.fsync = synced  # type: ignore[assignment]
         sys.addaudithook(one)
         os._exit(cli.main(["model", "keys", str(folder), *words]))
     _, status = os.waitpid(child, 0)
