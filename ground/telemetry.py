@@ -2,7 +2,8 @@
 
 The folder has ``history/`` (a file a page, named by its first and last tick), ``events.jsonl`` and ``state.json``
 (where to go on). Every file is synced before the state says that it is there, and the satellite is told that its
-events are stored only after that: a cut costs a page that is pulled again, never one that is lost.
+events are stored only after that: a cut costs a page that is pulled again, never one that is lost. Where the history
+has grown meanwhile, that page is longer, and its file takes the place of the first one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,8 @@ class TelemetryStation:
             if state.tick is not None and page.now < state.tick and not was_lost:
                 # The history aboard was lost and begun afresh: its ticks are another axis from here.
                 state.tick, state.epoch, was_lost = None, state.epoch + 1, True
+                # Now: after a cut the new axis may reach beyond the old tick, and would be taken for the old one.
+                self._keep(state)
                 continue
             ticks = page.ticks
             if ticks and state.tick is not None and ticks[-1] <= state.tick:
@@ -127,6 +131,7 @@ class TelemetryStation:
                 # Padded, so that names sort by epoch and tick: the console reads files in that order.
                 name = f"{state.epoch:03d}-{ticks[0]:015d}-{ticks[-1]:015d}.parquet"
                 _write_parquet(self._folder / HISTORY / name, page.columns, step_s=page.step_s)
+                _remove_replaced(self._folder / HISTORY / name)
                 state.tick = ticks[-1]
                 self._keep(state)
                 report.rows += len(ticks)
@@ -141,7 +146,9 @@ class TelemetryStation:
         try:
             return State.model_validate_json(read_small(path, _LONGEST_STATE))
         except FileNotFoundError:
-            return State()
+            # What lies aboard is the newest history of those that were pulled.
+            names = [file.name for file in (self._folder / HISTORY).glob("[0-9][0-9][0-9]-*.parquet")]
+            return State(epoch=max((int(name[:3]) for name in names), default=0))
         except (ValidationError, OSError) as error:
             reason = "it is no state" if isinstance(error, ValidationError) else (error.strerror or str(error))
             raise AskedWrong(
@@ -184,6 +191,22 @@ def _last_sequence(lines: bytes, usual: int) -> int:
         except (ValueError, RecursionError):  # noqa: PERF203 -- damaged lines are few
             continue
     return usual
+
+
+def _remove_replaced(path: Path) -> None:
+    """Removes files of the same first tick whose every row this one has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first, _, _ = path.name.rpartition("-")
+    for other in path.parent.glob(f"{first}-*.parquet"):
+        # What else has such a name, a damaged file too, stays: it is not known to be here.
+        with suppress(OSError, ValueError, KeyError, pa.ArrowException):
+            if other != path and other.is_file() and not other.is_symlink():
+                rows, more = (pq.read_table(file, columns=["tick"]) for file in (other, path))
+                is_same_step = rows.schema.metadata == more.schema.metadata
+                if is_same_step and set(rows["tick"].to_pylist()) <= set(more["tick"].to_pylist()):
+                    other.unlink()
 
 
 def _write_parquet(path: Path, columns: Mapping[str, Sequence[Any]], *, step_s: float) -> None:
