@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,7 +29,9 @@ STATE, EVENTS, HISTORY = "state.json", "events.jsonl", "history"
 PAGE_ROWS = 2000
 MOST_PAGES = 5000
 """Pages of one kind in a pass: ten million rows, or five million events. One that never ends is left for this pass."""
-_LONGEST_STATE, _TAIL = 1 << 16, 1 << 16
+_LONGEST_STATE, _BLOCK = 1 << 16, 1 << 16
+_LONGEST_TAIL = 64 << 20
+"""Bytes of ``events.jsonl`` that are searched for the last event: lines come from answers of 16 MiB at most."""
 
 
 class State(BaseModel):
@@ -168,13 +170,10 @@ def _never_ends(url: str, path: str) -> GroundError:
 def _append(path: Path, events: list[Event], *, after: int) -> None:
     """Appends what is newer than the last line that is there: a cut between file and state repeats nothing."""
     with os.fdopen(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - _TAIL))
-        tail = file.read()
-        whole = tail[: tail.rfind(b"\n") + 1]
-        file.truncate(end - len(tail) + len(whole))  # a line that was torn
-        file.seek(0, os.SEEK_END)
-        last = _last_sequence(whole, after)
+        end = _end_of_lines(file)
+        last = _last_sequence(file, end, after)
+        file.truncate(end)  # a line that was torn
+        file.seek(end)
         for event in events:
             if event.sequence > last:
                 file.write(json.dumps(event.model_dump(), ensure_ascii=True).encode() + b"\n")
@@ -183,13 +182,31 @@ def _append(path: Path, events: list[Event], *, after: int) -> None:
     sync(path.parent)
 
 
-def _last_sequence(lines: bytes, usual: int) -> int:
-    """Of the last line that is an event; ``usual`` where none is: what the state says."""
-    for line in reversed(lines.splitlines()):
-        try:
-            return model_of(Event, line).sequence
-        except (ValueError, RecursionError):  # noqa: PERF203 -- damaged lines are few
-            continue
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last line that is whole ends, however long the rest is."""
+    begin = file.seek(0, os.SEEK_END)
+    while begin > 0:
+        begin, end = max(0, begin - _BLOCK), begin
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+    return 0
+
+
+def _last_sequence(file: IO[bytes], end: int, usual: int) -> int:
+    """Of the last line up to ``end`` that is an event; ``usual`` where none is: what the state says."""
+    begin, size = end, _BLOCK
+    while begin > max(0, end - _LONGEST_TAIL):
+        begin = max(0, end - size)
+        size *= 4
+        file.seek(begin)
+        # May begin in the middle of a line, which then is no event.
+        for line in reversed(file.read(end - begin).splitlines()):
+            try:
+                return model_of(Event, line).sequence
+            except (ValueError, RecursionError):  # noqa: PERF203 -- damaged lines are few
+                continue
     return usual
 
 

@@ -240,3 +240,33 @@ def test_another_history_stays_one_where_a_pass_is_cut_or_the_state_is_lost(
     names = ["000-000000000000000-000000000099000.parquet", "001-000000000000000-000000000199000.parquet"]
     assert sorted(path.name for path in (tmp_path / "history").iterdir()) == names
     assert json.loads((tmp_path / "state.json").read_text())["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"sequence": 2, "text": "' + b"a" * 200_000, b"a" * (3 << 16), b"a" * ((1 << 16) - 4)]
+)
+def test_a_torn_line_of_any_length_is_cut_and_the_next_event_stands_alone(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], torn: bytes
+) -> None:
+    for before in (b"", b'{"sequence": 1}\n'):
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        (tmp_path / "events.jsonl").write_bytes(before + torn)
+        assert pull(capsys, liar, tmp_path)[0] == 0
+        lines = (tmp_path / "events.jsonl").read_text().splitlines()
+        assert [json.loads(line)["sequence"] for line in lines] == [1, 2]
+
+
+def test_events_longer_than_is_usual_are_not_repeated(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cut between the lines and the note of them."""
+    long = [{"sequence": number, "text": "a" * 200_000} for number in (1, 2)]
+    liar.answers["GET /events"] = respond(EVENTS | {"events": long})
+    for damage in (b"", b"garbage\n", b"g" * 200_000 + b"\n"):
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        with (tmp_path / "events.jsonl").open("ab") as file:
+            file.write(damage)
+        assert pull(capsys, liar, tmp_path)[0] == 0
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["sequence"] for line in lines if line.startswith(b"{")] == [1, 2]
+    assert len(lines) == 4
