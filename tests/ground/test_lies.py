@@ -350,6 +350,30 @@ def test_retries_are_lines_of_the_terminal_unless_it_is_to_be_quiet(
     assert (code, out, err) == (4, "", "ground: nothing came through in this pass\n")
 
 
+def test_after_a_pass_without_maps_scenes_to_come_are_asked_for_once_and_within_the_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dead(link: socket.socket, _: str) -> None:
+        """The link dies just then."""
+
+    def dripping(link: socket.socket, _: str) -> None:
+        link.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+        satellite.drip(link, b" " * 1000, 0.005)
+
+    arguments = ("--dest", str(tmp_path), "--stall", "60s", "--window", "2s")
+    with lying() as satellite:
+        satellite.answers["GET /telemetry"] = respond(SNAPSHOT | {"scenes": {"queued": 2, "running": 1}})
+        code, out, err = run(capsys, "pull", satellite.url, *arguments)
+        assert (code, err) == (0, "")
+        assert out.endswith("\n3 scenes still to be mapped aboard: pull again later\n")
+        for answer in (dead, dripping, respond("busy", status=503), respond([]), respond("portal", kind="text/html")):
+            satellite.answers["GET /telemetry"] = answer
+            satellite.requests.clear()
+            code, out, err = in_time(run, capsys, "pull", satellite.url, *arguments)
+            assert (code, err, len(out.splitlines())) == (0, "", 1)
+            assert satellite.requests.count("GET /telemetry") == 1
+
+
 @pytest.mark.parametrize("name", ["map.tif", "map.tif.{digest}.part", "receipt.json.new", "receipt.json"])
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
 def test_what_is_no_file_in_the_folder_of_maps_hangs_nothing(
