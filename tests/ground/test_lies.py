@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -450,3 +451,45 @@ def test_a_folder_that_cannot_be_is_one_line(liar: Liar, tmp_path: Path, capsys:
     assert (code, len(err.splitlines())) == (1, 1)
     with contextlib.suppress(GroundError):
         folders.held_maps(tmp_path / "file")
+
+
+def areas_of(name: str, **changed: object) -> dict[str, Any]:
+    """What `ground areas push` reads, and what a service answers."""
+    facts = {"name": name, "classes": [], "priority": "high", "alert_points": None} | changed
+    return {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None, "properties": facts}]}
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_areas_are_measured_as_they_are_sent(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], over: int
+) -> None:
+    """Up to the service's 64 KiB of compact UTF-8, however the file spells them."""
+    room = (1 << 16) - len(json.dumps(areas_of(""), separators=(",", ":")))
+    document = areas_of("地" * (room // 3) + "a" * (room % 3 + over))
+    lengths = []
+
+    def taken(link: socket.socket, head: str) -> None:
+        length = int(re.search(r"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        lengths.append(length)
+        assert "content-type: application/json" in head.lower()
+        respond(areas_of("a"))(link, head)
+
+    liar.answers |= {"GET /areas": respond(areas_of("a")), "PUT /areas": taken}
+    for text in (json.dumps(document), json.dumps(document, indent=2), json.dumps(document, ensure_ascii=False)):
+        path = tmp_path / "areas.geojson"
+        path.write_text(text, encoding="utf-8")
+        code, _, err = run(capsys, "areas", "push", liar.url, str(path))
+        if over:
+            assert (code, "more than 65,536 bytes; simplify the areas" in err) == (2, True)
+    assert lengths == ([] if over else [1 << 16] * 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"a": NaN}', '{"a": 1e999}', '"\\ud800"', "[" * 60_000, "9" * 5000, "\xff", " " * (1 << 21)]
+)
+def test_what_cannot_be_areas_is_refused_before_anything_is_asked(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "areas.geojson").write_bytes(text.encode("latin-1"))
+    code, out, err = run(capsys, "areas", "push", liar.url, str(tmp_path / "areas.geojson"))
+    assert (code, out, len(err.splitlines()), liar.requests) == (2, "", 1, [])
