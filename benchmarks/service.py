@@ -112,7 +112,7 @@ def _cancel_all(client: httpx.Client) -> None:
 
 
 def _latencies(client: httpx.Client, count: int) -> list[float]:
-    """Milliseconds of so many requests, ten a second: an operator's screen and then some."""
+    """Milliseconds of so many requests, at most fifty a second: 20 ms lie between an answer and the next request."""
     latencies = []
     for _ in range(count):
         begin = time.perf_counter()

@@ -199,12 +199,14 @@ def _pull(options: argparse.Namespace) -> int:
         )
         with pass_going_on(options.dest):
             report = _logged(station, options)
+        brought_nothing = not (report.maps or report.coarse or report.left or report.window_closed)
+        to_come = _scenes_to_come(link) if spoken and brought_nothing else 0
     if options.json:
         print(json.dumps(asdict(report)))
     elif spoken:
         screen.line(report_line(report))
-        if not (report.maps or report.coarse or report.left or report.window_closed):
-            _say_what_is_to_come(options)
+        if to_come:
+            screen.line(f"{count(to_come, 'scene')} still to be mapped aboard: pull again later")
     if not spoken:  # else it was said when it was found
         for name in report.damaged:
             screen.note(report.why[name])
@@ -241,17 +243,13 @@ def _logged(station: Any, options: argparse.Namespace) -> Any:
                     options.screen.note(f"{options.dest / LOG}: the pass is not logged: {reason}")
 
 
-def _say_what_is_to_come(options: argparse.Namespace) -> None:
-    """After a pass that brought no map: whether some are still being made. Whatever goes wrong here is no matter."""
+def _scenes_to_come(link: Any) -> int:
+    """How many scenes are still to be mapped aboard; 0 where it is not said at once."""
     from ground.answers import Snapshot
 
-    try:
-        with _link(options) as link:
-            scenes = link.read(Snapshot, "GET", "/telemetry").as_dict()["scenes"]
-    except GroundError:
-        return
-    if waiting := scenes.get("queued", 0) + scenes.get("running", 0):
-        options.screen.line(f"{count(waiting, 'scene')} still to be mapped aboard: pull again later")
+    snapshot = link.read_once(Snapshot, "GET", "/telemetry")
+    scenes = {} if snapshot is None else snapshot.as_dict()["scenes"]
+    return int(scenes.get("queued", 0) + scenes.get("running", 0))
 
 
 def _ls(options: argparse.Namespace) -> int:

@@ -147,6 +147,18 @@ class Link:
             problem = f"the answer of {self.url}{path} is not as it should be ({where or 'the whole'}: {row['msg']})"
             raise AskedWrong(problem, "is it an onboard service, and of this version?") from None
 
+    def read_once(self, model: type[_Model], method: str, path: str) -> _Model | None:
+        """A small answer of a form that is known, within the window; None where it does not come at the first try.
+
+        For what a pass can do without: nothing is raised or said.
+        """
+        try:
+            self.window.check()
+            return model.model_validate(self._json_once(method, path))
+        # ValueError: no JSON, or another form.
+        except (httpx.TransportError, httpx.DecodingError, ValueError, TryLater, AskedWrong, WindowClosed):
+            return None
+
     def json(self, method: str, path: str, **options: Any) -> Any:
         """A small answer, parsed; tried again until it comes.
 
@@ -155,13 +167,12 @@ class Link:
             LinkDown: nothing came.
             WindowClosed: the pass is over.
         """
+        return self.again(lambda: self._json_once(method, path, **options))
 
-        def once() -> Any:
-            with self._sent(method, path, longest_s=LONGEST_ANSWER_S, **options) as answer:
-                body = self._whole(answer, LONGEST_JSON)
-            return _parsed(answer, body)
-
-        return self.again(once)
+    def _json_once(self, method: str, path: str, **options: Any) -> Any:
+        with self._sent(method, path, longest_s=LONGEST_ANSWER_S, **options) as answer:
+            body = self._whole(answer, LONGEST_JSON)
+        return _parsed(answer, body)
 
     def again(self, once: Callable[[], Any]) -> Any:
         """Calls until it succeeds, with growing pauses between failures of the link.

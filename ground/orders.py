@@ -14,7 +14,9 @@ from ground.errors import AskedWrong
 from ground.show import count
 
 LONGEST_AREAS = 1 << 16
-"""Bytes that a service takes."""
+"""Bytes that a service takes, of JSON as short as it can be written."""
+LONGEST_FILE = 16 * LONGEST_AREAS
+"""Bytes that are read of a file: it may be indented, and spell every character as an escape."""
 PRIORITIES = ("urgent", "high", "routine")
 AddLink = Callable[[argparse.ArgumentParser], None]
 OpenLink = Callable[[argparse.Namespace], Any]
@@ -49,11 +51,11 @@ def add_priority(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
 
 
 def _push(open_link: OpenLink, options: argparse.Namespace) -> int:
-    document = _document(options.file)
+    body = _body_of(options.file)
     with open_link(options) as link:
         # Asked before the change, since the answer names only what counts from then on.
         before = {area["name"] for area in _rows(link.json("GET", "/areas"))}
-        rows = _rows(link.json("PUT", "/areas", json=document))
+        rows = _rows(link.json("PUT", "/areas", content=body, headers={"Content-Type": "application/json"}))
     options.screen.table(rows)
     gone = sorted(before - {row["name"] for row in rows})
     options.screen.line(f"{count(len(rows), 'area')} aboard" + (f"; no more: {', '.join(gone)}" if gone else ""))
@@ -91,19 +93,26 @@ def _priority(open_link: OpenLink, options: argparse.Namespace) -> int:
     return 0
 
 
-def _document(path: Path) -> Any:
-    """A GeoJSON file; the service says what is wrong with its areas."""
+def _body_of(path: Path) -> bytes:
+    """A GeoJSON file as it is sent; the service says what is wrong with its areas.
+
+    Raises:
+        AskedWrong: it is no JSON, or more than a service takes.
+    """
     from ground.transfer import read_small
 
     try:
-        document = json.loads(read_small(path, LONGEST_AREAS))
+        document = json.loads(read_small(path, LONGEST_FILE))
+        # No NaN, which is no JSON though Python reads it.
+        body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except OSError as error:
         raise AskedWrong(f"{path}: {error.strerror}", "give a GeoJSON file of areas") from None
-    except ValueError as error:
+    # RecursionError: brackets within brackets by the thousand.
+    except (ValueError, RecursionError) as error:
         raise AskedWrong(f"{path} is no JSON ({error})", "give a GeoJSON file of areas") from None
-    if len(json.dumps(document)) > LONGEST_AREAS:
+    if len(body) > LONGEST_AREAS:
         raise AskedWrong(f"{path} has more than {LONGEST_AREAS:,} bytes", "simplify the areas")
-    return document
+    return body
 
 
 def _rows(document: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 The folder has ``history/`` (a file a page, named by its first and last tick), ``events.jsonl`` and ``state.json``
 (where to go on). Every file is synced before the state says that it is there, and the satellite is told that its
-events are stored only after that: a cut costs a page that is pulled again, never one that is lost.
+events are stored only after that: a cut costs a page that is pulled again, never one that is lost. Where the history
+has grown meanwhile, that page is longer, and its file takes the place of the first one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,7 +29,9 @@ STATE, EVENTS, HISTORY = "state.json", "events.jsonl", "history"
 PAGE_ROWS = 2000
 MOST_PAGES = 5000
 """Pages of one kind in a pass: ten million rows, or five million events. One that never ends is left for this pass."""
-_LONGEST_STATE, _TAIL = 1 << 16, 1 << 16
+_LONGEST_STATE, _BLOCK = 1 << 16, 1 << 16
+_LONGEST_TAIL = 64 << 20
+"""Bytes of ``events.jsonl`` that are searched for the last event: lines come from answers of 16 MiB at most."""
 
 
 class State(BaseModel):
@@ -119,6 +123,8 @@ class TelemetryStation:
             if state.tick is not None and page.now < state.tick and not was_lost:
                 # The history aboard was lost and begun afresh: its ticks are another axis from here.
                 state.tick, state.epoch, was_lost = None, state.epoch + 1, True
+                # Now: after a cut the new axis may reach beyond the old tick, and would be taken for the old one.
+                self._keep(state)
                 continue
             ticks = page.ticks
             if ticks and state.tick is not None and ticks[-1] <= state.tick:
@@ -127,6 +133,7 @@ class TelemetryStation:
                 # Padded, so that names sort by epoch and tick: the console reads files in that order.
                 name = f"{state.epoch:03d}-{ticks[0]:015d}-{ticks[-1]:015d}.parquet"
                 _write_parquet(self._folder / HISTORY / name, page.columns, step_s=page.step_s)
+                _remove_replaced(self._folder / HISTORY / name)
                 state.tick = ticks[-1]
                 self._keep(state)
                 report.rows += len(ticks)
@@ -141,7 +148,9 @@ class TelemetryStation:
         try:
             return State.model_validate_json(read_small(path, _LONGEST_STATE))
         except FileNotFoundError:
-            return State()
+            # What lies aboard is the newest history of those that were pulled.
+            names = [file.name for file in (self._folder / HISTORY).glob("[0-9][0-9][0-9]-*.parquet")]
+            return State(epoch=max((int(name[:3]) for name in names), default=0))
         except (ValidationError, OSError) as error:
             reason = "it is no state" if isinstance(error, ValidationError) else (error.strerror or str(error))
             raise AskedWrong(
@@ -161,13 +170,10 @@ def _never_ends(url: str, path: str) -> GroundError:
 def _append(path: Path, events: list[Event], *, after: int) -> None:
     """Appends what is newer than the last line that is there: a cut between file and state repeats nothing."""
     with os.fdopen(open_plain(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - _TAIL))
-        tail = file.read()
-        whole = tail[: tail.rfind(b"\n") + 1]
-        file.truncate(end - len(tail) + len(whole))  # a line that was torn
-        file.seek(0, os.SEEK_END)
-        last = _last_sequence(whole, after)
+        end = _end_of_lines(file)
+        last = _last_sequence(file, end, after)
+        file.truncate(end)  # a line that was torn
+        file.seek(end)
         for event in events:
             if event.sequence > last:
                 file.write(json.dumps(event.model_dump(), ensure_ascii=True).encode() + b"\n")
@@ -176,14 +182,48 @@ def _append(path: Path, events: list[Event], *, after: int) -> None:
     sync(path.parent)
 
 
-def _last_sequence(lines: bytes, usual: int) -> int:
-    """Of the last line that is an event; ``usual`` where none is: what the state says."""
-    for line in reversed(lines.splitlines()):
-        try:
-            return model_of(Event, line).sequence
-        except (ValueError, RecursionError):  # noqa: PERF203 -- damaged lines are few
-            continue
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last line that is whole ends, however long the rest is."""
+    begin = file.seek(0, os.SEEK_END)
+    while begin > 0:
+        begin, end = max(0, begin - _BLOCK), begin
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+    return 0
+
+
+def _last_sequence(file: IO[bytes], end: int, usual: int) -> int:
+    """Of the last line up to ``end`` that is an event; ``usual`` where none is: what the state says."""
+    begin, size = end, _BLOCK
+    while begin > max(0, end - _LONGEST_TAIL):
+        begin = max(0, end - size)
+        size *= 4
+        file.seek(begin)
+        # May begin in the middle of a line, which then is no event.
+        for line in reversed(file.read(end - begin).splitlines()):
+            try:
+                return model_of(Event, line).sequence
+            except (ValueError, RecursionError):  # noqa: PERF203 -- damaged lines are few
+                continue
     return usual
+
+
+def _remove_replaced(path: Path) -> None:
+    """Removes files of the same first tick whose every row this one has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first, _, _ = path.name.rpartition("-")
+    for other in path.parent.glob(f"{first}-*.parquet"):
+        # What else has such a name, a damaged file too, stays: it is not known to be here.
+        with suppress(OSError, ValueError, KeyError, pa.ArrowException):
+            if other != path and other.is_file() and not other.is_symlink():
+                rows, more = (pq.read_table(file, columns=["tick"]) for file in (other, path))
+                is_same_step = rows.schema.metadata == more.schema.metadata
+                if is_same_step and set(rows["tick"].to_pylist()) <= set(more["tick"].to_pylist()):
+                    other.unlink()
 
 
 def _write_parquet(path: Path, columns: Mapping[str, Sequence[Any]], *, step_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ LARGEST = 1e15
 # Up to here JSON readers with 64-bit floats keep whole numbers exact.
 _LARGEST_TICK = 1 << 53
 _PARTS = (".min", ".mean", ".max")
+# `ground telemetry` names its files EPOCH-FIRST-LAST: a history that is lost aboard is begun anew, at tick zero.
+_FILE = re.compile(r"(\d{3})-\d{15}-\d{15}\.parquet")
+_STEPS_APART = 4
+"""Between two histories: the distance is not known, and beyond three steps no energy is counted (report.py)."""
 
 
 class TableError(ValueError):
@@ -108,7 +113,7 @@ class Table:
 
     @classmethod
     def read_parquet(cls, path: Path) -> Table:
-        """Of a file, or of every .parquet in a folder.
+        """Of a file, or of every .parquet in a folder; histories that were begun anew follow one another, with a gap.
 
         Raises:
             TableError: it cannot be read.
@@ -124,7 +129,7 @@ class Table:
             raise TableError(f"{path} is no file; name a Parquet file, or a folder of them")
         if not files:
             raise TableError(f"{path} has no .parquet file; pull history with `ground telemetry` first")
-        tables = []
+        histories: dict[str, list[Table]] = {}
         for file in files:
             try:
                 read = pq.ParquetFile(file).read()
@@ -132,10 +137,22 @@ class Table:
             except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
                 raise TableError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
             try:
-                tables.append(cls.of_json(columns))
+                match = _FILE.fullmatch(file.name)
+                histories.setdefault(match[1] if match else "000", []).append(cls.of_json(columns))
             except TableError as error:
                 raise TableError(f"{file}: {error}") from None
-        return cls.joined(tables)
+        return cls.joined(_apart([cls.joined(histories[epoch]) for epoch in sorted(histories)]))
+
+
+def _apart(histories: Sequence[Table]) -> list[Table]:
+    """Each with its ticks behind those of the one before."""
+    placed: list[Table] = []
+    gap = int(1000 * _STEPS_APART * max([1.0, *(table.step_s for table in histories)]))
+    for table in filter(len, histories):
+        ticks = table.columns["tick"]
+        shift = placed[-1].columns["tick"][-1] + gap - ticks[0] if placed else 0
+        placed.append(Table({**table.columns, "tick": ticks + shift}))
+    return placed
 
 
 def _without_repeats(parts: Sequence[Table]) -> list[Table]:

@@ -1,7 +1,8 @@
 """Curves from the Parquet files of `ground telemetry`, thinned here so that a page gets some hundred points.
 
 A curve is a row of bins over the time asked for: the mean of each, and its highest value. A bin in which nothing was
-measured is null, never zero.
+measured is null, never zero. Rows that several files have count once, as of the first of these: a pass that was cut
+pulls a page again, and more of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ class HistoryFiles:
         self._block_s = 0.0
         # By name, size and time: a file that has changed is another one and is read anew.
         self._read: dict[_Stamp, list[Rows]] = {}
+        self._after: dict[_Stamp, float] = {}
         self._damaged: dict[_Stamp, str] = {}
         self._joined: tuple[tuple[_Stamp, ...], Rows | None, int] | None = None
 
@@ -115,19 +118,30 @@ class HistoryFiles:
         """Reads what is new, and thins all of it whenever there is more than may be kept."""
         kept = set(names)
         self._read = {name: parts for name, parts in self._read.items() if name in kept}
+        self._after = {name: after_s for name, after_s in self._after.items() if name in kept}
         self._damaged = {name: reason for name, reason in self._damaged.items() if name in kept}
         count = sum(len(part) for parts in self._read.values() for part in parts)
+        # By epoch, the running time up to which rows were read: a later file adds what lies behind it.
+        until: dict[int, float] = {}
         for name in names:
-            if name in self._read or name in self._damaged:
+            epoch = int(name[0][:3])
+            after_s = until.get(epoch, -np.inf)
+            if name in self._damaged:
                 continue
+            if name in self._read and self._after[name] == after_s:
+                until[epoch] = _end_of(self._read[name], after_s)
+                continue
+            # Also where a file before it came, went or was mended.
+            count -= sum(len(part) for part in self._read.pop(name, ()))
             try:
-                self._read[name] = read_rows(self._folder / name[0], int(name[0][:3]), self._block_s)
+                self._read[name] = read_rows(self._folder / name[0], epoch, self._block_s, after_s)
             # Costs its own rows alone; the page names the file.
             except Damaged as error:
                 self._damaged[name] = str(error)
                 continue
             except ImportError:
                 raise NoHistory(f"curves need pyarrow: {sys.executable} -m pip install pyarrow") from None
+            self._after[name], until[epoch] = after_s, _end_of(self._read[name], after_s)
             count += sum(len(part) for part in self._read[name])
             # All rows, so that blocks have one length, which only grows: joined rows cannot be taken apart.
             while count > self._most_rows and self._block_s < _LONGEST_BLOCK_S:
@@ -144,8 +158,9 @@ class HistoryFiles:
         for path in self._folder.iterdir():
             # No links: what lies outside the folder is not the station's.
             if _FILE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                facts = path.stat()
-                found.append((path.name, facts.st_size, facts.st_mtime_ns))
+                with suppress(FileNotFoundError):  # a pull has just put a longer one in its place
+                    facts = path.stat()
+                    found.append((path.name, facts.st_size, facts.st_mtime_ns))
         return found
 
 
@@ -234,6 +249,11 @@ class _Shown:
             {"begin_s": begin_s + orbit * orbit_s, "energy_j": round(energy, 1), "measured_s": took}
             for orbit, energy, took in rows if took > 0
         ][-MOST_ORBITS:]  # fmt: skip
+
+
+def _end_of(parts: list[Rows], after_s: float) -> float:
+    """Seconds of running up to which rows are known, with these behind ``after_s``."""
+    return max([after_s, *(part.until_s for part in parts)])
 
 
 def _rounded(value: float) -> float:

@@ -48,6 +48,7 @@ class Rows:
         joules, measured_s: by column name of a rail's mean: energy from the row before on, and the time it covers.
         ends: by the same name, (seconds, watts, position) of the first row and (seconds, watts) of the last one that
             have a value.
+        until_s: seconds of running of the last row of the file.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class Rows:
     joules: dict[str, Floats]
     measured_s: dict[str, Floats]
     ends: dict[str, tuple[tuple[float, float, int], tuple[float, float]]]
+    until_s: float = -np.inf
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -103,18 +105,18 @@ class Rows:
         return np.where(total > 0, sums / np.where(total > 0, total, 1.0), np.nan)
 
 
-def read_rows(path: Path, epoch: int, block_s: float) -> list[Rows]:
-    """Rows of a file, thinned batch by batch.
+def read_rows(path: Path, epoch: int, block_s: float, after_s: float = -np.inf) -> list[Rows]:
+    """Rows of a file behind so many seconds of running, thinned batch by batch.
 
     Raises:
         Damaged: it cannot be read, or is no history.
         ImportError: pyarrow is missing.
     """
     # Batch by batch: a file of a month at 1 s is never in memory as a whole.
-    return [rows.thinned(block_s) for rows in _batches(path, epoch)]
+    return [rows.thinned(block_s) for rows in _batches(path, epoch, after_s)]
 
 
-def _batches(path: Path, epoch: int) -> Iterator[Rows]:
+def _batches(path: Path, epoch: int, after_s: float) -> Iterator[Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -130,7 +132,7 @@ def _batches(path: Path, epoch: int) -> Iterator[Rows]:
             names = [*_FIXED, *[name for name in names if name not in _FIXED][:_MOST_COLUMNS]]
             for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
                 columns = {name: _numbers(batch.column(name)) for name in names}
-                if rows := _rows(columns, epoch, step_s):
+                if rows := _rows(columns, epoch, step_s, after_s):
                     yield rows
     # MemoryError too: a damaged header may name any number of bytes.
     except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, pa.ArrowException) as error:
@@ -167,8 +169,9 @@ def _numbers(column: Any) -> Floats:
         return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
 
 
-def _rows(columns: dict[str, Floats], epoch: int, step_s: float) -> Rows | None:
-    known = np.isfinite(columns["tick"])
+def _rows(columns: dict[str, Floats], epoch: int, step_s: float, after_s: float) -> Rows | None:
+    with np.errstate(invalid="ignore"):
+        known = columns["tick"] / 1e3 > after_s  # not of NaN
     if not known.any():
         return None
     columns = {name: column[known] for name, column in columns.items()}
@@ -185,7 +188,8 @@ def _rows(columns: dict[str, Floats], epoch: int, step_s: float) -> Rows | None:
         step_s = max(float(np.median(spans)), 1e-3) if len(spans) else 1.0
     # A row stands for the time since the one before, at most a step: a gap is covered by no row.
     covered = np.clip(np.r_[step_s, spans], 1e-3, step_s)
-    rows = Rows(epoch, step_s, step_s, utc_s, seconds, np.ones(len(seconds)), covered, columns, {}, {}, {})
+    until_s = float(seconds.max())
+    rows = Rows(epoch, step_s, step_s, utc_s, seconds, np.ones(len(seconds)), covered, columns, {}, {}, {}, until_s)
     for name in columns:
         if name.startswith("power_w:") and name.endswith(".mean"):
             _integrate(rows, name)

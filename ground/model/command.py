@@ -87,7 +87,8 @@ def add_model(commands: Any, add_link: Callable[..., None], seconds: Any, size_o
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from ground.model.keys import KeyPlan, make_keys, replace_keys
+    from ground.model.keys import KeyPlan, make_keys
+    from ground.model.replacement import replace_keys
 
     if options.replace:
         path = replace_keys(options.keys, options.replace, options.days)

@@ -1,11 +1,13 @@
 """Keys of whoever may send models, and the root of trust that names them.
 
 A folder of keys holds root.json, which flies; N.root.json, every version of it, since the satellite takes one after the
-other; and private/NAME.pem, each of which belongs on a machine of its own. Roles and thresholds are TUF's.
+other; and private/NAME.pem, each of which belongs on a machine of its own. A key that was replaced stays there as
+NAME.before-VERSION.pem, by the version of the root that no longer names it. Roles and thresholds are TUF's.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ground.errors import AskedWrong
-from ground.transfer import write_whole
+from ground.transfer import sync, write_whole
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Root
@@ -46,13 +48,18 @@ def make_keys(folder: Path, plan: KeyPlan, days: int) -> Path:
     """Makes keys and the first root in a folder that holds none; returns the path of root.json.
 
     Raises:
-        AskedWrong: there is a root already, or a library is missing.
+        AskedWrong: there is a root already, or what a command that was cut has left; or a library is missing.
     """
     library = _library()
     if (folder / ROOT_FILE).exists():
         raise AskedWrong(
             f"{folder / ROOT_FILE} is there already", "take another folder, or --replace NAME for new keys"
         )
+    if roots := [path for path in folder.glob(f"*.{ROOT_FILE}") if path.name.split(".")[0].isdecimal()]:
+        newest = max(roots, key=lambda path: int(path.name.split(".")[0]))
+        raise AskedWrong(f"{folder / ROOT_FILE} is missing, and {newest.name} is there", f"copy it to {ROOT_FILE}")
+    if any((folder / PRIVATE).glob("*.pem")):
+        raise AskedWrong(f"{folder / PRIVATE} holds keys, and no root names them", "take another folder")
     root = library.Root(version=1, expires=expiry(days), consistent_snapshot=False)
     signers = {}
     for role, count in (("root", plan.root_keys), ("models", plan.model_keys)):
@@ -64,36 +71,6 @@ def make_keys(folder: Path, plan: KeyPlan, days: int) -> Path:
     for name, signer in signers.items():
         write_private(folder, name, signer)
     return write_root(folder, root, [signer for name, signer in signers.items() if name.startswith("root")])
-
-
-def replace_keys(folder: Path, names: Iterable[str], days: int) -> Path:
-    """The next root, with new keys in place of those named; returns its path.
-
-    It is signed by every root key that is here, old and new.
-
-    Raises:
-        AskedWrong: there is no such key, or too few keys are here to sign.
-    """
-    library = _library()
-    held = read_root(folder)
-    # Read before any file is renamed: the satellite takes the new root by signatures of the old root's keys.
-    root, old_signers = held.signed, signers_here(folder, held.signed, "root")
-    root.version += 1
-    root.expires = expiry(days)
-    new_signers = []
-    for name in names:
-        role, key = _key_named(root, name)
-        signer = library.CryptoSigner.generate_ed25519()
-        root.revoke_key(key.keyid, ROLES[role])
-        root.add_key(named(signer.public_key, name), ROLES[role])
-        # The old one is kept: the root that follows must be signed by keys of the root before it.
-        path = folder / PRIVATE / f"{name}.pem"
-        if path.exists():
-            path.rename(path.with_name(f"{name}.before-{root.version}.pem"))
-        write_private(folder, name, signer)
-        if role == "root":
-            new_signers.append(signer)
-    return write_root(folder, root, [*old_signers, *new_signers])
 
 
 def read_root(folder: Path) -> Metadata[Root]:
@@ -129,13 +106,8 @@ def signers_here(folder: Path, root: Root, role: str, paths: Sequence[Path] = ()
     keys = {keyid: root.keys[keyid] for keyid in root.roles[ROLES[role]].keyids}
     signers = []
     for path in paths or sorted((folder / PRIVATE).glob("*.pem")):
-        try:
-            private = library.load_pem_private_key(path.read_bytes(), None)
-            signer = library.CryptoSigner(private)
-        except OSError as error:
-            raise AskedWrong(f"{path}: {(error.strerror or str(error)).lower()}", "name the file of a key") from None
-        except library.no_key:
-            raise AskedWrong(f"{path} holds no private key", "name another") from None
+        private = private_of(path)
+        signer = library.CryptoSigner(private)
         # By the public key: names of files are people's, and keys of an older root lie here too.
         match: Any = next((key for key in keys.values() if key.keyval == signer.public_key.keyval), None)
         if match is not None:
@@ -147,30 +119,58 @@ def signers_here(folder: Path, root: Root, role: str, paths: Sequence[Path] = ()
     return signers
 
 
+def private_of(path: Path) -> Any:
+    """The private key in a file.
+
+    Raises:
+        AskedWrong: it holds none.
+    """
+    library = _library()
+    try:
+        private = library.load_pem_private_key(path.read_bytes(), None)
+        library.CryptoSigner(private)
+    except OSError as error:
+        raise AskedWrong(f"{path}: {(error.strerror or str(error)).lower()}", "name the file of a key") from None
+    except library.no_key:
+        raise AskedWrong(f"{path} holds no private key", "name another") from None
+    return private
+
+
 def write_root(folder: Path, root: Root, signers: Iterable[Any]) -> Path:
     """Signs a root and writes it, under its version and as the newest."""
-    library = _library()
-    metadata = library.Metadata(root)
-    for signer in signers:
-        # Appended: else each signature would remove the one before.
-        metadata.sign(signer, append=True)
+    raw = signed(root, signers)
     folder.mkdir(parents=True, exist_ok=True)
-    raw = metadata.to_bytes()
     # The numbered file first: root.json tells roots_after which of them there are.
     write_whole(folder / f"{root.version}.{ROOT_FILE}", raw)
     write_whole(folder / ROOT_FILE, raw)
     return folder / f"{root.version}.{ROOT_FILE}"
 
 
+def signed(root: Root, signers: Iterable[Any]) -> bytes:
+    """A root with a signature of each signer, as its file holds it."""
+    metadata = _library().Metadata(root)
+    for signer in signers:
+        # Appended: else each signature would remove the one before.
+        metadata.sign(signer, append=True)
+    return bytes(metadata.to_bytes())
+
+
 def write_private(folder: Path, name: str, signer: Any) -> None:
-    """A private key, readable by its owner alone."""
+    """A private key, readable by its owner alone; there whole, or not at all."""
     (folder / PRIVATE).mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / PRIVATE / f"{name}.pem"
-    # Never over a key that is there, since it cannot be made again; and closed to others from its first byte.
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+    # Never over a key that is there, since it cannot be made again.
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "it is there already", str(path))
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)  # of a command that was cut
+    # Closed to others from its first byte.
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(signer.private_bytes)
         file.flush()
         os.fsync(file.fileno())
+    part.rename(path)
+    sync(path.parent)
 
 
 def named(key: Any, name: str) -> Any:
@@ -185,7 +185,12 @@ def name_of(key: Any) -> str:
     return str(key.unrecognized_fields.get("x-onboard-name", key.keyid[:12]))
 
 
-def _key_named(root: Root, name: str) -> tuple[str, Any]:
+def key_named(root: Root, name: str) -> tuple[str, Any]:
+    """Our name of a key's role, and the public key.
+
+    Raises:
+        AskedWrong: the root has no key of this name.
+    """
     for role, tuf_role in ROLES.items():
         for keyid in root.roles[tuf_role].keyids:
             if name_of(root.keys[keyid]) == name:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -350,6 +351,30 @@ def test_retries_are_lines_of_the_terminal_unless_it_is_to_be_quiet(
     assert (code, out, err) == (4, "", "ground: nothing came through in this pass\n")
 
 
+def test_after_a_pass_without_maps_scenes_to_come_are_asked_for_once_and_within_the_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dead(link: socket.socket, _: str) -> None:
+        """The link dies just then."""
+
+    def dripping(link: socket.socket, _: str) -> None:
+        link.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+        satellite.drip(link, b" " * 1000, 0.005)
+
+    arguments = ("--dest", str(tmp_path), "--stall", "60s", "--window", "2s")
+    with lying() as satellite:
+        satellite.answers["GET /telemetry"] = respond(SNAPSHOT | {"scenes": {"queued": 2, "running": 1}})
+        code, out, err = run(capsys, "pull", satellite.url, *arguments)
+        assert (code, err) == (0, "")
+        assert out.endswith("\n3 scenes still to be mapped aboard: pull again later\n")
+        for answer in (dead, dripping, respond("busy", status=503), respond([]), respond("portal", kind="text/html")):
+            satellite.answers["GET /telemetry"] = answer
+            satellite.requests.clear()
+            code, out, err = in_time(run, capsys, "pull", satellite.url, *arguments)
+            assert (code, err, len(out.splitlines())) == (0, "", 1)
+            assert satellite.requests.count("GET /telemetry") == 1
+
+
 @pytest.mark.parametrize("name", ["map.tif", "map.tif.{digest}.part", "receipt.json.new", "receipt.json"])
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
 def test_what_is_no_file_in_the_folder_of_maps_hangs_nothing(
@@ -426,3 +451,45 @@ def test_a_folder_that_cannot_be_is_one_line(liar: Liar, tmp_path: Path, capsys:
     assert (code, len(err.splitlines())) == (1, 1)
     with contextlib.suppress(GroundError):
         folders.held_maps(tmp_path / "file")
+
+
+def areas_of(name: str, **changed: object) -> dict[str, Any]:
+    """What `ground areas push` reads, and what a service answers."""
+    facts = {"name": name, "classes": [], "priority": "high", "alert_points": None} | changed
+    return {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None, "properties": facts}]}
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_areas_are_measured_as_they_are_sent(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], over: int
+) -> None:
+    """Up to the service's 64 KiB of compact UTF-8, however the file spells them."""
+    room = (1 << 16) - len(json.dumps(areas_of(""), separators=(",", ":")))
+    document = areas_of("地" * (room // 3) + "a" * (room % 3 + over))
+    lengths = []
+
+    def taken(link: socket.socket, head: str) -> None:
+        length = int(re.search(r"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        lengths.append(length)
+        assert "content-type: application/json" in head.lower()
+        respond(areas_of("a"))(link, head)
+
+    liar.answers |= {"GET /areas": respond(areas_of("a")), "PUT /areas": taken}
+    for text in (json.dumps(document), json.dumps(document, indent=2), json.dumps(document, ensure_ascii=False)):
+        path = tmp_path / "areas.geojson"
+        path.write_text(text, encoding="utf-8")
+        code, _, err = run(capsys, "areas", "push", liar.url, str(path))
+        if over:
+            assert (code, "more than 65,536 bytes; simplify the areas" in err) == (2, True)
+    assert lengths == ([] if over else [1 << 16] * 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"a": NaN}', '{"a": 1e999}', '"\\ud800"', "[" * 60_000, "9" * 5000, "\xff", " " * (1 << 21)]
+)
+def test_what_cannot_be_areas_is_refused_before_anything_is_asked(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "areas.geojson").write_bytes(text.encode("latin-1"))
+    code, out, err = run(capsys, "areas", "push", liar.url, str(tmp_path / "areas.geojson"))
+    assert (code, out, len(err.splitlines()), liar.requests) == (2, "", 1, [])

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from ground import telemetry
-from tests.ground.liar import Liar, lying, respond
+from ground.console.history import HistoryFiles
+from ground.telemetry import TelemetryStation
+from telemetry.report import figures_of
+from telemetry.table import Table
+from tests.ground.liar import Answer, Liar, lying, respond
 from tests.ground.test_lies import in_time, run
 
 EVENTS = {"events": [{"sequence": 1, "text": "a"}, {"sequence": 2, "text": "b"}], "next": None, "acknowledged": 2}
@@ -160,3 +164,109 @@ def test_pages_that_never_end_have_an_end(
     code, out, err = pull(capsys, liar, tmp_path)
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert len(liar.requests) <= 25
+
+
+def history_of(first: int, last: int, *, step_s: float = 1.0, **changed: Any) -> Answer:
+    """A page of 10 W from one second to another."""
+    seconds = [first + step_s * number for number in range(int((last - first) / step_s) + 1)]
+    columns = {
+        "tick": [int(1000 * second) for second in seconds], "utc_s": [1.8e9 + second for second in seconds],
+        "samples": [1] * len(seconds), "power_w:x.mean": [10.0] * len(seconds),
+        "power_w:x.max": [10.0] * len(seconds),
+    }  # fmt: skip
+    page = {"step_s": step_s, "now": 1000 * last, "next": None, "columns": columns}
+    return respond(page | changed)
+
+
+def joules(folder: Path) -> tuple[float, float]:
+    """As the console has it, and as the report has it."""
+    shown = HistoryFiles(folder).curves(None, None, 10, 5700.0)["rails"][0]["energy_j"]
+    return shown, figures_of(Table.read_parquet(folder / "history")).rails[0].energy_j
+
+
+def test_a_page_that_is_pulled_again_takes_the_place_of_its_shorter_self(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cut between a page and the note of it, and a history that has grown at the next pass."""
+    for last in (99, 149):
+        liar.answers["GET /telemetry/history"] = history_of(0, last)
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        assert pull(capsys, liar, tmp_path)[0] == 0
+    assert [path.name for path in (tmp_path / "history").iterdir()] == ["000-000000000000000-000000000149000.parquet"]
+    assert joules(tmp_path) == pytest.approx((1490, 1490))
+
+
+def test_a_page_that_lacks_rows_of_an_earlier_one_removes_nothing_and_rows_count_once(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [history_of(0, 149), history_of(0, 99), history_of(50, 249)]
+    for number, page in enumerate(pages, start=1):
+        liar.answers["GET /telemetry/history"] = page
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        assert pull(capsys, liar, tmp_path)[0] == 0
+        assert len(list((tmp_path / "history").iterdir())) == number
+    assert joules(tmp_path) == pytest.approx((2490, 2490))
+    # It reaches further, in rows of a minute that are not those of a second.
+    liar.answers["GET /telemetry/history"] = history_of(0, 300, step_s=60.0)
+    (tmp_path / "state.json").unlink()
+    assert pull(capsys, liar, tmp_path)[0] == 0
+    assert len(list((tmp_path / "history").iterdir())) == 4
+
+
+def test_another_history_stays_one_where_a_pass_is_cut_or_the_state_is_lost(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar.answers |= {"GET /events": respond(EVENTS | {"events": []}), "GET /telemetry/history": history_of(0, 99)}
+    assert pull(capsys, liar, tmp_path)[0] == 0
+
+    def cut(station: TelemetryStation, state: telemetry.State) -> None:
+        if state.epoch and state.tick is not None:
+            raise KeyboardInterrupt
+        keep(station, state)
+
+    def grown(link: socket.socket, head: str) -> None:
+        history_of(100 if "since=99000" in head else 0, 199)(link, head)
+
+    # It was begun afresh aboard, and the command is cut between its first page and the note of it.
+    liar.answers["GET /telemetry/history"] = history_of(0, 49)
+    keep = TelemetryStation._keep
+    with monkeypatch.context() as patch:
+        patch.setattr(TelemetryStation, "_keep", cut)
+        assert pull(capsys, liar, tmp_path)[0] == 130
+    liar.answers["GET /telemetry/history"] = grown
+    assert pull(capsys, liar, tmp_path)[0] == 0
+    (tmp_path / "state.json").unlink()
+    assert pull(capsys, liar, tmp_path)[0] == 0
+    names = ["000-000000000000000-000000000099000.parquet", "001-000000000000000-000000000199000.parquet"]
+    assert sorted(path.name for path in (tmp_path / "history").iterdir()) == names
+    assert json.loads((tmp_path / "state.json").read_text())["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"sequence": 2, "text": "' + b"a" * 200_000, b"a" * (3 << 16), b"a" * ((1 << 16) - 4)]
+)
+def test_a_torn_line_of_any_length_is_cut_and_the_next_event_stands_alone(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str], torn: bytes
+) -> None:
+    for before in (b"", b'{"sequence": 1}\n'):
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        (tmp_path / "events.jsonl").write_bytes(before + torn)
+        assert pull(capsys, liar, tmp_path)[0] == 0
+        lines = (tmp_path / "events.jsonl").read_text().splitlines()
+        assert [json.loads(line)["sequence"] for line in lines] == [1, 2]
+
+
+def test_events_longer_than_is_usual_are_not_repeated(
+    liar: Liar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cut between the lines and the note of them."""
+    long = [{"sequence": number, "text": "a" * 200_000} for number in (1, 2)]
+    liar.answers["GET /events"] = respond(EVENTS | {"events": long})
+    for damage in (b"", b"garbage\n", b"g" * 200_000 + b"\n"):
+        (tmp_path / "state.json").unlink(missing_ok=True)
+        with (tmp_path / "events.jsonl").open("ab") as file:
+            file.write(damage)
+        assert pull(capsys, liar, tmp_path)[0] == 0
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["sequence"] for line in lines if line.startswith(b"{")] == [1, 2]
+    assert len(lines) == 4

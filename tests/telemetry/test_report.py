@@ -35,6 +35,22 @@ def test_files_that_overlap_count_each_row_once() -> None:
     assert figures_of(Table.joined(parts)) == figures_of(whole)
 
 
+def test_histories_that_were_begun_anew_follow_one_another(tmp_path: Path) -> None:
+    """Each begins its ticks from zero, so that rows of one are no repeats of another's."""
+    table = made()
+    for name, rows in (("001-{}-{}", 200), ("000-{}-{}", 120), ("000-{}-{}", 100)):
+        part = {column: pa.array(values[:rows]) for column, values in table.columns.items()}
+        ticks = part["tick"].to_pylist()
+        pq.write_table(pa.table(part), tmp_path / f"{name.format(f'{ticks[0]:015d}', f'{ticks[-1]:015d}')}.parquet")
+    back = Table.read_parquet(tmp_path)
+    assert len(back) == 320
+    assert (np.diff(back.columns["tick"]) > 0).all()
+    whole, first = figures_of(table).rails[0], figures_of(back).rails[0]
+    # 20 of the 100 s of work are in the first one; nothing is added between the two.
+    assert first.energy_j == pytest.approx(99 * 6 + 12.5 + 19 * 19 + whole.energy_j)
+    assert first.measured_s == 119 + 199
+
+
 def test_the_numbers_are_those_computed_by_hand() -> None:
     figures = figures_of(made())
     first = figures.rails[0]

@@ -66,6 +66,29 @@ def test_files_of_different_steps_have_the_energy_of_their_own_steps(tmp_path: P
     assert [orbit["energy_j"] for orbit in found["orbits"]] == pytest.approx([35_400, 36_000, 36_590, 35_690])
 
 
+def test_rows_that_two_files_have_count_once(tmp_path: Path) -> None:
+    """As pulls leave them that were cut before they were noted, or whose note was removed."""
+
+    def total() -> tuple[int, float, float]:
+        found = files.curves(None, None, 100, 3600.0)
+        return found["rows"], found["rails"][0]["energy_j"], sum(orbit["energy_j"] for orbit in found["orbits"])
+
+    files = HistoryFiles(tmp_path)
+    write(tmp_path, np.arange(0, 100, 1.0), 10.0, step_s=1)
+    assert total() == pytest.approx((100, 990, 990))
+    write(tmp_path, np.arange(0, 150, 1.0), 10.0, step_s=1)
+    assert total() == pytest.approx((150, 1490, 1490))
+    write(tmp_path, np.arange(20, 400, 1.0), 10.0, step_s=1)
+    write(tmp_path, np.arange(60, 360, 60.0), 10.0, step_s=60)
+    assert total() == pytest.approx((400, 3990, 3990))
+    write(tmp_path, np.arange(0, 100, 1.0), 10.0, step_s=1, epoch=1)  # another history, whose time begins again
+    assert total() == pytest.approx((500, 4980, 4980))
+    # What was read of a file depends on those before it.
+    (tmp_path / "history" / "000-000000000000000-000000000149000.parquet").unlink()
+    (tmp_path / "history" / "000-000000000000000-000000000099000.parquet").write_bytes(b"PAR1")
+    assert total() == pytest.approx((480, 4780, 4780))
+
+
 def test_a_gap_is_judged_by_the_files_own_step(tmp_path: Path) -> None:
     """Rows of a minute, of which one in ten is there: the usual distance of rows says nothing."""
     write(tmp_path, np.arange(0, 6000, 600.0), 10.0, step_s=60)
