@@ -177,15 +177,17 @@ class ModelDelivery:
         Raises:
             NotWanted: there is none.
         """
-        if self.files.holds(sha256):
-            raise NotWanted("the whole file is here")
-        # Asked before a body is read: what no list names never reaches the disk.
-        for model in self.trust.models():
-            for file in model.files.values():
-                if file.sha256 == sha256:
-                    self._begin_again(model)
-                    return file.bytes
-        raise NotWanted("no signed list that was taken names this file: send its list first")
+        # Under the lock: a model that comes again takes files that are aboard, as one of a list that comes meanwhile.
+        with self.lock:
+            if self.files.holds(sha256):
+                raise NotWanted("the whole file is here")
+            # Asked before a body is read: what no list names never reaches the disk.
+            named = ((model, file) for model in self.trust.models() for file in model.files.values())
+            model, size = next(((model, file.bytes) for model, file in named if file.sha256 == sha256), (None, 0))
+            if model is None:
+                raise NotWanted("no signed list that was taken names this file: send its list first")
+            self._begin_again(model)
+            return size
 
     def _begin_again(self, model: SignedModel) -> None:
         store = self._ledger().models

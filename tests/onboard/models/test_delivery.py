@@ -424,6 +424,31 @@ def test_what_a_cut_left_of_files_being_made_goes_at_the_start(settings: Setting
     assert not made.exists()
 
 
+def test_a_model_that_comes_again_beside_its_list_copies_each_file_once(
+    delivery: ModelDelivery, ledger: Ledger, station: Station, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = announce(delivery, station, kind.same(station, "2.0"))
+    send(delivery, unit, "manifest.json")
+    row = ledger.models.get(unit.digest)
+    assert row is not None
+    assert ledger.models.retire(row.id, "not wanted")
+    delivery.erase(row)
+    copying: list[str] = []
+    adopt = delivery.files.adopt
+
+    def adopted(source: Path, sha256: str) -> bool:
+        copying.append(sha256)
+        # The list comes while the file is copied, in a thread of its own.
+        with ThreadPoolExecutor(1) as pool:
+            taken = pool.submit(delivery.lock.acquire, blocking=False)
+            assert not taken.result(), "a list is taken while the same files are copied"
+        return adopt(source, sha256)
+
+    monkeypatch.setattr(delivery.files, "adopt", adopted)
+    delivery.wanted_size(unit.digest)
+    assert copying
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, 4096, 100_001])
 def test_planes_of_any_length_come_back(length: int) -> None:
     random = np.random.default_rng(length)
