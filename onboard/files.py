@@ -44,6 +44,38 @@ def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
         raise storage_error(error, path) from error
 
 
+def pwrite_all(descriptor: int, data: bytes | memoryview, at: int, path: Path) -> None:
+    """Writes every byte from byte ``at`` of the file on.
+
+    Raises:
+        StorageError: the disk is full or failed.
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            # As os.write; and Linux writes 2 GiB at most in one call.
+            size = os.pwrite(descriptor, view, at)
+            view, at = view[size:], at + size
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def pread_into(descriptor: int, view: memoryview, at: int, path: Path) -> None:
+    """Fills ``view`` with the bytes from byte ``at`` of the file on.
+
+    Raises:
+        StorageError: the file ends before.
+        OSError: the disk failed.
+    """
+    while view:
+        # Linux reads 2 GiB at most in one call.
+        size = os.preadv(descriptor, [view], at)
+        if size == 0:
+            problem = f"was shortened: it ends before byte {at + len(view):,}"
+            raise StorageError(path, problem, "run the same command again: what is missing is made anew")
+        view, at = view[size:], at + size
+
+
 class FileLock:
     """A lock between processes, held until `close` or the end of the process, however that comes (flock).
 

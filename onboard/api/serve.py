@@ -141,15 +141,21 @@ class _Server(uvicorn.Server):
 
 
 def _verify_models(service: Service) -> None:
-    """A thread that verifies models as they come; none where no models are taken."""
-    delivery, problem = service.uplink.delivery_or_problem()
-    if delivery is None:
-        if service.settings.trust_root is not None:
-            log.warning("no models are taken: %s", problem)
+    """A thread that verifies models as they come, none where no root of trust is set."""
+    if service.settings.trust_root is None:
         return
+    _, problem = service.uplink.delivery_or_problem()
+    if problem is not None:
+        log.warning("no models are taken: %s", problem)
+    threading.Thread(target=_verify, args=(service,), name="models", daemon=True).start()
+
+
+def _verify(service: Service) -> None:
+    """Verifies models until the service ends, from when they are taken: the root of trust may come aboard later."""
+    service.uplink.is_open.wait()
+    delivery = service.uplink.delivery
     check = Verification(service.settings, lambda: service.ledger, delivery.files, delivery.erase)
-    ended = functools.partial(getattr, service, "is_damaged")
-    threading.Thread(target=check.run, args=(delivery.wake, ended), name="models", daemon=True).start()
+    check.run(delivery.wake, lambda: service.is_damaged)
 
 
 def _tend(service: Service) -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from engines.files import replace_file, synced_folder
+from onboard.errors import StorageError
+from onboard.files import pwrite_all, write_all
 
 log = logging.getLogger(__name__)
 ENDINGS: Final = ("mark-a", "mark-b")
@@ -135,13 +137,13 @@ class HighWaterMark:
         try:
             # One copy after the other: a power cut tears one at most.
             for head, tail in self._opened():
-                os.pwrite(head, _head_of(number), 0)
+                pwrite_all(head, _head_of(number), 0, self.paths[0])
                 if lines:
-                    os.write(tail, lines)
+                    write_all(tail, lines, self.paths[0])
                     # One sync is enough: both descriptors are of one file.
                     os.fdatasync(head)
-        except OSError as error:
-            log.warning("%s: the high-water mark waits: %s", self.paths[0], error)
+        except (OSError, StorageError) as error:
+            log.warning("%s: the high-water mark waits: %s", self.paths[0], getattr(error, "problem", error))
             self._unwritten = self._unwritten[-1000:]  # a disk that stays full must not fill the memory as well
         else:
             self._number, self._unwritten = number, []
@@ -156,7 +158,7 @@ class HighWaterMark:
         for head, _ in self._files:
             # New, or cut to nothing: without a head the first line would be written in its place.
             if os.fstat(head).st_size < _HEAD:
-                os.pwrite(head, _head_of(0), 0)
+                pwrite_all(head, _head_of(0), 0, self.paths[0])
         return self._files
 
     def close(self) -> None:

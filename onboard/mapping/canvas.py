@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from engines.files import synced_folder
 from onboard.errors import OptionsRefused
-from onboard.files import FileLock, storage_error
+from onboard.files import FileLock, pread_into, pwrite_all, storage_error
 from onboard.mapping.journal import Identity, Journal, TileRecord, holds
 from onboard.scene.grid import Window
 
@@ -50,36 +50,40 @@ class Layer:
             raise storage_error(error, path) from error
 
     def write(self, where: Window, pixels: Pixels) -> None:
-        """Writes `pixels` (h, w) at `where` (scene coordinates)."""
+        """Writes `pixels` (h, w) at `where` (scene coordinates).
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
         rows = np.ascontiguousarray(pixels)
-        try:
-            if where.width == self.width:
-                # Rows as wide as the raster lie one behind the other in the file: one call instead of one a row.
-                os.pwrite(self._file, rows.data, where.row * self.width)
-                return
-            for offset, row in enumerate(rows):
-                os.pwrite(self._file, row.data, (where.row + offset) * self.width + where.col)
-        except OSError as error:
-            raise storage_error(error, self.path) from error
+        if where.width == self.width:
+            # Rows as wide as the raster lie one behind the other in the file: one call instead of one a row.
+            pwrite_all(self._file, rows.data.cast("B"), where.row * self.width, self.path)
+            return
+        for offset, row in enumerate(rows):
+            pwrite_all(self._file, row.data, (where.row + offset) * self.width + where.col, self.path)
 
     def read(self, first_row: int, rows: int) -> Pixels:
-        """Returns whole rows as a new array (rows, width)."""
+        """Returns whole rows as a new array (rows, width).
+
+        Raises:
+            StorageError: the file was shortened.
+        """
         data = bytearray(rows * self.width)
-        view = memoryview(data)
-        at = first_row * self.width
-        while view:
-            # Linux reads 2 GiB at most in one call, and strips of a wide raster may be more.
-            size = os.preadv(self._file, [view], at)
-            view, at = view[size:], at + size
+        pread_into(self._file, memoryview(data), first_row * self.width, self.path)
         return np.frombuffer(data, dtype=np.uint8).reshape(rows, self.width)
 
     def read_window(self, where: Window) -> Pixels:
-        """Returns a window as a new array (h, w)."""
+        """Returns a window as a new array (h, w).
+
+        Raises:
+            StorageError: the file was shortened.
+        """
         if where.width == self.width:
             return self.read(where.row, where.height)
         pixels = np.empty((where.height, where.width), dtype=np.uint8)
         for offset, row in enumerate(pixels):
-            os.preadv(self._file, [row.data], (where.row + offset) * self.width + where.col)
+            pread_into(self._file, row.data, (where.row + offset) * self.width + where.col, self.path)
         return pixels
 
     def write_rows(self, first_row: int, pixels: Pixels) -> None:

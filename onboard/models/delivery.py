@@ -177,15 +177,17 @@ class ModelDelivery:
         Raises:
             NotWanted: there is none.
         """
-        if self.files.holds(sha256):
-            raise NotWanted("the whole file is here")
-        # Asked before a body is read: what no list names never reaches the disk.
-        for model in self.trust.models():
-            for file in model.files.values():
-                if file.sha256 == sha256:
-                    self._begin_again(model)
-                    return file.bytes
-        raise NotWanted("no signed list that was taken names this file: send its list first")
+        # Under the lock: a model that comes again takes files that are aboard, as one of a list that comes meanwhile.
+        with self.lock:
+            if self.files.holds(sha256):
+                raise NotWanted("the whole file is here")
+            # Asked before a body is read: what no list names never reaches the disk.
+            named = ((model, file) for model in self.trust.models() for file in model.files.values())
+            model, size = next(((model, file.bytes) for model, file in named if file.sha256 == sha256), (None, 0))
+            if model is None:
+                raise NotWanted("no signed list that was taken names this file: send its list first")
+            self._begin_again(model)
+            return size
 
     def _begin_again(self, model: SignedModel) -> None:
         store = self._ledger().models
@@ -205,7 +207,7 @@ class ModelDelivery:
 
         Raises:
             Taken: another one is under way, also later: one that is silent is taken over.
-            WrongStart: the part ends elsewhere.
+            WrongStart: the part ends elsewhere, also later: it was dropped.
         """
         with self.lock:
             under_way = self._uploads.get(name)
@@ -224,6 +226,9 @@ class ModelDelivery:
                 # Taken over meanwhile: these bytes would land behind those of the other upload.
                 if self._uploads.get(name) is not mine:
                     raise Taken("another upload of this file took over")
+                # A difference may have been dropped: these bytes would lie behind a hole.
+                if self.files.held_bytes(name) != held:
+                    raise WrongStart(self.files.held_bytes(name))
                 mine.heard = time.monotonic()
                 # Synced under the lock, so that two uploads never write to one part.
                 held = self.files.append(name, held, chunk)
@@ -279,13 +284,18 @@ class ModelDelivery:
 
         Raises:
             WrongDigest: the difference or the file made is another; the difference was erased.
+            WrongStart: the difference was dropped meanwhile.
             StorageError: the disk is full or failed.
         """
         with self.lock:
+            # Several may be under way at the same time: each makes a file of its own.
             name, made = self.files.difference_part(sha256, digest), self.files.made(sha256)
             part = self.files.part(name)
             if self.files.holds(sha256):
+                self.files.drop_differences(sha256)
                 return
+            if not part.exists():
+                raise WrongStart(0)
             came = sha256_file(part)
             if came != digest:
                 part.unlink()
@@ -296,13 +306,18 @@ class ModelDelivery:
         # Without the lock: it may take minutes, in which other uploads go on.
         why = _made_apart(arguments)
         with self.lock:
-            came = "nothing" if why else self.files.take(made, sha256)
-            made.unlink(missing_ok=True)
-            # The others too: they make the same file, or a wrong one.
-            self.files.drop_differences(sha256)
+            try:
+                # Another upload may have brought it meanwhile, and dropped the difference before it was read.
+                came = sha256 if self.files.holds(sha256) else "nothing" if why else self.files.take(made, sha256)
+            finally:
+                made.unlink(missing_ok=True)
             if came != sha256:
+                # It alone: another one may be right, and its process may be about to read it.
+                part.unlink(missing_ok=True)
                 self._log("warning", "model-file-damaged", f"{sha256[:12]}: its difference makes {came[:12]} {why}")
                 raise WrongDigest(sha256, came)
+            # The others make the same file, or a wrong one.
+            self.files.drop_differences(sha256)
             self.complete_all()
 
     def complete_all(self) -> None:

@@ -34,12 +34,15 @@ class ModelFiles:
         self._parts, self._files, self._units = folder / "incoming", folder / "files", folder / "units"
 
     def prepare(self) -> None:
-        """Makes the folders and removes what a cut left of folders that were being made."""
+        """Makes the folders and removes what a cut left of folders and files that were being made."""
         for folder in (self._parts, self._files, self._units):
             folder.mkdir(parents=True, exist_ok=True)
         # Folders of links alone: files and parts are untouched.
         for left in (*self._parts.glob("*.new"), *self._parts.glob("*.gone")):
             shutil.rmtree(left, ignore_errors=True)
+        # Made of differences that stand beside them; the process that made them has ended with ours.
+        for left in self._parts.glob("*.made"):
+            left.unlink(missing_ok=True)
         # A folder that is made is no more durable than a file: its name is the parent's to keep.
         synced_folder(self.folder)
         synced_folder(self.folder.parent)
@@ -81,8 +84,8 @@ class ModelFiles:
         return {path.name.split(".")[1]: self.held_bytes(path.name.removesuffix(PART)) for path in paths}
 
     def made(self, sha256: str) -> Path:
-        """Where a file is made of a difference."""
-        return self._parts / f"{sha256}.made"
+        """A new name each time, where a file is made of a difference."""
+        return self._parts / f"{sha256}.{uuid.uuid4().hex}.made"
 
     def drop_differences(self, sha256: str) -> None:
         """Removes what has come of differences of a file."""

@@ -25,12 +25,16 @@ class Uplink:
     Args:
         settings: of the service.
         ledger: gives the calling thread's connection.
+
+    Attributes:
+        is_open: set once there is a delivery, at the first request after the root of trust is aboard.
     """
 
     def __init__(self, settings: Settings, ledger: Callable[[], Ledger]) -> None:
         self.settings, self._ledger = settings, ledger
         self.files = model_files(settings)
         self._lock = threading.Lock()
+        self.is_open = threading.Event()
         self._delivery: ModelDelivery | None = None
         self._shipped: dict[str, AboardFile] | None = None
 
@@ -53,6 +57,7 @@ class Uplink:
                 trust = Trust(folder, self.settings.trust_root)
                 self.files.prepare()
                 self._delivery = ModelDelivery(self.settings, trust, self._ledger, self.files)
+                self.is_open.set()
             return self._delivery
 
     def delivery_or_problem(self) -> tuple[ModelDelivery | None, str | None]:

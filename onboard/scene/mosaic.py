@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 import xml.etree.ElementTree as ET
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def virtual_raster(mosaic: Mosaic) -> str:
     """The scene as GDAL's XML for a virtual raster.
 
     Raises:
-        SceneRefused: a tile cannot be opened, differs from the others, or the tiles leave gaps.
+        SceneRefused: a tile cannot be opened, differs from the others, or the tiles overlap or leave gaps.
     """
     root = ET.Element("VRTDataset", rasterXSize=str(mosaic.width), rasterYSize=str(mosaic.height))
     groups = [[(tile, _opened_facts(mosaic, tile)) for tile in group.tiles] for group in mosaic.groups]
@@ -144,7 +145,7 @@ def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
 
 def _check(mosaic: Mosaic, tiles: Opened) -> None:
     """All tiles of a group are of one kind and cover the scene, each pixel once."""
-    first, covered = tiles[0][1], 0
+    first = tiles[0][1]
     for tile, facts in tiles:
         alike = all(facts[name] == first[name] for name in ("count", "dtype", "nodata"))
         right, bottom = tile.col + facts["width"], tile.row + facts["height"]
@@ -155,13 +156,46 @@ def _check(mosaic: Mosaic, tiles: Opened) -> None:
                 f"{facts['dtype']}) does not fit at column {tile.col}, row {tile.row}",
                 "deliver the product again, whole",
             )
-        covered += facts["width"] * facts["height"]
-    if covered != mosaic.width * mosaic.height:
-        raise SceneRefused(
-            mosaic.path,
-            f"its tiles have {covered:,} pixels and the scene {mosaic.width * mosaic.height:,}",
-            "deliver all tiles; tiles that overlap are to be joined first: gdalwarp",
-        )
+    _check_cover(mosaic, tiles)
+
+
+def _check_cover(mosaic: Mosaic, tiles: Opened) -> None:
+    """Every pixel is in one tile: a sweep by rows, O(n log n) comparisons; all tiles lie within the scene.
+
+    Raises:
+        SceneRefused: names two tiles that overlap, or the first pixel without one.
+    """
+    # Sums of pixels would not tell: two tiles at one place leave as large a gap elsewhere, which reads as no data.
+    starting = sorted(
+        (tile.row, tile.col, tile.col + facts["width"], tile.row + facts["height"], tile.path.name)
+        for tile, facts in tiles
+    )
+    ending = sorted((bottom, col) for _, col, _, bottom, _ in starting)
+    here: list[tuple[int, int, str]] = []  # tiles in the row at hand, from left to right: column, right, name
+    covered = begun = ended = 0
+    # Between these rows no tile begins or ends.
+    for row in sorted({0, *(tile[0] for tile in starting), *(bottom for bottom, _ in ending)} - {mosaic.height}):
+        while ended < len(ending) and ending[ended][0] <= row:
+            col, right, _ = here.pop(bisect_left(here, (ending[ended][1],)))
+            covered, ended = covered - (right - col), ended + 1
+        while begun < len(starting) and starting[begun][0] == row:
+            _, col, right, _, name = starting[begun]
+            at, begun = bisect_left(here, (col,)), begun + 1
+            # Those that are there do not overlap: only its two neighbours can meet the new one.
+            for other_col, other_right, other in here[max(0, at - 1) : at + 1]:
+                if other_col < right and col < other_right:
+                    problem = f"its tiles {other} and {name} overlap at column {max(col, other_col)}, row {row}"
+                    raise SceneRefused(mosaic.path, problem, "deliver it again, or join its tiles first: gdalwarp")
+            here.insert(at, (col, right, name))
+            covered += right - col
+        if covered < mosaic.width:
+            gap = 0
+            for col, right, _ in here:
+                if col > gap:
+                    break
+                gap = right
+            problem = f"no tile of it covers column {gap}, row {row}"
+            raise SceneRefused(mosaic.path, problem, "deliver the product again, with all its tiles")
 
 
 def _georeference(mosaic: Mosaic, tiles: Opened) -> Georeference:

@@ -343,15 +343,12 @@ def _examine(path: Path, options: SceneOptions, limits: Limits, target: MappedAt
 
 def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
     """Holds what the header declares against the limits and the file's size, before any pixel is asked for."""
-    size = path.stat().st_size
     if is_description(path):
-        tiles = read_mosaic(path).tiles
-        for tile in tiles:
+        for tile in read_mosaic(path).tiles:
             try:
                 _check_declared(tile.path, replace(options, page=1), limits)
             except SceneRefused as error:  # noqa: PERF203 -- the first one ends it
                 raise SceneRefused(path, f"its tile {tile.path.name} {error.problem}", error.remedy) from error
-        size = sum(tile.path.stat().st_size for tile in tiles)
     with open_source(path, page=options.page) as source:
         width, height, count = source.width, source.height, source.count
         block_height, block_width = source.block_shapes[0]
@@ -367,8 +364,13 @@ def _check_declared(path: Path, options: SceneOptions, limits: Limits) -> None:
             f"one block decodes to {block / 2**20:,.0f} MiB",
             "deliver it tiled: gdal_translate -co TILED=YES",
         )
-    blocks = -(-width // block_width) * -(-height // block_height)
-    # Each block takes eight bytes of index at least; a header may not promise more than the file can hold.
+    # Blocks of a virtual raster are in no file. Nor are those of a long strip, which GDAL shows as its rows; it cannot
+    # be told from strips of one row, whose number the limit of a side bounds.
+    if is_description(path) or (block_height, block_width) == (1, width):
+        return
+    blocks, size = -(-width // block_width) * -(-height // block_height), path.stat().st_size
+    # A block that is sparse takes no room but in the index: mostly six bytes or more, two at least, an offset as SHORT
+    # (TIFF 6.0, StripOffsets) without a byte count. A header may not promise more than the file can hold.
     if blocks * 2 > size:
         raise SceneRefused(
             path,

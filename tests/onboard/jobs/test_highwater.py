@@ -250,6 +250,20 @@ def test_notes_wait_for_room_and_cost_no_transaction(tmp_path: Path) -> None:
     assert (found.number, found.receipts, found.cancelled, found.damaged) == (7, {"one": (5, SHA)}, {"two": 6}, [])
 
 
+@pytest.mark.parametrize("room", [10, 64, 100])
+def test_a_note_that_fits_in_part_waits_for_room_as_a_whole(tmp_path: Path, room: int) -> None:
+    """Of the write that meets the limit, the system takes the beginning and gives no error."""
+    path = tmp_path / "ledger.sqlite"
+    mark = HighWaterMark(path)
+    with files_of_at_most(room):
+        mark.note(Note(5, receipts={"one": SHA}))
+    assert read_mark(path).receipts == {}
+    mark.note(Note(6))
+    mark.close()
+    found = read_mark(path)
+    assert (found.number, found.receipts) == (6, {"one": (5, SHA)})
+
+
 def test_a_line_that_a_cut_tore_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     mark = HighWaterMark(path)

@@ -10,6 +10,7 @@ from onboard.errors import OptionsRefused, StorageError
 from onboard.mapping.canvas import GROUP_SECONDS, GROUP_TILES, Canvas
 from onboard.mapping.journal import HeadRecord, TileRecord
 from onboard.scene.grid import Window
+from tests.full_disk import files_of_at_most
 
 IDENTITY = {"scene": "abc"}
 
@@ -35,6 +36,41 @@ def test_strips_cover_the_layer(tmp_path: Path) -> None:
         rows = [strip for _, strip in canvas.classes.strips(pixels=25)]
     assert [len(strip) for strip in rows] == [2, 2, 2]
     assert np.array_equal(np.concatenate(rows).ravel(), np.arange(60, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("where", [Window(0, 2, 10, 4), Window(3, 2, 4, 4)])
+def test_a_raster_that_was_shortened_is_told_and_mended_by_the_next_run(tmp_path: Path, where: Window) -> None:
+    with opened(tmp_path / "c") as canvas:
+        os.truncate(tmp_path / "c" / "classes.raw", 35)
+        assert canvas.classes.read(1, 2).shape == (2, 10)
+        with pytest.raises(StorageError, match=r"classes\.raw: was shortened: .* run the same command again"):
+            canvas.classes.read_window(where)
+        with pytest.raises(StorageError, match="was shortened"):
+            list(canvas.classes.strips())
+    with opened(tmp_path / "c") as canvas:
+        assert canvas.classes.read_window(where).shape == (where.height, where.width)
+
+
+@pytest.mark.parametrize("where", [Window(0, 2, 10, 4), Window(3, 2, 4, 4)])
+def test_pixels_that_do_not_all_reach_the_file_are_told(tmp_path: Path, where: Window) -> None:
+    """Of the write that the limit cuts, the system takes the beginning and gives no error."""
+    with opened(tmp_path / "c") as canvas, files_of_at_most(35), pytest.raises(StorageError, match="cannot write"):
+        canvas.write(where, np.full((where.height, where.width), 7, np.uint8))
+
+
+@pytest.mark.parametrize("where", [Window(0, 1, 10, 3), Window(2, 1, 5, 3)])
+def test_reads_and_writes_go_on_where_the_system_takes_fewer_bytes_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Window
+) -> None:
+    """As Linux does beyond 2 GiB, and where a signal comes."""
+    pwrite, preadv = os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:4], at))
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, at: preadv(file, [buffers[0][:3]], at))
+    pixels = np.arange(1, 1 + where.width * where.height, dtype=np.uint8).reshape(where.height, where.width)
+    with opened(tmp_path / "c") as canvas:
+        canvas.write(where, pixels)
+        assert np.array_equal(canvas.classes.read_window(where), pixels)
+        assert np.count_nonzero(canvas.classes.read(0, 6)) == pixels.size
 
 
 def test_finished_tiles_survive_closing_and_other_identities_do_not(tmp_path: Path) -> None:

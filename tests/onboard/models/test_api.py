@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from ground.model.sign import LIST_FILE
 from ground.model.unit import Unit, unit_of
 from onboard.api.app import app_of
 from onboard.api.auth import add_token
+from onboard.api.serve import _verify_models
 from onboard.api.service import Service
 from onboard.models.reconcile import reconcile_models
 from onboard.settings import read_settings
 from tests.onboard.models.satellite import Station
+from tests.onboard.service import until
 from tests.tiny_heads import HEADS
 from tests.tiny_model import write_model
 
@@ -65,6 +68,37 @@ def send_all(service: Service, unit: Unit) -> None:
         if not service.uplink.files.holds(file.sha256):
             content = file.path.read_bytes()
             assert client(service, "uplink").put(f"/models/files/{file.sha256}", content=content).status_code == 200
+
+
+@pytest.fixture
+def verified_by_a_thread(service: Service) -> Iterator[Callable[[], None]]:
+    """What starts the verification, as `onboard serve` does; it ends before the ledgers are closed."""
+    yield lambda: _verify_models(service)
+    service.is_damaged = True  # what its loops look at
+    service.wake.set()
+    for thread in threading.enumerate():
+        if thread.name == "models":
+            thread.join(60)
+
+
+def test_models_are_verified_also_where_the_root_of_trust_came_aboard_after_the_start(
+    service: Service, station: Station, verified_by_a_thread: Callable[[], None]
+) -> None:
+    root = station.keys / "1.root.json"
+    root.rename(station.keys / "later.json")
+    verified_by_a_thread()
+    uplink, folder = client(service, "uplink"), station.model("2.0", scale=2.0)
+    listed = (station.keys / LIST_FILE).read_bytes()
+    assert uplink.put("/models/metadata/list", content=listed).status_code == 409
+    (station.keys / "later.json").rename(root)
+    assert uplink.put("/models/metadata/list", content=listed).status_code == 200
+    send_all(service, unit := unit_of(folder))
+
+    def state() -> str | None:
+        row = service.ledger.models.get(unit.digest)
+        return row.state if row is not None and row.state != "received" else None
+
+    assert until(state, "it stays received") == "verified"
 
 
 @pytest.mark.parametrize("role", ["ingest", "ground"])

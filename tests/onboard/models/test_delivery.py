@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from onboard.models.reconcile import reconcile_models
 from onboard.models.trust import Trust
 from onboard.settings import Settings, read_settings
 from tests.onboard.models.satellite import Station
+from tests.onboard.service import DEADLINE_S
 from tests.tiny_heads import HEADS, write_heads_model
 from tests.tiny_model import write_model
 
@@ -299,6 +303,152 @@ def test_a_difference_that_makes_another_file_is_refused(
     send_difference(delivery, kind, unit, base)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The whole of a difference."""
+
+    method: str
+    content: bytes
+    base: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def differences_of(kind: Kind, unit: Unit, base: Path) -> tuple[Packed, Packed]:
+    """Two that make one file: against the one aboard, and the file itself, compressed."""
+    new, old = unit.files[kind.file].path.read_bytes(), base / kind.file
+    return Packed("planes", ground_difference.planes(old.read_bytes(), new), old), Packed("xz", lzma.compress(new))
+
+
+def bring(delivery: ModelDelivery, kind: Kind, unit: Unit, packed: Packed) -> Callable[[], None]:
+    """Has a difference come whole; gives what ends it."""
+    file = unit.files[kind.file]
+    with delivery.upload(delivery.files.difference_part(file.sha256, packed.digest), 0) as append:
+        append(packed.content)
+    return lambda: delivery.finish_difference(file.sha256, file.bytes, packed.digest, packed.method, packed.base)
+
+
+def test_two_differences_of_one_file_that_end_together_make_it_once(
+    delivery: ModelDelivery, settings: Settings, station: Station, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = announce(delivery, station, kind.changed(station, "2.0"))
+    made_apart, both = delivery_module._made_apart, threading.Barrier(2)
+
+    def made_together(arguments: list[str]) -> str:
+        why = made_apart(arguments)
+        both.wait(DEADLINE_S)
+        return why
+
+    monkeypatch.setattr(delivery_module, "_made_apart", made_together)
+    ends = [bring(delivery, kind, unit, packed) for packed in differences_of(kind, unit, Path(str(settings.model)))]
+    with ThreadPoolExecutor(2) as pool:
+        for ended in [pool.submit(end) for end in ends]:
+            ended.result()
+    file = unit.files[kind.file]
+    assert delivery.files.file(file.sha256).read_bytes() == file.path.read_bytes()
+    assert not list((delivery.files.folder / "incoming").iterdir())
+
+
+def test_a_difference_that_is_wrong_takes_no_other_along(
+    delivery: ModelDelivery, settings: Settings, station: Station, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = announce(delivery, station, kind.changed(station, "2.0"))
+    made_apart, wrong_ended = delivery_module._made_apart, threading.Event()
+
+    def made_later(arguments: list[str]) -> str:
+        if "planes" in arguments:
+            assert wrong_ended.wait(DEADLINE_S)
+        return made_apart(arguments)
+
+    monkeypatch.setattr(delivery_module, "_made_apart", made_later)
+    right = bring(delivery, kind, unit, differences_of(kind, unit, Path(str(settings.model)))[0])
+    wrong = bring(delivery, kind, unit, Packed("xz", lzma.compress(b"another file")))
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(right)
+        with pytest.raises(WrongDigest):
+            wrong()
+        wrong_ended.set()
+        ended.result()
+    assert delivery.files.holds(unit.files[kind.file].sha256)
+    assert not list((delivery.files.folder / "incoming").iterdir())
+
+
+def test_a_difference_of_a_file_that_is_whole_by_now_leaves_nothing_behind(
+    delivery: ModelDelivery, settings: Settings, station: Station, kind: Kind
+) -> None:
+    unit = announce(delivery, station, kind.changed(station, "2.0"))
+    late, other = differences_of(kind, unit, Path(str(settings.model)))
+    end, dropped = bring(delivery, kind, unit, late), bring(delivery, kind, unit, other)
+    send(delivery, unit, kind.file)
+    end()
+    dropped()
+    assert not list((delivery.files.folder / "incoming").iterdir())
+
+
+def test_a_difference_that_was_dropped_is_asked_for_from_its_beginning(
+    delivery: ModelDelivery, settings: Settings, station: Station, kind: Kind
+) -> None:
+    unit = announce(delivery, station, kind.changed(station, "2.0"))
+    sha256 = unit.files[kind.file].sha256
+    packed, _ = differences_of(kind, unit, Path(str(settings.model)))
+    end = bring(delivery, kind, unit, packed)
+    delivery.files.drop_differences(sha256)  # as where too many are on their way
+    with pytest.raises(WrongStart) as refused:
+        end()
+    assert refused.value.held == 0
+    bring(delivery, kind, unit, packed)()
+    assert delivery.files.holds(sha256)
+
+
+def test_bytes_of_a_difference_that_was_dropped_amid_its_upload_lie_behind_no_hole(
+    delivery: ModelDelivery, settings: Settings, station: Station, kind: Kind
+) -> None:
+    unit = announce(delivery, station, kind.changed(station, "2.0"))
+    sha256 = unit.files[kind.file].sha256
+    packed, _ = differences_of(kind, unit, Path(str(settings.model)))
+    name = delivery.files.difference_part(sha256, packed.digest)
+    with delivery.upload(name, 0) as append:
+        append(packed.content[:10])
+        delivery.files.drop_differences(sha256)
+        with pytest.raises(WrongStart) as refused:
+            append(packed.content[10:])
+    assert (refused.value.held, delivery.files.held_bytes(name)) == (0, 0)
+
+
+def test_what_a_cut_left_of_files_being_made_goes_at_the_start(settings: Settings, ledger: Ledger) -> None:
+    made = delivery_of(settings, ledger).files.made("ab" * 32)
+    made.write_bytes(b"half a file")
+    delivery_of(settings, ledger)
+    assert not made.exists()
+
+
+def test_a_model_that_comes_again_beside_its_list_copies_each_file_once(
+    delivery: ModelDelivery, ledger: Ledger, station: Station, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = announce(delivery, station, kind.same(station, "2.0"))
+    send(delivery, unit, "manifest.json")
+    row = ledger.models.get(unit.digest)
+    assert row is not None
+    assert ledger.models.retire(row.id, "not wanted")
+    delivery.erase(row)
+    copying: list[str] = []
+    adopt = delivery.files.adopt
+
+    def adopted(source: Path, sha256: str) -> bool:
+        copying.append(sha256)
+        # The list comes while the file is copied, in a thread of its own.
+        with ThreadPoolExecutor(1) as pool:
+            taken = pool.submit(delivery.lock.acquire, blocking=False)
+            assert not taken.result(), "a list is taken while the same files are copied"
+        return adopt(source, sha256)
+
+    monkeypatch.setattr(delivery.files, "adopt", adopted)
+    delivery.wanted_size(unit.digest)
+    assert copying
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, 4096, 100_001])
 def test_planes_of_any_length_come_back(length: int) -> None:
     random = np.random.default_rng(length)
@@ -307,8 +457,6 @@ def test_planes_of_any_length_come_back(length: int) -> None:
 
 
 def test_a_difference_may_not_grow_without_bound() -> None:
-    import lzma
-
     with pytest.raises(NoDifference, match="more than 1,001 bytes"):
         apply("xz", b"", lzma.compress(bytes(10_000_000)), 1000)
     with pytest.raises(NoDifference, match="not the same"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onboard.errors import SceneRefused
 from onboard.scene.georeference import georeference_of
 from onboard.scene.grid import Window
-from onboard.scene.mosaic import files_of, is_description
+from onboard.scene.mosaic import _check, files_of, is_description
 from onboard.scene.probe import probe_scene
 from onboard.scene.reader import Scene, open_source
+from onboard.scene.tiled_product import Mosaic, Tile
 from tests.onboard.scene.products import linear_rpcs, write_dimap, write_maxar
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -140,8 +144,108 @@ def test_products_that_are_not_whole_are_refused_in_one_line(tmp_path: Path, wri
     tile = next((tmp_path / "b").glob("*R1C2*.TIF"))
     write(tmp_path / "c", PIXELS[:, :, :-1], SIDE)
     next((tmp_path / "c").glob("*R1C4*.TIF")).replace(tile)
-    with pytest.raises(SceneRefused, match=r"R1C2.* does not fit|tiles have .* pixels"):
+    with pytest.raises(SceneRefused, match=r"R1C2.* does not fit|no tile of it covers column 163, row 0"):
         probe_scene(product)
+
+
+def test_tiles_that_lie_on_each_other_are_named_however_many_pixels_they_have_together(tmp_path: Path) -> None:
+    """The second would lie over the first, and the other half would count as no data."""
+    product = write_maxar(tmp_path, PIXELS[:, :, : 2 * SIDE], SIDE)
+    product.write_text(product.read_text().replace(f"ULColOffset = {SIDE};", "ULColOffset = 0;"))
+    with pytest.raises(SceneRefused, match=r"its tiles .*R1C1.* and .*R1C2.* overlap at column 0, row 0"):
+        probe_scene(product)
+
+
+def test_tiles_whose_numbers_are_mixed_up_are_named(tmp_path: Path) -> None:
+    product = write_dimap(tmp_path, PIXELS[:, : 2 * SIDE, : 2 * SIDE], SIDE)
+    product.write_text(product.read_text().replace('tile_R="2" tile_C="2"', 'tile_R="2" tile_C="1"'))
+    with pytest.raises(SceneRefused, match=r"its tiles .*R2C[12].* and .*R2C[12].* overlap at column 0, row 128"):
+        probe_scene(product)
+
+
+def test_the_first_pixel_that_no_tile_covers_is_named(tmp_path: Path) -> None:
+    product = write_maxar(tmp_path, PIXELS, SIDE)
+    text = product.read_text()
+    begin, end = text.index("BEGIN_GROUP = TILE_7"), text.index("BEGIN_GROUP = TILE_8")
+    product.write_text(text[:begin] + text[end:])
+    with pytest.raises(SceneRefused, match=rf"no tile of it covers column {2 * SIDE}, row {SIDE}"):
+        probe_scene(product)
+
+
+Box = tuple[int, int, int, int]
+
+
+def checked(width: int, height: int, boxes: list[Box]) -> str:
+    """What the check says of tiles at (col, row, width, height); empty where they cover the scene."""
+    facts = {"count": 1, "dtype": "uint8", "nodata": None}
+    tiles = [
+        (Tile(Path(f"{number}.tif"), col, row), facts | {"width": wide, "height": high})
+        for number, (col, row, wide, high) in enumerate(boxes)
+    ]
+    try:
+        _check(Mosaic(Path("a.TIL"), width, height, (), {}, "", ()), tiles)
+    except SceneRefused as error:
+        return error.problem
+    return ""
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> list[Box]:
+    """A scene of 12 x 10 cut in two again and again; some tiles may then be moved, dropped or doubled."""
+    boxes = [(0, 0, 12, 10)]
+    for _ in range(draw(st.integers(0, 8))):
+        col, row, wide, high = boxes.pop(draw(st.integers(0, len(boxes) - 1)))
+        across = draw(st.booleans())
+        cut = draw(st.integers(1, max(1, (high if across else wide) - 1)))
+        if across and high > 1:
+            boxes += [(col, row, wide, cut), (col, row + cut, wide, high - cut)]
+        elif not across and wide > 1:
+            boxes += [(col, row, cut, high), (col + cut, row, wide - cut, high)]
+        else:
+            boxes.append((col, row, wide, high))
+    for _ in range(draw(st.integers(0, 2))):
+        col, row, wide, high = boxes[at := draw(st.integers(0, len(boxes) - 1))]
+        moved = (draw(st.integers(0, 12 - wide)), draw(st.integers(0, 10 - high)), wide, high)
+        boxes[at : at + 1] = draw(st.sampled_from([[moved], [], [(col, row, wide, high), moved]])) or [moved]
+    return draw(st.permutations(boxes))
+
+
+@given(layouts())
+def test_tiles_are_taken_just_where_each_pixel_is_in_one(boxes: list[Box]) -> None:
+    count = np.zeros((10, 12), int)
+    for col, row, wide, high in boxes:
+        count[row : row + high, col : col + wide] += 1
+    said = checked(12, 10, boxes)
+    assert (said == "") == bool((count == 1).all())
+    if named := re.fullmatch(r"no tile of it covers column (\d+), row (\d+)", said):
+        # The first one: all rows above, and all columns to its left, are covered.
+        assert int(named[2]) * 12 + int(named[1]) == int(np.flatnonzero(count == 0)[0])
+    elif said:
+        assert count.max() > 1
+        named = re.fullmatch(r"its tiles (\d+).tif and (\d+).tif overlap at column (\d+), row (\d+)", said)
+        assert named is not None
+        for number in (named[1], named[2]):
+            col, row, wide, high = boxes[int(number)]
+            assert col <= int(named[3]) < col + wide
+            assert row <= int(named[4]) < row + high
+
+
+def test_thousands_of_tiles_one_below_the_other_are_compared_with_their_neighbours_alone() -> None:
+    compared = 0
+
+    class Column(int):
+        def __lt__(self, other: int) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) < int(other)
+
+    # Each begins a row below the one to its left: all of them lie in one row, and each begins in a row of its own.
+    count = 1000
+    boxes: list[Box] = [(Column(at), at, 1, count) for at in range(count)]
+    boxes += [(Column(at), 0, 1, at) for at in range(1, count)]
+    boxes += [(Column(at), at + count, 1, count - at) for at in range(count)]
+    assert checked(count, 2 * count, boxes) == ""
+    assert compared < 40 * len(boxes)
 
 
 def damaged(text: str, how: str) -> str:

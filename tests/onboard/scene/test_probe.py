@@ -3,19 +3,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 
 from onboard.errors import OptionsRefused, SceneRefused
 from onboard.scene.probe import Limits, Probe, Probes, _judge, probe_scene
 from onboard.scene.reader import SceneOptions
+from tests.onboard.scene.products import write_maxar
 
 OK = ""
 PLACE = {"crs": "EPSG:32640", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 2.8e6)}
@@ -35,7 +39,7 @@ ODD = {
     "excessive-memory-TIFFFillTile.tif": "cannot be read",
     "geomatrix.tif": OK,
     "huge-number-strips.tif": "cannot be read when opened",
-    "huge4GB.tif": "blocks in a file of",
+    "huge4GB.tif": "cannot be read",
     "huge_raster_with_ovr_huge_block.tif": "declares 2147000000 x 1 pixels",
     "hugeblocksize.tif": "Too large block size",
     "lzw_corrupted.tif": "cannot be read",
@@ -128,6 +132,77 @@ def test_nothing_remote_is_opened(path: str) -> None:
 def test_limits_hold(scene: Path, limits: Limits, message: str) -> None:
     with pytest.raises(SceneRefused, match=message):
         probe_scene(scene, limits=limits)
+
+
+def written(path: Path, pixels: NDArray[np.uint8] | None = None, **keys: Any) -> Path:
+    """A GeoTIFF; without ``pixels`` its blocks are never written."""
+    keys = {"count": 3, "dtype": "uint8", "interleave": "pixel", **PLACE, **keys}
+    if pixels is not None:
+        keys |= {"count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2]}
+    with rasterio.open(path, "w", "GTiff", **keys) as target:
+        if pixels is not None:
+            target.write(pixels)
+    return path
+
+
+@pytest.mark.parametrize("compression", ["deflate", "zstd", "lzw"])
+def test_a_file_of_one_strip_that_packs_well_is_no_promise_of_blocks(tmp_path: Path, compression: str) -> None:
+    """GDAL shows the rows of a long strip as blocks, and the file has an index of one."""
+    pixels = np.full((3, 3000, 100), 7, np.uint8)
+    path = written(tmp_path / "strip.tif", pixels, blockysize=3000, compress=compression)
+    assert path.stat().st_size < 2 * 3000
+    with rasterio.open(path) as source:
+        assert source.block_shapes[0] == (1, 100)
+    probe_scene(path)
+
+
+@pytest.mark.parametrize(
+    ("index_bytes", "keys"),
+    [
+        (6, {"width": 1000, "height": 20_000, "blockysize": 1}),  # offsets as LONG, byte counts as SHORT
+        (8, {"width": 9600, "height": 9600, "tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}),
+        (10, {"width": 9600, "height": 9600, "tiled": True, "blockxsize": 64, "blockysize": 64, "BIGTIFF": "YES"}),
+    ],
+)
+def test_files_whose_blocks_are_nearly_all_unwritten_are_taken(
+    tmp_path: Path, index_bytes: int, keys: dict[str, Any]
+) -> None:
+    path = written(tmp_path / "sparse.tif", SPARSE_OK=True, **keys)
+    blocks = 20_000 if "blockysize" in keys and keys["blockysize"] == 1 else 150 * 150
+    assert path.stat().st_size // blocks == index_bytes
+    probe_scene(path)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_product_whose_tiles_are_sparse_is_taken(tmp_path: Path) -> None:
+    """Its virtual raster has blocks of its own, with no index in any file."""
+    product = write_maxar(tmp_path, np.full((3, 4096, 4096), 7, np.uint8), 2048)
+    for tile in sorted(tmp_path.glob("*.TIF")):
+        written(tile, width=2048, height=2048, tiled=True, blockxsize=2048, blockysize=2048, SPARSE_OK=True)
+    assert sum(tile.stat().st_size for tile in tmp_path.glob("*.TIF")) < 2 * (4096 // 128) ** 2
+    probe_scene(product)
+
+
+def test_more_blocks_than_a_file_can_have_an_index_of_are_refused(tmp_path: Path) -> None:
+    tiles: dict[str, Any] = {"tiled": True, "blockxsize": 64, "blockysize": 64, "SPARSE_OK": True}
+    path = written(tmp_path / "tiles.tif", width=9600, height=9600, **tiles)
+    path.write_bytes(with_tag(path.read_bytes(), 257, 9600 * 64))  # ImageLength
+    with pytest.raises(SceneRefused, match="declares 1,440,000 blocks in a file of"):
+        probe_scene(path)
+    strips = written(tmp_path / "strips.tif", width=1000, height=20_000, blockysize=1, SPARSE_OK=True)
+    strips.write_bytes(with_tag(strips.read_bytes(), 257, 1_000_000))
+    with pytest.raises(SceneRefused, match="cannot be read"):
+        probe_scene(strips)
+
+
+def with_tag(content: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value of a tag of one LONG or SHORT."""
+    (at,) = struct.unpack_from("<I", content, 4)
+    changed = bytearray(content)
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", content, at)[0], 12):
+        if struct.unpack_from("<H", content, entry)[0] == tag:
+            struct.pack_into("<HII", changed, entry + 2, 4, 1, value)
+    return bytes(changed)
 
 
 def test_a_block_that_takes_more_memory_than_allowed_is_refused(tmp_path: Path) -> None:
