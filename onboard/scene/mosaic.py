@@ -147,7 +147,8 @@ def _check(mosaic: Mosaic, tiles: Opened) -> None:
     """All tiles of a group are of one kind and cover the scene, each pixel once."""
     first = tiles[0][1]
     for tile, facts in tiles:
-        alike = all(facts[name] == first[name] for name in ("count", "dtype", "nodata"))
+        # By their text: NaN, a usual no-data value of floats, is not equal to itself.
+        alike = all(repr(facts[name]) == repr(first[name]) for name in ("count", "dtype", "nodata"))
         right, bottom = tile.col + facts["width"], tile.row + facts["height"]
         if not alike or tile.col < 0 or tile.row < 0 or right > mosaic.width or bottom > mosaic.height:
             raise SceneRefused(

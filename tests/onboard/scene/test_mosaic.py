@@ -175,18 +175,24 @@ def test_the_first_pixel_that_no_tile_covers_is_named(tmp_path: Path) -> None:
 Box = tuple[int, int, int, int]
 
 
-def checked(width: int, height: int, boxes: list[Box]) -> str:
+def checked(width: int, height: int, boxes: list[Box], nodata: float | None = None) -> str:
     """What the check says of tiles at (col, row, width, height); empty where they cover the scene."""
-    facts = {"count": 1, "dtype": "uint8", "nodata": None}
+    facts = {"count": 1, "dtype": "uint8"}
     tiles = [
-        (Tile(Path(f"{number}.tif"), col, row), facts | {"width": wide, "height": high})
+        # Each its own number, as from files of their own.
+        (Tile(Path(f"{number}.tif"), col, row),
+         facts | {"width": wide, "height": high, "nodata": None if nodata is None else float(str(nodata))})
         for number, (col, row, wide, high) in enumerate(boxes)
-    ]
+    ]  # fmt: skip
     try:
         _check(Mosaic(Path("a.TIL"), width, height, (), {}, "", ()), tiles)
     except SceneRefused as error:
         return error.problem
     return ""
+
+
+def test_tiles_without_data_where_they_are_not_a_number_are_alike() -> None:
+    assert checked(20, 10, [(0, 0, 10, 10), (10, 0, 10, 10)], nodata=float("nan")) == ""
 
 
 @st.composite
