@@ -119,6 +119,26 @@ def test_bytes_delivered_again_take_the_place_of_damaged_ones(
     assert kept.read_bytes() == scene.read_bytes()
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_scene_that_was_delivered_again_has_its_new_priority_after_the_ledger_is_lost(
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, is_there: bool
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", side=40)
+    first = deliver(settings, ledger, kind, scene).row
+    ledger.scenes.fail(first.id, "cannot be read; deliver it again")
+    if not is_there:
+        erase_folder(settings.scenes_dir / first.id, settings.scenes_dir / ".incoming")
+    assert deliver(settings, ledger, kind, scene, priority="urgent").row.priority == "urgent"
+    ledger.close()
+    for path in settings.data_dir.glob("ledger.*"):
+        path.unlink()
+    fresh = open_ledger(settings)
+    reconcile(settings, fresh)
+    (found,) = fresh.scenes.page()
+    assert (found.id, found.priority, found.state) == (first.id, "urgent", "queued")
+    assert (found.name, found.received) == (first.name, first.received)
+
+
 @pytest.mark.parametrize("delivered", [False, True])
 def test_a_map_that_is_lost_before_the_ground_has_it_is_made_again(
     settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, delivered: bool
