@@ -340,7 +340,7 @@ def _form(stream: AsyncIterator[bytes], boundary: bytes, beside: FormFiles | Non
                 for part in form.ready:
                     yield part
                 form.ready.clear()
-                # In a thread: a slow disk must not hold up the event loop. After each piece of the body: one piece at most
+                # In a thread: a slow disk must not hold up the event loop. After each piece of the body: one at most
                 # is in memory, and the sender waits for the disk.
                 if form.steps:
                     await run_in_threadpool(form.take_steps)
