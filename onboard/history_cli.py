@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -41,6 +42,9 @@ def _report(options: argparse.Namespace) -> int:
     from telemetry.report import draw, figures_of, text_of
     from telemetry.table import Table, TableError
 
+    for name in ("since", "step", "idle_w"):
+        if math.isnan(getattr(options, name) or 0.0):
+            raise OptionsRefused(f"--{name.replace('_', '-')} is no number", "see `onboard report --help`")
     try:
         idle_w = options.idle_w
         if options.source.startswith(("http://", "https://")):

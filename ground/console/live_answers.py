@@ -31,7 +31,7 @@ class LivePower(answers.Power):
 
     idle_w: Number | None = None
     hottest_c: Number | None = None
-    throttling: bool = False
+    throttling: bool | None = None
     rails: list[Rail] = Field([], max_length=200)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
@@ -18,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from onboard.api.deliveries import ARCHIVE_TYPES, SIDECAR_FIELD, FormFiles
@@ -236,7 +238,12 @@ class _PaceAlarm:
 
 # Not Starlette's form parser: that writes every file into the system's temporary folder before a handler sees a byte.
 class _Form:
-    """Callbacks of the parser: takes one form apart as its bytes come."""
+    """Callbacks of the parser: takes one form apart as its bytes come.
+
+    Attributes:
+        ready: bytes of the scene that came since they were last taken.
+        steps: what is to be done for the files beside it, in this order; each may write to the disk.
+    """
 
     def __init__(self, beside: FormFiles | None = None) -> None:
         self.fields: dict[str, str] = {}
@@ -245,6 +252,7 @@ class _Form:
         self._beside = beside
         self._is_beside = False
         self.ready: list[bytes] = []
+        self.steps: list[Callable[[], None]] = []
         self._header = [bytearray(), bytearray()]
         self._name = ""
         self._is_file = False
@@ -287,7 +295,7 @@ class _Form:
             if self._name == SIDECAR_FIELD and self._beside is not None and not self._is_beside:
                 self._is_beside = True
                 self._parts -= 1  # it has a bound of its own
-                self._beside.begin(file_name)
+                self.steps.append(partial(self._beside.begin, file_name))
             elif b"filename" in options and not self._is_file:
                 raise BadRequest(f"the form has its file in field {self._name!r}; it belongs in {FILE_FIELD!r}")
             if self._is_file:
@@ -300,15 +308,21 @@ class _Form:
         if self._is_file:
             self.ready.append(data[start:end])
         elif self._is_beside and self._beside is not None:
-            self._beside.write(data[start:end])
+            self.steps.append(partial(self._beside.write, data[start:end]))
         elif len(self._value) + end - start > _FIELD_BYTES:
             raise BadRequest(f"form field {self._name!r} is longer than {_FIELD_BYTES} bytes")
         else:
             self._value += data[start:end]
 
+    def take_steps(self) -> None:
+        """Does what is to be done for the files beside the scene."""
+        steps, self.steps = self.steps, []
+        for step in steps:
+            step()
+
     def end(self) -> None:
         if self._is_beside and self._beside is not None:
-            self._beside.end()
+            self.steps.append(self._beside.end)
         elif not self._is_file and self._name:
             self.fields[self._name] = self._value.decode("utf-8", "replace")
 
@@ -326,6 +340,10 @@ def _form(stream: AsyncIterator[bytes], boundary: bytes, beside: FormFiles | Non
                 for part in form.ready:
                     yield part
                 form.ready.clear()
+                # In a thread: a slow disk must not hold up the event loop. After each piece of the body: one at most
+                # is in memory, and the sender waits for the disk.
+                if form.steps:
+                    await run_in_threadpool(form.take_steps)
             parser.finalize()
         except MultipartParseError as error:
             raise BadRequest(f"the form cannot be taken apart: {error}") from error

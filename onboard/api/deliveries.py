@@ -98,7 +98,7 @@ class FormFiles:
         Raises:
             StorageError: the disk failed.
         """
-        # Here and not in `end`, which runs on the event loop while more of the form comes.
+        # Here and not in `end`, while the sender waits for it: more of the form may come meanwhile.
         for path in self.files.values():
             try:
                 synced_file(path)

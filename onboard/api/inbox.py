@@ -8,8 +8,9 @@ import time
 import uuid
 from pathlib import Path
 
+from onboard.api.paths import without_paths
 from onboard.api.service import Service
-from onboard.errors import OnboardError, SceneRefused, StorageError
+from onboard.errors import LedgerDamaged, OnboardError, SceneRefused, StorageError
 from onboard.jobs.inbox import ARCHIVES, accept_inbox_file, free_name, scene_files
 from onboard.jobs.intake import Delivery, readable
 from onboard.scene.mosaic import names_tiles, tile_names
@@ -20,6 +21,8 @@ REJECTED = "rejected"
 ENDINGS = (".tif", ".tiff", *ARCHIVES)
 NO_ROOM_S = 60.0
 """Before a scene for which there was no room is tried again: each try reads and writes it whole."""
+FAILED_S = 3600.0
+"""Before a scene that failed by an error nobody foresaw is tried again, if its files stay as they are."""
 
 
 def take_inbox(service: Service) -> int:
@@ -34,22 +37,53 @@ def take_inbox(service: Service) -> int:
         return 0
     states: dict[Path, tuple[int, ...]] = {}
     taken = 0
-    for path in _scenes_in(inbox):
+    paths = _scenes_in(inbox)
+    for path in paths:
         try:
-            files = _files_of(path)
-            states[path] = tuple(number for file in files for number in _size_and_time(file))
-            unchanged = service.inbox_seen.get(path) == states[path]
-            if unchanged and _is_whole(path) and time.monotonic() >= service.inbox_waits.get(path, 0.0):
-                taken += _taken(service, path)
-            # Said once for each state of the files, not at each look.
-            elif not unchanged and not _is_whole(path):
-                log.warning("%s waits in the inbox: tiles that it names are not there yet", readable(path.name))
+            taken += _looked_at(service, path, states)
         except OSError as error:  # noqa: PERF203 -- of this scene alone: those behind it are not to wait for it
             log.warning("%s stays in the inbox: %s", readable(path.name), error)
+        except LedgerDamaged:
+            raise
+        except Exception as error:  # noqa: BLE001 -- it is told with its traceback
+            _note_failure(service, path, states.get(path), error)
     # Only files of this look: what is gone and comes again is looked at twice like anything new.
     service.inbox_seen = states
     service.inbox_waits = {path: until for path, until in service.inbox_waits.items() if path in states}
+    service.inbox_failed = {path: state for path, state in service.inbox_failed.items() if path in paths}
     return taken
+
+
+def _looked_at(service: Service, path: Path, states: dict[Path, tuple[int, ...]]) -> bool:
+    """One look at one scene; notes the state of its files. True if it was taken."""
+    states[path] = tuple(number for file in _files_of(path) for number in _size_and_time(file))
+    if service.inbox_seen.get(path) != states[path]:
+        # What it was to wait for was said of other files.
+        service.inbox_waits.pop(path, None)
+        # Said once for each state of the files, not at each look.
+        if not _is_whole(path):
+            log.warning("%s waits in the inbox: tiles that it names are not there yet", readable(path.name))
+        return False
+    return _is_whole(path) and time.monotonic() >= service.inbox_waits.get(path, 0.0) and _taken(service, path)
+
+
+def _note_failure(service: Service, path: Path, state: tuple[int, ...] | None, error: Exception) -> None:
+    """Has a scene wait that failed by an error nobody foresaw; an event says so, once for each state of its files."""
+    service.inbox_waits[path] = time.monotonic() + FAILED_S
+    if path in service.inbox_failed and service.inbox_failed[path] == state:
+        return
+    log.error("%s stays in the inbox", readable(path.name), exc_info=error)
+    reason = " ".join(str(error).split())[:150]
+    try:
+        service.ledger.events.log(
+            "error", "inbox-failed",
+            f"{readable(path.name)} stays in the inbox: {type(error).__name__}: {without_paths(reason)}; it is tried "
+            "again when its files change, after an hour and after a restart",
+        )  # fmt: skip
+    except StorageError as full:
+        log.warning("no event of it: %s", full)  # with the next try
+    else:
+        service.inbox_failed[path] = state
 
 
 def _scenes_in(inbox: Path) -> list[Path]:
@@ -85,8 +119,8 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 def _taken(service: Service, path: Path) -> bool:
     service.inbox_waits.pop(path, None)
-    service.make_room(sum(file.stat().st_size for file in _files_of(path)))
     try:
+        service.make_room(sum(file.stat().st_size for file in _files_of(path)))
         accept_inbox_file(
             service.settings, service.ledger, service.mapping_config, service.probes, path, Delivery(path.name[:200]),
             service.make_room,
@@ -96,6 +130,8 @@ def _taken(service: Service, path: Path) -> bool:
         log.warning("%s waits in the inbox: %s", readable(path.name), error)
         service.inbox_waits[path] = time.monotonic() + NO_ROOM_S
         return False
+    except LedgerDamaged:
+        raise  # of the ledger's: nothing is wrong with the scene
     except OnboardError as error:
         _reject(path, error)
         service.ledger.events.log("warning", "inbox-rejected", f"{readable(path.name)}: {error.advice}")

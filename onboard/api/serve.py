@@ -12,6 +12,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import uvicorn
 
@@ -158,23 +159,38 @@ def _verify(service: Service) -> None:
     check.run(delivery.wake, lambda: service.is_damaged)
 
 
-def _tend(service: Service) -> None:
-    """Housekeeping until the service ends; ends the process where the ledger is damaged."""
+def _chores(service: Service) -> dict[str, Callable[[], object]]:
+    """Housekeeping by name; one turn does each of them."""
     scrub = MapScrub(service.settings)
     emptied = time.monotonic()
+
+    def empty_log() -> None:
+        nonlocal emptied
+        if time.monotonic() - emptied >= EMPTY_LOG_S and service.ledger.checkpoint():
+            emptied = time.monotonic()
+
+    return {
+        "making room": lambda: tend(service.settings, service.ledger, service.mapping_config),
+        "reading maps again": lambda: scrub.step(service.ledger),
+        "taking the inbox": lambda: take_inbox(service),
+        "ending passes": service.passes.end_quiet,
+        "emptying the ledger's log": empty_log,
+    }
+
+
+def _tend(service: Service) -> None:
+    """Housekeeping until the service ends; ends the process where the ledger is damaged."""
+    chores = _chores(service)
     while not service.is_damaged:
-        try:
-            tend(service.settings, service.ledger, service.mapping_config)
-            scrub.step(service.ledger)
-            take_inbox(service)
-            service.passes.end_quiet()
-            if time.monotonic() - emptied >= EMPTY_LOG_S and service.ledger.checkpoint():
-                emptied = time.monotonic()
-        except LedgerDamaged:
-            service.is_damaged = True
-        # Whatever it was: without this thread no map makes room, and the write-ahead log is never emptied.
-        except Exception:
-            log.exception("housekeeping failed; it is tried again")
+        for name, chore in chores.items():
+            try:
+                chore()
+            except LedgerDamaged:  # noqa: PERF203 -- of this chore alone: the others are done all the same
+                service.is_damaged = True
+                break
+            # Whatever it was: without this thread no map makes room, and the write-ahead log is never emptied.
+            except Exception:
+                log.exception("housekeeping failed (%s); it is tried again", name)
         if service.wake.wait(HOUSEKEEPING_S) and not service.is_damaged:
             return
     log.error("the ledger is damaged: the supervisor rebuilds it")

@@ -55,6 +55,7 @@ class Service:
         self.started = time.monotonic()
         self.inbox_seen: dict[Path, tuple[int, ...]] = {}
         self.inbox_waits: dict[Path, float] = {}
+        self.inbox_failed: dict[Path, tuple[int, ...] | None] = {}
         self.wake = threading.Event()
         self.uplink = Uplink(self.settings, lambda: self.ledger)
         self._configs: dict[str, MappingConfig] = {}

@@ -63,7 +63,7 @@ class Power(BaseModel):
     reason: str = Field(description="why there is no value")
     mode: str | None = Field(description="power mode by its name")
     hottest_c: float | None
-    throttling: bool
+    throttling: bool | None = Field(description="null where nothing is heard of it")
     rails: list[Rail]
 
 
@@ -195,8 +195,9 @@ def _power(service: Service) -> Power:
         rail=message.main.partition(":")[2] or None, power_w=watts, idle_w=message.idle_w,
         net_w=None if watts is None or message.idle_w is None else watts - message.idle_w,
         reason=stale or ("" if watts is not None else message.main_problem or "the rail was lost"),
-        mode=message.mode or None, hottest_c=None if stale else message.hottest_c, throttling=message.throttling,
-        rails=rails,
+        # An old state is no state, as an old value is no value.
+        mode=None if stale else message.mode or None, hottest_c=None if stale else message.hottest_c,
+        throttling=None if stale else message.throttling, rails=rails,
     )  # fmt: skip
 
 

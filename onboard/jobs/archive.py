@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from engines.files import synced_file
-from onboard.errors import SceneRefused
+from onboard.errors import OnboardError, SceneRefused
 from onboard.files import storage_error
 from onboard.scene.tiff import is_tiff_start
 
@@ -52,30 +53,39 @@ def unpack(archive: Path, folder: Path, *, limit: int, before_write: BeforeWrite
         before_write: called with the bytes of each piece before they are written; may raise.
 
     Raises:
-        SceneRefused: it is damaged, encrypted or too large, or holds links or names that lead outside.
+        SceneRefused: it is damaged, encrypted or too large; it holds links, names that lead outside, a path twice.
         StorageError: the disk is full or failed.
     """
     with archive.open("rb") as file:
         opened = _zipped if file.read(2) == b"PK" else _tarred
-    left, names = limit, set[str]()
+    # By their paths and not by their names: `a.tif` and `./a.tif` are one file.
+    left, files, folders = limit, set[Path](), set[Path]()
     with _translated(archive):
         for name, source in opened(archive):
             target = folder / _safe(archive, name)
             if target.suffix.lower() not in KEPT:
                 continue
-            if name in names:
+            if target in files:
                 raise SceneRefused(archive, f"has {name!r} twice", _REMEDY)
-            names.add(name)
+            if target in folders or not files.isdisjoint(target.parents):
+                raise SceneRefused(archive, f"has a path both as a file and as a folder: {name!r}", _REMEDY)
+            files.add(target)
+            folders.update(target.parents)
             left -= _copied(archive, source, target, left, before_write)
 
 
 @contextmanager
 def _translated(archive: Path) -> Iterator[None]:
+    """Refuses an archive for what the libraries raise on damaged bytes; what the disk fails with is a StorageError."""
     try:
         yield
-    # What the two libraries raise on damaged bytes has no common class. NotImplementedError stands for a compression or
-    # a version of the format that Python lacks.
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, struct.error, ValueError) as error:
+    except OnboardError:
+        raise
+    except Exception as error:
+        # They have no common class: BadZipFile, zlib.error, LZMAError, struct.error, and MemoryError.
+        # bz2 raises OSError without a number; EINVAL is a place before the archive's first byte.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise storage_error(error, archive) from error
         text = " ".join(str(error).split())[:150] or type(error).__name__
         raise SceneRefused(archive, f"is a damaged archive: {text}", _REMEDY) from error
 
@@ -86,7 +96,7 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, before_w
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
-            while chunk := source.read(_CHUNK):
+            while chunk := _piece(archive, source):
                 size += len(chunk)
                 if size > limit:
                     raise SceneRefused(archive, "unpacks to more bytes than are taken", "send smaller scenes")
@@ -96,6 +106,12 @@ def _copied(archive: Path, source: IO[bytes], target: Path, limit: int, before_w
     except OSError as error:
         raise storage_error(error, target) from error
     return size
+
+
+def _piece(archive: Path, source: IO[bytes]) -> bytes:
+    """The next piece of a file. An OSError of the library is no failure of the disk that is written to."""
+    with _translated(archive):
+        return source.read(_CHUNK)
 
 
 def _safe(archive: Path, name: str) -> Path:
@@ -163,6 +179,8 @@ def _check_headers(archive: Path) -> None:
         at = 0
         while at < size and (block := file.read(512)).strip(b"\0"):
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if info.size < 0:  # a number of base 256 has a sign; the walk would go back, perhaps for ever
+                raise SceneRefused(archive, "is a damaged archive: a file of negative size", _REMEDY)
             # pax headers (x, g, and Solaris's X), GNU's long names (L, K) and sparse maps (S).
             if info.type in (b"x", b"g", b"X", b"L", b"K", b"S") and info.size > _LONGEST_HEADER:
                 raise SceneRefused(archive, "has an extended header of absurd length", _REMEDY)

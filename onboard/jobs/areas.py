@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from engines.files import replace_file, synced_folder
 from engines.manifest import Manifest
-from onboard.errors import OptionsRefused
+from onboard.errors import OptionsRefused, StorageError
 from onboard.files import storage_error
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.map_store import MapRow
@@ -107,7 +107,39 @@ class LastShares:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._path, self._ledger = settings.data_dir / "areas-last.json", ledger
-        self._reached, self._last = _read_last(self._path)
+        self._last: dict[str, dict[str, Any]] = {}
+        try:
+            self._reached, self._last = _read_last(self._path)
+        except FileNotFoundError:
+            self._reached = 0
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            self._reached = self._begun_anew(error)
+
+    def _begun_anew(self, error: Exception) -> int:
+        """Takes shares from the maps aboard, whose alerts were events before; gives the newest one's number."""
+        log.warning("%s cannot be read (%s): it is made anew from the maps aboard", self._path, error)
+        reached = 0
+        while maps := self._ledger.maps.page(after=reached, limit=_PAGE):
+            for row in maps:
+                for area in _rows_of(row):
+                    self._take(row, area)
+            reached = maps[-1].sequence
+        try:
+            self._ledger.events.log(
+                "warning", "area-shares-lost",
+                f"{self._path.name} was damaged; areas are compared with the maps aboard, whose alerts are not told "
+                "again: an alert of the very last map may be missing, and stands in its item",
+            )  # fmt: skip
+            self._keep(reached)
+        except StorageError as full:
+            log.warning("it is made anew again at the next start: %s", full)
+        return reached
+
+    def _keep(self, reached: int) -> None:
+        try:
+            replace_file(self._path, json.dumps({"reached": reached, "areas": self._last}).encode())
+        except OSError as error:
+            raise storage_error(error, self._path) from error
 
     def compared(
         self, rows: Sequence[Mapping[str, Any]], areas: Sequence[Area], *, time: str, model: str
@@ -151,11 +183,7 @@ class LastShares:
                         self._ledger.events.log("warning", ALERT, str(text), row.id)
                     self._take(row, area)
             self._reached = maps[-1].sequence
-            state = {"reached": self._reached, "areas": self._last}
-            try:
-                replace_file(self._path, json.dumps(state).encode())
-            except OSError as error:
-                raise storage_error(error, self._path) from error
+            self._keep(self._reached)
 
     def _take(self, row: MapRow, area: Mapping[str, Any]) -> None:
         properties, key = row.item["properties"], str(area["key"])
@@ -200,24 +228,22 @@ def _is_later(time: str, than: str) -> bool:
 
 
 def _read_last(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Number of the last map that was taken, and shares by area; nothing where they cannot be read."""
-    try:
-        state = json.loads(path.read_bytes())
-        areas = {
-            str(key): {
-                "map": str(last["map"]), "time": str(last["time"]), "model": str(last["model"]),
-                "covered": float(last["covered"]),
-                "shares": {str(title): float(share) for title, share in last["shares"].items()},
-            }
-            for key, last in state["areas"].items()
-        }  # fmt: skip
-        return int(state["reached"]), areas
-    except FileNotFoundError:
-        return 0, {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # From the first map on: shares come back from the maps that are still aboard.
-        log.warning("%s cannot be read (%s): the next map of each area begins anew", path, error)
-        return 0, {}
+    """Number of the last map that was taken, and shares by area.
+
+    Raises:
+        FileNotFoundError: there is no such file yet.
+        OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError: it is damaged.
+    """
+    state = json.loads(path.read_bytes())
+    areas = {
+        str(key): {
+            "map": str(last["map"]), "time": str(last["time"]), "model": str(last["model"]),
+            "covered": float(last["covered"]),
+            "shares": {str(title): float(share) for title, share in last["shares"].items()},
+        }
+        for key, last in state["areas"].items()
+    }  # fmt: skip
+    return int(state["reached"]), areas
 
 
 def current_areas(settings: Settings, ledger: Ledger) -> tuple[Area, ...]:

@@ -218,7 +218,9 @@ def accept(
                 target = target_of(settings, config.manifest)
                 pixels = probes.judge(file.path, options_of(settings, config.manifest), target)
                 check_demand(settings, config.manifest, pixels, free_up)
-            row = known or _new_row(ledger, config, file, delivery, pixels)
+            row = _new_row(ledger, config, file, delivery, pixels) if known is None else known
+            # A known scene waits by this delivery's priority. Its folder must know it too: the ledger may be lost.
+            row = replace(row, priority=delivery.priority)
             # What is slow happens before the transaction: inside it a rename is left.
             staged.describe(row)
             accepted = _take(ledger, staged, row, delivery, is_known=known is not None)
@@ -363,7 +365,8 @@ class _Staged:
         try:
             # A file replaces a file in one step. Folders cannot be replaced so: the old one moves aside first.
             if (final / SCENE_FILE).is_file() and (self.folder / SCENE_FILE).is_file():
-                (self.folder / SCENE_FILE).replace(final / SCENE_FILE)
+                for name in (SCENE_FILE, FACTS_FILE):
+                    (self.folder / name).replace(final / name)
                 synced_folder(final)
                 return
             self._replaced = move_aside(final, self._settings.scenes_dir / INCOMING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -9,6 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+
+LONGEST_LINE = 4000
+"""Under PIPE_BUF (4,096 bytes), so that a line is written whole or not at all."""
+_CUT = "..."
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,30 @@ class Heartbeat:
     checked_s_ago: float | None = None
 
     def line(self) -> bytes:
-        """As JSON, ended by a newline."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        """As JSON, ended by a newline, of LONGEST_LINE bytes at most: texts are cut, the engine's problem first."""
+        beat, line = self, _json(self)
+        for name in _CUT_FIRST:
+            if len(line) <= LONGEST_LINE:
+                break
+            text: str = getattr(beat, name)
+            beat = replace(beat, **{name: _shortened(text, len(line) - LONGEST_LINE)})  # type: ignore[arg-type]
+            line = _json(beat)
+        return line
+
+
+_CUT_FIRST = ("engine_problem", "governor_why", "model", "backend", "precision", "wanted_mode")
+
+
+def _json(beat: Heartbeat) -> bytes:
+    return json.dumps(asdict(beat)).encode() + b"\n"
+
+
+def _shortened(text: str, by: int) -> str:
+    """The text without its end, so that its JSON is shorter by so many bytes at least, or empty."""
+    sizes = [len(json.dumps(char)) - 2 for char in text]  # 12 bytes for one beyond U+FFFF
+    left = sum(sizes) - by - len(_CUT)
+    kept = list(itertools.takewhile(lambda size: size <= left, itertools.accumulate(sizes)))
+    return text[: len(kept)] + _CUT if left >= 0 else ""
 
 
 def heartbeat_of(line: bytes | str) -> Heartbeat | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.files import replace_file
 from onboard.jobs.timestamps import timestamp
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,13 @@ class Recovery:
         """Starts it if it is time, and does not wait for it; True if it was started."""
         if self._command is None or not self._is_time():
             return False
-        # Noted first: the command may reset the machine at once.
-        self._memory.write_text(json.dumps(dict(self._now())), encoding="utf-8")
+        try:
+            # Noted first, and durably: the command may reset the machine at once.
+            replace_file(self._memory, json.dumps(dict(self._now())).encode())
+        except OSError as error:
+            # Without the note it could be run, and the machine be reset, again and again.
+            log.warning("ONBOARD_RECOVERY_COMMAND is not run, for its time cannot be noted: %s", error)
+            return False
         try:
             words = shlex.split(self._command)
             # Not waited for: it may take as long as it likes, or end us.
@@ -50,11 +56,10 @@ class Recovery:
         now = self._now()
         try:
             last = json.loads(self._memory.read_text(encoding="utf-8"))
+            since = now["uptime_s"] - last["uptime_s"] if last["boot_id"] == now["boot_id"] else now["uptime_s"]
         except FileNotFoundError:
             return True
         # Unreadable: taken for a run of another boot, so that the machine must have been up for long enough.
-        except (OSError, ValueError):
-            last = {}
-        same_boot = last.get("boot_id") == now["boot_id"]
-        since = now["uptime_s"] - last["uptime_s"] if same_boot else now["uptime_s"]
+        except (OSError, ValueError, KeyError, TypeError):
+            since = now["uptime_s"]
         return bool(since >= self._least_s)

@@ -121,6 +121,18 @@ def liar() -> Iterator[Liar]:
         yield liar
 
 
+@pytest.mark.parametrize("option", ["--since", "--step", "--idle-w"])
+def test_an_option_that_is_no_number_is_one_line(
+    liar: Liar, capsys: pytest.CaptureFixture[str], out: Path, option: str
+) -> None:
+    assert cli.main(["report", liar.url, "--out", str(out), option, "nan"]) == 2
+    assert capsys.readouterr().err == f"onboard: {option} is no number; see `onboard report --help`\n"
+
+
+def test_since_infinity_is_all(liar: Liar, out: Path) -> None:
+    assert cli.main(["report", liar.url, "--out", str(out), "--since", "inf"]) == 0
+
+
 BAD_PAGES: list[Any] = [
     None, [], "x", {}, {"columns": None, "next": None}, {"columns": COLUMNS}, {"columns": [], "next": None},
     {"columns": COLUMNS | {"tick": 5}, "next": None}, {"columns": COLUMNS | {"utc_s": "abc"}, "next": None},

@@ -110,9 +110,17 @@ def test_an_alert_that_a_power_cut_left_out_is_made_up_for(served: Served, tmp_p
         LastShares(settings, ledger).note_published()
         LastShares(settings, ledger).note_published()
     assert len(alerts(served)) == 4
-    (served.data / "areas-last.json").write_bytes(b"{")
+    whole = (served.data / "areas-last.json").read_bytes()
+    for damaged in (b"{", b'{"reached": null, "areas": {}}', b'{"reached": 1e999, "areas": {}}'):
+        (served.data / "areas-last.json").write_bytes(damaged)
+        with served.ledger() as ledger:
+            LastShares(settings, ledger).note_published()
+        assert len(alerts(served)) == 4  # of maps that are still aboard: no news
+        assert json.loads((served.data / "areas-last.json").read_bytes()) == json.loads(whole)
     with served.ledger() as ledger:
-        assert LastShares(settings, ledger)._reached == 0
+        told = [event.text for event in ledger.events.page(limit=1000) if event.kind == "area-shares-lost"]
+    assert len(told) == 3
+    assert told[0].startswith("areas-last.json was damaged; ")
 
 
 def test_other_models_and_little_cover_are_not_compared(served: Served, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +14,10 @@ from fastapi import FastAPI, Request
 
 from onboard.api import problems
 from onboard.api.bodies import body_of
+from onboard.api.deliveries import FormFiles
 from onboard.api.minimum_rate import MinimumRate
+from onboard.settings import read_settings
+from tests.onboard.service import until
 
 LIMIT = 100_000
 DATA = bytes(range(256)) * 300
@@ -32,6 +38,47 @@ def client(serve: Callable[[FastAPI], httpx.Client]) -> httpx.Client:
         return {"sha256": digest.hexdigest(), "bytes": count, "fields": body.fields}
 
     return serve(app)
+
+
+def test_files_beside_a_scene_are_written_while_others_are_answered(
+    serve: Callable[[FastAPI], httpx.Client], tmp_path: Path
+) -> None:
+    """A disk that does nothing until another request is answered: on the event loop both would wait for ever."""
+    answered, most = threading.Event(), 0
+
+    class Slow(FormFiles):
+        def write(self, data: bytes) -> None:
+            nonlocal most
+            assert answered.wait(30)
+            most = max(most, len(data))
+            super().write(data)
+
+    (tmp_path / "data" / "scenes").mkdir(parents=True)
+    beside = Slow(read_settings(data_dir=tmp_path / "data", disk_reserve_bytes=0))
+    app = FastAPI()
+
+    @app.post("/")
+    async def post(request: Request) -> dict[str, int]:
+        count = 0
+        async for chunk in body_of(request, limit=1 << 24, pace=MinimumRate(60.0, 0), beside=beside).chunks:
+            count += len(chunk)
+        return {"bytes": count}
+
+    @app.get("/other")
+    async def other() -> None:
+        answered.set()
+
+    client = serve(app)
+    sidecar, files = DATA * 30, [("sidecar", ("x.ovr", DATA * 30)), ("scene", ("x.tif", DATA))]
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(client.post, "/", files=files)
+        until(lambda: beside.files, "the sidecar does not begin")
+        with httpx.Client(base_url=client.base_url, timeout=20) as second:
+            assert second.get("/other").status_code == 200
+        assert posted.result().json() == {"bytes": len(DATA)}
+    assert beside.files["x.ovr"].read_bytes() == sidecar
+    assert most <= 1 << 20  # a piece of the body at a time: uvicorn's have 256 KiB at most
+    beside.remove()
 
 
 def whole(answer: httpx.Response) -> bool:

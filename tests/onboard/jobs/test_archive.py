@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from onboard.errors import NoRoom, SceneRefused
+from onboard.errors import NoRoom, SceneRefused, StorageError
 from onboard.jobs import archive
 from onboard.jobs.archive import is_archive, unpack
 
@@ -127,6 +131,22 @@ def test_too_many_files_and_names_that_come_twice_are_refused(
         unpacked(twice, tmp_path / "out2")
 
 
+@pytest.mark.parametrize("names", [("a.tif", "./a.tif"), ("b/a.tif", "b//a.tif"), ("b/a.tif", "b\\a.tif")])
+@BOTH
+def test_two_names_of_one_path_are_refused(tmp_path: Path, make: Any, names: tuple[str, str]) -> None:
+    path = make(tmp_path / "archive", dict.fromkeys(names, b"x"))
+    with pytest.raises(SceneRefused, match=r"has '.*a\.tif' twice"):
+        unpacked(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [("a.tif", "a.tif/b.tif"), ("a.tif/c/b.tif", "a.tif")])
+@BOTH
+def test_a_name_that_is_a_file_and_a_folder_is_refused(tmp_path: Path, make: Any, names: tuple[str, str]) -> None:
+    path = make(tmp_path / "archive", dict.fromkeys(names, b"x"))
+    with pytest.raises(SceneRefused, match="both as a file and as a folder"):
+        unpacked(path, tmp_path / "out")
+
+
 def test_a_directory_of_millions_of_files_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"a.tif": b"x"})
     data = bytearray(path.read_bytes())
@@ -156,6 +176,76 @@ def test_damaged_archives_are_refused_in_one_line(tmp_path: Path, make: Any) -> 
             unpacked(path, tmp_path / f"out{number}")
         except SceneRefused as error:
             assert "\n" not in str(error)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, 150, dtype=np.uint8).tobytes() + bytes(200)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_flipped_bit_anywhere_in_a_zip_is_a_refusal_or_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: int
+) -> None:
+    monkeypatch.setattr(archive, "synced_file", lambda _: None)
+    path = zipped(tmp_path / "a.zip", {"a.tif": NOISE}, method)
+    whole = path.read_bytes()
+    said: list[str] = []
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        try:
+            unpacked(path, tmp_path / "out")
+        except SceneRefused as error:
+            said.append(str(error))
+        shutil.rmtree(tmp_path / "out")
+    assert sum("is a damaged archive" in text for text in said) > len(NOISE) // 2
+
+
+@pytest.mark.parametrize("place", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_place_before_a_zips_first_byte_is_damage(tmp_path: Path, place: int) -> None:
+    path = zipped(tmp_path / "a.zip", {"a.tif": NOISE}, place)
+    data = bytearray(path.read_bytes())
+    end = data.rfind(b"PK\5\6")
+    # The directory's declared place is moved on: places of files, counted from it, come to lie before the archive.
+    data[end + 16 : end + 20] = (data.index(b"PK\1\2") + 100).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(SceneRefused, match="is a damaged archive"):
+        unpacked(path, tmp_path / "out")
+
+
+def test_a_tar_that_declares_a_negative_size_is_refused_and_ends(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.tif")
+    block = bytearray(info.tobuf())
+    block[124:136] = b"\xff" * 10 + (-512).to_bytes(2, "big", signed=True)
+    block[148:156] = f"{sum(block[:148]) + 8 * 32 + sum(block[156:512]):06o}\0 ".encode()
+    path = tmp_path / "a.tar"
+    path.write_bytes(block + bytes(1024))
+    with pytest.raises(SceneRefused, match="negative size"):
+        unpacked(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_refused_whole_or_damaged(tmp_path: Path, mode: Any) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, mode) as target:
+        target.addfile(tarfile.TarInfo("a.tif"))
+    whole = path.read_bytes()
+    for at in (len(whole), len(whole) // 2):
+        path.write_bytes(whole[:at])
+        with pytest.raises(SceneRefused, match="is a damaged archive"):
+            unpacked(path, tmp_path / "out")
+
+
+def test_a_disk_that_fails_while_an_archive_is_read_is_no_damage_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = zipped(tmp_path / "a.zip", FILES)
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", failing)
+    with pytest.raises(StorageError, match="input/output error"):
+        unpacked(path, tmp_path / "out")
 
 
 def test_encrypted_and_unknown_compressions_are_refused(tmp_path: Path) -> None:

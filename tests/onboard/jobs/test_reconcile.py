@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from onboard.api import inbox as inbox_of_api
+from onboard.api import serve
 from onboard.api.inbox import take_inbox
+from onboard.api.pass_log import PassLog
 from onboard.api.service import Service
 from onboard.downlink.retention import erase_for_room
-from onboard.errors import NoRoom, SceneRefused, StorageError
+from onboard.errors import LedgerDamaged, NoRoom, SceneRefused, StorageError
 from onboard.jobs.inbox import accept_inbox_file, give_back_claims
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept, erase_folder
 from onboard.jobs.ledger import Ledger
@@ -113,6 +117,26 @@ def test_bytes_delivered_again_take_the_place_of_damaged_ones(
     ledger.scenes.fail(first.id, "cannot be read; deliver it again")
     assert deliver(settings, ledger, kind, scene).row.state == "queued"
     assert kept.read_bytes() == scene.read_bytes()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_scene_that_was_delivered_again_has_its_new_priority_after_the_ledger_is_lost(
+    settings: Settings, ledger: Ledger, kind: MappingConfig, tmp_path: Path, is_there: bool
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", side=40)
+    first = deliver(settings, ledger, kind, scene).row
+    ledger.scenes.fail(first.id, "cannot be read; deliver it again")
+    if not is_there:
+        erase_folder(settings.scenes_dir / first.id, settings.scenes_dir / ".incoming")
+    assert deliver(settings, ledger, kind, scene, priority="urgent").row.priority == "urgent"
+    ledger.close()
+    for path in settings.data_dir.glob("ledger.*"):
+        path.unlink()
+    fresh = open_ledger(settings)
+    reconcile(settings, fresh)
+    (found,) = fresh.scenes.page()
+    assert (found.id, found.priority, found.state) == (first.id, "urgent", "queued")
+    assert (found.name, found.received) == (first.name, first.received)
 
 
 @pytest.mark.parametrize("delivered", [False, True])
@@ -409,6 +433,106 @@ def test_a_file_that_can_go_nowhere_stays_and_others_are_taken(
     assert sorted(path.name for path in inbox.iterdir()) == ["bad.tif", "rejected"]
     service.ledger.close()
     service.probes.close()
+
+
+@pytest.fixture
+def watching(settings: Settings, ledger: Ledger, kind: MappingConfig) -> Iterator[Service]:
+    assert ledger.scenes.page() == []
+    service = Service(settings.model_copy(update={"watch_inbox": True}), kind)
+    yield service
+    service.ledger.close()
+    service.probes.close()
+
+
+def events_of(ledger: Ledger, kind: str) -> list[str]:
+    return [event.text for event in ledger.events.page(limit=1000) if event.kind == kind]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_in_the_inbox_is_set_aside_and_the_scene_behind_it_is_taken(
+    watching: Service, ledger: Ledger, tmp_path: Path, method: int
+) -> None:
+    inbox = tmp_path / "inbox"
+    write_scene(inbox / "b.tif", 40)
+    with zipfile.ZipFile(inbox / "a.zip", "w", method) as archive:
+        archive.write(inbox / "b.tif", "a.tif")
+    data = bytearray((inbox / "a.zip").read_bytes())
+    data[200:300] = b"\xff" * 100
+    (inbox / "a.zip").write_bytes(data)
+    assert [take_inbox(watching) for _ in range(2)] == [0, 1]
+    assert [row.name for row in ledger.scenes.page()] == ["b.tif"]
+    (event,) = events_of(ledger, "inbox-rejected")
+    assert event.startswith("a.zip: is a damaged archive: ")
+    assert "is a damaged archive" in (inbox / "rejected" / "a.zip.txt").read_text()
+
+
+def test_a_scene_that_fails_unexpectedly_is_told_once_and_stops_no_other(
+    watching: Service, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    for number, name in enumerate(("a.tif", "b.tif")):
+        write_scene(inbox / name, 40, seed=number)
+    tried: list[str] = []
+
+    def failing(*words: Any) -> Accepted:
+        tried.append(words[4].name)
+        if words[4].name == "a.tif":
+            raise ZeroDivisionError("nobody\nforesaw it")
+        return accept_inbox_file(*words)
+
+    monkeypatch.setattr(inbox_of_api, "accept_inbox_file", failing)
+    assert [take_inbox(watching) for _ in range(5)] == [0, 1, 0, 0, 0]
+    assert tried == ["a.tif", "b.tif"]
+    (event,) = events_of(ledger, "inbox-failed")
+    assert event.startswith("a.tif stays in the inbox: ZeroDivisionError: nobody foresaw it; it is tried again")
+    # The hour is over: it is tried again, and not told again. Then other files come under its name.
+    watching.inbox_waits = dict.fromkeys(watching.inbox_waits, 0.0)
+    assert take_inbox(watching) == 0
+    assert (tried.count("a.tif"), len(events_of(ledger, "inbox-failed"))) == (2, 1)
+    write_scene(inbox / "a.tif", 50, seed=3)
+    assert [take_inbox(watching) for _ in range(2)] == [0, 0]
+    assert (tried.count("a.tif"), len(events_of(ledger, "inbox-failed"))) == (3, 2)
+    monkeypatch.undo()
+    watching.inbox_waits.clear()
+    assert take_inbox(watching) == 1
+    assert list(inbox.iterdir()) == []
+
+
+def test_a_damaged_ledger_sends_no_scene_of_the_inbox_aside(
+    watching: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    write_scene(inbox / "a.tif", 40)
+
+    def damaged(*_: object) -> Accepted:
+        raise LedgerDamaged(tmp_path, "malformed")
+
+    monkeypatch.setattr(inbox_of_api, "accept_inbox_file", damaged)
+    assert take_inbox(watching) == 0
+    with pytest.raises(LedgerDamaged):
+        take_inbox(watching)
+    assert [path.name for path in inbox.iterdir()] == ["a.tif"]
+
+
+def test_a_chore_that_fails_stops_no_other(
+    watching: Service, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> int:
+        raise ZeroDivisionError
+
+    write_scene(tmp_path / "inbox" / "a.tif", 40)
+    monkeypatch.setattr(serve, "EMPTY_LOG_S", 0.0)
+    watching.wake.set()  # one turn
+    for names in (("take_inbox",), ("tend", "take_inbox")):
+        for name in names:
+            monkeypatch.setattr(serve, name, failing)
+        watching.ledger.events.log("info", "made", "so that the log is not empty")
+        log_file = settings.ledger_path.with_name(settings.ledger_path.name + "-wal")
+        assert log_file.stat().st_size > 0
+        watching.passes = PassLog(quiet_s=0.0)
+        watching.passes.received("ground", 1)
+        serve._tend(watching)
+        assert (watching.passes._passes, log_file.stat().st_size) == ({}, 0)
 
 
 def test_scenes_that_wait_are_mapped_by_the_model_of_now(
