@@ -23,6 +23,7 @@ MOST_FILES = 10_000
 _LONGEST_NAME, _DEEPEST = 255, 8
 _LONGEST_HEADER = 1 << 20
 _CHUNK = 1 << 20
+_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 _REMEDY = "send the scene's files in a plain zip or tar"
 # What a scene can be made of; pictures, shapes and papers of a product are left out.
 KEPT = frozenset([
@@ -139,6 +140,11 @@ def _zipped(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 raise SceneRefused(archive, f"has a link: {info.filename[:100]!r}", _REMEDY)
             if info.flag_bits & 1:
                 raise SceneRefused(archive, "is encrypted", _REMEDY)
+            # Python bounds what one read of these two unpacks to, and of no other method: there a megabyte may become
+            # gigabytes in memory before a limit is looked at.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
+                raise SceneRefused(archive, f"is compressed by {method}", "make it with deflate, as zip does")
             with opened.open(info) as source:
                 yield info.filename, source
 

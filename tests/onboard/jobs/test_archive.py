@@ -181,7 +181,16 @@ def test_damaged_archives_are_refused_in_one_line(tmp_path: Path, make: Any) -> 
 NOISE = np.random.default_rng(0).integers(0, 256, 150, dtype=np.uint8).tobytes() + bytes(200)
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_a_zip_of_another_method_is_refused_before_a_byte_is_unpacked(tmp_path: Path, method: int, name: str) -> None:
+    """Nothing bounds what a piece of it unpacks to."""
+    path = zipped(tmp_path / "a.zip", {"a.tif": NOISE}, method)
+    with pytest.raises(SceneRefused, match=f"is compressed by {name}; make it with deflate"):
+        unpacked(path, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_flipped_bit_anywhere_in_a_zip_is_a_refusal_or_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: int
 ) -> None:
