@@ -39,7 +39,7 @@ from trainer.data.landscape import Landscape
 from trainer.data.scene_cache import names_of, scenes_of
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
-from trainer.errors import DataMissing, DataRefused, SettingsRefused
+from trainer.errors import SettingsRefused
 from trainer.export.calibration import Evidence, calibration_of, evidence_of
 from trainer.export.card import NOTES, write_card
 from trainer.export.half import Ranges, measured_ranges
@@ -341,13 +341,12 @@ def _sure_labels(labelled: LabelledSet, name: str, table: str) -> LabelledScene:
 
 
 def reporting_only(labelled: LabelledSet) -> set[str]:
-    """Images of the set's split "test", which are never used for fitting."""
-    if "test" not in labelled.description.splits:
-        return set()
-    try:
-        return set(labelled.split("test"))
-    except (DataMissing, DataRefused):
-        return set()  # none of them is at hand
+    """Images of the set's split "test" that are at hand: they are never used for fitting.
+
+    Raises:
+        DataRefused: a list of the split cannot be read, so that nobody knows which they are.
+    """
+    return set(labelled.at_hand("test")) if "test" in labelled.description.splits else set()
 
 
 def _names_fitted(run: Path) -> set[str]:
