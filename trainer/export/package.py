@@ -44,6 +44,7 @@ from trainer.export.calibration import Evidence, calibration_of, evidence_of
 from trainer.export.card import NOTES, write_card
 from trainer.export.half import Ranges, measured_ranges
 from trainer.export.heads import one_head
+from trainer.export.in_place import put_in_place
 from trainer.export.onnx import Exported, ExportPrecision, Trial, deploy_form, onnx_from_segmenter, segmenter_of
 from trainer.export.provenance import described, finetuning_of, training_of
 from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
@@ -161,14 +162,12 @@ def made_in(out: Path) -> Iterator[Path]:
 
 
 def move_to(out: Path, folders: Sequence[Path]) -> None:
-    """Moves whole folders into place; what stood there goes aside first, so that no name has half a folder."""
-    for folder in folders:
-        target = out / folder.name
-        if target.exists():
-            # A kill between the two renames leaves the old model as
-            # .package-*/NAME.before, and no half folder under its name.
-            target.rename(folder.with_name(f"{folder.name}.before"))
-        folder.rename(target)
+    """Moves whole folders into place, all or none.
+
+    Raises:
+        OSError: a rename failed; every name has the folder that it had.
+    """
+    put_in_place((folder, out / folder.name) for folder in folders)
 
 
 def with_familiarity(images: FamiliarityImages, folders: Sequence[Path]) -> list[Manifest]:
