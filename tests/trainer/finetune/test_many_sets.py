@@ -289,6 +289,15 @@ def test_settings_that_do_not_hold_together_are_refused(tmp_path: Path, change: 
         checked_settings(told, FinetuneSettings, "made")
 
 
+@pytest.mark.parametrize("stride", [3, 8])
+def test_labels_at_steps_that_soft_labels_do_not_share_are_refused_before_any_work(tmp_path: Path, stride: int) -> None:
+    told = many_sets_settings(tmp_path).model_dump(mode="json") | {"label_stride": stride}
+    checked_settings(told, FinetuneSettings, "made")
+    told["data"]["sets"][0]["soft"] = str(tmp_path / "soft")
+    with pytest.raises(SettingsRefused, match=f"label_stride {stride}: with soft labels it has to be 1, 2 or 4"):
+        checked_settings(told, FinetuneSettings, "made")
+
+
 def test_a_set_without_its_folder_is_refused_before_any_work(tmp_path: Path) -> None:
     settings = many_sets_settings(tmp_path)
     gone = write_set(tmp_path, "gone", 64, 1, folder="elsewhere")
