@@ -33,6 +33,7 @@ from trainer.errors import SettingsRefused
 from trainer.export.card import write_card
 from trainer.export.onnx import segmenter_of
 from trainer.models.segmenter import Segmenter
+from trainer.training.precision import fast_inference
 
 Mapper = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.uint8]]]
 """Pixels uint8 (3, H, W) to codes 1..K uint8 (H, W) of each head, and its confidence x 255 by HEAD + CONFIDENCE."""
@@ -241,7 +242,7 @@ def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Map
         # At the right and below, so that pixels keep their places.
         image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
         image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_inference():
             logits = segmenter.all_logits(image)
         maps = {}
         for head, values in zip(heads, logits, strict=True):

@@ -28,6 +28,7 @@ from trainer.data.soft_labels import SoftFacts, claim_folder, file_name
 from trainer.export.onnx import segmenter_of
 from trainer.models.segmenter import Segmenter
 from trainer.training.checkpoint import read_average
+from trainer.training.precision import fast_inference
 
 CELL_M = 2.0
 """Approximate side of a cell of soft labels in metres: the logits are no finer at the resolutions used."""
@@ -122,7 +123,7 @@ class Teacher:
         return self._compiled[shape](images)
 
     def _by_torch(self, images: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_inference():
             logits = self.segmenter.all_logits(images.contiguous(memory_format=torch.channels_last))
         return [item.float() for item in logits]
 
