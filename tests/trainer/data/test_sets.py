@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from onboard.scene.grid import Window
 from trainer.data.description import READY_MADE, read_description
+from trainer.data.rasters import read_label_values
 from trainer.data.sets import LabelledSet, open_set
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 from trainer.export.package import reporting_only
@@ -220,6 +222,21 @@ def test_what_is_wrong_with_a_file_is_told_with_its_name_and_the_remedy(
     broken(own, trouble)
     with pytest.raises(DataRefused, match=message):
         own.read("a")
+
+
+def test_a_picture_too_large_to_decode_whole_is_not_called_torn(tmp_path: Path) -> None:
+    own = own_set(tmp_path)
+    path = own.folder / "images" / "a.png"
+    save(path, pixels(2, 2))
+    save(own.folder / "labels" / "a.png", np.full((2, 2), 10, np.uint8))
+    content = bytearray(path.read_bytes())
+    content[16:24] = (20_000).to_bytes(4, "big") * 2  # width and height in the header, IHDR
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DataRefused, match=r"a\.png: too large to decode whole; convert it to GeoTIFF"):
+        own.read("a")
+    with pytest.raises(DataRefused, match="convert it to GeoTIFF"):
+        read_label_values(path, palette=False)
 
 
 def test_a_colour_outside_the_table_is_told_as_it_stands_in_the_file(tmp_path: Path) -> None:
