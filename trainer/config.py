@@ -230,6 +230,13 @@ class FinetuneSettings(RunSettings):
     soft_weight: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
+    def _labels_are_no_coarser_than_soft_ones(self) -> Self:
+        # Soft labels lie on every 4th pixel, where the labels are looked up that they are held to.
+        if any(item.soft for item in self.data.sets) and 4 % self.label_stride:
+            raise ValueError(f"label_stride {self.label_stride}: with soft labels it has to be 1, 2 or 4")
+        return self
+
+    @model_validator(mode="after")
     def _heads_are_the_model_s(self) -> Self:
         if bool(self.heads) != bool(self.data.sets):
             raise ValueError("`heads` and `data.sets` go together: several sets need to know which head they teach")

@@ -341,6 +341,26 @@ def test_another_precision_takes_the_statistics_over(model: Path, imagery: str, 
     assert np.allclose(figures(half, tiles), figures(model, tiles), rtol=0.1)
 
 
+@pytest.mark.parametrize(("owner", "step"), [(Manifest, "save"), (Path, "replace")])
+def test_a_fit_killed_while_it_writes_is_finished_by_the_next(
+    model: Path, imagery: str, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
+    real = getattr(owner, step)
+
+    def killed(self: Path | Manifest, place: Path) -> object:
+        # The manifest itself is written by a rename too; that one is let be.
+        if isinstance(self, Manifest) or self.suffix == ".part":
+            raise KeyboardInterrupt
+        return real(self, place)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, step, killed)
+        add_familiarity(request(model, imagery))
+    add_familiarity(request(model, imagery))
+    assert figures(model, ground(7)[None]) > THRESHOLD
+    assert not list(model.glob("*.part"))
+
+
 def test_statistics_of_another_network_are_refused(model: Path, imagery: str, tmp_path: Path) -> None:
     plain = write_folder(tmp_path / "plain")
     with pytest.raises(ExportRefused, match="tiny has no familiarity to take over: fit it there first"):

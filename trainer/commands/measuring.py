@@ -135,6 +135,11 @@ def _places(options: argparse.Namespace) -> None:
     )
 
     settings = read_settings(options.config, PlacesSettings)
+    if options.only and options.record:
+        raise SettingsRefused(
+            "--record", "it replaces the figures of all places, and --only measures some: leave --only out, or give a "
+            "--config with the places to record"
+        )  # fmt: skip
     if options.only:
         wanted = [word.lower() for word in options.only]
         chosen = tuple(place for place in settings.places if any(word in place.name.lower() for word in wanted))
@@ -148,8 +153,8 @@ def _places(options: argparse.Namespace) -> None:
         )
     elif packaged:
         head = head_of_model(options.which, settings.heads)
-        mapper = mapper_of_model(options.which, head, threads=options.threads, backend=options.backend)
-        scores = score_places(settings, mapper, gsd_m=options.gsd)
+        with mapper_of_model(options.which, head, threads=options.threads, backend=options.backend) as mapper:
+            scores = score_places(settings, mapper, gsd_m=options.gsd)
     else:
         scores = score_places(settings, mapper_of_run(options.which), gsd_m=options.gsd)
     print(places_table(scores))

@@ -192,6 +192,10 @@ def _translated(path: Path) -> Iterator[None]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the user's own data, however large
         try:
             yield
+        except Image.DecompressionBombError as error:
+            raise DataRefused(
+                path, "too large to decode whole", "convert it to GeoTIFF, which is read in parts"
+            ) from error
         # Pillow tells broken files by any of these.
-        except (OSError, RasterioError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except (OSError, RasterioError, SyntaxError, ValueError, EOFError) as error:
             raise DataRefused(path, f"cannot be read ({error})", "fetch the file again") from error

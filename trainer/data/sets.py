@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from trainer.data.description import (
 from trainer.data.labelled import LabelledScene
 from trainer.data.rasters import raster_size, read_label_values, read_pixels
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
+
+Missing: TypeAlias = Literal["refuse", "leave out"]
+"""What is done about an image that is not there."""
 
 
 def data_root(given: Path | None = None) -> Path:
@@ -87,21 +91,24 @@ class LabelledSet:
             DataMissing: a name or list that is not there.
             DataRefused: nothing is left in it.
         """
-        split = self.description.splits.get(name)
-        if split is None:
-            raise SettingsRefused(self.name, f"no split {name!r}; there are {', '.join(self.description.splits)}")
+        split = self._split(name)
         # A glob may match nothing where only a part of the set was fetched; a plain name must be there.
-        names = {image for asked in split.names for image in self._matching(asked, missing="leave out")}
-        for listing in split.lists:
-            names.update(self._listed(self.folder / listing, split))
-        names = {image for image in names if not any(fnmatchcase(image, pattern) for pattern in split.without)}
+        names = self._of_split(split, missing="refuse")
         if not names:
             raise DataRefused(
                 self.folder, f"split {name!r} of {self.name} has no image ({split.names or split.lists})",
                 f"{len(self._images)} images fit {self.description.images!r}: correct the split, or fetch its images",
             )  # fmt: skip
-        # Sorted, since numbers of scenes seed what is drawn from them: the order of a file system must not.
-        return tuple(sorted(names))
+        return names
+
+    def at_hand(self, name: str) -> tuple[str, ...]:
+        """Names of those images of a split that are there, sorted; perhaps none.
+
+        Raises:
+            SettingsRefused: no such split.
+            DataRefused: a list of it cannot be read.
+        """
+        return self._of_split(self._split(name), missing="leave out")
 
     def named(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Names of the images asked for by name or glob, in that order and each once.
@@ -219,15 +226,32 @@ class LabelledSet:
             images[name] = match.groupdict()
         return dict(sorted(images.items()))
 
-    def _matching(self, asked: str, *, missing: str) -> list[str]:
+    def _split(self, name: str) -> Split:
+        split = self.description.splits.get(name)
+        if split is None:
+            raise SettingsRefused(self.name, f"no split {name!r}; there are {', '.join(self.description.splits)}")
+        return split
+
+    def _of_split(self, split: Split, *, missing: Missing) -> tuple[str, ...]:
+        names: set[str] = set()
+        for asked in split.names:
+            names.update(self._matching(asked, missing="leave out" if _is_glob(asked) else missing))
+        for listing in split.lists:
+            names.update(self._listed(self.folder / listing, missing if split.missing == "refuse" else "leave out"))
+        # Sorted, since numbers of scenes seed what is drawn from them: the order of a file system must not.
+        return tuple(
+            sorted(image for image in names if not any(fnmatchcase(image, pattern) for pattern in split.without))
+        )
+
+    def _matching(self, asked: str, *, missing: Missing) -> list[str]:
         if asked in self._images:
             return [asked]
         names = [name for name in self._images if fnmatchcase(name, asked)]
-        if not names and (missing == "refuse" or not re.search(r"[*?\[]", asked)):
+        if not names and missing == "refuse":
             self.image_path(asked)  # says what is there
         return names
 
-    def _listed(self, path: Path, split: Split) -> list[str]:
+    def _listed(self, path: Path, missing: Missing) -> list[str]:
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
@@ -237,10 +261,14 @@ class LabelledSet:
         suffix = PurePosixPath(self.description.images).suffix
         # Published lists name files (OpenEarthMap), ours name images.
         names = [line.removesuffix(suffix) for line in lines if line]
-        if split.missing == "refuse":
+        if missing == "refuse":
             for name in names:
                 self.image_path(name)
         return [name for name in names if name in self._images]
+
+
+def _is_glob(asked: str) -> bool:
+    return re.search(r"[*?\[]", asked) is not None
 
 
 def _few(names: list[str]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
+from engines.files import replace_file
 from onboard.scene.grid import Window
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 
@@ -32,11 +33,21 @@ class SoftFacts:
         heads: classes of each head, in the order of the files' channels.
         stride: image pixels a side of a cell.
         teacher: the run that made them, and the digest of its weights.
+        views_m: ground sampling distances at which each image was seen, metres; None in folders of earlier versions.
     """
 
     heads: dict[str, int]
     stride: int
     teacher: str
+    views_m: tuple[float, ...] | None = None
+
+    def difference(self, other: SoftFacts) -> str | None:
+        """What the other has otherwise, in words; None where both hold the same. Unknown views agree with any."""
+        for name, own in asdict(self).items():
+            given = getattr(other, name)
+            if own != given and not (name == "views_m" and None in (own, given)):
+                return f"{name} {own}, not {given}"
+        return None
 
 
 class SoftLabels:
@@ -80,9 +91,21 @@ def file_name(image: str) -> str:
     return image.replace("/", "--") + ".npy"
 
 
-def write_facts(folder: Path, facts: SoftFacts) -> None:
-    """Say what the folder holds."""
-    (folder / FACTS).write_text(json.dumps(asdict(facts), indent=1))
+def claim_folder(folder: Path, facts: SoftFacts) -> None:
+    """Says what the folder is going to hold, unless files of the same kind lie there already.
+
+    Raises:
+        DataRefused: files of another teacher, or made otherwise, lie there; or nobody knows what made them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.npy")):
+        remedy = "give another folder (`soft`), or remove this one"
+        if not (folder / FACTS).is_file():
+            raise DataRefused(folder, f"holds soft labels, but no {FACTS} that says of what teacher", remedy)
+        if problem := read_facts(folder).difference(facts):
+            raise DataRefused(folder, f"holds soft labels of {problem}", remedy)
+        return
+    replace_file(folder / FACTS, json.dumps(asdict(facts), indent=1).encode())
 
 
 def read_facts(folder: Path) -> SoftFacts:
@@ -96,8 +119,11 @@ def read_facts(folder: Path) -> SoftFacts:
     if not path.is_file():
         raise DataMissing(path, "no soft labels here", "make them with `trainer soften`")
     try:
-        return SoftFacts(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        facts = json.loads(path.read_text())
+        # JSON has lists only.
+        views = facts.pop("views_m", None)
+        return SoftFacts(**facts, views_m=None if views is None else tuple(views))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataRefused(path, f"cannot be read ({error})", "make the soft labels again") from error
 
 

@@ -101,7 +101,8 @@ class Schedule:
         """
         self._losses.append((teacher, student))
         r = sum(pair[0] for pair in self._losses) / sum(pair[1] for pair in self._losses)
-        if len(self._losses) == self.settings.window:
+        # A loss that is no number spoils the windows it is in: none of them is r's first or lowest, or ends a stage.
+        if len(self._losses) == self.settings.window and math.isfinite(r):
             self._first = r if self._first is None else self._first
             # The lowest of all stages so far: the fall is of the whole course of r.
             self._lowest = min(self._lowest, r)
@@ -139,7 +140,9 @@ class Schedule:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restores what :meth:`state` returned."""
         self.stage = state["stage"]
-        self._first = state.get("first")
+        first = state.get("first")
+        # Checkpoints of earlier versions may hold NaN, above which nothing ever rises.
+        self._first = first if first is not None and math.isfinite(first) else None
         lowest = state.get("lowest")
         self._lowest = math.inf if lowest is None else lowest
         self._losses.clear()

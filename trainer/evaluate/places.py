@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from trainer.errors import SettingsRefused
 from trainer.export.card import write_card
 from trainer.export.onnx import segmenter_of
 from trainer.models.segmenter import Segmenter
+from trainer.training.precision import fast_inference
 
 Mapper = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.uint8]]]
 """Pixels uint8 (3, H, W) to codes 1..K uint8 (H, W) of each head, and its confidence x 255 by HEAD + CONFIDENCE."""
@@ -241,7 +243,7 @@ def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Map
         # At the right and below, so that pixels keep their places.
         image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
         image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_inference():
             logits = segmenter.all_logits(image)
         maps = {}
         for head, values in zip(heads, logits, strict=True):
@@ -280,12 +282,13 @@ def score_heads(
             )
         own = settings.model_copy(update={"places": tuple(place for place in settings.places if place.head == head)})
         # One engine a head, opened with this head alone: places of other heads then cost nothing.
-        mapper = mapper_of_model(folder, head, threads=threads, backend=backend, heads=(head,))
-        scores |= {(item.place, head): item for item in score_places(own, mapper, gsd_m=gsd_m)}
+        with mapper_of_model(folder, head, threads=threads, backend=backend, heads=(head,)) as mapper:
+            scores |= {(item.place, head): item for item in score_places(own, mapper, gsd_m=gsd_m)}
     order = [(place.name, place.head) for place in settings.places]
     return [scores[key] for key in order if key in scores]
 
 
+@contextmanager
 def mapper_of_model(
     folder: Path,
     head: str,
@@ -293,8 +296,8 @@ def mapper_of_model(
     threads: int | None = None,
     backend: str = "onnxruntime",
     heads: Sequence[str] = (),
-) -> Mapper:
-    """A mapper that uses a packaged model and the onboard pipeline.
+) -> Iterator[Mapper]:
+    """A mapper that uses a packaged model and the onboard pipeline; its engine is closed at the end of the context.
 
     Args:
         folder: of the model.
@@ -306,33 +309,40 @@ def mapper_of_model(
     Raises:
         EngineError, OnboardError: as the pipeline raises them.
     """
-    engine = open_engine(folder, heads=heads, backend=backend, threads=threads)
+    with open_engine(folder, heads=heads, backend=backend, threads=threads) as engine:
 
-    def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
-        with tempfile.TemporaryDirectory(prefix="places-") as made:
-            scene = Path(made) / "scene.tif"
-            _, height, width = pixels.shape
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)  # no georeference is needed
-                with rasterio.open(
-                    scene, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", photometric="RGB"
-                ) as copy:
-                    copy.write(pixels)
-                options = SceneOptions(collar=False)
-                request = MapRequest(
-                    scene=scene, out=Path(made) / "maps", name="map", scene_options=options,
-                    confidence=engine.manifest.output.confidence is not None,
-                )  # fmt: skip
-                summary = map_scene(request, engine)
-                files = {head: summary.map_path, head + CONFIDENCE: summary.confidence_path}
-                maps: dict[str, NDArray[np.uint8]] = {}
-                for name, path in files.items():
-                    if path is not None:
-                        with rasterio.open(path) as source:
-                            maps[name] = source.read(1)
-        return maps
+        def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
+            with tempfile.TemporaryDirectory(prefix="places-") as made:
+                scene = Path(made) / "scene.tif"
+                _, height, width = pixels.shape
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)  # no georeference is needed
+                    with rasterio.open(
+                        scene,
+                        "w",
+                        driver="GTiff",
+                        width=width,
+                        height=height,
+                        count=3,
+                        dtype="uint8",
+                        photometric="RGB",
+                    ) as copy:
+                        copy.write(pixels)
+                    options = SceneOptions(collar=False)
+                    request = MapRequest(
+                        scene=scene, out=Path(made) / "maps", name="map", scene_options=options,
+                        confidence=engine.manifest.output.confidence is not None,
+                    )  # fmt: skip
+                    summary = map_scene(request, engine)
+                    files = {head: summary.map_path, head + CONFIDENCE: summary.confidence_path}
+                    maps: dict[str, NDArray[np.uint8]] = {}
+                    for name, path in files.items():
+                        if path is not None:
+                            with rasterio.open(path) as source:
+                                maps[name] = source.read(1)
+            return maps
 
-    return mapped
+        yield mapped
 
 
 def head_of_model(folder: Path, heads: Mapping[str, str]) -> str:

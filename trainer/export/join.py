@@ -21,6 +21,7 @@ from engines.manifest import Encoder, Head, HeadsManifest, Manifest, ManifestWit
 from engines.verify import read_golden, read_golden_tile, verify_golden, write_answer
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import NOTES, notes_of, write_card
+from trainer.export.in_place import put_in_place
 from trainer.export.package import check_name
 from trainer.export.split import SplitGraph, same_network, split
 from trainer.profile.onnx_graph import cost_of_part
@@ -253,8 +254,4 @@ def _new_folder(out: Path) -> Iterator[Path]:
         made = Path(work) / "made"
         made.mkdir()
         yield made
-        if out.exists():
-            # A rename cannot replace a folder that is not empty. A kill
-            # between the two leaves the old one as .join-*/before.
-            out.rename(Path(work) / "before")
-        made.rename(out)
+        put_in_place([(made, out)])

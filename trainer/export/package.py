@@ -39,11 +39,12 @@ from trainer.data.landscape import Landscape
 from trainer.data.scene_cache import names_of, scenes_of
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
-from trainer.errors import DataMissing, DataRefused, SettingsRefused
+from trainer.errors import SettingsRefused
 from trainer.export.calibration import Evidence, calibration_of, evidence_of
 from trainer.export.card import NOTES, write_card
 from trainer.export.half import Ranges, measured_ranges
 from trainer.export.heads import one_head
+from trainer.export.in_place import put_in_place
 from trainer.export.onnx import Exported, ExportPrecision, Trial, deploy_form, onnx_from_segmenter, segmenter_of
 from trainer.export.provenance import described, finetuning_of, training_of
 from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
@@ -161,14 +162,12 @@ def made_in(out: Path) -> Iterator[Path]:
 
 
 def move_to(out: Path, folders: Sequence[Path]) -> None:
-    """Moves whole folders into place; what stood there goes aside first, so that no name has half a folder."""
-    for folder in folders:
-        target = out / folder.name
-        if target.exists():
-            # A kill between the two renames leaves the old model as
-            # .package-*/NAME.before, and no half folder under its name.
-            target.rename(folder.with_name(f"{folder.name}.before"))
-        folder.rename(target)
+    """Moves whole folders into place, all or none.
+
+    Raises:
+        OSError: a rename failed; every name has the folder that it had.
+    """
+    put_in_place((folder, out / folder.name) for folder in folders)
 
 
 def with_familiarity(images: FamiliarityImages, folders: Sequence[Path]) -> list[Manifest]:
@@ -347,13 +346,12 @@ def _sure_labels(labelled: LabelledSet, name: str, table: str) -> LabelledScene:
 
 
 def reporting_only(labelled: LabelledSet) -> set[str]:
-    """Images of the set's split "test", which are never used for fitting."""
-    if "test" not in labelled.description.splits:
-        return set()
-    try:
-        return set(labelled.split("test"))
-    except (DataMissing, DataRefused):
-        return set()  # none of them is at hand
+    """Images of the set's split "test" that are at hand: they are never used for fitting.
+
+    Raises:
+        DataRefused: a list of the split cannot be read, so that nobody knows which they are.
+    """
+    return set(labelled.at_hand("test")) if "test" in labelled.description.splits else set()
 
 
 def _names_fitted(run: Path) -> set[str]:

@@ -15,6 +15,8 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,7 @@ OPSET_OF_HALF_PAIRS = 19
 """The first in which the pairs take FP16, and one that TensorRT 10.3 reads. Source: ONNX operators, QuantizeLinear."""
 NETWORK = "/segmenter/"
 """Scope of the nodes that have learnt weights; what makes classes of logits stays as exact as it was."""
-# Numbers of blocks in EfficientNet-Lite2, each one past the end of its part.
-_STEM_PARTS = ((4, "stem, strides 2 and 4"), (8, "stem, stride 8"), (15, "stem, stride 16"), (99, "stem, stride 32"))
+_TRUNK = re.compile(r"/stem/trunk/(?:first|blocks\.(\d+))/")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def quantized(
         most_loss: of mIoU over the trial.
 
     Raises:
-        ExportRefused: no group can be INT8 at this loss.
+        ExportRefused: no group can be INT8 at this loss, or without changing too many pixels.
     """
     groups = groups_of(model.graph)
     with tempfile.TemporaryDirectory(prefix="quantize-") as place:
@@ -118,24 +119,43 @@ def quantized(
         if not change < -most_loss:  # NaN passes: without labels there is no loss to tell
             return Quantized(with_pairs, costs, tuple(left_out), len(calibration))
         left_out.append(dearest.pop())
-    raise ExportRefused(f"INT8 costs more than {100 * most_loss:.2f} points of mIoU in every group of layers")
+    changing = f"changes more than {100 * (1 - LEAST_AGREEMENT):.1f} % of the pixels"
+    if not rest:
+        raise ExportRefused(f"INT8 {changing} in every group of layers")
+    others = f", or {changing}," if len(rest) < len(costs) else ""
+    raise ExportRefused(f"INT8 costs more than {100 * most_loss:.2f} points of mIoU{others} in every group of layers")
 
 
 def groups_of(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
     """Names of the nodes that can be INT8, by part of the network."""
     weights = {item.name for item in graph.initializer}  # the means of pyramid pooling are products with Constants
+    strides = _strides_of_blocks(graph)
     groups: dict[str, list[str]] = {}
     for node in graph.node:
         if not node.name.startswith(NETWORK):
             continue
         if node.op_type == "Conv" or (node.op_type in ("MatMul", "Gemm") and node.input[1] in weights):
-            groups.setdefault(_group(node.name), []).append(node.name)
+            groups.setdefault(_group(node.name, strides), []).append(node.name)
     return {name: tuple(layers) for name, layers in groups.items()}
 
 
-def _group(name: str) -> str:
-    if match := re.search(r"/stem/trunk/blocks\.(\d+)/", name):
-        return next(part for before, part in _STEM_PARTS if int(match[1]) < before)
+def _strides_of_blocks(graph: onnx.GraphProto) -> dict[int, int]:
+    """Image pixels a side of a cell of each block's output, by the block's number in the stem's trunk."""
+    factors: dict[int, int] = {}
+    for node in graph.node:
+        if node.op_type == "Conv" and (match := _TRUNK.search(node.name)):
+            number = -1 if match[1] is None else int(match[1])  # the first layer comes before all blocks
+            # 1 is the operator's default. Source: ONNX operators, Conv.
+            step = next((item.ints[0] for item in node.attribute if item.name == "strides"), 1)
+            factors[number] = factors.get(number, 1) * int(step)
+    numbers = sorted(factors)
+    return dict(zip(numbers, accumulate((factors[number] for number in numbers), mul), strict=True))
+
+
+def _group(name: str, strides: Mapping[int, int]) -> str:
+    if (match := _TRUNK.search(name)) and match[1] is not None:
+        stride = strides[int(match[1])]
+        return f"stem, stride {stride}" if stride > 4 else "stem, strides 2 and 4"
     # Order matters: the trunk's blocks were looked for above, so this is the stem's first layer and its projections.
     if "/stem/" in name:
         return "stem, first and last"

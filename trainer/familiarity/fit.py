@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from engines.backends.onnxruntime import OnnxRuntimeEngine
+from engines.files import synced_file, synced_folder
 from engines.manifest import Familiarity, Manifest, ModelFile, Precision
 from engines.verify import golden_tiles
 from trainer.errors import ExportRefused, SettingsRefused
@@ -145,6 +146,7 @@ def _of_one_graph(folder: Path) -> Manifest:
             f"{folder} has heads, and its encoder's file is not changed any more: fit before joining, on the model "
             "that gives the encoder (trainer join), or with trainer export --heads --familiarity"
         )
+    _finish_earlier(folder, manifest)
     return manifest
 
 
@@ -190,7 +192,7 @@ def _written(
     reference: Path | None = None,
 ) -> Manifest:  # fmt: skip
     """The changed file in the folder, after a look at what it says; or nothing is changed."""
-    partial = folder / (manifest.model.file + ".part")
+    partial = _partial(folder, manifest)
     try:
         onnx.save(model, partial)
         entry = ModelFile.of(partial)
@@ -198,24 +200,40 @@ def _written(
         changed = manifest.model_copy(update={"model": entry, "familiarity": facts})
         # On the file beside the model: until here nothing has changed.
         golden = _checked(manifest, changed, folder, reference)
-        facts = facts.model_copy(update={"golden": golden})
-        # A kill between this line and the manifest's save leaves a file that the
-        # manifest's digest refuses: take the folder from its source again.
-        partial.replace(folder / manifest.model.file)
-    finally:
+        # The manifest that is saved next leads to these bytes, so they have to be durable before it.
+        synced_file(partial)
+    except BaseException:
         partial.unlink(missing_ok=True)
-    entry = ModelFile.of(folder / manifest.model.file)
-    update: dict[str, object] = {"model": entry, "familiarity": facts}
+        raise
+    facts = facts.model_copy(update={"golden": golden})
+    update: dict[str, object] = {
+        "model": entry.model_copy(update={"file": manifest.model.file}), "familiarity": facts,
+    }  # fmt: skip
     if version is not None:
         update["version"] = version
     changed = manifest.model_copy(update=update)
-    # The cost is counted on the folder as engines open it, and is then saved with the rest.
+    # The manifest first: after a kill before the next line it names the file that
+    # lies beside the model, by which the next run knows it (see _finish_earlier).
     changed.save(folder)
+    partial.replace(folder / manifest.model.file)
+    synced_folder(folder)
+    # The cost is counted on the folder as engines open it, and is then saved with the rest.
     if manifest.cost is not None:
         changed = changed.model_copy(update={"cost": cost_of(folder)})
         changed.save(folder)
     write_card(changed, folder)
     return changed
+
+
+def _partial(folder: Path, manifest: Manifest) -> Path:
+    return folder / (manifest.model.file + ".part")
+
+
+def _finish_earlier(folder: Path, manifest: Manifest) -> None:
+    """Puts the file that the manifest names in its place, where a run was killed between the two."""
+    partial = _partial(folder, manifest)
+    if partial.is_file() and ModelFile.of(partial).sha256 == manifest.model.sha256:
+        partial.replace(folder / manifest.model.file)
 
 
 def _checked(before: Manifest, after: Manifest, folder: Path, reference: Path | None) -> float | None:

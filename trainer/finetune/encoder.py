@@ -9,12 +9,32 @@ from torch import nn
 
 from trainer.config import FinetuneSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
+from trainer.models.lite_stem import LiteStem, LiteTrunk
 from trainer.models.segmenter import Segmenter
 from trainer.training.checkpoint import ANOTHER_RUN, check_part, load_part, read_average, read_facts
 from trainer.training.history import is_finetuning
 
 PREFIX = "student."
 """Of the encoder's weights, in the checkpoints of distillations and of finetunings."""
+
+
+def take_published(student: nn.Module, settings: FinetuneSettings) -> None:
+    """Loads ``stem_weights`` and sets their share of the learning rate, where the encoder has a stem of that kind.
+
+    To be called before the optimiser is made, which groups weights by that share.
+
+    Raises:
+        SettingsRefused: ``stem_weights`` for an encoder without such a stem.
+        CheckpointRefused: they are of another size, or not readable.
+    """
+    # A teacher as the encoder has no stem.
+    stem = getattr(student, "stem", None)
+    if isinstance(stem, LiteStem | LiteTrunk):
+        stem.trunk.learning_rate_share = settings.stem_learning_rate
+        if settings.stem_weights is not None:
+            stem.load(settings.stem_weights)
+    elif settings.stem_weights is not None:
+        raise SettingsRefused("stem_weights", "this encoder has no EfficientNet-Lite stem that they could go into")
 
 
 def load_encoder(student: nn.Module, run: Path) -> None:

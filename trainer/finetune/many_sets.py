@@ -10,9 +10,8 @@ from trainer.config import FinetuneSettings
 from trainer.data.mixture import Mixture
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
-from trainer.finetune.encoder import load_encoder
+from trainer.finetune.encoder import load_encoder, take_published
 from trainer.finetune.loss import allowed_loss, class_weights, soft_loss
-from trainer.models.lite_stem import LiteStem, LiteTrunk
 from trainer.models.segmenter import SeveralHeads
 from trainer.training.checkpoint import load_weights, read_average
 from trainer.training.task import Batch, Slice, StatelessTask
@@ -101,12 +100,8 @@ class ManySetsTask(StatelessTask):
                 )
 
     def _take_weights(self) -> None:
-        settings, stem = self.settings, getattr(self.segmenter.student, "stem", None)
-        # Set before the optimiser is made, which groups weights by this share.
-        if isinstance(stem, LiteStem | LiteTrunk):
-            stem.trunk.learning_rate_share = settings.stem_learning_rate
-            if settings.stem_weights is not None:
-                stem.load(settings.stem_weights)
+        settings = self.settings
+        take_published(self.segmenter.student, settings)
         # After the published weights: an earlier run's replace them.
         if settings.start_from is not None:
             load_weights(self.segmenter, read_average(settings.start_from), settings.start_from)

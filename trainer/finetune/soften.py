@@ -7,6 +7,7 @@ whose file exists are skipped, so an interrupted run resumes.
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 from tqdm import tqdm
 
+from engines.files import replace_file
 from trainer.config import FinetuneSettings, SetSettings
-from trainer.data.sets import open_set
-from trainer.data.soft_labels import SoftFacts, file_name, write_facts
+from trainer.data.sets import LabelledSet, open_set
+from trainer.data.soft_labels import SoftFacts, claim_folder, file_name
 from trainer.export.onnx import segmenter_of
 from trainer.models.segmenter import Segmenter
 from trainer.training.checkpoint import read_average
+from trainer.training.precision import fast_inference
 
 CELL_M = 2.0
 """Approximate side of a cell of soft labels in metres: the logits are no finer at the resolutions used."""
@@ -55,29 +58,50 @@ def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
 
     Raises:
         CheckpointRefused: the run has no averaged weights.
-        SettingsRefused, DataMissing, DataRefused: as the sets raise them.
+        SettingsRefused, DataMissing: as the sets raise them.
+        DataRefused: likewise; a folder holds soft labels of another teacher, or made with other heads, stride or views.
     """
     settings, segmenter = segmenter_of(request.run)
     network = Teacher(segmenter.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     heads = dict(zip(settings.heads, _classes(settings), strict=True))
+    teacher = f"{settings.name} {_digest(request.run)[:16]}"
+    # All folders before the first image: predicting takes hours.
+    work = [_Work.of(item, request, heads, teacher) for item in request.sets if item.soft is not None]
     done = 0
-    for item in request.sets:
-        if item.soft is None:
-            continue
+    for item in work:
+        for name in tqdm(item.missing(), desc=item.labelled.name, unit="image", disable=quiet or None):
+            pixels = item.labelled.read(name).pixels
+            cells = soft_labels(network, pixels, item.zooms, settings.model.student.grain, item.stride)
+            _write(item.folder / file_name(name), cells)
+            done += 1
+    return done
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A set's images, and the folder of their soft labels."""
+
+    labelled: LabelledSet
+    names: tuple[str, ...]
+    folder: Path
+    stride: int
+    zooms: tuple[float, ...]
+
+    @classmethod
+    def of(cls, item: SetSettings, request: SoftenRequest, heads: dict[str, int], teacher: str) -> _Work:
+        assert item.soft is not None  # noqa: S101 -- asked before
         labelled = open_set(item.set, item.root)
+        names = labelled.named(item.names) if item.names else labelled.split(item.split)
         # The stride of a set has to be one for all of its images: the folder's facts say it once.
         gsd = item.gsd_m or labelled.description.gsd_m or request.gsd_m[0]
         stride = max(1, int(CELL_M / gsd))
-        item.soft.mkdir(parents=True, exist_ok=True)
-        write_facts(item.soft, SoftFacts(heads, stride, f"{settings.name} {_digest(request.run)[:16]}"))
-        names = labelled.named(item.names) if item.names else labelled.split(item.split)
-        missing = [name for name in names if not (item.soft / file_name(name)).exists()]
-        zooms = [min(gsd / wanted, request.largest_enlargement) for wanted in request.gsd_m]
-        for name in tqdm(missing, desc=item.set, unit="image", disable=quiet or None):
-            cells = soft_labels(network, labelled.read(name).pixels, zooms, settings.model.student.grain, stride)
-            _write(item.soft / file_name(name), cells)
-            done += 1
-    return done
+        zooms = tuple(min(gsd / wanted, request.largest_enlargement) for wanted in request.gsd_m)
+        views_m = tuple(round(gsd / zoom, 6) for zoom in zooms)
+        claim_folder(item.soft, SoftFacts(heads, stride, teacher, views_m))
+        return cls(labelled, names, item.soft, stride, zooms)
+
+    def missing(self) -> list[str]:
+        return [name for name in self.names if not (self.folder / file_name(name)).exists()]
 
 
 class Teacher:
@@ -99,7 +123,7 @@ class Teacher:
         return self._compiled[shape](images)
 
     def _by_torch(self, images: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_inference():
             logits = self.segmenter.all_logits(images.contiguous(memory_format=torch.channels_last))
         return [item.float() for item in logits]
 
@@ -210,10 +234,7 @@ def _digest(run: Path) -> str:
 
 
 def _write(path: Path, cells: NDArray[np.uint8]) -> None:
-    """Writes the file by one rename."""
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.save(file, cells)
-    # After a kill a file that has its name is complete, and its being there is all that a resumed run asks.
-    # It is not synced: a power cut may leave it empty.
-    partial.replace(path)
+    """Writes the file by one rename, durably: its being there is all that a resumed run asks."""
+    content = io.BytesIO()
+    np.save(content, cells)
+    replace_file(path, content.getvalue())

@@ -15,10 +15,9 @@ from trainer.data.labelled import CropSampler, MixedSampler, Scenes, class_share
 from trainer.data.landscape import CLASS_NAMES
 from trainer.data.scene_cache import scenes_of
 from trainer.errors import SettingsRefused
-from trainer.finetune.encoder import check_start, load_encoder
+from trainer.finetune.encoder import check_start, load_encoder, take_published
 from trainer.finetune.loss import class_weights, segmentation_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
-from trainer.models.lite_stem import LiteStem
 from trainer.models.segmenter import Segmenter
 from trainer.models.teachers.build import build_teacher
 from trainer.models.teachers.encoder import TeacherEncoder
@@ -37,12 +36,7 @@ class LandCoverTask(StatelessTask):
         self.samples = len(scenes)  # an epoch is as many crops as there are images
         self.settings = settings
         segmenter = segmenter_of(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # A teacher as the encoder has no stem.
-        stem = getattr(segmenter.student, "stem", None)
-        if isinstance(stem, LiteStem):
-            stem.trunk.learning_rate_share = settings.stem_learning_rate
-            if settings.stem_weights is not None:
-                stem.load(settings.stem_weights)
+        take_published(segmenter.student, settings)
         if settings.start_from is not None:
             load_weights(segmenter, read_average(settings.start_from), settings.start_from)
         if settings.encoder is not None:

@@ -19,7 +19,15 @@ from trainer.tiles.cut import Cuts
 from trainer.tiles.index import merge
 from trainer.tiles.reject import SMALL, UNREADABLE, Rejection, Statistics, judged
 from trainer.tiles.report import Report
-from trainer.tiles.run_folder import Cursor, Progress, RunFolder, locked_run_folder, other_run, read_document
+from trainer.tiles.run_folder import (
+    Cursor,
+    Progress,
+    RunFolder,
+    clear_leftovers,
+    locked_run_folder,
+    other_run,
+    read_document,
+)
 from trainer.tiles.settings import TileSettings
 from trainer.tiles.shard_writer import ShardWriter, jpeg_of, published, shard_name, tile_key
 from trainer.tiles.sources import CONTACT, Imagery, find_sources, in_words, opened, size_of
@@ -60,6 +68,7 @@ def make_tiles(request: TileRequest, progress: Callable[[int, int], None] | None
     # Before the folder is locked, which would make .work anew.
     done = _finished(request.out, identity)
     if done is not None:
+        clear_leftovers(request.out)
         return _with_tiles(Report(request.out, files, done))
     with locked_run_folder(request.out) as place:
         state = place.take_up(identity)

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,8 @@ class RunFolder:
         progress.shards += 1
 
     def clear(self) -> None:
-        """Removes the files that are needed only to resume."""
-        shutil.rmtree(self.inside)
+        """Removes the files that are needed only to resume; what cannot be removed goes with the next run."""
+        shutil.rmtree(self.inside, ignore_errors=True)
 
     def _progress(self) -> Progress:
         progress = Progress(0, Cursor(), SeenHashes(), Tally())
@@ -167,3 +167,10 @@ def locked_run_folder(out: Path) -> Iterator[RunFolder]:
         raise DataRefused(out, "another process makes tiles there", "wait for it, or give another --out") from error
     finally:
         os.close(descriptor)
+
+
+def clear_leftovers(out: Path) -> None:
+    """Removes .work of a finished folder, where a run was killed before it could; not while another process uses it."""
+    if RunFolder(out).inside.is_dir():
+        with suppress(DataRefused), locked_run_folder(out) as place:
+            place.clear()

@@ -120,13 +120,20 @@ def write_checkpoint(run: Path, state: State, facts: Mapping[str, Any], *, write
     try:
         # A run that was killed while it wrote may have left this folder half full.
         shutil.rmtree(partial, ignore_errors=True)
+        first = not target.parent.is_dir()
         partial.mkdir(parents=True)
+        if first:
+            # A new folder is an entry of the one above it, which the syncs below do not cover (fsync(2)).
+            synced_folder(run)
+            synced_folder(run.resolve().parent)
         for name, tensors in files.items():
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial / name)
             # Bytes first, then the name: after a power cut a folder named step-... is whole or is not there.
             synced_file(partial / name)
         (partial / FACTS).write_text(json.dumps(facts, indent=1))
         synced_file(partial / FACTS)
+        # The names of these files are entries of the folder.
+        synced_folder(partial)
         # Until this line the run has the checkpoint before this one; after it, both.
         partial.rename(target)
         synced_folder(target.parent)

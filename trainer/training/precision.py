@@ -39,3 +39,8 @@ def computes_bfloat16(accelerator: Literal["auto", "cpu", "cuda"]) -> bool:
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     # On ARM the question is about the BF16 instructions themselves.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fast_inference() -> torch.autocast:
+    """A context for a network on the CPU: bfloat16 where the processor computes it, 32 bits where it emulates it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from PIL import Image
 
 from onboard.scene.grid import Window
 from trainer.data.description import READY_MADE, read_description
+from trainer.data.rasters import read_label_values
 from trainer.data.sets import LabelledSet, open_set
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
+from trainer.export.package import reporting_only
 
 DEEPGLOBE = ["#000000", "#00FFFF", "#FFFF00", "#FF00FF", "#00FF00", "#0000FF", "#FFFFFF"]
 
@@ -219,6 +222,21 @@ def test_what_is_wrong_with_a_file_is_told_with_its_name_and_the_remedy(
     broken(own, trouble)
     with pytest.raises(DataRefused, match=message):
         own.read("a")
+
+
+def test_a_picture_too_large_to_decode_whole_is_not_called_torn(tmp_path: Path) -> None:
+    own = own_set(tmp_path)
+    path = own.folder / "images" / "a.png"
+    save(path, pixels(2, 2))
+    save(own.folder / "labels" / "a.png", np.full((2, 2), 10, np.uint8))
+    content = bytearray(path.read_bytes())
+    content[16:24] = (20_000).to_bytes(4, "big") * 2  # width and height in the header, IHDR
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DataRefused, match=r"a\.png: too large to decode whole; convert it to GeoTIFF"):
+        own.read("a")
+    with pytest.raises(DataRefused, match="convert it to GeoTIFF"):
+        read_label_values(path, palette=False)
 
 
 def test_a_colour_outside_the_table_is_told_as_it_stands_in_the_file(tmp_path: Path) -> None:
@@ -453,3 +471,28 @@ def test_world_files_place_pictures(tmp_path: Path) -> None:
     (tmp_path / "own" / "labels" / "a.pgw").write_text("0.5\n0\n0\n0.5\n500000.25\n3999980.25\n")
     with pytest.raises(DataRefused, match="rows run the other way"):
         own_set(tmp_path).size("a")
+
+
+def test_images_of_a_test_split_stay_reserved_where_others_of_it_were_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "test.txt").write_text("4.png\n5.png\n")
+    splits = {
+        "test": {"names": ["1", "2", "3*"], "lists": ["test.txt"]},
+        "all": {"names": ["*"]},
+    }
+    labelled = own_set(tmp_path, splits=splits)
+    for number in (1, 4, 6):
+        save(tmp_path / "own" / "images" / f"{number}.png", pixels(seed=number))
+        save(tmp_path / "own" / "labels" / f"{number}.png", np.full((40, 50), 10, np.uint8))
+    assert reporting_only(labelled) == {"1", "4"}
+    with pytest.raises(DataMissing, match="no image '2'"):
+        labelled.split("test")
+    assert reporting_only(own_set(tmp_path, splits={"test": {"names": ["9"]}})) == set()
+    assert reporting_only(own_set(tmp_path, splits={"all": {"names": ["*"]}})) == set()
+
+
+def test_a_test_split_whose_list_is_not_there_is_refused_and_reserves_not_nothing(tmp_path: Path) -> None:
+    labelled = own_set(tmp_path, splits={"test": {"lists": ["test.txt"]}})
+    save(tmp_path / "own" / "images" / "1.png", pixels())
+    with pytest.raises(DataRefused, match="list of a split, cannot be read"):
+        reporting_only(labelled)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -100,3 +101,22 @@ def test_a_relative_schedule_goes_on_from_its_state() -> None:
 def test_relative_thresholds_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match="must not be above"):
         RelativeThresholds(turned=0.6, regained=0.5)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_losses_that_are_no_numbers_are_neither_the_first_nor_the_end_of_a_stage(odd: float) -> None:
+    schedule = Schedule(RELATIVE)
+    for r in (odd, 1.4, 1.0, odd, 1.1):
+        schedule.update(r, 1.0)
+    assert schedule.stage == "middle"
+    absolute = Schedule(ScheduleSettings(window=1), stage="middle")
+    absolute.update(odd, 1.0)
+    assert absolute.stage == "middle"
+
+
+def test_a_state_whose_first_ratio_is_no_number_begins_the_course_of_r_anew() -> None:
+    schedule = Schedule(RELATIVE)
+    schedule.load_state({"stage": "early", "losses": [], "first": math.nan, "lowest": None})
+    for r in (1.4, 1.0, 1.1):
+        schedule.update(r, 1.0)
+    assert schedule.stage == "middle"

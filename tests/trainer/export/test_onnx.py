@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 from trainer.errors import ExportRefused
 from trainer.export import onnx as export
@@ -18,6 +21,8 @@ from trainer.export import quantize
 from trainer.export.half import HEADROOM, LARGEST, Ranges, half_from_onnx, measured_ranges
 from trainer.export.onnx import Trial
 from trainer.models.deploy import DeploySegmenter, DeploySettings
+from trainer.models.lite_stem import LiteName, lite_stages
+from trainer.models.plain import FpnSettings, LiteSettings
 from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.models.student import Attention, StudentSettings
 from trainer.models.upernet import DecoderSettings
@@ -482,6 +487,38 @@ def test_int8_without_tiles_is_refused(tmp_path: Path, lite: Segmenter) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Named(nn.Module):
+    """A network under the name that the exporter gives it."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.segmenter(image)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
+def test_layers_of_a_stem_of_any_size_are_grouped_by_their_stride(tmp_path: Path, name: LiteName) -> None:
+    student, decoder = LiteSettings(kind="lite", stem=name), FpnSettings(kind="fpn", widths=(8, 8, 8, 8))
+    network = Named(Segmenter(SegmenterSettings(student=student, decoder=decoder, classes=3))).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = (torch.zeros(1, 3, 64, 64),)
+        torch.onnx.export(network, given, tmp_path / "stem.onnx", opset_version=17, dynamo=False)
+    groups = quantize.groups_of(onnx.load(tmp_path / "stem.onnx").graph)
+    found = {
+        group: sorted({int(layer.split("blocks.")[1].split("/")[0]) for layer in layers if "blocks." in layer})
+        for group, layers in groups.items() if group.startswith("stem")
+    }  # fmt: skip
+    repeats = [stage.repeats for stage in lite_stages(name)]
+    ends = [0, *(sum(repeats[:stages]) for stages in (2, 3, 5, 7))]  # stages up to the strides 4, 8, 16 and 32
+    wanted = ["stem, strides 2 and 4", "stem, stride 8", "stem, stride 16", "stem, stride 32"]
+    parts = {group: list(range(*part)) for group, part in zip(wanted, pairwise(ends), strict=True)}
+    assert found == {"stem, first and last": [], **parts}
+
+
 def test_the_dearest_groups_are_left_out_until_the_loss_is_allowed(
     tmp_path: Path, lite: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,4 +551,7 @@ def test_the_dearest_groups_are_left_out_until_the_loss_is_allowed(
     assert left_out(0.0) == ("stem, stride 8",)
     monkeypatch.setattr(quantize._Judge, "cost", lambda *_: (1.0, -1.0))
     with pytest.raises(ExportRefused, match=r"more than 0\.50 points"):
+        left_out(0.005)
+    monkeypatch.setattr(quantize._Judge, "cost", lambda *_: (0.9, 0.0))
+    with pytest.raises(ExportRefused, match=r"changes more than 0\.5 % of the pixels in every group"):
         left_out(0.005)

@@ -322,10 +322,47 @@ def test_figures_go_into_the_entry_of_their_head(
     first, second = manifest.source.heads
     assert ([row.place for row in first.places], [row.place for row in second.places]) == (["stripes"], ["sea"])
     assert (len(first.evaluation), len(second.evaluation)) == (0, 1)
+    # A subset would take the place of all figures.
+    command = ["places", str(model), "--config", str(tmp_path / "places.yaml"), "--only", "sea", "--record"]
+    assert main(command) == 2
+    assert "--record: it replaces the figures of all places" in capsys.readouterr().err
+    assert Manifest.load(model) == manifest
     card = (model / CARD).read_text()
     assert (
         card.index("## Head cover") < card.index("| stripes |") < card.index("## Head coarse") < card.index("| sea |")
     )
+
+
+def test_no_engine_stays_open_when_places_are_scored(
+    place: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, closed = [], []
+    opening, closing = OnnxRuntimeEngine.__init__, OnnxRuntimeEngine.close
+
+    def init(self: OnnxRuntimeEngine, *given: Any, **more: Any) -> None:
+        opening(self, *given, **more)
+        opened.append(self)
+
+    def close(self: OnnxRuntimeEngine) -> None:
+        closing(self)
+        closed.append(self)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "__init__", init)
+    monkeypatch.setattr(OnnxRuntimeEngine, "close", close)
+    cover, coarse = (str(place / name / "set.yaml") for name in ("cover", "coarse"))
+    places = {
+        "heads": {"cover": cover, "coarse": coarse},
+        "places": [
+            {"name": name, "set": table, "split": "train", "head": name}
+            for name, table in (("cover", cover), ("coarse", coarse))
+        ],
+    }
+    (tmp_path / "places.yaml").write_text(yaml.safe_dump(places))
+    for name in ("both", "cover"):
+        command = ["places", str(models / name), "--config", str(tmp_path / "places.yaml"), "--threads", "1"]
+        assert main([*command, "--backend", "onnxruntime"]) == 0
+    assert {id(engine) for engine in opened} == {id(engine) for engine in closed}
+    assert opened
 
 
 def test_a_head_of_other_classes_is_not_scored_by_its_name(

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trainer.lite_weights import published
 from tests.trainer.tiny_sets import many_sets_settings, write_set
 from trainer.cli import main
 from trainer.config import DataSettings, FinetuneSettings, checked_settings
 from trainer.data.scene_cache import scenes_of
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.export.provenance import training_of
-from trainer.finetune.task import finetune
+from trainer.finetune.encoder import take_published
+from trainer.finetune.task import LandCoverTask, finetune
+from trainer.models.lite_stem import _Trunk
 from trainer.training.checkpoint import read_average
 from trainer.training.history import history
 
@@ -68,6 +71,27 @@ def test_an_encoder_of_kind_lite_stays_too(tmp_path: Path) -> None:
     finetune(of_one_set(tmp_path / "a", LITE, max_steps=1, frozen_encoder=False), tmp_path / "first")
     finetune(of_one_set(tmp_path / "b", LITE, encoder=str(tmp_path / "first"), max_steps=2), tmp_path / "second")
     assert same_bits(encoder_in(tmp_path / "second"), encoder_in(tmp_path / "first"))
+
+
+@pytest.mark.parametrize("student", [LITE, LITE | {"fused": True}])
+def test_published_weights_go_into_an_encoder_of_kind_lite_and_learn_at_their_own_rate(
+    tmp_path: Path, student: dict[str, Any]
+) -> None:
+    given = published("lite0")
+    torch.save(given, tmp_path / "lite0.pth")
+    settings = of_one_set(
+        tmp_path, student, stem_weights=str(tmp_path / "lite0.pth"), stem_learning_rate=0.25, frozen_encoder=False
+    )
+    task = LandCoverTask(settings, scenes_of(settings.data, classes=2))
+    (trunk,) = [module for module in task.network.modules() if isinstance(module, _Trunk)]
+    assert trunk.learning_rate_share == 0.25
+    assert torch.equal(trunk.state_dict()["first.0.weight"], given["_conv_stem.weight"])
+
+
+def test_published_weights_that_the_encoder_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    settings = of_one_set(tmp_path, LITE, stem_weights="imagenet")
+    with pytest.raises(SettingsRefused, match="stem_weights: this encoder has no EfficientNet-Lite stem"):
+        take_published(torch.nn.Identity(), settings)
 
 
 def test_decoders_of_several_sets_leave_the_encoder_as_it_is(tmp_path: Path, first: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,12 @@ from tests.trainer.tiny_sets import many_sets_settings, write_set
 from trainer.config import FinetuneSettings, checked_settings
 from trainer.data.mixture import Mixture, packed
 from trainer.data.sets import open_set
-from trainer.errors import DataMissing, SettingsRefused
+from trainer.errors import DataMissing, DataRefused, SettingsRefused
 from trainer.evaluate.places import PlacesSettings, mapper_of_run, places_table, score_places
 from trainer.export.onnx import segmenter_of
 from trainer.finetune.loss import allowed_loss, segmentation_loss, soft_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
-from trainer.finetune.soften import SoftenRequest, soften
+from trainer.finetune.soften import SoftenRequest, _write, soften
 from trainer.finetune.task import finetune
 from trainer.training.task import Slice
 
@@ -174,6 +177,75 @@ def test_soft_labels_are_written_once_and_learnt_from(tmp_path: Path) -> None:
     assert {"cover", "cover_soft", "coarse", "coarse_soft", "total"} == set(task.losses(task.network, batch))
 
 
+def softened(tmp_path: Path) -> tuple[FinetuneSettings, SoftenRequest]:
+    """A teacher of one step, and the request by which all of its soft labels were made."""
+    teacher = many_sets_settings(tmp_path / "a", max_steps=1)
+    finetune(teacher, tmp_path / "teacher")
+    sets = tuple(
+        item.model_copy(update={"soft": tmp_path / "soft" / str(place)}) for place, item in enumerate(teacher.data.sets)
+    )
+    request = SoftenRequest(tmp_path / "teacher", sets, gsd_m=(1.0, 0.5))
+    soften(request, quiet=True)
+    return teacher, request
+
+
+def test_soft_labels_of_another_teacher_stride_or_view_are_neither_kept_nor_renamed(tmp_path: Path) -> None:
+    settings, request = softened(tmp_path)
+    facts = (tmp_path / "soft" / "0" / "soft.json").read_text()
+    (tmp_path / "soft" / "0" / "1.npy").unlink()
+    finetune(settings.model_copy(update={"seed": 1}), tmp_path / "other")
+    twice = request.sets[0].model_copy(update={"gsd_m": 0.5})
+    for changed, problem in (
+        (replace(request, run=tmp_path / "other"), "teacher made"),
+        (replace(request, gsd_m=(1.0,)), "views_m"),
+        (replace(request, largest_enlargement=1.1), "views_m"),
+        (replace(request, sets=(twice,)), "stride 2, not 4"),
+    ):
+        with pytest.raises(DataRefused, match=f"holds soft labels of {problem}.*give another folder"):
+            soften(changed, quiet=True)
+        assert (tmp_path / "soft" / "0" / "soft.json").read_text() == facts
+    assert soften(request, quiet=True) == 1
+
+
+def test_a_refused_folder_is_told_before_any_set_is_predicted(tmp_path: Path) -> None:
+    _, request = softened(tmp_path)
+    for path in (tmp_path / "soft" / "0").iterdir():
+        path.unlink()
+    (tmp_path / "soft" / "1" / "soft.json").unlink()
+    with pytest.raises(DataRefused, match=r"no soft\.json that says of what teacher"):
+        soften(request, quiet=True)
+    assert not list((tmp_path / "soft" / "0").glob("*.npy"))
+
+
+def test_soft_labels_of_an_earlier_version_are_learnt_from_and_completed(tmp_path: Path) -> None:
+    settings, request = softened(tmp_path)
+    for folder in (tmp_path / "soft").iterdir():
+        facts = json.loads((folder / "soft.json").read_text())
+        assert facts.pop("views_m") == ([1.0, 0.8] if folder.name == "0" else [1.0, 0.5])
+        (folder / "soft.json").write_text(json.dumps(facts))
+    (tmp_path / "soft" / "0" / "1.npy").unlink()
+    assert soften(request, quiet=True) == 1
+    student = settings.model_copy(update={"data": settings.data.model_copy(update={"sets": request.sets})})
+    task = ManySetsTask(student, mixture_of(student))
+    assert len(task.draw(Slice(0, student.stages[0], range(4)))) == 3
+
+
+def test_a_soft_label_has_its_name_only_once_its_bytes_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    _write(tmp_path / "0.npy", np.ones((2, 3, 3), np.uint8))
+    assert synced == ["0.npy.new", tmp_path.name]
+    assert np.load(tmp_path / "0.npy").sum() == 18
+
+
 def test_a_soft_label_is_held_to_what_a_label_allows(settings: FinetuneSettings) -> None:
     head = ManySetsTask(settings, mixture_of(settings)).heads[0]
     probability = torch.tensor([0.2, 0.2, 0.6]).reshape(1, 3, 1, 1).repeat(1, 1, 2, 2)
@@ -214,6 +286,15 @@ def test_settings_that_do_not_hold_together_are_refused(tmp_path: Path, change: 
     if "model" in change:
         told["model"]["heads"] = {}
     with pytest.raises(SettingsRefused, match=message):
+        checked_settings(told, FinetuneSettings, "made")
+
+
+@pytest.mark.parametrize("stride", [3, 8])
+def test_labels_at_steps_that_soft_labels_do_not_share_are_refused_before_any_work(tmp_path: Path, stride: int) -> None:
+    told = many_sets_settings(tmp_path).model_dump(mode="json") | {"label_stride": stride}
+    checked_settings(told, FinetuneSettings, "made")
+    told["data"]["sets"][0]["soft"] = str(tmp_path / "soft")
+    with pytest.raises(SettingsRefused, match=f"label_stride {stride}: with soft labels it has to be 1, 2 or 4"):
         checked_settings(told, FinetuneSettings, "made")
 
 

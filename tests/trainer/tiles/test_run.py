@@ -24,6 +24,7 @@ from onboard.scene.grid import Window
 from trainer.cli import main
 from trainer.errors import DataRefused
 from trainer.tiles.run import TileRequest, make_tiles
+from trainer.tiles.run_folder import RunFolder, locked_run_folder
 from trainer.tiles.settings import TileSettings
 from trainer.tiles.shard_reader import ShardDataset
 from trainer.tiles.sources import opened, size_of
@@ -136,6 +137,24 @@ def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(imagery:
     with pytest.raises(DataRefused, match="tiles of other settings or sources"):
         make_tiles(TileRequest((imagery,), out, TileSettings(size=32)))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_a_run_left_that_was_killed_at_its_very_end_goes_with_the_next(
+    imagery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = made(imagery, tmp_path / "whole"), tmp_path / "out"
+
+    def killed(_: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "clear", killed)
+        made(imagery, out)
+    assert (out / ".work").is_dir()
+    with locked_run_folder(out):  # another process is still at it: its notes are let be
+        assert make_tiles(TileRequest((imagery,), out, SETTINGS)).tally.kept == 12
+        assert (out / ".work" / "run.json").is_file()
+    assert made(imagery, out) == whole
 
 
 @pytest.mark.parametrize("inside", ["tiles", "."])

@@ -243,6 +243,23 @@ def test_a_gpu_that_is_not_here_is_told_in_one_line(tmp_path: Path) -> None:
         Run(SETTINGS.model_copy(update={"machine": machine}), LineTask(), tmp_path)
 
 
+def test_a_checkpoint_s_names_are_durable_before_it_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    run = Run(SETTINGS, LineTask(), tmp_path / "run")
+    monkeypatch.setattr(os, "fsync", fsync)
+    run.save()
+    assert {"run", tmp_path.name} <= set(synced)  # the entries of `checkpoints` and of the run itself
+    assert synced[-3:] == ["state.json", "step-00000000.part", "checkpoints"]
+
+
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     Run(SETTINGS, LineTask(), tmp_path).save()
     (tmp_path / "checkpoints" / "step-00000004.part").mkdir()

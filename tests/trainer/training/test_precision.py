@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import platform
 
+import numpy as np
 import pytest
 import torch
 
 from trainer.config import MachineSettings
+from trainer.evaluate.places import mapper_of_network
+from trainer.finetune.soften import Teacher
+from trainer.models.plain import FpnSettings, PlainSettings
+from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.training.precision import precision_of
 
 
@@ -56,3 +61,19 @@ def test_asked_for_and_only_emulated_is_told(monkeypatch: pytest.MonkeyPatch, ca
     processor(monkeypatch, "x86_64", amx=True)
     assert precision_of(MachineSettings(precision="bf16-mixed")) == "bf16-mixed"
     assert not caplog.text
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_networks_that_predict_on_a_cpu_take_bfloat16_only_where_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    processor(monkeypatch, "x86_64", amx=fast)
+    student = PlainSettings(kind="plain", widths=(8, 8, 8, 8, 8), blocks=(0, 0, 1, 0))
+    network = Segmenter(
+        SegmenterSettings(student=student, decoder=FpnSettings(kind="fpn", widths=(8, 8, 8, 8)), classes=2)
+    )
+    used = []
+    network.student.register_forward_pre_hook(lambda *_: used.append(torch.is_autocast_enabled("cpu")))
+    mapper_of_network(network.eval(), ["landcover"], 32)(np.zeros((3, 64, 64), np.uint8))
+    Teacher(network)._by_torch(torch.zeros((1, 3, 64, 64)))
+    assert used == [fast, fast]
