@@ -88,6 +88,17 @@ class Mark:
         """The number of its cancellation by scene, of those that were not wanted again since."""
         return {scene: number for scene, (number, is_cancelled) in self.states.items() if is_cancelled}
 
+    def lacks(self, note: Note) -> bool:
+        """Whether it would say something else of these receipts and scenes, were the ledger to fall back now.
+
+        A scene that was never cancelled needs no note: it comes back from its folder.
+        """
+        return (
+            any(self.receipts.get(name, (0, ""))[1] != sha256 for name, sha256 in note.receipts.items())
+            or any(not self.states.get(name, (0, False))[1] for name in note.cancelled)
+            or any(self.states.get(name, (0, False))[1] for name in note.queued)
+        )
+
     def take(self, facts: Mapping[str, Any]) -> None:
         """Adds a line; the later of two numbers counts."""
         number = int(facts["n"])

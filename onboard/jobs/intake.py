@@ -212,6 +212,7 @@ def accept(
             # By the key first: bytes that are known need no probe and no room.
             known = ledger.scenes.by_key(key)
             if known is not None and known.state not in RETRYABLE_STATES:
+                ledger.scenes.confirm(known)
                 return Accepted(known, is_new=False)
             # Once, however often the loop turns: the file is the same.
             if pixels is None:

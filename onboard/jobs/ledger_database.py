@@ -10,7 +10,7 @@ from typing import Final
 
 from onboard.files import storage_error
 from onboard.jobs.database import TIMEOUT_S, Database
-from onboard.jobs.highwater import HighWaterMark, Mark, Note, rewrite_mark
+from onboard.jobs.highwater import HighWaterMark, Mark, Note, read_mark, rewrite_mark
 
 FileChange = Callable[[], object]
 """A change to files that belongs to a transaction: called while the write lock is held, so it must be a rename."""
@@ -120,6 +120,16 @@ class LedgerDatabase(Database):
     def mark_active(self, model_id: str) -> None:
         """Adds the model that maps from now on to the high-water mark, inside :meth:`numbered`."""
         self._note = replace(self._note, model=model_id)
+
+    def complete_mark(self, note: Note) -> None:
+        """Writes a note that may be missing in the high-water mark, if it is.
+
+        The process may be killed after a commit and before its note. Nobody was answered then, so nothing was promised;
+        but who asks again is told what the ledger knows, and from then on it is a promise.
+        """
+        mark = read_mark(self.path)
+        if mark.lacks(note):
+            self._mark.note(note)
 
     def renew_mark(self, mark: Mark) -> None:
         """Writes the high-water mark anew; only while no other process has the ledger open.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onboard.jobs.highwater import Note
 from onboard.jobs.ledger_database import FileChange, LedgerDatabase
 from onboard.jobs.scene_states import PRIORITIES, TRANSITIONS
 from onboard.jobs.scene_store import SceneStore
@@ -90,12 +91,20 @@ class MapStore:
         """Notes that the ground holds this map; False if that was known."""
         with self._database.numbered():
             row = self._database.first("SELECT assets FROM maps WHERE id = ? AND delivered IS NULL", map_id)
-            if row is None:
-                return False
-            self._database.change("UPDATE maps SET delivered = ? WHERE id = ?", self._database.next_number(), map_id)
-            # With the map's digest: a receipt that comes back after a loss counts only for a map of the same bytes.
-            self._database.mark_receipt(map_id, str(json.loads(row["assets"]).get("map.tif", {}).get("sha256", "")))
-        return True
+            if row is not None:
+                number = self._database.next_number()
+                self._database.change("UPDATE maps SET delivered = ? WHERE id = ?", number, map_id)
+                # With the map's digest: a receipt that comes back after a loss counts only for a map of the same bytes.
+                self._database.mark_receipt(map_id, str(json.loads(row["assets"]).get("map.tif", {}).get("sha256", "")))
+        if row is None:
+            self._confirm_receipt(map_id)
+        return row is not None
+
+    def _confirm_receipt(self, map_id: str) -> None:
+        """Makes sure that a receipt known already outlives a loss in the ledger."""
+        known = self.get(map_id)
+        if known is not None and known.delivered is not None and (facts := known.assets.get("map.tif")):
+            self._database.complete_mark(Note(known.delivered, receipts={map_id: str(facts["sha256"])}))
 
     def drop(self, row: MapRow, problem: str) -> bool:
         """Removes the row of this very map, before its files go; False if another stands there now.

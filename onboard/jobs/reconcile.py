@@ -15,7 +15,7 @@ from typing import Final
 from engines.files import synced_folder
 from onboard.errors import LedgerDamaged, SceneRefused
 from onboard.jobs.erase import erase_canvases, erase_scene
-from onboard.jobs.highwater import LARGEST, Mark, read_mark
+from onboard.jobs.highwater import LARGEST, RECEIPTS_KEPT, Mark, read_mark
 from onboard.jobs.intake import INCOMING, erase_folder, read_facts, readable
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_config import MappingConfig
@@ -77,7 +77,24 @@ def _renew_mark(ledger: Ledger, mark: Mark) -> None:
     if mark.damaged:
         names = " and ".join(mark.damaged)
         ledger.events.log("warning", "ledger-mark-damaged", f"{names} beside the ledger was damaged or gone; made anew")
+    _add_unnoted(ledger, mark)
     ledger.renew_mark(replace(mark, number=max(mark.number, ledger.reached())))
+
+
+def _add_unnoted(ledger: Ledger, mark: Mark) -> None:
+    """Adds to the mark what the ledger knows later: a process may have been killed after a commit, before its note."""
+    after = 0
+    while rows := ledger.scenes.page(state="cancelled", after=after):
+        after = rows[-1].sequence
+        for row in rows:
+            mark.states.setdefault(row.id, (0, False))
+    for name, (number, _) in mark.states.items():
+        known = ledger.scenes.get(name)
+        if known is not None and known.changed > number:
+            mark.states[name] = (known.changed, known.state == "cancelled")
+    for held in ledger.maps.newest(RECEIPTS_KEPT):
+        if (held.delivered or 0) > mark.receipts.get(held.id, (0, ""))[0]:
+            mark.receipts[held.id] = (int(held.delivered or 0), str(held.assets.get(MAP_FILE, {}).get("sha256", "")))
 
 
 def reconcile(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from onboard.jobs.highwater import Note
 from onboard.jobs.ledger_database import FileChange, LedgerDatabase
 from onboard.jobs.scene_states import PRIORITIES, STATES, TRANSITIONS, Transition
 
@@ -263,11 +264,20 @@ class SceneStore:
         with self._database.numbered():
             # Within the transaction: the state that is given back is the one that was changed.
             state = self.state_of(scene_id)
-            if state not in TRANSITIONS["cancel"].before:
-                return None
-            self.change_state(scene_id, TRANSITIONS["cancel"])
-            self._database.mark_cancelled(scene_id)
-        return state
+            is_done = state in TRANSITIONS["cancel"].before
+            if is_done:
+                self.change_state(scene_id, TRANSITIONS["cancel"])
+                self._database.mark_cancelled(scene_id)
+        if not is_done and (row := self.get(scene_id)) is not None:
+            self.confirm(row)
+        return state if is_done else None
+
+    def confirm(self, row: SceneRow) -> None:
+        """Makes sure that this state outlives a loss in the ledger, before it is told to who asks for it once more."""
+        is_cancelled = row.state == "cancelled"
+        self._database.complete_mark(
+            Note(row.changed, cancelled=[row.id] if is_cancelled else [], queued=[] if is_cancelled else [row.id])
+        )
 
     def record_crash(self, scene_id: str, limit: int) -> bool:
         """Counts an end of the worker against a scene; True if the limit is reached and it is quarantined."""

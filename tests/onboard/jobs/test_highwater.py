@@ -140,6 +140,66 @@ def test_a_ledger_that_is_whole_is_left_as_it_is(settings: Settings) -> None:
         assert ledger.reached() == before
 
 
+class Unnoted:
+    """Stands for a process that is killed after its commit and before its note."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+
+    def __enter__(self) -> None:
+        self.monkeypatch.setattr(HighWaterMark, "note", lambda *_: None)
+
+    def __exit__(self, *_: object) -> None:
+        self.monkeypatch.undo()
+
+
+@pytest.fixture
+def unnoted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> tuple[SceneRow, SceneRow, SceneRow]:
+    """A scene that was cancelled and is wanted again, one that is cancelled, a map that the ground holds: not noted."""
+    with open_ledger(settings) as ledger:
+        reconcile(settings, ledger)
+        wanted, unwanted, held = (scene(ledger, sha) for sha in "012")
+        ledger.maps.adopt(MapRow(held.id, 0, "routine", {"map.tif": {"bytes": 3, "sha256": SHA}}, {}), {})
+        ledger.scenes.cancel(wanted.id)
+        with Unnoted(monkeypatch):
+            ledger.scenes.retry(wanted.id, "routine")
+            ledger.scenes.cancel(unwanted.id)
+            ledger.maps.record_receipt(held.id)
+    before = read_mark(settings.ledger_path)
+    assert (before.states[wanted.id][1], unwanted.id in before.states, before.receipts) == (True, False, {})
+    return wanted, unwanted, held
+
+
+def test_what_was_committed_and_not_noted_is_noted_before_it_is_told_again(
+    settings: Settings, unnoted: tuple[SceneRow, SceneRow, SceneRow]
+) -> None:
+    """A client that had no answer asks again, and gets one: from then on the ledger may fall back without harm."""
+    wanted, unwanted, held = unnoted
+    with Ledger(settings.ledger_path) as ledger:
+        again = ledger.scenes.get(wanted.id)
+        assert again is not None
+        ledger.scenes.confirm(again)
+        assert ledger.scenes.cancel(unwanted.id) is None
+        assert not ledger.maps.record_receipt(held.id)
+        mark = read_mark(settings.ledger_path)
+        assert mark.states[wanted.id] == (again.changed, False)
+        assert mark.states[unwanted.id][1]
+        assert mark.receipts[held.id][1] == SHA
+        size = [path.stat().st_size for path in HighWaterMark(settings.ledger_path).paths]
+        ledger.scenes.confirm(again)  # what is noted is noted once
+        assert [path.stat().st_size for path in HighWaterMark(settings.ledger_path).paths] == size
+
+
+def test_what_was_committed_and_not_noted_is_noted_at_the_next_start(
+    settings: Settings, unnoted: tuple[SceneRow, SceneRow, SceneRow]
+) -> None:
+    wanted, unwanted, held = unnoted
+    with open_ledger(settings):
+        mark = read_mark(settings.ledger_path)
+    assert [mark.states[row.id][1] for row in (wanted, unwanted)] == [False, True]
+    assert mark.receipts[held.id][1] == SHA
+
+
 def test_a_ledger_that_fell_back_lists_the_map_that_stands(settings: Settings, tmp_path: Path) -> None:
     """The scene was cancelled and mapped again since: folder and item are others, of the same name and size."""
     with open_ledger(settings) as ledger:

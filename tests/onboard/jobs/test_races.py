@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from onboard.jobs.erase import erase_map, erase_scene, erase_scene_file
-from onboard.jobs.highwater import Note
+from onboard.jobs.highwater import HighWaterMark, Note, read_mark
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.map_store import MapRow
@@ -80,6 +80,19 @@ def test_a_scene_delivered_between_its_cancellation_and_the_erasing_keeps_its_fi
     assert (again.row.id, again.row.state, again.is_new) == (scene, "queued", True)
     erase_scene(settings, ledger, scene)
     assert has_file(settings, scene)
+
+
+def test_a_scene_delivered_again_outlives_a_ledger_that_falls_back_although_the_first_answer_was_lost(
+    settings: Settings, ledger: Ledger, deliver: Callable[[], Accepted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = deliver().row.id
+    ledger.scenes.cancel(scene)
+    with monkeypatch.context() as killed:
+        killed.setattr(HighWaterMark, "note", lambda *_: None)
+        assert deliver().is_new
+    assert read_mark(settings.ledger_path).states[scene][1]
+    assert not deliver().is_new
+    assert not read_mark(settings.ledger_path).states[scene][1]
 
 
 def test_a_scene_cancelled_and_delivered_again_while_its_map_is_published_keeps_its_file(
