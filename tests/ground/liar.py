@@ -88,7 +88,7 @@ class Liar:
                 if not some:
                     return
                 head += some
-            text = head.decode()
+            text = head.decode(errors="replace")  # part of the body may have come along, cut anywhere
             method, target, _ = text.split(" ", 2)
             request = f"{method} {target.partition('?')[0]}"
             self.requests.append(request)
