@@ -205,9 +205,10 @@ def test_a_ledger_that_fell_back_lists_the_map_that_stands(settings: Settings, t
     with open_ledger(settings) as ledger:
         reconcile(settings, ledger)
         row = scene(ledger, "0")
-        ledger.maps.adopt(published(settings, tmp_path, row.id), {})
+        ledger.maps.adopt(mapped(tmp_path, settings.maps_dir, row.id), {})
         ledger.maps.record_receipt(row.id)
-    wal = settings.ledger_path.with_name("ledger.sqlite-wal")
+    # Made here: a child that was forked from a process of many threads must not begin to map.
+    second = mapped(tmp_path, tmp_path / "second", row.id)
 
     def work() -> Ledger:
         ledger = Ledger(settings.ledger_path)
@@ -216,11 +217,12 @@ def test_a_ledger_that_fell_back_lists_the_map_that_stands(settings: Settings, t
         shutil.rmtree(settings.maps_dir / row.id)
         ledger.scenes.retry(row.id, "routine")
         ledger.scenes.start(row.id)
-        ledger.maps.finish(published(settings, tmp_path, row.id), {})
+        (tmp_path / "second" / row.id).rename(settings.maps_dir / row.id)
+        ledger.maps.finish(second, {})
         return ledger
 
     in_a_child(work)
-    harm_by_loss(wal)
+    harm_by_loss(settings.ledger_path.with_name("ledger.sqlite-wal"))
     with open_ledger(settings) as ledger:
         assert differing(settings, ledger)  # the ledger knows the first map, and the second stands
         reconcile(settings, ledger)
@@ -248,11 +250,11 @@ def test_a_map_made_again_takes_the_place_of_one_that_the_ledger_still_lists(set
         assert listed.sequence > first.sequence
 
 
-def published(settings: Settings, folder: Path, name: str) -> MapRow:
+def mapped(folder: Path, out: Path, name: str) -> MapRow:
     """A real map of this name."""
     scene = write_scene(folder / "scene.tif", side=40)
-    map_scene(MapRequest(scene, settings.maps_dir, name=name, overwrite=True), IdentityEngine(tile_size=64))
-    row = map_row_of(settings.maps_dir / name)
+    map_scene(MapRequest(scene, out, name=name, overwrite=True), IdentityEngine(tile_size=64))
+    row = map_row_of(out / name)
     assert row is not None
     return row
 
