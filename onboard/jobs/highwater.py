@@ -148,6 +148,8 @@ class HighWaterMark:
         try:
             # One copy after the other: a power cut tears one at most.
             for head, tail in self._opened():
+                # Another process may have noted a later number meanwhile, and this note may be of an older fact.
+                number = max(number, _number_in(os.pread(head, _HEAD, 0)))
                 pwrite_all(head, _head_of(number), 0, self.paths[0])
                 if lines:
                     write_all(tail, lines, self.paths[0])
@@ -220,9 +222,7 @@ def _read_copy(path: Path) -> tuple[int, list[dict[str, Any]], bool]:
     except OSError:
         return 0, [], False
     head, rest = content[:_HEAD], content[_HEAD:]
-    body = _body_of(head.rstrip())
-    number = int(body) if body is not None and body.isdigit() and int(body) < LARGEST else 0
-    is_whole = body is not None
+    is_whole = _body_of(head.rstrip()) is not None
     lines = []
     for line in filter(None, rest.split(b"\n")):
         facts = _facts_of(line)
@@ -231,7 +231,13 @@ def _read_copy(path: Path) -> tuple[int, list[dict[str, Any]], bool]:
             is_whole = False
         else:
             lines.append(facts)
-    return number, lines, is_whole
+    return _number_in(head), lines, is_whole
+
+
+def _number_in(head: bytes) -> int:
+    """The number that a head holds; 0 where it cannot be believed."""
+    body = _body_of(head.rstrip())
+    return int(body) if body is not None and body.isdigit() and int(body) < LARGEST else 0
 
 
 def _body_of(line: bytes) -> bytes | None:

@@ -176,6 +176,8 @@ def test_what_was_committed_and_not_noted_is_noted_before_it_is_told_again(
     """A client that had no answer asks again, and gets one: from then on the ledger may fall back without harm."""
     wanted, unwanted, held = unnoted
     with Ledger(settings.ledger_path) as ledger:
+        last = ledger.events.log("info", "told", "a number after all of them")
+    with Ledger(settings.ledger_path) as ledger:
         again = ledger.scenes.get(wanted.id)
         assert again is not None
         ledger.scenes.confirm(again)
@@ -186,6 +188,8 @@ def test_what_was_committed_and_not_noted_is_noted_before_it_is_told_again(
         assert mark.states[unwanted.id][1]
         assert mark.receipts[held.id][1] == SHA
         size = [path.stat().st_size for path in HighWaterMark(settings.ledger_path).paths]
+        # An older fact, noted by a connection that knows no newer number: the mark keeps the last one.
+        assert mark.number == last
         ledger.scenes.confirm(again)  # what is noted is noted once
         assert [path.stat().st_size for path in HighWaterMark(settings.ledger_path).paths] == size
 
