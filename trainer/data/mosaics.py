@@ -6,6 +6,7 @@ neighbours around a tile the six classes of DeepGlobe gain a point of mIoU (docs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from trainer.errors import DataRefused
 AHEAD: Final = 8
 """Tiles ahead in the order of names that are tried as neighbours: a column of 2,448 pixels has seven."""
 LARGEST_STEP: Final = 1.7
-"""Change of brightness across the border of two tiles, as a multiple of the change just inside them. Measured on
-DeepGlobe: 0.8 to 1.2 between neighbours, over 1.7 in 98 % of other pairs."""
+"""Change of brightness across the border of two tiles, as a multiple of the change just inside them. Measured on 3,296
+pairs of DeepGlobe's tiles whose numbers follow one another: half are neighbours, under 1.4, half are not, over 1.7; 15
+lie between."""
 LEAST_CORRELATION: Final = 0.3
-"""Of the two rows of pixels at a border."""
+"""Of the two rows of pixels at a border; at least five deviations of what noise gives, 5 / sqrt(pixels)."""
 FLAT: Final = 1.5
 """Grey levels added to the change inside: two calm waters meet without a step wherever they lie."""
 
@@ -53,9 +55,7 @@ class MosaicReport:
 
     def summary(self) -> str:
         """One line for people."""
-        return (
-            f"{self.mosaics} mosaics of {self.tiles} tiles; {self.fillers} places are filled with tiles from elsewhere"
-        )
+        return f"{self.mosaics} mosaics of {self.tiles} tiles; {self.fillers} places hold a tile from elsewhere"
 
 
 def write_mosaics(
@@ -78,8 +78,7 @@ def write_mosaics(
     if out.exists() and any(out.iterdir()):
         raise DataRefused(out, "the folder is not empty", "give a new one")
     side = _side_of(labelled, names)
-    edges = {name: _Edges.of(labelled.read(name).pixels) for name in names}
-    grids = grids_of(_components(sorted(names), edges, ahead), np.random.default_rng(seed))
+    grids = grids_of(neighbours(labelled, names, ahead=ahead), np.random.default_rng(seed))
     images, labels = out / "images", out / "labels"
     images.mkdir(parents=True)
     labels.mkdir()
@@ -91,6 +90,12 @@ def write_mosaics(
     places = sum(len(grid) for grid in grids)
     different = len({name for grid in grids for name in grid.values()})
     return MosaicReport(len(grids), different, places - different)
+
+
+def neighbours(labelled: LabelledSet, names: Sequence[str], *, ahead: int = AHEAD) -> list[Grid]:
+    """Tiles that continue one another, by place, with holes; each tile is in one grid, perhaps alone."""
+    edges = {name: _Edges.of(labelled.read(name).pixels) for name in names}
+    return _components(sorted(names), edges, ahead)
 
 
 def grids_of(components: Iterable[Grid], rng: np.random.Generator) -> list[Grid]:
@@ -156,7 +161,8 @@ class _Edges:
     def of(cls, pixels: Pixels) -> _Edges:
         wide = np.moveaxis(pixels, 0, -1).astype(np.int16)
         across = wide.transpose(1, 0, 2)
-        return cls(wide[:2], wide[:-3:-1], across[:2], across[:-3:-1])
+        # Copies: a view of two rows would keep the whole tile in memory, and there are thousands of them.
+        return cls(wide[:2].copy(), wide[:-3:-1].copy(), across[:2].copy(), across[:-3:-1].copy())
 
 
 def _components(names: Sequence[str], edges: Mapping[str, _Edges], ahead: int) -> list[Grid]:
@@ -193,7 +199,7 @@ def _around(name: str, links: Mapping[str, Sequence[tuple[str, Place]]], seen: s
 
 def _best(edge: NDArray[np.int16], others: Mapping[str, NDArray[np.int16]]) -> str | None:
     """The tile whose edge continues this one best; None where none does."""
-    found, best = None, LEAST_CORRELATION
+    found, best = None, max(LEAST_CORRELATION, 5 / math.sqrt(edge.shape[1]))
     for name, other in others.items():
         inside = (np.abs(edge[0] - edge[1]).mean() + np.abs(other[0] - other[1]).mean()) / 2
         if np.abs(edge[0] - other[0]).mean() > LARGEST_STEP * (inside + FLAT):

@@ -317,16 +317,8 @@ def mapper_of_model(
                 _, height, width = pixels.shape
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # no georeference is needed
-                    with rasterio.open(
-                        scene,
-                        "w",
-                        driver="GTiff",
-                        width=width,
-                        height=height,
-                        count=3,
-                        dtype="uint8",
-                        photometric="RGB",
-                    ) as copy:
+                    size = {"width": width, "height": height, "count": 3}
+                    with rasterio.open(scene, "w", driver="GTiff", dtype="uint8", photometric="RGB", **size) as copy:
                         copy.write(pixels)
                     options = SceneOptions(collar=False)
                     request = MapRequest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,18 @@ def test_links_to_what_it_was_made_of_lead_to_those_very_files(tmp_path: Path) -
     for link in links:
         told = Path(item.resolve().parent, unquote(urlsplit(link["href"]).path))
         assert link["file:checksum"] == "1220" + hashlib.sha256(told.read_bytes()).hexdigest()
+
+
+def test_a_map_made_again_at_once_tells_itself_apart_by_its_time(tmp_path: Path) -> None:
+    """The ledger asks which of two maps of a scene stands on the disk (onboard.jobs.reconcile)."""
+    scene = write_scene(tmp_path / "scene.tif", noise(64, 64))
+    made = []
+    for out in ("first", "second"):
+        request = MapRequest(scene, tmp_path / out, scene_options=PLAIN)
+        item = json.loads(map_scene(request, IdentityEngine(tile_size=64)).item_path.read_text())
+        made.append(item["properties"]["created"])
+    assert made[0] < made[1]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in made)
 
 
 def test_an_item_that_leaves_the_machine_has_no_link_that_leads_nowhere(tmp_path: Path) -> None:

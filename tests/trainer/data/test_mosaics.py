@@ -12,7 +12,7 @@ from PIL import Image
 
 from onboard.scene.grid import Window
 from trainer import cli
-from trainer.data.mosaics import Grid, write_mosaics
+from trainer.data.mosaics import Grid, grids_of, neighbours, write_mosaics
 from trainer.data.sets import LabelledSet, open_set
 from trainer.errors import DataRefused
 
@@ -95,10 +95,15 @@ def test_tiles_without_neighbours_are_all_there(tmp_path: Path, tiles: LabelledS
     assert report.mosaics * 4 == report.tiles + report.fillers == 8
 
 
+def test_calm_water_that_meets_without_a_step_is_no_neighbour(tmp_path: Path, tiles: LabelledSet) -> None:
+    rng = np.random.default_rng(5)
+    for name in tiles.split("train"):
+        flat = rng.integers(60, 63, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(flat).save(tmp_path / "tiles" / "images" / f"{name}.png")
+    assert {len(grid) for grid in neighbours(tiles, tiles.split("train"))} == {1}
+
+
 def test_a_pair_goes_beside_another_of_its_direction() -> None:
-
-    from trainer.data.mosaics import grids_of
-
     pairs: list[Grid] = [
         {(0, 0): "a", (1, 0): "b"}, {(0, 0): "c", (0, 1): "d"}, {(0, 0): "e", (1, 0): "f"}, {(0, 0): "g", (0, 1): "h"},
     ]  # fmt: skip
