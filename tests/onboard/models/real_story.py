@@ -43,6 +43,9 @@ HEAD, BOTH = "roads", "landcover,roads"
 ENCODER = ROOT / "trainer" / "weights" / "landcover"
 MODEL = SHIPPED / "landcover"
 LINK_BIT_PER_S = 9600
+_MAJOR, _MINOR = json.loads((MODEL / "manifest.json").read_text())["version"].split(".")[:2]
+# Versions sent up: above the shipped one, whatever it is, since a changed model needs another.
+NEW, DYING_PROBE, DYING_WORKER = (f"{_MAJOR}.{int(_MINOR) + step}.0" for step in (1, 2, 3))
 TRAINING: dict[str, Any] = {
     "name": "roads", "data": {"set": "massachusetts-roads"},
     "model": {
@@ -128,7 +131,7 @@ class Story:
             assert code == 0, said
             step.note = f"{TRAINING['max_steps']} steps on massachusetts-roads"
         with self._step("trainer export --head-of") as step:
-            export = ("export", "--run", run, "--head-of", MODEL, "--head", HEAD, "--version", "1.2.0")
+            export = ("export", "--run", run, "--head-of", MODEL, "--head", HEAD, "--version", NEW)
             code, said = _quietly(trainer_cli.main, *export, "--out", self.folder / "new")
             assert code == 0, said
             new = self.folder / "new" / MODEL.name
@@ -162,17 +165,17 @@ class Story:
                     if passes == 3:
                         break
                 assert passes == 3
-                assert models_of(served)["1.2.0"]["state"] == "receiving"
+                assert models_of(served)[NEW]["state"] == "receiving"
                 code, _ = _quietly(ground_cli.main, *_push(station, new, link.url, "--base", str(MODEL)))
                 assert code in (0, 3, 4), code
-                while models_of(served)["1.2.0"]["state"] == "receiving":
+                while models_of(served)[NEW]["state"] == "receiving":
                     _quietly(ground_cli.main, *_push(station, new, link.url, "--base", str(MODEL)))
                 assert link.cut_up > 0
                 step.wire = link.sent_up
             step.up = _new_bytes(unit_of(new), unit_of(MODEL)) + (station.keys / LIST_FILE).stat().st_size
             step.note = f"{link.cut_up} connections cut"
         with self._step("verification aboard, in its own process") as step:
-            step.note = wait_for_state(served, "1.2.0", "verified")["reason"]
+            step.note = wait_for_state(served, NEW, "verified")["reason"]
 
     def _shadowed(self, served: Served, shipped: str) -> None:
         with self._step("shadow, two scenes") as step:
@@ -186,8 +189,8 @@ class Story:
 
     def _flown(self, served: Served) -> None:
         with self._step("activation, and a scene mapped by both heads") as step:
-            activate(served, "1.2.0")
-            assert self._mapped(served, heads=BOTH) == "1.2.0"
+            activate(served, NEW)
+            assert self._mapped(served, heads=BOTH) == NEW
         with self._step("ground pull") as step:
             dest = self.folder / "maps"
             assert _quietly(ground_cli.main, "pull", served.url, "--dest", dest)[0] == 0
@@ -202,7 +205,7 @@ class Story:
     def _refused(self, served: Served, station: Station, new: Path) -> None:
         old = (station.keys / LIST_FILE).read_bytes()
         with self._step("refused: a damaged head, an old list, a head that ends its probe") as step:
-            other = self._changed(new, "1.3.0", "probe dies")
+            other = self._changed(new, DYING_PROBE, "probe dies")
             _forged(other)
             damaged = _flipped(other / f"{HEAD}.onnx")
             assert station.sign(other) == 0
@@ -215,21 +218,21 @@ class Story:
             status, text = put_list(served, old)
             assert (status, "versions never fall" in text) == (422, True), text
             _, said = _quietly(ground_cli.main, *_push(station, other, served.url))
-            assert "died (signal 9)" in wait_for_state(served, "1.3.0", "refused")["reason"], said
-            assert self._mapped(served, heads=BOTH) == "1.2.0"
+            assert "died (signal 9)" in wait_for_state(served, DYING_PROBE, "refused")["reason"], said
+            assert self._mapped(served, heads=BOTH) == NEW
             step.note = "400, 422, refused"
 
     def _left(self, served: Served, station: Station, new: Path) -> None:
         with self._step("left: a head that ends the worker") as step:
-            bad = self._changed(new, "1.4.0", "worker dies")
+            bad = self._changed(new, DYING_WORKER, "worker dies")
             assert station.sign(bad) == 0
             _quietly(ground_cli.main, *_push(station, bad, served.url))
-            wait_for_state(served, "1.4.0", "verified")
-            activate(served, "1.4.0")
-            assert self._mapped(served, heads=BOTH) == "1.2.0"
+            wait_for_state(served, DYING_WORKER, "verified")
+            activate(served, DYING_WORKER)
+            assert self._mapped(served, heads=BOTH) == NEW
             states = {version: model["state"] for version, model in models_of(served).items()}
-            assert (states["1.2.0"], states["1.4.0"]) == ("active", "retired"), states
-            step.note = models_of(served)["1.4.0"]["reason"]
+            assert (states[NEW], states[DYING_WORKER]) == ("active", "retired"), states
+            step.note = models_of(served)[DYING_WORKER]["reason"]
 
     def _changed(self, new: Path, version: str, harm: str) -> Path:
         """The same model of another version, one of whose heads does harm."""
@@ -279,7 +282,7 @@ def _quietly(main: Any, *arguments: object) -> tuple[int, str]:
 
 
 def _held(served: Served) -> int:
-    model = models_of(served).get("1.2.0")
+    model = models_of(served).get(NEW)
     return sum(file["held"] + sum(file["differences"].values()) for file in model["files"]) if model else 0
 
 
@@ -290,7 +293,7 @@ def _new_bytes(unit: Unit, before: Unit) -> int:
 
 
 def _shadow_of(served: Served) -> dict[str, Any]:
-    figures: dict[str, Any] = models_of(served)["1.2.0"]["figures"].get("shadow", {})
+    figures: dict[str, Any] = models_of(served)[NEW]["figures"].get("shadow", {})
     return figures
 
 
