@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import add_run_arguments, run_settings
+from trainer.errors import SettingsRefused
+
+if TYPE_CHECKING:
+    from trainer.config import DataSettings
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +29,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     finetune.add_argument("--start-from", type=Path, help="run folder of an earlier finetuning of the same network")
     finetune.add_argument("--unfreeze", action="store_true", help="train the encoder too")
-    finetune.add_argument("--names", nargs="+", help="fit on these images, instead of the configuration's")
+    finetune.add_argument("--set", help="labelled set, a name or the path of its YAML, instead of the configuration's")
+    finetune.add_argument("--names", nargs="+", help="fit on these images of it, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
 
     soften = commands.add_parser("soften", help="write a teacher's soft labels for all sets of a configuration")
@@ -64,10 +71,28 @@ def _finetune(options: argparse.Namespace) -> None:
     settings = run_settings(options, FinetuneSettings, "encoder", "start_from")
     if options.unfreeze:
         settings = settings.model_copy(update={"frozen_encoder": False})
-    if options.names:
-        data = settings.data.model_copy(update={"names": tuple(options.names)})
-        settings = settings.model_copy(update={"data": data})
-    finetune(settings, options.folder)
+    data = _with_images(settings.data, options.set, options.names)
+    finetune(settings.model_copy(update={"data": data}), options.folder)
+
+
+def _with_images(data: DataSettings, labelled_set: str | None, names: Sequence[str] | None) -> DataSettings:
+    """The configuration's images, or those that the command line names.
+
+    Raises:
+        SettingsRefused: the configuration has several sets, so that nobody knows which is meant.
+    """
+    changes: dict[str, object] = {}
+    if labelled_set is not None:
+        # Where the old set lies and which of its images were chosen says nothing about the new one.
+        changes |= {"set": labelled_set, "root": None, "names": ()}
+    if names:
+        changes["names"] = tuple(names)
+    if not changes or not data.sets:
+        return data.model_copy(update=changes)
+    if len(data.sets) > 1:
+        given = "--set" if labelled_set is not None else "--names"
+        raise SettingsRefused(given, f"the configuration has {len(data.sets)} sets, and this cannot say which")
+    return data.model_copy(update={"sets": (data.sets[0].model_copy(update=changes),)})
 
 
 def _soften(options: argparse.Namespace) -> None:
