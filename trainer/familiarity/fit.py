@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from engines.backends.onnxruntime import OnnxRuntimeEngine
 from engines.files import synced_file, synced_folder
-from engines.manifest import Familiarity, Manifest, ModelFile, Precision
+from engines.heads_graph import graph_of
+from engines.manifest import Familiarity, Manifest, ManifestWithHeads, ModelFile, Precision
 from engines.verify import golden_tiles
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import write_card
@@ -121,18 +122,24 @@ def add_familiarity(request: FamiliarityRequest, report: ReportLine = lambda _: 
 
 
 def carry_over(folder: Path, source: Path, *, version: str | None = None) -> Manifest:
-    """Copies the familiarity output from another precision of the same network.
+    """Copies the familiarity output from another precision of the same network, which may be a model with heads.
 
     Raises:
         ExportRefused: the source has none, or is another network.
         ManifestError, ModelMismatch: a model folder is not whole.
     """
-    manifest, given = _of_one_graph(folder), _of_one_graph(source)
+    manifest, given = _of_one_graph(folder), Manifest.load(source)
     if given.familiarity is None:
         raise ExportRefused(f"{given.name} has no familiarity to take over: fit it there first")
     model = onnx.load_from_string(manifest.model.read_verified(folder))
-    donor = onnx.load_from_string(given.model.read_verified(source))
-    if (manifest.total_parameters, manifest.classes) != (given.total_parameters, given.classes):
+    if isinstance(given, ManifestWithHeads):
+        # Parameters are counted otherwise in its parts; the tensors are compared below.
+        same = manifest.classes in [head.classes for head in given.source.heads]
+    else:
+        _finish_earlier(source, given)
+        same = (manifest.total_parameters, manifest.classes) == (given.total_parameters, given.classes)
+    donor = onnx.load_from_string(graph_of(given, source))
+    if not same:
         raise ExportRefused(f"these statistics are of another network: {given.name} has other parameters or classes")
     changed = carried_over(model, donor)
     return _written(folder, manifest, changed, given.familiarity, version=version, reference=source)

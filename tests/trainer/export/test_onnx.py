@@ -513,8 +513,8 @@ def test_layers_of_a_stem_of_any_size_are_grouped_by_their_stride(tmp_path: Path
         for group, layers in groups.items() if group.startswith("stem")
     }  # fmt: skip
     repeats = [stage.repeats for stage in lite_stages(name)]
-    ends = [0, *(sum(repeats[:stages]) for stages in (2, 3, 5, 7))]  # stages up to the strides 4, 8, 16 and 32
-    wanted = ["stem, strides 2 and 4", "stem, stride 8", "stem, stride 16", "stem, stride 32"]
+    ends = [0, *(sum(repeats[:stages]) for stages in (1, 2, 3, 5, 7))]  # stages up to the strides 2, 4, 8, 16 and 32
+    wanted = [f"stem, stride {stride}" for stride in (2, 4, 8, 16, 32)]
     parts = {group: list(range(*part)) for group, part in zip(wanted, pairwise(ends), strict=True)}
     assert found == {"stem, first and last": [], **parts}
 

@@ -390,9 +390,9 @@ def test_familiarity_is_fitted_before_joining(
 ) -> None:
     images = f"{place / 'cover' / 'set.yaml'}:0,1"
     assert main(["familiarity", str(model), "--fit", images, "--in-turn"]) == 1
+    assert "fit before joining" in capsys.readouterr().err
     assert main(["familiarity", str(models / "cover"), "--like", str(model)]) == 1
-    for line in capsys.readouterr().err.splitlines():
-        assert "fit before joining" in line
+    assert "no familiarity to take over" in capsys.readouterr().err
 
 
 BAD_EXPORTS: list[tuple[list[str], str]] = [
@@ -545,6 +545,16 @@ def test_familiarity_of_a_model_with_heads_is_its_encoder_s(tmp_path: Path) -> N
             assert told[0] == pytest.approx(whole.familiarity.golden, rel=0.1)
     card = (tmp_path / "out" / "both" / CARD).read_text()
     assert "## When it does not know" in card
+    # A model of one graph, made of one head of the same run (as INT8 is), takes the encoder's over.
+    package(request_for(tmp_path / "run", tmp_path / "out", name="coarse", head="coarse"))
+    assert main(["familiarity", str(tmp_path / "out" / "coarse"), "--like", str(tmp_path / "out" / "both")]) == 0
+    taken = Manifest.load(tmp_path / "out" / "coarse").familiarity
+    assert taken is not None
+    assert taken.golden == pytest.approx(whole.familiarity.golden)
+    # Of a head with other classes it does not.
+    mine = Manifest.load(tmp_path / "out" / "coarse")
+    mine.model_copy(update={"classes": mine.classes[:1]}).save(tmp_path / "out" / "coarse")
+    assert main(["familiarity", str(tmp_path / "out" / "coarse"), "--like", str(tmp_path / "out" / "both")]) == 1
 
 
 def test_the_golden_tile_of_a_model_is_that_of_its_new_head(place: Path, model: Path) -> None:
