@@ -1,4 +1,4 @@
-"""What an operator orders from the ground: areas of interest, and the turn of a scene that waits aboard."""
+"""What an operator orders from the ground: areas of interest, and the priority of a scene that waits aboard."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_areas(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
 
 def add_priority(commands: Any, add_link: AddLink, open_link: OpenLink) -> None:
     """Adds `ground priority`."""
-    priority = commands.add_parser("priority", help="change the turn of a scene that waits aboard")
+    priority = commands.add_parser("priority", help="change the priority of a scene that waits aboard")
     add_link(priority)
     priority.add_argument("scene", metavar="SCENE", help="its id")
     priority.add_argument("priority", choices=PRIORITIES)

@@ -474,9 +474,11 @@ def _familiar(summary: MapSummary) -> str:
     familiarity = summary.familiarity
     if familiarity.unknown or familiarity.median is None:
         return f"not known: {familiarity.unknown}"
-    return (
-        f"{familiarity.tiles - familiarity.unfamiliar} of {familiarity.tiles} tiles (median {familiarity.median:.2f})"
-    )
+    limit = "" if familiarity.threshold is None else f", unfamiliar below {familiarity.threshold:g}"
+    known = familiarity.tiles - familiarity.unfamiliar
+    # A median of 0.018 must not look like the limit of 0.02.
+    digits = 2 if familiarity.median >= 0.1 else 3
+    return f"{known} of {familiarity.tiles} tiles (median {familiarity.median:.{digits}f}{limit})"
 
 
 def _option(read: str) -> Callable[[str], Any]:

@@ -160,7 +160,7 @@ def _measured(root: Path) -> Iterator[Finding]:
         covers = {"module": "the whole module", "package": "the processor only", "gpu": "the GPU only"}[scope_of(best)]
         yield Finding("measured", "power", f"{best.value:.2f} W by {best.source} ({best.rail}: {covers})")
     else:
-        remedy = "maps will say that no energy was measured, and a governor's power limit works a fixed share of time"
+        remedy = "maps will say that no energy was measured; a power limit is replaced by a fixed duty cycle"
         yield Finding("measured", "power", missing=f"no source of power; {remedy}")
     if hottest.value is not None:
         yield Finding("measured", "hottest zone", f"{hottest.value:.1f} °C ({hottest.rail})")

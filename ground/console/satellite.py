@@ -140,7 +140,7 @@ class Satellite:
         await self._send("DELETE", f"/scenes/{quote(scene, safe='')}", self._operators("cancelling"))
 
     async def change_priority(self, scene: str, priority: str) -> Scene:
-        """Changes the turn of a scene that waits, as the operator; gives the scene as it is then.
+        """Changes the priority of a scene that waits, as the operator; gives the scene as it is then.
 
         Raises:
             Refused: see :meth:`cancel_scene`; also where the answer does not say that it changed.

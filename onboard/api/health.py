@@ -48,5 +48,6 @@ def _problems(service: Service) -> list[str]:
     if shutil.disk_usage(service.settings.data_dir).free < service.settings.disk_reserve_bytes:
         problems.append("less room than the reserve is left: scenes are not taken")
     if aside := service.ledger.scenes.waiting_aside(limit=1000):
-        problems.append(f"{len(aside)} scenes wait aside, {aside[0].id} first: {aside[0].waiting_reason}")
+        first = f"{aside[0].id} first: {aside[0].waiting_reason}"
+        problems.append(f"{len(aside)} scenes are skipped until there is space, {first}")
     return problems

@@ -60,7 +60,8 @@ class SceneScheduler:
         need = demand_of(row.pixels, self.settings, manifest).bytes
         reason = None if fits else f"no room: its canvas and map take up to {need:,} bytes; pull maps, or cancel scenes"
         if self.ledger.scenes.set_waiting_reason(row.id, reason) and reason is not None:
-            self.ledger.events.log("warning", "scene-waits", f"{row.name} waits aside: {reason}", row.id)
+            explanation = f"{row.name} is skipped until there is space: {reason}"
+            self.ledger.events.log("warning", "scene-waits", explanation, row.id)
         return fits
 
     def _measured(self, manifest: Manifest, row: SceneRow) -> SceneRow:

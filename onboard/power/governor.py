@@ -102,7 +102,7 @@ class Decision:
     Attributes:
         work: go on with the next batch.
         state: "off" (nothing to keep), "working", "pacing" (mean power), "orbit", "peak", "hot", "quiet", "blind"
-            (what a limit needs cannot be read; a fixed share of time is worked).
+            (what a limit needs cannot be read; a fixed duty cycle takes its place).
         why: for people; empty while working.
     """
 

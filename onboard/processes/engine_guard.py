@@ -227,7 +227,7 @@ class EngineGuard(EngineHealth):
         for tiles in (golden_tiles(engine, min(self._schedule.batch, engine.max_batch)), check.tiles):
             engine.infer(tiles)
             self._scrub.learn(_SETTLING_LOOKS)
-        log.info("%.1f MB of constants are watched", self._scrub.watched_bytes / 1e6)
+        log.info("weights in memory are checked against bit flips (%.1f MB)", self._scrub.watched_bytes / 1e6)
         if (explanation := self._alarms.settle(self._scrub)) is not None:
             self.log_event("warning", "pages-dropped", explanation)
 

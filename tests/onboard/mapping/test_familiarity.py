@@ -120,7 +120,8 @@ def test_strict_writes_the_map_and_ends_with_three(tmp_path: Path, capsys: pytes
     assert cli.main(["process", str(dark), *common]) == 0
     printed = capsys.readouterr()
     assert "onboard: unlike anything the model was trained on: treat this map as a guess (2 of 4 tiles)" in printed.err
-    assert "familiar   2 of 4 tiles" in printed.out
+    assert "familiar   2 of 4 tiles (median " in printed.out
+    assert ", unfamiliar below 0.02)" in printed.out
     strict = [str(dark), "--name", "again", "--strict", *common]
     assert cli.main(["process", *strict]) == 3
     assert (tmp_path / "out" / "again" / "map.tif").is_file()
