@@ -21,6 +21,7 @@ from benchmarks import (
     service,
     telemetry,
 )
+from engines.command_line import counted
 from engines.cpu import processor
 
 
@@ -85,7 +86,7 @@ def main() -> None:
     # Scenes stay there from run to run: making the largest takes minutes.
     arguments.folder.mkdir(parents=True, exist_ok=True)
     # With every output: figures mean nothing without the machine.
-    print(f"machine: {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"machine: {processor()}, {counted(os.cpu_count() or 1, 'core')}, Python {platform.python_version()}")
     for name in arguments.names or BENCHMARKS:
         print(f"\n== {name}", flush=True)
         BENCHMARKS[name](arguments.folder, quick=arguments.quick)

@@ -33,8 +33,8 @@ class RailFigures:
         idle_w, work_w: mean while nothing was mapped or the governor made work wait, and while something was mapped;
             None where that never was.
         net_w: their difference.
-        energy_j: each row's mean by the time that it covers; of single samples, trapezoids between those less than three
-            steps apart. ``unmeasured_s`` is the rest of the time.
+        energy_j: each row's mean by the time that it covers; of single samples, trapezoids between those less than
+            three steps apart. ``unmeasured_s`` is the rest of the time.
     """
 
     rail: str
@@ -110,8 +110,9 @@ def figures_of(table: Table, *, idle_w: float | None = None) -> Figures:
 
 def text_of(figures: Figures) -> str:
     """The numbers as a table for people."""
+    rows = f"{figures.rows:,} row{'' if figures.rows == 1 else 's'}"
     lines = [
-        f"{figures.seconds:,.0f} s of running in {figures.rows:,} rows of {figures.step_s:g} s",
+        f"{figures.seconds:,.0f} s of running in {rows} of {figures.step_s:g} s",
         f"{'rail':<18}"
         + "".join(f"{name:>9}" for name in ("idle W", "work W", "net W", "mean W", "peak W"))
         + f"{'energy J':>12}{'unmeasured s':>14}",
@@ -374,7 +375,11 @@ def _mean(values: NDArray[np.float64], weights: NDArray[np.float64], rows: NDArr
     if not rows.any():
         return None
     # A single row of no known length still has its value.
-    return float(np.average(values[rows], weights=weights[rows])) if weights[rows].sum() > 0 else float(values[rows].mean())
+    return (
+        float(np.average(values[rows], weights=weights[rows]))
+        if weights[rows].sum() > 0
+        else float(values[rows].mean())
+    )
 
 
 def _extreme(columns: list[NDArray[np.float64]], pick: Any) -> float | None:

@@ -21,8 +21,8 @@ LARGEST = 1e15
 # Up to here JSON readers with 64-bit floats keep whole numbers exact.
 _LARGEST_TICK = 1 << 53
 _PARTS = (".min", ".mean", ".max")
-# A row of fewer samples than its neighbours was cut by a start or an end of the service. One sample more or less is none:
-# they come when the machine has time for them.
+# A row of fewer samples than its neighbours was cut by a start or an end of the service. One sample more or less says
+# nothing: samples come when the machine has time for them.
 _PARTIAL, _FEWEST_SAMPLES = 0.75, 8
 # `ground telemetry` names its files EPOCH-FIRST-LAST: a history that is lost aboard is begun anew, at tick zero.
 _FILE = re.compile(r"(\d{3})-\d{15}-\d{15}\.parquet")
@@ -86,7 +86,7 @@ class Table:
 
     @property
     def covered_s(self) -> NDArray[np.float64]:
-        """Seconds that each row of means stands for, from its tick on: its step, less where the service ran for a part."""
+        """Seconds that a row of means stands for, from its tick on: its step, less where the service ran for a part."""
         steps = np.full(len(self), self.step_s)
         given = np.asarray(self.columns.get(STEP, np.zeros(len(self))), np.float64)
         steps = np.where(given > 0, given, steps)

@@ -24,7 +24,7 @@ MOST_FILE_ROWS = 50_000_000
 _MOST_COLUMNS = 100
 _FIXED = ("tick", "utc_s")
 _SAMPLES = "samples"
-# A row of means with fewer samples than its neighbours was cut by a start or an end of the service (telemetry/table.py).
+# A row of means with fewer samples than its neighbours was cut by a start or an end of the service: telemetry/table.py.
 _PARTIAL, _FEWEST_SAMPLES = 0.75, 8
 _LARGEST = 1e15
 _CLOCK_SET = (946_684_800.0, 4_102_444_800.0)

@@ -70,7 +70,8 @@ def rows_of(step_s: float, samples: list[int], **fields: list[float]) -> Table:
     at = step_s * np.arange(len(samples))
     columns = {"tick": (1000 * at).astype(np.int64), "utc_s": 1e9 + at, "samples": np.array(samples)}
     names = {"rate": "work:tiles_per_s", "busy": "work:busy", "watts": "power_w:VDD_IN"}
-    columns |= {f"{names[name]}{part}": np.array(of) for name, of in fields.items() for part in (".min", ".mean", ".max")}
+    parts = (".min", ".mean", ".max")
+    columns |= {f"{names[name]}{part}": np.array(values) for name, values in fields.items() for part in parts}
     return Table(columns)
 
 
