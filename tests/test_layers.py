@@ -22,7 +22,7 @@ MAY_IMPORT = {
 ASKS_TELEMETRY = "engines/profiling/power.py"
 FLOORS = [
     {"cli"},
-    {"alive", "batch_cli", "doctor", "history_cli"},
+    {"alive", "batch_cli", "doctor", "history_cli", "mapping_options", "summary_text", "token_cli"},
     {"api"},
     {"downlink", "processes"},
     {"models"},
