@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.broken_pipe import discard_stdout
-from engines.command_line import OneLineParser, add_examples, add_version, names_of
+from engines.command_line import OneLineParser, add_examples, add_version, counted, names_of
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def _build(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{path}")
     print(f"{built.model} {built.precision} for {device.slug} by {built.runtime} {built.runtime_version}")
-    print(f"{built.bytes / 1e6:.1f} MB, {built.layers} layers, {built.seconds:.1f} s; log, layers and facts beside it")
+    layers = counted(built.layers, "layer")
+    print(f"{built.bytes / 1e6:.1f} MB, {layers}, {built.seconds:.1f} s; log, layers and facts beside it")
     return 0
 
 
@@ -162,7 +163,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     scenes, labels = arguments.scenes, arguments.labels
     if labels and len(labels) != len(scenes):
-        raise SettingRefused("--labels", f"{len(labels)} files", f"one for each of the {len(scenes)} scenes")
+        raise SettingRefused(
+            "--labels", counted(len(labels), "file"), f"one for each of {counted(len(scenes), 'scene')}"
+        )
     if arguments.record and not labels:
         raise SettingRefused(
             "--record", "without --labels", "labelled scenes: a loss cannot be measured without labels"
@@ -215,7 +218,7 @@ def _print_comparison(facts: dict[str, Any]) -> None:
     print(f"engine     {facts['engine']}")
     print(f"reference  {facts['reference']}")
     worst = "worst {agreement:.4%} ({name})".format(**facts["worst_tile"])
-    print(f"agreement  {facts['agreement']:.4%} of {facts['tiles']} tiles, {worst}")
+    print(f"agreement  {facts['agreement']:.4%} of {counted(facts['tiles'], 'tile')}, {worst}")
     for name, value in facts["iou_between"].items():
         print(f"           {name}: IoU between them {value:.4f}")
     if facts["miou"] is not None:
@@ -300,6 +303,19 @@ def _classes(classes: Sequence[ClassInfo], width: int) -> list[str]:
     return [f"  {item.code:3} {item.title:<{width}} {item.color}" for item in classes]
 
 
+def _costs(manifest: Manifest) -> list[str]:
+    """Lines of what a tile costs, of a model with heads with its first one and with all."""
+    first = manifest.with_heads(manifest.head_names[:1]).cost
+    costs = [("", manifest.cost)]
+    if manifest.further_heads:
+        costs = [(f" (head {manifest.head_names[0]} alone)", first), (" (all heads)", manifest.cost)]
+    return [
+        f"cost      {cost.flops / 1e9:.0f} GFLOP a tile, "
+        f"{cost.bytes_moved / 1e9:.2f} GB moved at two bytes a number{what}"
+        for what, cost in costs if cost is not None
+    ]  # fmt: skip
+
+
 def _count_layers(arguments: argparse.Namespace) -> int:
     from engines.profiling.layer_report import LayerReport, named_layers
 
@@ -327,17 +343,17 @@ def render(manifest: Manifest) -> str:
         f"halo      {manifest.halo} pixels",
         f"golden    {'checked file, run at every opening' if manifest.golden else 'none'}",
     ]
-    if manifest.cost is not None:
-        cost = manifest.cost
-        lines.append(f"cost      {cost.flops / 1e9:.0f} GFLOP, {cost.bytes_moved / 1e9:.1f} GB moved a tile (FP16)")
+    lines += _costs(manifest)
     for acceptance in manifest.acceptance:
         verdict = "accepted" if acceptance.passed else "REFUSED"
         change = f"{100 * (acceptance.miou - acceptance.miou_reference):+.2f} points of mIoU"
         lines.append(f"{acceptance.precision:<9} {verdict}: {change} on {acceptance.data}, {acceptance.backend}")
     if manifest.training is not None:
-        sets = "; ".join(f"{item.name} ({item.license})" for item in manifest.training.data_sets)
+        # Two splits of one set are two entries.
+        sets = "; ".join(dict.fromkeys(f"{item.name} ({item.license})" for item in manifest.training.data_sets))
         lines.append(f"trained   on {sets}; {manifest.training.epochs:g} epochs, commit {manifest.training.commit}")
-    width = max(len(item.title) for item in manifest.classes)
+    legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
+    width = max(len(item.title) for legend in legends for item in legend)
     lines += _classes(manifest.classes, width)
     for head in manifest.further_heads:
         lines += [f"head      {head.name}: {head.description}", *_classes(head.classes, width)]
@@ -351,7 +367,7 @@ def render(manifest: Manifest) -> str:
 def _quality(manifest: Manifest) -> str:
     if not manifest.evaluation and manifest.places:
         mean = sum(place.mean_iou for place in manifest.places) / len(manifest.places)
-        return f"mean IoU {mean:.3f} over {len(manifest.places)} places"
+        return f"mean IoU {mean:.3f} over {counted(len(manifest.places), 'place')}"
     if not manifest.evaluation:
         return "not evaluated"
     first = manifest.evaluation[0]

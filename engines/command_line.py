@@ -52,6 +52,11 @@ def bytes_text(count: float) -> str:
     raise AssertionError("GB takes all that is left")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 tile, 2 tiles."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def coloured(text: str, colour: str | None) -> str:
     """Text for a terminal in a 24-bit ``colour`` #RRGGBB; None, or empty text, leaves it as it is."""
     if colour is None or not text:

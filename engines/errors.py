@@ -17,6 +17,7 @@ EngineError                 an internal failure (exit code 1)
     ├── EngineDamaged       build the engine again
     ├── BackendUnavailable  install the runtime, or take another backend
     └── SettingRefused      correct the option
+        └── HeadsRefused    name heads that the model has
 """
 
 from __future__ import annotations
@@ -188,6 +189,14 @@ class SettingRefused(OpeningRefused):
     def __init__(self, setting: str, given: object, required: str) -> None:
         self.setting, self.given, self.required = setting, given, required
         super().__init__(f"{setting} is {given}; give {required}")
+
+
+class HeadsRefused(SettingRefused):
+    """A head that was asked for is none of the model's, or it was named twice; the message has the whole of it."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        OpeningRefused.__init__(self, problem)
 
 
 def one_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from engines.errors import ManifestError, SettingRefused
+from engines.errors import HeadsRefused, ManifestError
 from engines.files import replace_file
 from engines.manifest_fields import (
     Band,
@@ -182,12 +182,10 @@ class Manifest(Part):
         """This manifest for an engine that gives these heads, in this order; for the model's first head with none.
 
         Raises:
-            SettingRefused: the model has no such head, or one is named twice.
+            HeadsRefused: the model has no such head, or one is named twice.
         """
-        if names:
-            raise SettingRefused(
-                "heads", ",".join(names), f"nothing: {self.name} {self.version} is a model of one graph, without heads"
-            )
+        if problem := problem_of_heads(names, (), f"{self.name} {self.version}"):
+            raise HeadsRefused(problem)
         return self
 
     @classmethod
@@ -226,6 +224,26 @@ class Manifest(Part):
         return path
 
 
+def problem_of_heads(names: Sequence[str], known: Sequence[str], model: str) -> str:
+    """What is wrong with the heads that were asked for, and which there are; empty where nothing is.
+
+    Args:
+        names: asked for; none is always right.
+        known: of the model; none where it is one graph.
+        model: name and version.
+    """
+    if not names or (len(set(names)) == len(names) and set(names) <= set(known)):
+        return ""
+    if not known:
+        return f"there is no head {names[0]}; the model {model} has no heads: leave the option out"
+    unknown = next((name for name in names if name not in known), None)
+    has = f"the model {model} has {', '.join(known)}"
+    if unknown is not None:
+        return f"there is no head {unknown}; {has}"
+    twice = next(name for name in names if list(names).count(name) > 1)
+    return f"the head {twice} is named twice; {has}: name each once at most"
+
+
 class ManifestWithHeads(Manifest):
     """A model with heads as an engine opens it: the fields of Manifest are those of the first head asked for.
 
@@ -244,13 +262,12 @@ class ManifestWithHeads(Manifest):
         """The view of some heads, of the first without names.
 
         Raises:
-            SettingRefused: there is no such head, or one is named twice.
+            HeadsRefused: there is no such head, or one is named twice.
         """
         by_name = {head.name: head for head in source.heads}
         names = tuple(names) or (source.heads[0].name,)
-        wanted = f"of {', '.join(by_name)}, each once: the heads of {source.name} {source.version}"
-        if len(set(names)) != len(names) or not set(names) <= set(by_name):
-            raise SettingRefused("heads", ",".join(names), wanted)
+        if problem := problem_of_heads(names, tuple(by_name), f"{source.name} {source.version}"):
+            raise HeadsRefused(problem)
         heads = [by_name[name] for name in names]
         first = heads[0]
         parts = (source.encoder, *(head.model for head in heads))

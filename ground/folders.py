@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from ground.errors import AskedWrong, GroundError
 from ground.layout import DEFAULT, Layout
@@ -139,6 +140,18 @@ class MapFolders:
     def names(self) -> list[str]:
         """Ids of the maps that have a folder."""
         return [name for name in self._paths if PLAIN.fullmatch(name)]
+
+    def made_here(self, name: str) -> bool:
+        """Whether `onboard process` made the map into this folder, so that no satellite waits for its receipt.
+
+        Its item links to the scene, and that lies on this machine. Items of a service link to none.
+        """
+        folder = self.path(name)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            item = json.loads(read_small(folder / ITEM, LONGEST_ITEM))
+            scenes = [unquote(link["href"]) for link in item["links"] if link["rel"] == "derived_from"]
+            return any((folder / scene).is_file() for scene in scenes)
+        return False
 
     def write_receipt(self, name: str, facts: dict[str, Any]) -> None:
         """Notes in a map's folder that the satellite knows it to be here.

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from ground.station import PassReport
 
 
+QUANTITIES = {
+    "power_w": "power", "energy_j": "energy", "temperature_c": "temperature", "clock_hz": "clock", "load": "load",
+    "memory_bytes": "memory", "over_current_events": "over-current", "throttle_state": "throttling",
+}  # fmt: skip
+"""Names for people: the unit stands behind the value."""
+
+
 class Screen:
     """Lines on standard output and standard error, and at most one progress bar, which makes way for them."""
 
@@ -125,22 +132,37 @@ def report_line(report: PassReport) -> str:
 
 def status_lines(snapshot: dict[str, Any]) -> list[str]:
     """A telemetry snapshot."""
-    engine, disk, speed = snapshot["engine"], snapshot["disk"], snapshot["tiles_per_s"]
-    engine_parts = [engine[key] for key in ("state", "backend", "precision", "model", "problem")]
+    disk, speed = snapshot["disk"], snapshot["tiles_per_s"]
     scenes = [f"{count} {state}" for state, count in snapshot["scenes"].items() if count]
     lines = [
-        "engine    " + " ".join(part for part in engine_parts if part),
+        "engine    " + _engine(snapshot["engine"]),
         "now       " + _work(snapshot),
-        "speed     " + (f"{speed:.2f} tiles/s" if speed is not None else "nothing mapped in the last minute"),
+        "speed     "
+        + (
+            f"{speed:.2f} tiles/s, mean of the last minute"
+            if speed is not None
+            else "nothing mapped in the last minute"
+        ),
         "scenes    " + (", ".join(scenes) or "none"),
         f"disk      {size(disk['free_bytes'])} free, {size(disk['reserve_bytes'])} of them reserved",
         "power     " + _power(snapshot["power"]),
         "governor  " + ": ".join(part for part in (snapshot["governor"]["state"], snapshot["governor"]["why"]) if part),
     ]
-    return lines + [
-        f"{reading['quantity']:<13} {reading['source']} {reading['rail']}  {_value(reading)}"
-        for reading in snapshot["readings"]
+    cells = [
+        (QUANTITIES.get(row["quantity"], row["quantity"]), row["source"], row["rail"]) for row in snapshot["readings"]
     ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, parts in zip(snapshot["readings"], cells, strict=True):
+        padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+        lines.append("  ".join([*padded, _value(row)]))
+    return lines
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    backend, precision = engine["backend"], engine["precision"]
+    # A backend of one precision has it in its name: openvino-bf16.
+    shown = "" if backend.endswith(f"-{precision}") else precision
+    return " ".join(part for part in (engine["state"], backend, shown, engine["model"], engine["problem"]) if part)
 
 
 def _value(reading: dict[str, Any]) -> str:
@@ -148,15 +170,20 @@ def _value(reading: dict[str, Any]) -> str:
         return f"no value: {reading['reason']}"
     if reading["unit"] == "By":
         return size(reading["value"])
+    if reading["unit"] == "Hz":
+        return f"{reading['value'] / 1e6:,.0f} MHz"
+    if reading["unit"] == "1":
+        return f"{reading['value']:g}"
     return f"{reading['value']:g} {reading['unit'].replace('Cel', '°C')}"
 
 
 def watch_line(snapshot: dict[str, Any]) -> str:
     """A telemetry snapshot in one line."""
-    speed = "-" if snapshot["tiles_per_s"] is None else f"{snapshot['tiles_per_s']:.2f}"
+    speed = snapshot["tiles_per_s"]
+    rate = "nothing mapped in the last minute" if speed is None else f"{speed:.2f} tiles/s in the last minute"
     power = snapshot["power"]["power_w"]
     watts = "no power source" if power is None else f"{power:.2f} W"
-    parts = [snapshot["at"]["utc"], snapshot["engine"]["state"], _work(snapshot), f"{speed} tiles/s", watts]
+    parts = [snapshot["at"]["utc"], snapshot["engine"]["state"], _work(snapshot), rate, watts]
     return "  ".join([*parts, f"{snapshot['scenes']['queued']} queued"])
 
 

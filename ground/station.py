@@ -338,5 +338,5 @@ class Station:
         """Maps here that the satellite may not know to be here: the link broke before the receipt."""
         for name in self._folders.names():
             path = self._folders.path(name)
-            if (path / MAP).is_file() and not (path / RECEIPT).exists():
+            if (path / MAP).is_file() and not (path / RECEIPT).exists() and not self._folders.made_here(name):
                 yield name

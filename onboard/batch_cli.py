@@ -109,10 +109,10 @@ def line(outcome: Outcome, width: int) -> str:
     """One scene as a person reads it."""
     if outcome.summary is None:
         return f"{outcome.scene.name:<{width}}  refused: {outcome.problem}"
-    from engines.command_line import bytes_text
+    from engines.command_line import bytes_text, counted
 
     summary = outcome.summary
-    rate = "already mapped" if summary.already_mapped else f"{summary.tiles} tiles, {summary.seconds:.1f} s"
+    rate = "already mapped" if summary.already_mapped else f"{counted(summary.tiles, 'tile')}, {summary.seconds:.1f} s"
     return f"{outcome.scene.name:<{width}}  {rate}, {bytes_text(summary.map_bytes)}  {summary.map_path}"
 
 

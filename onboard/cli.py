@@ -431,11 +431,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def render(summary: MapSummary, colours: Mapping[str, str]) -> str:
     """The summary as a person reads it; bars in the classes' ``colours`` (title: #RRGGBB), where there are any."""
-    from engines.command_line import bytes_text, coloured
+    from engines.command_line import bytes_text, coloured, counted
 
-    rate = "" if summary.tiles_per_s is None else f", {summary.tiles_per_s:.2f} tiles/s"
+    rate = "" if summary.tiles_per_s is None else f", {summary.tiles_per_s:.2f} tiles/s while mapping"
     resumed = f", {summary.tiles_resumed} of them from an earlier run" if summary.tiles_resumed else ""
-    state = "already mapped, nothing to do" if summary.already_mapped else f"{summary.tiles} tiles{resumed}{rate}"
+    state = (
+        "already mapped, nothing to do"
+        if summary.already_mapped
+        else f"{counted(summary.tiles, 'tile')}{resumed}{rate}"
+    )
     # Raw: three bytes a pixel.
     smaller = 3 * summary.scene_pixels / summary.map_bytes
     lines = [
@@ -449,7 +453,7 @@ def render(summary: MapSummary, colours: Mapping[str, str]) -> str:
     lines += [
         f"model      {summary.model}{': ' + summary.model_terms if summary.model_terms else ''}",
         f"familiar   {_familiar(summary)}",
-        f"work       {state}, {summary.seconds:.1f} s",
+        f"work       {state}, {summary.seconds:.1f} s in all",
         f"size       {bytes_text(summary.map_bytes)} ({summary.map_bytes:,} bytes), 1/{smaller:,.0f} of the raw RGB",
     ]
     width = max(len(title) for title in summary.class_shares)
@@ -471,6 +475,8 @@ def render(summary: MapSummary, colours: Mapping[str, str]) -> str:
 
 def _familiar(summary: MapSummary) -> str:
     """One line on how similar the scene is to the training imagery."""
+    from engines.command_line import counted
+
     familiarity = summary.familiarity
     if familiarity.unknown or familiarity.median is None:
         return f"not known: {familiarity.unknown}"
@@ -478,7 +484,7 @@ def _familiar(summary: MapSummary) -> str:
     known = familiarity.tiles - familiarity.unfamiliar
     # A median of 0.018 must not look like the limit of 0.02.
     digits = 2 if familiarity.median >= 0.1 else 3
-    return f"{known} of {familiarity.tiles} tiles (median {familiarity.median:.{digits}f}{limit})"
+    return f"{known} of {counted(familiarity.tiles, 'tile')} (median {familiarity.median:.{digits}f}{limit})"
 
 
 def _option(read: str) -> Callable[[str], Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.command_line import bytes_text, counted
 from engines.errors import EngineError
 from engines.manifest import Manifest
 from engines.open import backend_states, default_model, shipped_models
@@ -88,8 +89,9 @@ def _machine() -> Iterator[Finding]:
     import rasterio
 
     cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding("machine", "processor", f"{platform.machine()}, {cores} cores usable, {memory:.1f} GiB of memory")
+    memory = bytes_text(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    usable = counted(cores, "core")
+    yield Finding("machine", "processor", f"{platform.machine()}, {usable} usable, {memory} of memory")
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, rasterio {rasterio.__version__}"
     yield Finding("machine", "software", f"{versions}, GDAL {rasterio.__gdal_version__}")
     with rasterio.Env() as env:
@@ -176,10 +178,8 @@ def _disk(folder: Path) -> Iterator[Finding]:
     while not existing.exists():
         existing = existing.parent
     # Of the nearest folder that exists: mapping makes --out, this command makes nothing.
-    free = shutil.disk_usage(existing).free / 2**30
+    free = shutil.disk_usage(existing).free
     # One byte a pixel for the canvas and about half of that while the COG is made.
-    yield Finding(
-        "disk", str(folder), f"{free:.1f} GiB free, room for a scene of about {free * 2**30 / 1.5e6:,.0f} Mpx"
-    )
+    yield Finding("disk", str(folder), f"{bytes_text(free)} free, room for a scene of about {free / 1.5e6:,.0f} Mpx")
     if not os.access(existing, os.W_OK):
         yield Finding("disk", "writing", missing=f"{existing} is not writable; choose another --out")

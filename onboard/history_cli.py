@@ -85,9 +85,9 @@ def _fetched(url: str, since_s: float | None, step_s: float) -> tuple[Table, flo
     for _ in range(MOST_PAGES):
         page = _get(f"{url}/telemetry/history", query)
         try:
-            pages.append(Table.of_json(page["columns"]))
+            pages.append(Table.of_json(page["columns"]).with_step(page.get("step_s")))
             following = page["next"]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             raise _no_history(url) from None
         if following is None:
             return Table.joined(pages), _idle_of(url)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from engines.command_line import counted
+
 _LINE_SECONDS = 10.0
 
 
@@ -47,6 +49,6 @@ def _lines(stream: TextIO) -> Callable[[int, int], None]:
         is_news = now - last >= _LINE_SECONDS or (done == total and now - begin >= _LINE_SECONDS)
         if is_news and done != reported:
             last, reported = now, done
-            print(f"{done} of {total} tiles, {now - begin:.0f} s", file=stream, flush=True)
+            print(f"{done} of {counted(total, 'tile')}, {now - begin:.0f} s", file=stream, flush=True)
 
     return update

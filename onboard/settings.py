@@ -140,6 +140,13 @@ def settings_as_text(settings: Settings) -> str:
         shown.append(f"{group}: {kind.__doc__}")
         for line in (line for line in lines if line.group == group):
             mark = " " if line.value == line.default else "*"
-            default = "" if mark == " " else f" (default: {line.default})"
-            shown.append(f"{mark} {line.key:<{width}}  {line.value}{default}\n  {'':<{width}}  {line.meaning}")
+            default = "" if mark == " " else f" (default: {_shown(line.default)})"
+            shown.append(f"{mark} {line.key:<{width}}  {_shown(line.value)}{default}\n  {'':<{width}}  {line.meaning}")
     return "\n".join(shown)
+
+
+def _shown(value: Any) -> str:
+    """A value as a person reads it; `on` and `off` are also what the variable may be set to."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "not set" if value in (None, "", ()) else str(value)

@@ -33,7 +33,8 @@ class RailFigures:
         idle_w, work_w: mean while nothing was mapped or the governor made work wait, and while something was mapped;
             None where that never was.
         net_w: their difference.
-        energy_j: trapezoid over rows less than three steps apart; ``unmeasured_s`` is the rest of the time.
+        energy_j: each row's mean by the time that it covers; of single samples, trapezoids between those less than
+            three steps apart. ``unmeasured_s`` is the rest of the time.
     """
 
     rail: str
@@ -89,27 +90,29 @@ def figures_of(table: Table, *, idle_w: float | None = None) -> Figures:
     ordered = sorted(rails, key=lambda name: (name != main, name))
     rail_figures = tuple(_rail(table, name, busy, idle_w if name == main else None) for name in ordered)
     speed = table.mean("work:tiles_per_s")
-    tiles = _integral(table.seconds, speed, step)[0] if np.isfinite(speed).any() else None
+    tiles = _integral(table, "work:tiles_per_s")[0] if np.isfinite(speed).any() else None
     heat = [table.low(name) for name in table.fields("temperature_c")]
     hottest = [table.high(name) for name in table.fields("temperature_c")]
     held = _held_back(table)
     main_figures = next((figures for figures in rail_figures if figures.rail == (main or "").partition(":")[2]), None)
-    worked = float(np.nansum(busy[np.isfinite(speed)]))  # rows, in parts: a long row may hold pauses
+    # By parts of rows: a long one may hold pauses.
+    worked = _integral(table, "work:busy")[0]
     return Figures(
-        seconds=float(table.seconds[-1]), rows=len(table), step_s=step, rails=rail_figures,
+        seconds=_running_s(table), rows=len(table), step_s=step, rails=rail_figures,
         main=None if main is None else main.partition(":")[2], tiles=tiles,
-        tiles_per_s=float(np.nansum(speed)) / worked if worked > 0 else None,
+        tiles_per_s=tiles / worked if tiles is not None and worked > 0 else None,
         joules_per_tile=main_figures.energy_j / tiles if main_figures is not None and tiles else None,
         coldest_c=_extreme(heat, np.nanmin), hottest_c=_extreme(hottest, np.nanmax),
-        throttled_s=None if held is None else float(held.sum() * step),
+        throttled_s=None if held is None else float(table.covered_s[held].sum()),
         idle_is="calibrated" if idle_w is not None else "mean of the time without work",
     )  # fmt: skip
 
 
 def text_of(figures: Figures) -> str:
     """The numbers as a table for people."""
+    rows = f"{figures.rows:,} row{'' if figures.rows == 1 else 's'}"
     lines = [
-        f"{figures.seconds:,.0f} s of running in {figures.rows:,} rows of {figures.step_s:g} s",
+        f"{figures.seconds:,.0f} s of running in {rows} of {figures.step_s:g} s",
         f"{'rail':<18}"
         + "".join(f"{name:>9}" for name in ("idle W", "work W", "net W", "mean W", "peak W"))
         + f"{'energy J':>12}{'unmeasured s':>14}",
@@ -149,20 +152,19 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
     except ImportError:
         raise TableError(f"pictures need matplotlib: {sys.executable} -m pip install matplotlib") from None
     scale, unit = _time_unit(figures.seconds)
-    at = table.seconds / scale
+    end = _running_s(table) / scale
     # Equal histories give equal files: SVG would carry a random salt in its names, and a date.
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
     with plt.rc_context(style | {"text.parse_math": False}):  # a rail may be called anything
         figure, axes = plt.subplots(
             3, 1, figsize=(9, 6.4), sharex=True, height_ratios=(3, 1.2, 1.2), layout="constrained"
         )
-        _draw_power(axes[0], table, at, figures, paper=paper)
-        _draw_speed(axes[1], table, at, figures)
-        _draw_heat(axes[2], table, at)
-        _shade_throttling(axes, table, at)
+        _draw_power(axes[0], table, scale, figures, paper=paper)
+        _draw_speed(axes[1], table, scale, figures)
+        _draw_heat(axes[2], table, scale)
+        _shade_throttling(axes, table, scale)
         axes[2].set_xlabel(f"{unit} of running")
-        right = at[-1] if len(at) > 1 and at[-1] > 0 else 1.0
-        axes[2].set_xlim(0, right * 1.12)  # room for the names of lines
+        axes[2].set_xlim(0, (end or 1.0) * 1.12)  # room for the names of lines
         paths = out.with_name(out.name + ".png"), out.with_name(out.name + ".svg")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,13 +181,13 @@ def draw(table: Table, out: Path, figures: Figures, *, paper: bool = False) -> t
     return paths
 
 
-def _draw_power(axes: Axes, table: Table, at: NDArray[np.float64], figures: Figures, *, paper: bool) -> None:
+def _draw_power(axes: Axes, table: Table, scale: float, figures: Figures, *, paper: bool) -> None:
     axes.set_ylabel("power, W")
     ends: list[tuple[float, str, str]] = []
     for number, rail in enumerate(figures.rails):
         name, colour = f"power_w:{rail.rail}", _COLOURS[number % len(_COLOURS)]
         bold = rail.rail == figures.main
-        x, low, mean, high = _broken(table, at, name)
+        x, low, mean, high = _curve(table, scale, name)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, mean, color=colour, linewidth=1.6 if bold else 1.0)
         last = mean[np.isfinite(mean)]
@@ -208,12 +210,12 @@ def _draw_power(axes: Axes, table: Table, at: NDArray[np.float64], figures: Figu
         axes.set_yticks([])
         return
     axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.08)
-    _name_lines(axes, at, ends)
+    _name_lines(axes, _running_s(table) / scale, ends)
 
 
-def _draw_speed(axes: Axes, table: Table, at: NDArray[np.float64], figures: Figures) -> None:
+def _draw_speed(axes: Axes, table: Table, scale: float, figures: Figures) -> None:
     axes.set_ylabel("tiles/s")
-    x, _, mean, _ = _broken(table, at, "work:tiles_per_s")
+    x, _, mean, _ = _curve(table, scale, "work:tiles_per_s")
     if not np.isfinite(mean).any():
         axes.text(0.5, 0.5, "nothing was mapped", transform=axes.transAxes, ha="center", color=_GREY)
         axes.set_yticks([])
@@ -225,12 +227,12 @@ def _draw_speed(axes: Axes, table: Table, at: NDArray[np.float64], figures: Figu
         axes.set_title(f"{figures.tiles_per_s:.2f} tiles/s while working", loc="left", fontsize=8.5, color=_GREY)
 
 
-def _draw_heat(axes: Axes, table: Table, at: NDArray[np.float64]) -> None:
+def _draw_heat(axes: Axes, table: Table, scale: float) -> None:
     axes.set_ylabel("heat, °C")
     ends: list[tuple[float, str, str]] = []
     names = sorted(table.fields("temperature_c"), key=lambda name: -float(np.nan_to_num(table.high(name)).max()))
     for number, name in enumerate(names[:3]):
-        x, low, mean, high = _broken(table, at, name)
+        x, low, mean, high = _curve(table, scale, name)
         if not np.isfinite(mean).any():
             continue
         colour = _COLOURS[(1, 3, 4)[number]]
@@ -241,22 +243,23 @@ def _draw_heat(axes: Axes, table: Table, at: NDArray[np.float64]) -> None:
         axes.text(0.5, 0.5, "no temperature was measured", transform=axes.transAxes, ha="center", color=_GREY)
         axes.set_yticks([])
         return
-    _name_lines(axes, at, ends)
+    _name_lines(axes, _running_s(table) / scale, ends)
 
 
-def _shade_throttling(every: Any, table: Table, at: NDArray[np.float64]) -> None:
+def _shade_throttling(every: Any, table: Table, scale: float) -> None:
     held = _held_back(table)
     if held is None:
         return
+    at, until = table.seconds / scale, (table.seconds + table.covered_s) / scale
     edges = np.flatnonzero(np.diff(np.r_[False, held, False].astype(int)))
     step = float(np.median(np.diff(at))) if len(at) > 1 else 0.0
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
-        inside = at[begin:end]
+        rows = np.arange(begin, end)
         # A gap in the history within a throttled span is not shaded: nobody measured there.
-        pieces = np.split(inside, np.flatnonzero(np.diff(inside) > GAP_STEPS * step) + 1)
+        pieces = np.split(rows, np.flatnonzero(np.diff(at[rows]) > GAP_STEPS * step) + 1)
         for axes in every:
             for piece in pieces:
-                axes.axvspan(piece[0], piece[-1] + step, color="#B22222", alpha=0.12, linewidth=0)
+                axes.axvspan(at[piece[0]], until[piece[-1]], color="#B22222", alpha=0.12, linewidth=0)
         every[0].annotate(
             "throttled", (at[begin], 1), xycoords=("data", "axes fraction"), xytext=(2, -9),
             textcoords="offset points", fontsize=7.5, color="#B22222",
@@ -273,7 +276,7 @@ def _held_back(table: Table) -> NDArray[np.bool_] | None:
     return held
 
 
-def _name_lines(axes: Axes, at: NDArray[np.float64], ends: list[tuple[float, str, str]]) -> None:
+def _name_lines(axes: Axes, end: float, ends: list[tuple[float, str, str]]) -> None:
     """Names at the lines' ends, moved apart where they would touch."""
     low, high = axes.get_ylim()
     # 10.5 points: a line of names at 8 points, in the unit of the axis.
@@ -284,7 +287,7 @@ def _name_lines(axes: Axes, at: NDArray[np.float64], ends: list[tuple[float, str
     down = max(0.0, places[-1] + height / 2 - high)
     for place, (_, text, colour) in zip(places, sorted(ends), strict=True):
         axes.annotate(
-            text, (at[-1], place - down), xytext=(4, 0), textcoords="offset points", color=colour, va="center",
+            text, (end, place - down), xytext=(4, 0), textcoords="offset points", color=colour, va="center",
             fontsize=8, annotation_clip=False,
         )  # fmt: skip
 
@@ -296,50 +299,87 @@ def _left(axes: Axes, value: float, text: str) -> None:
     )  # fmt: skip
 
 
-def _broken(
-    table: Table, at: NDArray[np.float64], field: str
+def _curve(
+    table: Table, scale: float, field: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Time, least, mean and most, with a NaN in each gap so that no line bridges it.
+    """Time, minimum, mean and maximum to draw, with a NaN in each gap so that no line bridges it.
 
-    Rows without a value are left out first: a field that is measured more seldom than rows are written is no gap.
+    A row of means is a level from its begin to its end: a slope to the next row would show what nobody measured.
     """
-    low, mean, high = table.low(field), table.mean(field), table.high(field)
-    measured = np.isfinite(mean)
-    x, low, mean, high = at[measured], low[measured], mean[measured], high[measured]
-    if len(x) < 3:
-        return x, low, mean, high
-    gaps = np.flatnonzero(np.diff(x) > GAP_STEPS * np.median(np.diff(x))) + 1
+    rows, lengths, near = _lengths(table, field)
+    x, gaps = table.seconds[rows], np.flatnonzero(~near) + 1
+    columns = [table.low(field)[rows], table.mean(field)[rows], table.high(field)[rows]]
+    if not _is_of_instants(table, field):
+        ends = x + lengths if table.holds_means(field) else x
+        begins = x if table.holds_means(field) else x - lengths
+        x, columns = np.c_[begins, ends].ravel(), [np.repeat(values, 2) for values in columns]
+        gaps = 2 * gaps
     middle = (x[gaps - 1] + x[gaps]) / 2
-    return (np.insert(x, gaps, middle), *(np.insert(values, gaps, np.nan) for values in (low, mean, high)))  # type: ignore[return-value]
+    low, mean, high = (np.insert(values, gaps, np.nan) for values in columns)
+    return np.insert(x, gaps, middle) / scale, low, mean, high
 
 
 def _rail(table: Table, name: str, busy: NDArray[np.float64], idle_w: float | None) -> RailFigures:
-    power = table.mean(name)
-    joules, measured, gap = _integral(table.seconds, power, max(table.step_s, 1e-3))
+    power, weights = table.mean(name), table.covered_s
+    joules, measured, gap = _integral(table, name)
     # A row of a minute may hold work and pauses: only rows of almost one kind count.
-    idle = _mean(power[busy < 0.1]) if idle_w is None else idle_w
-    work = _mean(power[busy > 0.9])
+    idle = _mean(power, weights, busy < 0.1) if idle_w is None else idle_w
+    work = _mean(power, weights, busy > 0.9)
+    mean_w = _mean(power, weights, np.isfinite(power))
     return RailFigures(
-        name.partition(":")[2], float(np.nanmean(power)), float(np.nanmax(table.high(name))), idle, work,
+        name.partition(":")[2], float(np.nanmean(power)) if mean_w is None else mean_w,
+        float(np.nanmax(table.high(name))), idle, work,
         None if idle is None or work is None else work - idle, joules, measured, gap,
     )  # fmt: skip
 
 
-def _integral(seconds: NDArray[np.float64], values: NDArray[np.float64], step: float) -> tuple[float, float, float]:
-    """Trapezoid over neighbours that are close enough: the sum, the seconds it covers, and those it does not."""
-    measured = np.isfinite(values)
-    x, y = seconds[measured], values[measured]
-    spans = np.diff(x)
+def _integral(table: Table, field: str) -> tuple[float, float, float]:
+    """A field over time: the sum, the seconds that it covers, and those that it does not."""
+    rows, lengths, near = _lengths(table, field)
+    y = table.mean(field)[rows]
+    total, covered = float((y * lengths).sum()), float(lengths.sum())
+    if _is_of_instants(table, field):
+        spans = np.diff(table.seconds[rows])
+        total, covered = float((((y[:-1] + y[1:]) / 2) * spans)[near].sum()), float(spans[near].sum())
+    return total, covered, max(0.0, _running_s(table) - covered)
+
+
+def _lengths(table: Table, field: str) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
+    """The rows that have a value, the seconds each stands for, and whether no gap is between one and the next."""
+    rows = np.flatnonzero(np.isfinite(table.mean(field)))
+    spans = np.diff(table.seconds[rows])
     # The field's own pace: where it is measured more seldom than rows are written, that is no gap.
-    usual = float(np.median(spans)) if len(spans) else step
-    near = spans <= GAP_STEPS * max(step, usual)
-    total = float(seconds[-1] - seconds[0])
-    covered = float(spans[near].sum())
-    return float((((y[:-1] + y[1:]) / 2) * spans)[near].sum()), covered, max(0.0, total - covered)
+    usual = float(np.median(spans)) if len(spans) else 0.0
+    near: NDArray[np.bool_] = spans <= GAP_STEPS * max(table.step_s, usual, 1e-3)
+    if table.holds_means(field):
+        # A mean stands for its row, and for rows without a value up to the next one.
+        own = table.covered_s[rows]
+        return rows, np.r_[np.where(near & (np.diff(rows) > 1), spans, own[:-1]), own[-1:]], near
+    # Of work, samples hold what was done since the one before (onboard/processes/sampling.py).
+    return rows, np.r_[np.full(min(len(rows), 1), usual), np.where(near, spans, usual)], near
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+def _is_of_instants(table: Table, field: str) -> bool:
+    return not table.holds_means(field) and not field.startswith("work:")
+
+
+def _running_s(table: Table) -> float:
+    """From the first row to the end of the last one; a row of one sample has no length."""
+    holds_means = any(table.holds_means(field) for field in table.fields())
+    return float(table.seconds[-1]) + (float(table.covered_s[-1]) if holds_means else 0.0)
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64], rows: NDArray[np.bool_]) -> float | None:
+    """Of some rows, by their time."""
+    rows = rows & np.isfinite(values)
+    if not rows.any():
+        return None
+    # A single row of no known length still has its value.
+    return (
+        float(np.average(values[rows], weights=weights[rows]))
+        if weights[rows].sum() > 0
+        else float(values[rows].mean())
+    )
 
 
 def _extreme(columns: list[NDArray[np.float64]], pick: Any) -> float | None:

@@ -13,14 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIXED = ("tick", "utc_s", "samples")
+STEP = "step_s"
+"""Column of the seconds a row, where the source says them: files of several steps lie beside each other."""
 LONGEST_NAME = 200
 LARGEST = 1e15
 """Of what is measured here nothing is larger: clocks are some 10^9 Hz, memory some 10^12 bytes."""
 # Up to here JSON readers with 64-bit floats keep whole numbers exact.
 _LARGEST_TICK = 1 << 53
 _PARTS = (".min", ".mean", ".max")
+# A row of fewer samples than its neighbours was cut by a start or an end of the service. One sample more or less says
+# nothing: samples come when the machine has time for them.
+_PARTIAL, _FEWEST_SAMPLES = 0.75, 8
 # `ground telemetry` names its files EPOCH-FIRST-LAST: a history that is lost aboard is begun anew, at tick zero.
 _FILE = re.compile(r"(\d{3})-\d{15}-\d{15}\.parquet")
+_LONGEST_STEP_S = 1e6
 _STEPS_APART = 4
 """Between two histories: the distance is not known, and beyond three steps no energy is counted (report.py)."""
 
@@ -36,6 +42,7 @@ class Table:
     Attributes:
         columns: "tick" (int64, ms of running, rising), "utc_s" (what the clock said), "samples", and each field: plain
             where every sample has a row, else as FIELD.min, FIELD.mean and FIELD.max; NaN where nothing was measured.
+            A row of means begins at its tick. "step_s" is there where the source says how long its rows are.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -45,7 +52,7 @@ class Table:
 
     def fields(self, quantity: str | None = None) -> list[str]:
         """Names of fields, of one quantity if asked."""
-        names = dict.fromkeys(_base(name) for name in self.columns if name not in FIXED)
+        names = dict.fromkeys(_base(name) for name in self.columns if name not in (*FIXED, STEP))
         return [name for name in names if quantity is None or name.partition(":")[0] == quantity]
 
     def mean(self, field: str) -> NDArray[np.float64]:
@@ -68,8 +75,35 @@ class Table:
 
     @property
     def step_s(self) -> float:
-        """Usual time between two rows."""
-        return float(np.median(np.diff(self.seconds))) if len(self) > 1 else 0.0
+        """Usual time between two rows; of a single one its length, 0 where that is not known."""
+        if len(self) > 1:
+            return float(np.median(np.diff(self.seconds)))
+        return float(self.columns[STEP][0]) if len(self) and STEP in self.columns else 0.0
+
+    def holds_means(self, field: str) -> bool:
+        """Whether a row holds the mean over its time; else the value of one sample."""
+        return f"{field}.mean" in self.columns
+
+    @property
+    def covered_s(self) -> NDArray[np.float64]:
+        """Seconds that a row of means stands for, from its tick on: its step, less where the service ran for a part."""
+        steps = np.full(len(self), self.step_s)
+        given = np.asarray(self.columns.get(STEP, np.zeros(len(self))), np.float64)
+        steps = np.where(given > 0, given, steps)
+        # Samples a second, as rows of a minute and of a second may follow one another.
+        rate = np.asarray(self.columns["samples"], np.float64) / np.maximum(steps, 1e-3)
+        around = np.pad(rate, 1)
+        usual = np.maximum(around[:-2], around[2:])
+        is_cut = (usual * steps >= _FEWEST_SAMPLES) & (rate < _PARTIAL * usual)
+        covered = steps * np.where(is_cut, rate / np.where(is_cut, usual, 1.0), 1.0)
+        return np.minimum(covered, np.r_[np.diff(self.seconds), np.inf]) if len(self) else covered
+
+    def with_step(self, step_s: object) -> Table:
+        """The same with the seconds a row; what is no length of time says nothing."""
+        # type() and not isinstance: True is an int.
+        if type(step_s) not in (int, float) or not 0 < float(step_s) < _LONGEST_STEP_S:  # type: ignore[arg-type]
+            return self
+        return Table({**self.columns, STEP: np.full(len(self), float(step_s))})  # type: ignore[arg-type]
 
     def _part(self, field: str, part: str) -> NDArray[np.float64]:
         values = self.columns.get(field + part, self.columns.get(field))
@@ -88,7 +122,10 @@ class Table:
         for name in columns:
             if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
                 raise TableError(f"this is no page of history: {str(name)[:50]!r} is no name of a column")
-        table = {name: _ticks(values) if name == "tick" else _numbers(name, values) for name, values in columns.items()}
+        table = {
+            name: _ticks(values) if name == "tick" else _numbers(name, values)
+            for name, values in columns.items() if name != STEP
+        }  # fmt: skip
         if any(len(values) != len(table["tick"]) for values in table.values()):
             raise TableError("this is no page of history: its columns have different lengths")
         return cls(table)
@@ -133,12 +170,13 @@ class Table:
         for file in files:
             try:
                 read = pq.ParquetFile(file).read()
+                step_s = _step_of(read.schema.metadata or {})
                 columns = {name: read[name].to_pylist() for name in read.column_names}
             except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
                 raise TableError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
             try:
                 match = _FILE.fullmatch(file.name)
-                histories.setdefault(match[1] if match else "000", []).append(cls.of_json(columns))
+                histories.setdefault(match[1] if match else "000", []).append(cls.of_json(columns).with_step(step_s))
             except TableError as error:
                 raise TableError(f"{file}: {error}") from None
         return cls.joined(_apart([cls.joined(histories[epoch]) for epoch in sorted(histories)]))
@@ -166,6 +204,14 @@ def _without_repeats(parts: Sequence[Table]) -> list[Table]:
             kept.append(new)
             last = new.columns["tick"][-1]
     return kept
+
+
+def _step_of(metadata: Mapping[bytes, bytes]) -> float:
+    """Seconds a row, as `ground telemetry` writes it; 0 where each sample has its own row, or none is said."""
+    try:
+        return float(metadata.get(b"step_s", b"0"))
+    except ValueError:
+        return 0.0
 
 
 def _base(name: str) -> str:

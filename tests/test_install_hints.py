@@ -54,3 +54,41 @@ def test_a_command_without_its_extra_says_so_in_one_line(missing: str, command: 
         f"{sys.executable} -m pip install -e '{ROOT}[trainer]'\n"
     )
     assert ran.returncode == 2
+
+
+def without(missing: tuple[str, ...], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m` of these words, as where these packages are not installed."""
+    blocker = folder / "blocked"
+    blocker.mkdir()
+    (blocker / "sitecustomize.py").write_text(
+        "import sys\n"
+        f"missing = {set(missing)!r}\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in missing:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", *words], check=False, cwd=folder, capture_output=True, text=True, timeout=300,
+        env={"PYTHONPATH": f"{blocker}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("benchmarks", "loader", "--quick"), 2), (("benchmarks.views",), 1), (("benchmarks.loader",), 1)],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_a_benchmark_without_its_extra_says_so_in_one_line(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+    ran = without(("torch",), tmp_path, *words)
+    install = f"{sys.executable} -m pip install -e '{ROOT}[dev,trainer]'"
+    assert ran.stderr == f"benchmarks: this needs torch, which is not installed; {install}\n"
+    assert ran.returncode == code
+
+
+def test_benchmarks_that_need_no_extra_run_without_one(tmp_path: Path) -> None:
+    """`python -m benchmarks maps` ended with a traceback of another benchmark's torch."""
+    gone = ("torch", "distributed", "transformers", "lightning", "onnxscript", "pyogrio", "tuf")
+    ran = without(gone, tmp_path, "benchmarks", "roofline", "--quick")
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.command_line import counted
 from engines.cpu import processor
 from engines.engine import Engine, Tiles
 from engines.errors import BackendUnavailable, SettingRefused
@@ -182,7 +183,7 @@ def _sets_of_heads(manifest: Manifest) -> list[tuple[str, ...]]:
 def machine() -> str:
     """Processor, cores and load: figures from a busy machine cannot be compared."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{processor()}, {os.cpu_count()} cores{load}, {platform.system()} {platform.machine()}"
+    return f"{processor()}, {counted(os.cpu_count() or 1, 'core')}{load}, {platform.system()} {platform.machine()}"
 
 
 def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None) -> BatchTiming:

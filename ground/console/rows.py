@@ -23,6 +23,9 @@ BATCH_ROWS = 1 << 14
 MOST_FILE_ROWS = 50_000_000
 _MOST_COLUMNS = 100
 _FIXED = ("tick", "utc_s")
+_SAMPLES = "samples"
+# A row of means with fewer samples than its neighbours was cut by a start or an end of the service: telemetry/table.py.
+_PARTIAL, _FEWEST_SAMPLES = 0.75, 8
 _LARGEST = 1e15
 _CLOCK_SET = (946_684_800.0, 4_102_444_800.0)
 """Years 2000 to 2100: a board whose clock was never set says 1970."""
@@ -43,11 +46,12 @@ class Rows:
         utc_s: what the clock aboard said, NaN where it cannot have been set.
         seconds: of running.
         count: rows of the file in each row.
-        covered_s: time that each stands for.
+        covered_s: time that each stands for: from its begin on where it holds means, else up to its sample.
         values: by column name, NaN where nothing was measured.
-        joules, measured_s: by column name of a rail's mean: energy from the row before on, and the time it covers.
-        ends: by the same name, (seconds, watts, position) of the first row and (seconds, watts) of the last one that
-            have a value.
+        joules, measured_s: by column name of a rail's mean: energy of the row, and the time it covers; where every
+            sample has a row, from the row before on.
+        ends: by the same name, where every sample has a row: (seconds, watts, position) of the first row and (seconds,
+            watts) of the last one that have a value.
         until_s: seconds of running of the last row of the file.
     """
 
@@ -125,7 +129,7 @@ def _batches(path: Path, epoch: int, after_s: float) -> Iterator[Rows]:
         with pq.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=1 << 16) as file:
             if file.metadata.num_rows > MOST_FILE_ROWS:
                 raise Damaged(f"has more than {MOST_FILE_ROWS:,} rows")
-            names = [name for name in file.schema_arrow.names if name in _FIXED or _is_drawn(name)]
+            names = [name for name in file.schema_arrow.names if name in (*_FIXED, _SAMPLES) or _is_drawn(name)]
             if any(name not in names for name in _FIXED):
                 raise Damaged("is no history: it has no columns tick and utc_s")
             step_s = _step_of(file.schema_arrow.metadata or {})
@@ -179,6 +183,8 @@ def _rows(columns: dict[str, Floats], epoch: int, step_s: float, after_s: float)
     low, high = _CLOCK_SET
     with np.errstate(invalid="ignore"):
         utc_s = np.where((utc_s >= low) & (utc_s <= high), utc_s, np.nan)
+    samples = columns.pop(_SAMPLES, np.full(len(seconds), np.nan))
+    means = [name for name in columns if name.endswith(".mean")]
     # Of every sample one value: it is mean and peak at once, so that the rest knows one form.
     for name in [name for name in columns if not name.endswith((".mean", ".max"))]:
         column = columns.pop(name)
@@ -186,14 +192,37 @@ def _rows(columns: dict[str, Floats], epoch: int, step_s: float, after_s: float)
     spans = np.diff(seconds)
     if not step_s:
         step_s = max(float(np.median(spans)), 1e-3) if len(spans) else 1.0
-    # A row stands for the time since the one before, at most a step: a gap is covered by no row.
-    covered = np.clip(np.r_[step_s, spans], 1e-3, step_s)
+    # At most a step: a gap is covered by no row.
+    limits = np.r_[spans, step_s] if means else np.r_[step_s, spans]
+    covered = np.clip(limits, 1e-3, step_s) * (_share_sampled(samples) if means else 1.0)
     until_s = float(seconds.max())
     rows = Rows(epoch, step_s, step_s, utc_s, seconds, np.ones(len(seconds)), covered, columns, {}, {}, {}, until_s)
     for name in columns:
         if name.startswith("power_w:") and name.endswith(".mean"):
-            _integrate(rows, name)
+            (_add_up if name in means else _integrate)(rows, name)
     return rows
+
+
+def _share_sampled(samples: Floats) -> Floats:
+    """Part of each row's time that was sampled, 1 where the numbers of samples do not tell."""
+    around = np.pad(np.nan_to_num(samples), 1)
+    usual = np.maximum(around[:-2], around[2:])
+    with np.errstate(invalid="ignore"):
+        is_cut = (usual >= _FEWEST_SAMPLES) & (samples > 0) & (samples < _PARTIAL * usual)
+    return np.where(is_cut, samples / np.where(is_cut, usual, 1.0), 1.0)
+
+
+def _add_up(rows: Rows, name: str) -> None:
+    """Energy of rows of means: each by its time, and by that of rows without a value up to the next one."""
+    there = np.flatnonzero(np.isfinite(rows.values[name]))
+    if not len(there):
+        return
+    lengths, spans = rows.covered_s[there], np.diff(rows.seconds[there])
+    is_wide = (np.diff(there) > 1) & (spans > 0) & (spans <= GAP_STEPS * rows.step_s)
+    lengths[:-1] = np.where(is_wide, spans, lengths[:-1])
+    joules, measured = np.zeros(len(rows)), np.zeros(len(rows))
+    joules[there], measured[there] = rows.values[name][there] * lengths, lengths
+    rows.joules[name], rows.measured_s[name] = joules, measured
 
 
 def _integrate(rows: Rows, name: str) -> None:

@@ -6,8 +6,9 @@ quicklooks beside it. The ground's console shows more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
@@ -84,7 +85,7 @@ def _state(service: Service, now: Snapshot) -> str:
     scenes = ", ".join(f"{count} {state}" for state, count in now.scenes.items() if count) or "none"
     rows = {
         "Service": "ready" if ready.status_code == 200 else "not ready: see /health/ready",
-        "Engine": " ".join(str(now.engine[name]) for name in ("state", "model", "backend", "precision")),
+        "Engine": _engine(now.engine),
         "Problem": str(problem or ""),
         "Now": f"{now.scene}, {now.tiles_done:,} of {now.tiles_all:,} tiles" if now.scene else "idle",
         "Scenes": scenes,
@@ -94,13 +95,22 @@ def _state(service: Service, now: Snapshot) -> str:
     return "<h2>State</h2>" + _pairs(rows)
 
 
+def _engine(engine: Mapping[str, Any]) -> str:
+    backend, precision = engine["backend"], engine["precision"]
+    # A backend of one precision has it in its name: openvino-bf16.
+    shown = "" if str(backend).endswith(f"-{precision}") else precision
+    return " ".join(str(part) for part in (engine["state"], engine["model"], backend, shown) if part)
+
+
 def _telemetry(now: Snapshot) -> str:
     power, speed = now.power, now.tiles_per_s
     rows = {
         "Power": f"not measured: {power.reason}" if power.power_w is None else f"{power.power_w:.2f} W ({power.rail})",
         "Above idle": "" if power.net_w is None else f"{power.net_w:.2f} W",
         "Hottest": "not measured" if power.hottest_c is None else f"{power.hottest_c:.1f} °C",
-        "Speed": "nothing mapped in the last minute" if speed is None else f"{speed:.2f} tiles/s",
+        "Speed": "nothing mapped in the last minute"
+        if speed is None
+        else f"{speed:.2f} tiles/s, mean of the last minute",
         "Governor": ": ".join(part for part in (now.governor.state, now.governor.why) if part),
     }
     return "<h2>Telemetry now</h2>" + _pairs(rows)

@@ -87,8 +87,8 @@ class PassLog:
         # To the last byte, not to now: the minute of silence that ends a pass is no part of it.
         seconds = ended.active - ended.begun
         log.info(
-            "pass ended: %s, maps acknowledged: %d (%s), in %.0f s",
-            station, ended.maps, bytes_text(ended.bytes), seconds,
+            "pass ended: %s, maps acknowledged: %d (%s), in %s",
+            station, ended.maps, bytes_text(ended.bytes), f"{seconds:.0f} s" if seconds >= 1 else "under 1 s",
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engines.command_line import names_of
-from engines.manifest import Manifest
+from engines.manifest import Manifest, problem_of_heads
 from onboard.errors import OptionsRefused
 from onboard.settings import Settings
 
@@ -34,9 +34,6 @@ def check_heads(manifest: Manifest, names: Sequence[str], what: str) -> None:
     Raises:
         OptionsRefused: it lacks one, or one is named twice.
     """
-    known = manifest.head_names
-    remedy = f"name some of {', '.join(known)}, each once" if known else "leave it out: the model has no heads"
-    if len(set(names)) != len(names) or not set(names) <= set(known):
-        raise OptionsRefused(
-            f"{what} names {', '.join(names)}, and {manifest.name} {manifest.version} has not each of these", remedy
-        )
+    if problem := problem_of_heads(names, manifest.head_names, f"{manifest.name} {manifest.version}"):
+        wrong, _, remedy = problem.partition("; ")
+        raise OptionsRefused(f"{what}: {wrong}", remedy)

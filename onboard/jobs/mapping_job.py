@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from engines.command_line import bytes_text
+from engines.command_line import bytes_text, counted
 from engines.manifest import Manifest
 from onboard.jobs.intake import facts_of
 from onboard.jobs.ledger import Ledger
@@ -108,7 +108,8 @@ def shares_of(summary: MapSummary, manifest: Manifest) -> dict[str, Mapping[str,
 
 def mapped_line(summary: MapSummary, measured: Mapping[str, Any]) -> str:
     """A finished mapping in one line of the log: tiles, seconds, energy where it was measured, the map's bytes."""
-    rate = "" if summary.tiles_per_s is None else f" at {summary.tiles_per_s:.2f} tiles/s"
+    rate = "" if summary.tiles_per_s is None else f", {summary.tiles_per_s:.2f} tiles/s while mapping"
     energy = measured.get("energy_j")
     joules = "" if energy is None else f", {energy:.0f} J"
-    return f"{summary.tiles} tiles{rate}, {summary.seconds:.1f} s{joules}, map {bytes_text(summary.map_bytes)}"
+    tiles, size = counted(summary.tiles, "tile"), bytes_text(summary.map_bytes)
+    return f"{tiles}{rate}, {summary.seconds:.1f} s in all{joules}, map {size}"

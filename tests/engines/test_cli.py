@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from engines.cli import main
+from engines.command_line import counted
 from engines.errors import SettingRefused
-from engines.manifest import Cost, Evaluation, Manifest
+from engines.manifest import Cost, DataSet, Evaluation, Manifest, Training
 from engines.open import backend_states
 from engines.profiling import bench
 from engines.testing import ConstantEngine
+from tests.tiny_heads import write_heads_model
 
 MakeModel = Callable[..., Path]
 
@@ -37,6 +40,42 @@ def test_inspect_shows_what_a_model_is(make_model: MakeModel, capsys: pytest.Cap
     shown = capsys.readouterr().out
     for fact in ("tiny 1.0", "(N, 3, 32, 32)", "red, green, blue", "#3b82c4", "mIoU 0.500", "0.250", "not there"):
         assert fact in shown
+
+
+def test_inspect_tells_the_cost_of_the_first_head_from_that_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes are counted at two a number whatever the graph's precision is."""
+    folder = write_heads_model(tmp_path / "model")
+    file = folder / "manifest.json"
+    told = json.loads(file.read_text())
+    told["encoder"]["cost"] = {"flops": 18 * 10**9, "bytes_moved": 435 * 10**6}
+    for head, flops in zip(told["heads"], (4, 2), strict=True):
+        head["cost"] = {"flops": flops * 10**9, "bytes_moved": 10**7}
+    told["heads"][1]["classes"][0]["title"] = "A title that is long"
+    file.write_text(json.dumps(told))
+    assert main(["inspect", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = told["heads"][0]["name"]
+    assert [line for line in lines if line.startswith("cost")] == [
+        f"cost      22 GFLOP a tile, 0.45 GB moved at two bytes a number (head {first} alone)",
+        "cost      24 GFLOP a tile, 0.46 GB moved at two bytes a number (all heads)",
+    ]
+    assert len({line.index("#") for line in lines if re.search(r"#[0-9A-Fa-f]{6}$", line)}) == 1
+
+
+def test_inspect_names_a_data_set_of_two_splits_once(make_model: MakeModel, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = tuple(DataSet(name="Kampala", license="CC0", use=use) for use in ("train", "train_coarse"))
+    training = Training(data_sets=sets, license="CC0", commit="0" * 40, seed=1, epochs=1)
+    assert main(["inspect", str(make_model(manifest={"training": training}))]) == 0
+    assert capsys.readouterr().out.count("Kampala") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 tiles"), (1, "1 tile"), (2, "2 tiles"), (1500, "1,500 tiles")]
+)  # fmt: skip
+def test_one_thing_is_no_plural(number: int, text: str) -> None:
+    assert counted(number, "tile") == text
 
 
 def test_inspect_gives_the_manifest_as_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

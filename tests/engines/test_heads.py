@@ -15,7 +15,7 @@ import rasterio
 from engines.backends.onnxruntime import OnnxRuntimeEngine
 from engines.cli import main
 from engines.engine import HeadPrediction, Prediction
-from engines.errors import AcceptanceFailed, AnswerChanged, GoldenFailed, ManifestError, ModelMismatch, SettingRefused
+from engines.errors import AcceptanceFailed, AnswerChanged, GoldenFailed, HeadsRefused, ManifestError, ModelMismatch
 from engines.heads_graph import graph_of
 from engines.integrity.self_check import SelfCheck, same_answer
 from engines.manifest import Manifest, ManifestWithHeads, ModelFile
@@ -96,14 +96,25 @@ def test_the_manifest_is_written_as_it_was_read(model: Path) -> None:
     assert (again.gsd_m, again.head_names) == (0.5, BOTH)
 
 
-@pytest.mark.parametrize("heads", [["roads"], ["bands", "bands"], ["bands", "roads"]])
-def test_a_head_that_is_not_there_is_refused(model: Path, heads: list[str]) -> None:
-    with pytest.raises(SettingRefused, match="bands, light"):
+@pytest.mark.parametrize(
+    ("heads", "problem"),
+    [
+        (["roads"], "there is no head roads; the model tiny-heads 1.0 has bands, light"),
+        (["bands", "roads"], "there is no head roads; the model tiny-heads 1.0 has bands, light"),
+        (
+            ["bands", "bands"],
+            "the head bands is named twice; the model tiny-heads 1.0 has bands, light: name each once at most",
+        ),
+    ],
+)
+def test_a_head_that_is_not_there_is_refused(model: Path, heads: list[str], problem: str) -> None:
+    with pytest.raises(HeadsRefused) as refused:
         open_engine(model, heads=heads)
+    assert str(refused.value) == problem
 
 
 def test_a_model_of_one_graph_has_no_heads(tiny_model: Path) -> None:
-    with pytest.raises(SettingRefused, match="a model of one graph"):
+    with pytest.raises(HeadsRefused, match=r"there is no head bands; the model tiny 1\.0 has no heads"):
         open_engine(tiny_model, heads=["bands"])
     manifest = Manifest.load(tiny_model)
     assert (manifest.head_names, manifest.further_heads, manifest.with_heads([])) == ((), (), manifest)

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,18 @@ def test_a_receipt_that_did_not_get_through_is_sent_first(holding: Served, archi
         found = ledger.maps.get("m007")
     assert found is not None
     assert found.delivered is not None
+
+
+def test_a_map_that_was_made_in_the_folder_gets_no_receipt(holding: Served, archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    mine = shutil.copytree(next(archive.iterdir()), dest / "mine")
+    item = json.loads((mine / "map.json").read_text())
+    link = next(link for link in item["links"] if link["rel"] == "derived_from" and link["title"] == "the scene")
+    (mine / link["href"]).write_bytes(b"the scene, where `onboard process` was run")
+    done = ground("pull", holding.url, "--dest", str(dest), "--json")
+    assert done.returncode == 0, done.stderr
+    assert "mine" not in json.loads(done.stdout)["receipts"]
+    assert not (mine / "receipt.json").exists()
 
 
 def test_a_link_that_is_down_and_wrong_words_have_their_own_codes(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ground.cli import main
-from ground.show import Screen, size
+from ground.show import Screen, size, status_lines, watch_line
 from ground.text import LONGEST_LINE, visible
 from tests.ground.liar import Liar, lying
 from tests.onboard.service import ROOT
@@ -93,6 +94,43 @@ def test_text_of_others_cannot_move_a_terminal() -> None:
 )  # fmt: skip
 def test_bytes_are_told_in_the_unit_that_a_person_reads(number: float, text: str) -> None:
     assert size(number) == text
+
+
+def snapshot(**more: Any) -> dict[str, Any]:
+    """Of a service at rest."""
+    reading = {"quantity": "memory_bytes", "value": 5.2e9, "unit": "By", "reason": "", "source": "processor"}
+    short = {"quantity": "power_w", "value": 6.5, "unit": "W", "reason": "", "source": "ina3221", "rail": "VDD_IN"}
+    return {
+        "at": {"utc": "2026-11-30T12:00:00Z"}, "scene": None, "tiles_done": 0, "tiles_all": 0, "tiles_per_s": 0.97,
+        "engine": {"state": "ready", "backend": "openvino-bf16", "precision": "bf16", "model": "m 1.0", "problem": ""},
+        "scenes": {"queued": 0}, "disk": {"free_bytes": 5e10, "reserve_bytes": 1e9},
+        "power": {"rail": None, "power_w": None, "net_w": None, "reason": "no source of power", "mode": None},
+        "governor": {"state": "off", "why": ""}, "readings": [{**reading, "rail": "available"}, short],
+    } | more  # fmt: skip
+
+
+def test_a_speed_at_rest_says_that_it_is_the_mean_of_the_last_minute() -> None:
+    assert "speed     0.97 tiles/s, mean of the last minute" in status_lines(snapshot())
+    assert "idle  0.97 tiles/s in the last minute" in watch_line(snapshot())
+    assert "- tiles/s" not in watch_line(snapshot(tiles_per_s=None))
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "shown"),
+    [("openvino-bf16", "bf16", "openvino-bf16"), ("openvino", "fp32", "openvino fp32"), ("", "", "")],
+)
+def test_the_precision_of_an_engine_is_said_once(backend: str, precision: str, shown: str) -> None:
+    engine = {"state": "ready", "backend": backend, "precision": precision, "model": "m 1.0", "problem": ""}
+    first = status_lines(snapshot(engine=engine))[0]
+    assert first == "engine    " + " ".join(filter(None, ["ready", shown, "m 1.0"]))
+
+
+def test_readings_stand_in_columns_under_the_names_of_people() -> None:
+    assert status_lines(snapshot())[-2:] == [
+        "memory  processor  available  5.2 GB",
+        "power   ina3221    VDD_IN     6.5 W",
+    ]
+    assert status_lines(snapshot(readings=[]))[-1].startswith("governor")
 
 
 def test_a_table_aligns_its_columns_and_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

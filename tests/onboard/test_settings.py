@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from onboard.errors import OptionsRefused
 from onboard.setting_groups import GROUPS, RENAMED
-from onboard.settings import PREFIX, Settings, read_settings, setting_lines, settings_as_text
+from onboard.settings import PREFIX, Settings, read_settings, setting_lines, settings_as_json, settings_as_text
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -48,6 +49,20 @@ def test_the_listing_has_a_heading_for_each_group() -> None:
     assert [line.partition(":")[0] for line in lines if not line.startswith((" ", "*"))] == list(GROUPS)
     (changed,) = [line for line in lines if line.startswith("*") and "MAX_CRASHES" in line]
     assert changed.split()[1:] == ["ONBOARD_MAX_CRASHES", "5", "(default:", "3)"]
+
+
+def test_what_is_not_set_and_what_is_on_or_off_is_said_in_words() -> None:
+    text = settings_as_text(Settings(watch_inbox=True, heads=""))
+    values = {words[1 if words[0] == "*" else 0]: words for words in map(str.split, text.splitlines()) if words}
+    assert values["ONBOARD_WATCH_INBOX"] == ["*", "ONBOARD_WATCH_INBOX", "on", "(default:", "off)"]
+    assert values["ONBOARD_INBOX"][1:] == values["ONBOARD_HEADS"][1:] == ["not", "set"]
+    shown = [line for line in text.splitlines() if "ONBOARD_" in line[:12]]
+    assert not [line for line in shown if line.endswith(("None", "True", "False"))]
+
+
+def test_values_for_programs_are_json() -> None:
+    rows = {row["key"]: row["value"] for row in json.loads(settings_as_json(Settings()))}
+    assert (rows["ONBOARD_INBOX"], rows["ONBOARD_WATCH_INBOX"]) == (None, False)
 
 
 def test_the_page_has_every_setting() -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from telemetry.report import draw, figures_of, text_of
+from telemetry.report import _curve, draw, figures_of, text_of
 from telemetry.table import Table, TableError
 
 
@@ -47,8 +47,8 @@ def test_histories_that_were_begun_anew_follow_one_another(tmp_path: Path) -> No
     assert (np.diff(back.columns["tick"]) > 0).all()
     whole, first = figures_of(table).rails[0], figures_of(back).rails[0]
     # 20 of the 100 s of work are in the first one; nothing is added between the two.
-    assert first.energy_j == pytest.approx(99 * 6 + 12.5 + 19 * 19 + whole.energy_j)
-    assert first.measured_s == 119 + 199
+    assert first.energy_j == pytest.approx(100 * 6 + 20 * 19 + whole.energy_j)
+    assert first.measured_s == 120 + 200
 
 
 def test_the_numbers_are_those_computed_by_hand() -> None:
@@ -56,13 +56,79 @@ def test_the_numbers_are_those_computed_by_hand() -> None:
     first = figures.rails[0]
     assert (first.rail, figures.main) == ("VDD_IN", "VDD_IN")
     assert (first.idle_w, first.work_w, first.net_w, first.peak_w) == (6.0, 19.0, 13.0, 19.5)
-    # 99 steps at 6 W, one from 6 to 19, 99 at 19.
-    assert first.energy_j == pytest.approx(99 * 6 + 12.5 + 99 * 19)
-    assert (first.measured_s, first.unmeasured_s) == (199.0, 0.0)
-    assert figures.tiles == pytest.approx(99 * 2.5 + 1.25)
+    # A row holds the mean over its second: 100 of them at 6 W, 100 at 19.
+    assert first.energy_j == pytest.approx(100 * 6 + 100 * 19)
+    assert (figures.seconds, first.measured_s, first.unmeasured_s) == (200.0, 200.0, 0.0)
+    assert figures.tiles == pytest.approx(100 * 2.5)
     assert figures.tiles_per_s == 2.5
-    assert figures.joules_per_tile == pytest.approx(first.energy_j / (99 * 2.5 + 1.25))
+    assert figures.joules_per_tile == pytest.approx(first.energy_j / 250)
     assert (figures.coldest_c, figures.hottest_c, figures.throttled_s) == (50.0, 60.0, 10.0)
+
+
+def rows_of(step_s: float, samples: list[int], **fields: list[float]) -> Table:
+    """Rows of means, one behind the other, of so many samples each."""
+    at = step_s * np.arange(len(samples))
+    columns = {"tick": (1000 * at).astype(np.int64), "utc_s": 1e9 + at, "samples": np.array(samples)}
+    names = {"rate": "work:tiles_per_s", "busy": "work:busy", "watts": "power_w:VDD_IN"}
+    parts = (".min", ".mean", ".max")
+    columns |= {f"{names[name]}{part}": np.array(values) for name, values in fields.items() for part in parts}
+    return Table(columns)
+
+
+def test_the_tiles_of_the_first_and_the_last_row_count_in_full() -> None:
+    """16 tiles in the first of two rows of a minute."""
+    figures = figures_of(rows_of(60, [600, 600], rate=[16 / 60, 0.0], busy=[0.5, 0.0], watts=[12.0, 6.0]))
+    assert figures.tiles == pytest.approx(16)
+    assert figures.seconds == 120
+    assert figures.rails[0].energy_j == pytest.approx(60 * (12 + 6))
+    assert figures.tiles_per_s == pytest.approx(16 / 30)
+
+
+def test_a_row_in_which_the_service_ended_counts_for_its_samples() -> None:
+    """A tenth of a minute: its mean is one over 6 s."""
+    figures = figures_of(rows_of(60, [600, 600, 60], rate=[0.5, 0.5, 0.5], busy=[1.0] * 3, watts=[10.0] * 3))
+    assert figures.tiles == pytest.approx(63)
+    assert (figures.seconds, figures.rails[0].measured_s, figures.rails[0].unmeasured_s) == (126, 126, 0)
+
+
+def test_a_single_row_has_the_length_that_its_source_says() -> None:
+    one = rows_of(60, [600], rate=[0.5], busy=[1.0], watts=[10.0]).with_step(60.0)
+    assert (figures_of(one).tiles, figures_of(one).rails[0].energy_j) == (30, 600)
+
+
+def test_rows_of_two_steps_count_each_for_its_own(tmp_path: Path) -> None:
+    parts = [rows_of(60, [600] * 10, watts=[10.0] * 10).with_step(60.0)]
+    seconds = rows_of(1, [10] * 100, watts=[10.0] * 100).with_step(1.0)
+    parts.append(Table({**seconds.columns, "tick": seconds.columns["tick"] + 600_000}))
+    for number, part in enumerate(parts):
+        columns = {name: pa.array(values) for name, values in part.columns.items() if name != "step_s"}
+        table = pa.table(columns).replace_schema_metadata({"step_s": f"{60 if number == 0 else 1}"})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    assert figures_of(Table.read_parquet(tmp_path)).rails[0].energy_j == pytest.approx(7000)
+
+
+def test_single_samples_of_power_are_joined_by_trapezoids_and_those_of_work_count_for_the_time_before() -> None:
+    at = np.arange(5.0)
+    columns = {"tick": (1000 * at).astype(np.int64), "utc_s": 1e9 + at, "samples": np.ones(5, np.int64)}
+    columns |= {"power_w:VDD_IN": 10 * at, "work:tiles_per_s": np.array([0.0, 2.0, 2.0, 2.0, 2.0])}
+    figures = figures_of(Table(columns))
+    assert figures.rails[0].energy_j == pytest.approx(80)
+    assert figures.tiles == pytest.approx(8)
+    assert figures.seconds == 4
+
+
+def test_a_row_of_means_is_drawn_as_a_level_up_to_its_end() -> None:
+    """No slope from the rate of one minute to the rest of the next one, and none over a gap."""
+    table = rows_of(60, [600] * 4, rate=[0.25, 0.0, 0.0, 0.5])
+    x, _, mean, _ = _curve(table, 60.0, "work:tiles_per_s")
+    assert x.tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert mean.tolist() == [0.25, 0.25, 0, 0, 0, 0, 0.5, 0.5]
+    ticks = table.columns["tick"].copy()
+    ticks[2:] += 600_000
+    x, _, mean, _ = _curve(Table({**table.columns, "tick": ticks}), 60.0, "work:tiles_per_s")
+    assert x.tolist() == [0, 1, 1, 2, 7, 12, 13, 13, 14]
+    assert np.isnan(mean[4])
+    assert mean[3] == mean[5] == 0
 
 
 def test_speed_at_work_leaves_the_pauses_within_a_row_out() -> None:
@@ -79,8 +145,8 @@ def test_speed_at_work_leaves_the_pauses_within_a_row_out() -> None:
 
 def test_a_gap_is_left_out_and_said() -> None:
     first = figures_of(made(gap_s=30)).rails[0]
-    assert first.energy_j == pytest.approx(98 * 6 + 12.5 + 99 * 19)
-    assert first.unmeasured_s == 31.0
+    assert first.energy_j == pytest.approx(100 * 6 + 100 * 19)
+    assert first.unmeasured_s == 30.0
 
 
 def test_a_calibrated_idle_wins_and_it_says_so() -> None:

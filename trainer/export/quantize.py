@@ -154,7 +154,7 @@ def _strides_of_blocks(graph: onnx.GraphProto) -> dict[int, int]:
 
 def _group(name: str, strides: Mapping[int, int]) -> str:
     if (match := _TRUNK.search(name)) and match[1] is not None:
-        # Each stride by itself: in landcover the one layer of stride 2 changed 4 % of the pixels, the rest of the stem 0.3 %.
+        # Each stride by itself: landcover's one layer of stride 2 changed 4 % of the pixels, the stem's rest 0.3 %.
         return f"stem, stride {strides[int(match[1])]}"
     # Order matters: the trunk's blocks were looked for above, so this is the stem's first layer and its projections.
     if "/stem/" in name:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.command_line import counted
 from trainer.tiles.reject import REASONS
 from trainer.tiles.sources import in_words
 from trainer.tiles.tally import SourceTally, Tally
@@ -26,7 +27,7 @@ class Report:
     def summary(self) -> str:
         """A few lines for the terminal."""
         looked = self.tally.kept + sum(self.tally.dropped.values())
-        sources = f"{len(self.files)} sources"
+        sources = counted(len(self.files), "source")
         lines = [f"{self.tally.kept} tiles kept of {looked} looked at, from {sources}, in {in_words(self.out)}"]
         lines += [f"{count:>8} dropped: {reason}" for reason, count in self._reasons()]
         problems = [number for number, source in self.tally.sources.items() if source.problem]
@@ -42,7 +43,7 @@ class Report:
 
     def markdown(self) -> str:
         """The complete report."""
-        lines = ["# Tiles\n", f"{self.tally.kept} kept, from {len(self.files)} sources.\n"]
+        lines = ["# Tiles\n", f"{self.tally.kept} kept, from {counted(len(self.files), 'source')}.\n"]
         lines += ["| reason | dropped |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in self._reasons()]
         lines += ["\n![kept and dropped](contact.png)\n", "## Sources\n"]

@@ -28,7 +28,10 @@ BEGIN_S = 1_780_000_000.0
 RAIL = "power_w:VDD_IN.mean"
 
 
-def write(folder: Path, seconds: Any, watts: Any, *, utc_s: Any = None, step_s: float = 60.0, epoch: int = 0) -> Path:
+def write(
+    folder: Path, seconds: Any, watts: Any, *, utc_s: Any = None, step_s: float = 60.0, epoch: int = 0,
+    samples: Any = None,
+) -> Path:  # fmt: skip
     """One file of `ground telemetry`: seconds of running, and the power in each row."""
     seconds = np.asarray(seconds, np.float64)
     ticks = (1000 * seconds).astype(np.int64)
@@ -39,6 +42,8 @@ def write(folder: Path, seconds: Any, watts: Any, *, utc_s: Any = None, step_s: 
         "work:busy.mean": (np.arange(len(seconds)) // 900 % 2).astype(np.float64),
         "temperature_c:tj.max": np.full(len(seconds), 50.0), "clock_hz:cpu.mean": np.full(len(seconds), 1e9),
     }  # fmt: skip
+    if samples is not None:
+        columns["samples"] = np.asarray(samples)
     history = folder / "history"
     history.mkdir(parents=True, exist_ok=True)
     path = history / f"{epoch:03d}-{ticks[0]:015d}-{ticks[-1]:015d}.parquet"
@@ -59,11 +64,11 @@ def test_files_of_different_steps_have_the_energy_of_their_own_steps(tmp_path: P
     write(tmp_path, np.arange(10830, 14400, 1.0), 10.0, step_s=1)
     found = curves(tmp_path)
     rail = found["rails"][0]
-    # From the first row to the last one, without the 31 s in which nothing was measured.
-    measured = 14399 - 31
+    # From the first row to the end of the last one, without the 30 s in which nothing was measured.
+    measured = 14400 - 30
     assert rail["measured_s"] == pytest.approx(measured)
     assert rail["energy_j"] == pytest.approx(10.0 * measured)
-    assert [orbit["energy_j"] for orbit in found["orbits"]] == pytest.approx([35_400, 36_000, 36_590, 35_690])
+    assert [orbit["energy_j"] for orbit in found["orbits"]] == pytest.approx([36_000, 36_000, 36_000, 35_700])
 
 
 def test_rows_that_two_files_have_count_once(tmp_path: Path) -> None:
@@ -75,24 +80,43 @@ def test_rows_that_two_files_have_count_once(tmp_path: Path) -> None:
 
     files = HistoryFiles(tmp_path)
     write(tmp_path, np.arange(0, 100, 1.0), 10.0, step_s=1)
-    assert total() == pytest.approx((100, 990, 990))
+    assert total() == pytest.approx((100, 1000, 1000))
     write(tmp_path, np.arange(0, 150, 1.0), 10.0, step_s=1)
-    assert total() == pytest.approx((150, 1490, 1490))
+    assert total() == pytest.approx((150, 1500, 1500))
     write(tmp_path, np.arange(20, 400, 1.0), 10.0, step_s=1)
     write(tmp_path, np.arange(60, 360, 60.0), 10.0, step_s=60)
-    assert total() == pytest.approx((400, 3990, 3990))
+    assert total() == pytest.approx((400, 4000, 4000))
     write(tmp_path, np.arange(0, 100, 1.0), 10.0, step_s=1, epoch=1)  # another history, whose time begins again
-    assert total() == pytest.approx((500, 4980, 4980))
+    assert total() == pytest.approx((500, 5000, 5000))
     # What was read of a file depends on those before it.
     (tmp_path / "history" / "000-000000000000000-000000000149000.parquet").unlink()
     (tmp_path / "history" / "000-000000000000000-000000000099000.parquet").write_bytes(b"PAR1")
-    assert total() == pytest.approx((480, 4780, 4780))
+    assert total() == pytest.approx((480, 4800, 4800))
 
 
 def test_a_gap_is_judged_by_the_files_own_step(tmp_path: Path) -> None:
     """Rows of a minute, of which one in ten is there: the usual distance of rows says nothing."""
     write(tmp_path, np.arange(0, 6000, 600.0), 10.0, step_s=60)
-    assert curves(tmp_path)["rails"][0]["measured_s"] == 0
+    assert curves(tmp_path)["rails"][0]["measured_s"] == 600
+
+
+def test_a_rows_mean_counts_for_its_own_time_and_not_for_its_neighbours(tmp_path: Path) -> None:
+    """A minute at 20 W and one at 6 W; the third has a tenth of its samples, so that it lasted 6 s."""
+    write(tmp_path, [0.0, 60.0, 120.0], [20.0, 6.0, 10.0], samples=[600, 600, 60])
+    rail = curves(tmp_path)["rails"][0]
+    assert (rail["energy_j"], rail["measured_s"]) == pytest.approx((60 * 20 + 60 * 6 + 6 * 10, 126))
+
+
+def test_single_samples_are_joined_by_trapezoids(tmp_path: Path) -> None:
+    """As `ground telemetry --step 0` leaves them, in two files."""
+    for begin in (0, 3):
+        path = tmp_path / "history" / f"000-{1000 * begin:015d}-{1000 * begin + 2000:015d}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        seconds = np.arange(begin, begin + 3)
+        columns = {"tick": 1000 * seconds, "utc_s": BEGIN_S + seconds, "power_w:VDD_IN": 10.0 * seconds}
+        pq.write_table(pa.table(columns).replace_schema_metadata({"step_s": "0"}), path)
+    rail = curves(tmp_path)["rails"][0]
+    assert (rail["energy_j"], rail["measured_s"]) == pytest.approx((125, 5))
 
 
 def test_means_are_by_time_and_not_by_rows(tmp_path: Path) -> None:
@@ -121,7 +145,7 @@ def test_a_board_that_never_had_a_clock_still_has_curves(tmp_path: Path) -> None
     seconds = np.arange(0, 3600, 60.0)
     write(tmp_path, seconds, 10.0, utc_s=seconds)
     found = curves(tmp_path)
-    assert found["rails"][0]["measured_s"] == pytest.approx(3540)
+    assert found["rails"][0]["measured_s"] == pytest.approx(3600)
     assert found["clock_unset_rows"] == 60
 
 

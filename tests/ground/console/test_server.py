@@ -219,7 +219,7 @@ def test_what_was_not_measured_is_null_and_never_zero(tmp_path: Path) -> None:
     assert values == [5.0, *[None] * 9, 7.0]
     assert curves["tiles_per_s"] == [None] * 11
     # Neither the gap of 90 minutes nor the minutes without a value are counted.
-    assert curves["rails"][0]["energy_j"] == pytest.approx(5.0 * 540 + 7.0 * 240)
+    assert curves["rails"][0]["energy_j"] == pytest.approx(5.0 * 600 + 7.0 * 300)
 
 
 def test_events_are_kept_acknowledged_over_a_restart(tmp_path: Path, station: Path) -> None:

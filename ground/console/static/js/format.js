@@ -40,6 +40,7 @@ export function stamp(text) {
 }
 export function span(seconds) {
   if (!known(seconds)) return "–";
+  if (seconds > 0 && seconds < 1) return "under 1 s";
   if (seconds < 120) return `${plain(seconds, seconds < 10 ? 1 : 0)} s`;
   if (seconds < 7200) return `${plain(seconds / 60, 0)} min`;
   if (seconds < 172800) return `${plain(seconds / 3600, 1)} h`;

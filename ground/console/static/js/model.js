@@ -15,7 +15,7 @@ export function live(state, isShown) {
     const snapshot = state.snapshot;
     parts.push(list([["Model", engine.model], ["State", engine.state], ["Problem", engine.problem], ["Backend", engine.backend], ["Precision", engine.precision],
       ["Mapping", snapshot.scene ? `${snapshot.scene}, ${snapshot.tiles_done} of ${snapshot.tiles_all} tiles` : "idle"],
-      ["Speed", snapshot.tiles_per_s === null ? "" : `${format.rate(snapshot.tiles_per_s)} tiles/s`],
+      ["Speed", snapshot.tiles_per_s === null ? "" : `${format.rate(snapshot.tiles_per_s)} tiles/s, mean of the last minute`],
       ["Disk", `${format.bytes(snapshot.disk.free_bytes)} free`],
       ["Service", state.ready ? [state.ready.status, ...state.ready.problems].join("; ") : ""]]));
     const sources = Object.entries(snapshot.sources);
