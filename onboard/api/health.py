@@ -48,5 +48,6 @@ def _problems(service: Service) -> list[str]:
     if shutil.disk_usage(service.settings.data_dir).free < service.settings.disk_reserve_bytes:
         problems.append("less room than the reserve is left: scenes are not taken")
     if aside := service.ledger.scenes.waiting_aside(limit=1000):
-        problems.append(f"{len(aside)} scenes wait aside, {aside[0].id} first: {aside[0].waiting_reason}")
+        wait = "1 scene waits" if len(aside) == 1 else f"{len(aside)} scenes wait"
+        problems.append(f"{wait} aside, {aside[0].id} first: {aside[0].waiting_reason}")
     return problems
