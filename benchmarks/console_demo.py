@@ -20,6 +20,7 @@ import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -60,11 +61,13 @@ class Demo:
         folder: everything is written below it.
         days: of telemetry from before.
         pace_s: seconds for 4 KiB over the link of the passes.
+        pause_s: between two passes.
     """
 
     folder: Path
     days: float = 30.0
     pace_s: float = 0.12
+    pause_s: float = 15.0
     url: str = ""
     address: str = ""
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -126,7 +129,8 @@ class Demo:
             stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
         self._stack.callback(log.close)
-        self._stack.callback(_end, process)
+        # The ends that people and systemd give them: Ctrl-C for the console, SIGTERM for the service.
+        self._stack.callback(_end, process, signal.SIGINT if module == "ground.cli" else signal.SIGTERM)
         assert process.stdout is not None  # noqa: S101 -- asked for above
         for line in process.stdout:
             if found := re.search(r"https?://\S+", line):
@@ -185,34 +189,64 @@ class Demo:
         """One pass, and the telemetry since the last one; gives the pass's exit code."""
         token = ["--token-file", str(self.folder / "ground.token")]
         command = [sys.executable, "-m", "ground.cli"]
-        environment = self._environment()
-        told = [*command, "pull", url or self.url, "--dest", str(self.folder / "maps"), *token, "--quiet", *more]
-        code = subprocess.run(told, check=False, cwd=ROOT, env=environment).returncode
-        told = [*command, "telemetry", self.url, "--dest", str(self.folder / "telemetry"), "--step", "10s", *token]
-        subprocess.run(told, check=False, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        code = self._ran(
+            [*command, "pull", url or self.url, "--dest", str(self.folder / "maps"), *token, "--quiet", *more]
+        )
+        if self._is_reachable():
+            dest = str(self.folder / "telemetry")
+            self._ran([*command, "telemetry", self.url, "--dest", dest, "--step", "10s", *token])
         return code
+
+    def _ran(self, command: list[str]) -> int:
+        """Runs a command of the station to its end, or to that of the demonstration; gives its exit code."""
+        if self._stop.is_set():
+            return 130
+        with (self.folder / "passes.log").open("a") as log:
+            # A session of its own: Ctrl-C is for this process, which ends the command itself.
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environment(), stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                while not self._stop.is_set():
+                    with suppress(subprocess.TimeoutExpired):
+                        return process.wait(0.1)
+            finally:
+                if process.poll() is None:
+                    _end(process, signal.SIGINT, 5)
+        return process.returncode
+
+    def _is_reachable(self) -> bool:
+        with suppress(httpx.HTTPError):
+            httpx.get(f"{self.url}/health/live", timeout=5)
+            return True
+        return False
 
     def keep_passing(self) -> None:
         """Passes over a slow link, one after another, with scenes that go on coming, until the block ends."""
         # Slow, so that a pass lasts long enough to be seen.
         link = self._stack.enter_context(slow_link(self.url, pace_s=self.pace_s))
-
-        def passes() -> None:
-            number = 0
-            while not self._stop.is_set():
-                self.pull(link.url, "--window", "30s")
-                if self._stop.wait(15):
-                    return
-                with suppress(httpx.HTTPError):
-                    # No more than that: on a slow machine the queue would grow for as long as the page is open.
-                    if self._waiting() < MOST_WAITING:
-                        number += 1
-                        self.deliver(f"later-{number}")
-
-        thread = threading.Thread(target=passes, daemon=True)
+        thread = threading.Thread(target=self._pass_again_and_again, args=(link.url,), daemon=True)
         thread.start()
         self._stack.callback(thread.join, 60)
         self._stack.callback(self._stop.set)
+
+    def _pass_again_and_again(self, url: str) -> None:
+        number, was_reachable = 0, True
+        while not self._stop.is_set():
+            is_reachable = self._is_reachable()
+            if is_reachable != was_reachable and not self._stop.is_set():
+                text = "answers again" if is_reachable else "is not reachable: no passes until it answers"
+                print(f"the satellite at {self.url} {text}", flush=True)
+                was_reachable = is_reachable
+            if is_reachable:
+                self.pull(url, "--window", "30s")
+            if self._stop.wait(self.pause_s):
+                return
+            with suppress(httpx.HTTPError):
+                # No more than that: on a slow machine the queue would grow for as long as the page is open.
+                if self._waiting() < MOST_WAITING:
+                    number += 1
+                    self.deliver(f"later-{number}")
 
     def open_console(self, port: int = 0, *more: str) -> str:
         """Starts the console over it; gives its address."""
@@ -225,12 +259,11 @@ class Demo:
         return self.address
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[Any], number: signal.Signals, wait_s: float = 30) -> None:
     with suppress(ProcessLookupError):
-        # The ends that people and systemd give them: Ctrl-C for the console, SIGTERM for the service.
-        process.send_signal(signal.SIGINT if process.args[2] == "ground.cli" else signal.SIGTERM)  # type: ignore[index]
+        process.send_signal(number)
     try:
-        process.wait(30)
+        process.wait(wait_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -334,5 +367,13 @@ def main() -> None:
             time.sleep(3600)
 
 
+def _main_in_one_line() -> None:
+    """As main(), with a service that ended while it was spoken to said in one line."""
+    try:
+        main()
+    except httpx.HTTPError as error:
+        sys.exit(f"console_demo: the satellite does not answer: {error}; its log is in the folder")
+
+
 if __name__ == "__main__":
-    main()
+    _main_in_one_line()

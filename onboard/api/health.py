@@ -48,6 +48,7 @@ def _problems(service: Service) -> list[str]:
     if shutil.disk_usage(service.settings.data_dir).free < service.settings.disk_reserve_bytes:
         problems.append("less room than the reserve is left: scenes are not taken")
     if aside := service.ledger.scenes.waiting_aside(limit=1000):
+        skipped = "1 scene is" if len(aside) == 1 else f"{len(aside)} scenes are"
         first = f"{aside[0].id} first: {aside[0].waiting_reason}"
-        problems.append(f"{len(aside)} scenes are skipped until there is space, {first}")
+        problems.append(f"{skipped} skipped until there is space, {first}")
     return problems

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from engines.command_line import counted
 from onboard.errors import SceneRefused
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.control import MapObserver
@@ -59,7 +60,7 @@ def repair_canvas(canvas: Canvas, grid: Grid, observer: MapObserver) -> bool:
     """Whether tiles of the canvas were found changed; they are to be done again. The observer gets a report."""
     damaged = forget_damaged(canvas, grid)
     if damaged:
-        observer.repaired("canvas-damaged", f"{len(damaged)} tiles changed on the disk and are done again")
+        observer.repaired("canvas-damaged", f"{counted(len(damaged), 'tile')} changed on the disk, done again")
     return bool(damaged)
 
 

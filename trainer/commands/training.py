@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.command_line import counted
 from trainer.commands.arguments import add_run_arguments, run_settings
 from trainer.errors import SettingsRefused
 
@@ -101,7 +102,7 @@ def _soften(options: argparse.Namespace) -> None:
 
     settings = read_settings(options.config, FinetuneSettings)
     done = soften(SoftenRequest(options.teacher, settings.data.sets, tuple(options.gsd)), quiet=options.quiet)
-    print(f"soft labels of {done} images written")
+    print(f"soft labels of {counted(done, 'image')} written")
 
 
 def _source_teacher(options: argparse.Namespace) -> None:

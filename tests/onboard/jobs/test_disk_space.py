@@ -200,7 +200,7 @@ def test_the_service_refuses_what_cannot_fit_and_passes_over_what_does_not_fit_n
             assert "its canvas and map take up to" in told["waiting_reason"]
             ready = client.get("/health/ready")
             assert ready.status_code == 503
-            assert f"1 scenes are skipped until there is space, {large['id']} first: no room" in ready.text
+            assert f"1 scene is skipped until there is space, {large['id']} first: no room" in ready.text
         filler.unlink()
         served.wait_for(large["id"], "mapped")
         until(lambda: client.get("/health/ready").status_code == 200, "never ready")
