@@ -51,7 +51,9 @@ TRANSITIONS: Final[Mapping[str, Transition]] = {
     "cancel": Transition(("queued", "running", "mapped", "failed", "quarantined"), "cancelled", "`DELETE /scenes/ID`"),
     "retry": Transition(RETRYABLE_STATES, "queued", "the same bytes are delivered again"),
     "adopt": Transition(
-        ("queued", "running", "mapped", "failed", "quarantined"), "mapped", "at a start: its map stands on the disk"
+        ("queued", "running", "mapped", "failed", "quarantined"),
+        "mapped",
+        "at a start: a finished map that is found on the disk is accepted",
     ),
     "remap": Transition(("mapped",), "queued", "at a start: its map is gone, its file is there"),
     "lose": Transition(("mapped",), "failed", "its map is gone or erased before the ground had it"),

@@ -20,7 +20,7 @@ from onboard.jobs.areas import LastShares
 from onboard.scene.areas import MOST_BYTES
 from onboard.settings import read_settings
 from tests.onboard.mapping.test_areas import box, collection, feature
-from tests.onboard.service import ROOT, Served, running
+from tests.onboard.service import ROOT, Served, running, until
 from tests.tiny_heads import write_heads_model
 
 SIDE = 120
@@ -83,6 +83,7 @@ def test_items_plan_and_events_speak_of_areas(served: Served, tmp_path: Path) ->
     last = mapped(served, write_scene(tmp_path / "d.tif", 0.85, seed=3), acquired="2026-01-03T00:00:00Z")
     (row,) = last["properties"]["onboard:areas"]
     assert row["change"][water] == pytest.approx(0.42, abs=0.03)
+    until(lambda: len(alerts(served)) >= 2, "no alert")  # events follow the map
     texts = alerts(served)
     assert len(texts) == 2  # more water is less of class 1
     assert any(text.startswith(f"{water} +") and "points in harbour" in text for text in texts), texts
@@ -94,6 +95,7 @@ def test_items_plan_and_events_speak_of_areas(served: Served, tmp_path: Path) ->
     served.stop()
     served.start()
     mapped(served, write_scene(tmp_path / "e.tif", 0.3, seed=4), acquired="2026-01-04T00:00:00Z")
+    until(lambda: len(alerts(served)) >= 4, "no alert after the restart")
     assert len(alerts(served)) == 4
 
 
