@@ -207,6 +207,7 @@ def test_an_area_of_a_further_head_is_compared_whichever_heads_map_beside_it(tmp
         assert without["properties"].get("onboard:areas", []) == []
         last = mapped(served, write_scene(tmp_path / "c.tif", 0.9, seed=2), heads="light")
         assert last["properties"]["onboard:areas"][0]["against"] == first["id"]
+        until(lambda: len(alerts(served)) >= 1, "no alert")
         assert len(alerts(served)) == 1
         assert "light 2 +" in alerts(served)[0]
 
