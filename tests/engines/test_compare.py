@@ -169,7 +169,7 @@ def test_verify_prints_decides_and_records(
     pixels, labels = scene()
     common = ["verify", str(tiny_model), "--backend", "onnxruntime", "--threads", "1"]
     assert main(common) == 0
-    assert "agreement  100.0000% of 1 tiles" in capsys.readouterr().out
+    assert "agreement  100.0000% of 1 tile," in capsys.readouterr().out
     assert main([*common, "--scenes", str(pixels), "--labels", str(labels), "--record", "--data", "noise"]) == 0
     assert "passed" in capsys.readouterr().out
     (entry,) = Manifest.load(tiny_model).acceptance

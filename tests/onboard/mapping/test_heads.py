@@ -190,7 +190,7 @@ def test_the_command_takes_heads(model: Path, scene: Path, tmp_path: Path, capsy
     assert json.loads(capsys.readouterr().out)["further"] == []
     one_graph = ["process", str(scene), "--model", "dubai-lite", "--heads", "light", "--out", str(tmp_path / "out")]
     assert cli.main(one_graph) == 2
-    assert "a model of one graph, without heads" in capsys.readouterr().err
+    assert "has no heads: leave the option out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("first", "further"), [("side", "side"), ("off", "side"), ("side", "off"), ("map", "map")])

@@ -184,7 +184,7 @@ def test_a_configuration_that_is_no_text_is_one_line(
 def test_shipped_configurations_are_valid(path: Path) -> None:
     kinds: dict[str, type[BaseModel]] = {
         "ablation": AblateSettings, "study": AblateSettings, "study-rate": AblateSettings,
-        "study-curve": AblateSettings, "study-teacher": SourceSettings,
+        "study-curve": AblateSettings, "study-stages": AblateSettings, "study-teacher": SourceSettings,
         "mask_cdkd": DistillSettings, "mask_cdkd-small": DistillSettings, "places": PlacesSettings,
         "places-report": PlacesSettings,
     }  # fmt: skip
