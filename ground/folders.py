@@ -149,7 +149,9 @@ class MapFolders:
         folder = self.path(name)
         with suppress(OSError, ValueError, KeyError, TypeError):
             item = json.loads(read_small(folder / ITEM, LONGEST_ITEM))
-            scenes = [unquote(link["href"]) for link in item["links"] if link["rel"] == "derived_from"]
+            sources = [link for link in item["links"] if link["rel"] == "derived_from"]
+            # Not the model, which the same link names as well: it may lie at the same place beside both folders.
+            scenes = [unquote(link["href"]) for link in sources if link["type"].startswith("image/tiff")]
             return any((folder / scene).is_file() for scene in scenes)
         return False
 
