@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ground.folders import MapFolders
 from ground.link import Link
 from ground.station import Station
 from tests.ground.conftest import FEW, MAPS
@@ -212,6 +213,16 @@ def test_a_map_that_was_made_in_the_folder_gets_no_receipt(holding: Served, arch
     assert done.returncode == 0, done.stderr
     assert "mine" not in json.loads(done.stdout)["receipts"]
     assert not (mine / "receipt.json").exists()
+
+
+def test_a_model_at_the_same_place_beside_the_folder_makes_no_map_one_s_own(archive: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    folder = shutil.copytree(next(archive.iterdir()), dest / "m")
+    links = json.loads((folder / "map.json").read_text())["links"]
+    (model,) = [link["href"] for link in links if link["title"] != "the scene"]
+    (folder / model).parent.mkdir(parents=True, exist_ok=True)
+    (folder / model).write_bytes(b"a model")
+    assert not MapFolders(dest).made_here("m")
 
 
 def test_a_link_that_is_down_and_wrong_words_have_their_own_codes(tmp_path: Path) -> None:
