@@ -16,8 +16,8 @@ EngineError                 an internal failure (exit code 1)
     ├── EngineElsewhere     build the engine for this device, TensorRT and model
     ├── EngineDamaged       build the engine again
     ├── BackendUnavailable  install the runtime, or take another backend
-    └── SettingRefused      correct the option
-        └── HeadsRefused    name heads that the model has
+    ├── SettingRefused      correct the option
+    └── HeadsRefused        name heads that the model has
 """
 
 from __future__ import annotations
@@ -191,12 +191,12 @@ class SettingRefused(OpeningRefused):
         super().__init__(f"{setting} is {given}; give {required}")
 
 
-class HeadsRefused(SettingRefused):
-    """A head that was asked for is none of the model's, or it was named twice; the message has the whole of it."""
+class HeadsRefused(OpeningRefused):
+    """A head that was asked for is none of the model's, or it was named twice."""
 
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        OpeningRefused.__init__(self, problem)
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem}; {remedy}")
 
 
 def one_line(error: BaseException) -> str:

@@ -184,8 +184,8 @@ class Manifest(Part):
         Raises:
             HeadsRefused: the model has no such head, or one is named twice.
         """
-        if problem := problem_of_heads(names, (), f"{self.name} {self.version}"):
-            raise HeadsRefused(problem)
+        if refusal := refusal_of_heads(names, (), f"{self.name} {self.version}"):
+            raise HeadsRefused(*refusal)
         return self
 
     @classmethod
@@ -224,8 +224,8 @@ class Manifest(Part):
         return path
 
 
-def problem_of_heads(names: Sequence[str], known: Sequence[str], model: str) -> str:
-    """What is wrong with the heads that were asked for, and which there are; empty where nothing is.
+def refusal_of_heads(names: Sequence[str], known: Sequence[str], model: str) -> tuple[str, str] | None:
+    """What is wrong with the heads that were asked for, and what to do; None where nothing is.
 
     Args:
         names: asked for; none is always right.
@@ -233,15 +233,15 @@ def problem_of_heads(names: Sequence[str], known: Sequence[str], model: str) -> 
         model: name and version.
     """
     if not names or (len(set(names)) == len(names) and set(names) <= set(known)):
-        return ""
+        return None
     if not known:
-        return f"there is no head {names[0]}; the model {model} has no heads: leave the option out"
-    unknown = next((name for name in names if name not in known), None)
+        return f"there is no head {names[0]}", f"the model {model} has no heads: leave the option out"
     has = f"the model {model} has {', '.join(known)}"
+    unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
-        return f"there is no head {unknown}; {has}"
+        return f"there is no head {unknown}", has
     twice = next(name for name in names if list(names).count(name) > 1)
-    return f"the head {twice} is named twice; {has}: name each once at most"
+    return f"the head {twice} is named twice", f"{has}: name each once at most"
 
 
 class ManifestWithHeads(Manifest):
@@ -266,8 +266,8 @@ class ManifestWithHeads(Manifest):
         """
         by_name = {head.name: head for head in source.heads}
         names = tuple(names) or (source.heads[0].name,)
-        if problem := problem_of_heads(names, tuple(by_name), f"{source.name} {source.version}"):
-            raise HeadsRefused(problem)
+        if refusal := refusal_of_heads(names, tuple(by_name), f"{source.name} {source.version}"):
+            raise HeadsRefused(*refusal)
         heads = [by_name[name] for name in names]
         first = heads[0]
         parts = (source.encoder, *(head.model for head in heads))

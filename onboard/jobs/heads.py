@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engines.command_line import names_of
-from engines.manifest import Manifest, problem_of_heads
+from engines.manifest import Manifest, refusal_of_heads
 from onboard.errors import OptionsRefused
 from onboard.settings import Settings
 
@@ -34,6 +34,6 @@ def check_heads(manifest: Manifest, names: Sequence[str], what: str) -> None:
     Raises:
         OptionsRefused: it lacks one, or one is named twice.
     """
-    if problem := problem_of_heads(names, manifest.head_names, f"{manifest.name} {manifest.version}"):
-        wrong, _, remedy = problem.partition("; ")
-        raise OptionsRefused(f"{what}: {wrong}", remedy)
+    if refusal := refusal_of_heads(names, manifest.head_names, f"{manifest.name} {manifest.version}"):
+        problem, remedy = refusal
+        raise OptionsRefused(f"{what}: {problem}", remedy)

@@ -84,8 +84,8 @@ def _with_images(data: DataSettings, labelled_set: str | None, names: Sequence[s
     """
     changes: dict[str, object] = {}
     if labelled_set is not None:
-        # Where the old set lies and which of its images were chosen says nothing about the new one.
-        changes |= {"set": labelled_set, "root": None, "names": ()}
+        # What was said of the old set says nothing about the new one.
+        changes |= {"set": labelled_set, "split": "train", "root": None, "names": ()}
     if names:
         changes["names"] = tuple(names)
     if not changes or not data.sets:
@@ -93,6 +93,8 @@ def _with_images(data: DataSettings, labelled_set: str | None, names: Sequence[s
     if len(data.sets) > 1:
         given = "--set" if labelled_set is not None else "--names"
         raise SettingsRefused(given, f"the configuration has {len(data.sets)} sets, and this cannot say which")
+    if labelled_set is not None:
+        changes |= {"gsd_m": None, "soft": None}
     return data.model_copy(update={"sets": (data.sets[0].model_copy(update=changes),)})
 
 

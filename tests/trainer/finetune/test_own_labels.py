@@ -18,6 +18,8 @@ def _configuration(folder: Path, sets: int) -> Path:
     settings: dict[str, Any] = json.loads(many_sets_settings(folder, max_steps=2).model_dump_json(exclude_none=True))
     settings["heads"]["coarse"]["weight"] = 0
     settings["data"]["sets"] = settings["data"]["sets"][:sets]
+    # Of the configuration's set alone: another one has its own resolution and no soft labels yet.
+    settings["data"]["sets"][0] |= {"gsd_m": 0.3, "soft": str(folder / "nowhere"), "split": "made"}
     path = folder / "own.yaml"
     # Heads in their order: the first is the model's own.
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -33,7 +35,9 @@ def test_a_set_of_one_s_own_stands_in_place_of_the_configuration_s(tmp_path: Pat
     assert main([*command, "--names", "1", "2"]) == 0
     (facts,) = history(run)
     (used,) = facts["settings"]["data"]["sets"]
-    assert (used["set"], used["names"]) == (own, ["1", "2"])
+    assert (used["set"], used["names"], used["split"]) == (own, ["1", "2"], "train")
+    assert used["gsd_m"] is None
+    assert used["soft"] is None
 
 
 @pytest.mark.parametrize("option", ["--set", "--names"])
