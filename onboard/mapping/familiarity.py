@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engines.command_line import counted
 from engines.manifest import Manifest
 
 GUESS_SHARE = 0.2
@@ -56,7 +57,7 @@ class MapFamiliarity:
             return ""
         return (
             "unlike anything the model was trained on: treat this map as a guess "
-            f"({self.unfamiliar} of {self.tiles} tiles)"
+            f"({self.unfamiliar} of {counted(self.tiles, 'tile')})"
         )
 
     @property

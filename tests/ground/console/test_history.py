@@ -107,6 +107,20 @@ def test_a_rows_mean_counts_for_its_own_time_and_not_for_its_neighbours(tmp_path
     assert (rail["energy_j"], rail["measured_s"]) == pytest.approx((60 * 20 + 60 * 6 + 6 * 10, 126))
 
 
+def test_a_row_that_the_next_one_cuts_short_counts_for_its_own_time(tmp_path: Path) -> None:
+    """The service was started again 30 s into the second minute."""
+    write(tmp_path, [0.0, 60.0, 90.0], [20.0, 6.0, 10.0])
+    rail = curves(tmp_path)["rails"][0]
+    assert (rail["energy_j"], rail["measured_s"]) == pytest.approx((60 * 20 + 30 * 6 + 60 * 10, 150))
+
+
+def test_a_value_stands_for_the_rows_that_have_none_up_to_the_next_one(tmp_path: Path) -> None:
+    """A rail that is measured more seldom than rows are written."""
+    write(tmp_path, [0.0, 60.0, 120.0], [20.0, np.nan, 10.0])
+    rail = curves(tmp_path)["rails"][0]
+    assert (rail["energy_j"], rail["measured_s"]) == pytest.approx((120 * 20 + 60 * 10, 180))
+
+
 def test_single_samples_are_joined_by_trapezoids(tmp_path: Path) -> None:
     """As `ground telemetry --step 0` leaves them, in two files."""
     for begin in (0, 3):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from onboard.api import home
 from tests.onboard.api.test_callers_first import token
 from tests.onboard.service import Served, running, write_scene
 
@@ -32,6 +33,12 @@ def served(tokens: tuple[Path, dict[str, str]]) -> Iterator[Served]:
             )  # fmt: skip
         served.wait_for(answer.json()["id"], "mapped")
         yield served
+
+
+def test_a_precision_that_the_backend_s_name_has_is_said_once() -> None:
+    engine = {"state": "ready", "model": "landcover 1.2.0", "backend": "openvino-bf16", "precision": "bf16"}
+    assert home._engine(engine) == "ready landcover 1.2.0 openvino-bf16"
+    assert home._engine(engine | {"backend": "openvino", "precision": "fp32"}) == "ready landcover 1.2.0 openvino fp32"
 
 
 def test_it_shows_state_and_newest_maps_in_under_fifty_kilobytes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import engines.open
 from engines.testing import IdentityEngine
-from onboard import cli
+from onboard import cli, summary_text
 from onboard.errors import OptionsRefused
 from onboard.mapping.familiarity import MapFamiliarity, map_familiarity, recorded
 from onboard.mapping.run import MapRequest, map_scene
@@ -110,6 +111,12 @@ def test_records_keep_a_figure_and_zero_is_none() -> None:
 def engine_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     made = lambda *_, **__: IdentityEngine(tile_size=TILE, familiarity=True, halo=0)  # noqa: E731
     monkeypatch.setattr(engines.open, "open_engine", made)
+
+
+def test_a_median_under_the_limit_does_not_look_like_the_limit() -> None:
+    said = summary_text._familiar(SimpleNamespace(familiarity=MapFamiliarity(1, 1, 0.018, 0.018, 0.02)))  # type: ignore[arg-type]
+    assert said == "0 of 1 tile (median 0.018, unfamiliar below 0.02)"
+    assert MapFamiliarity(1, 1, 0.018, 0.018, 0.02).warning.endswith("(1 of 1 tile)")
 
 
 @pytest.mark.usefixtures("engine_of_the_command")

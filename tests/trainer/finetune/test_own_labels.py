@@ -19,7 +19,7 @@ def _configuration(folder: Path, sets: int) -> Path:
     settings["heads"]["coarse"]["weight"] = 0
     settings["data"]["sets"] = settings["data"]["sets"][:sets]
     # Of the configuration's set alone: another one has its own resolution and no soft labels yet.
-    settings["data"]["sets"][0] |= {"gsd_m": 0.3, "soft": str(folder / "nowhere"), "split": "made"}
+    settings["data"]["sets"][0] |= {"gsd_m": 0.3, "soft": str(folder / "nowhere"), "split": "made", "root": str(folder)}
     path = folder / "own.yaml"
     # Heads in their order: the first is the model's own.
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -36,8 +36,7 @@ def test_a_set_of_one_s_own_stands_in_place_of_the_configuration_s(tmp_path: Pat
     (facts,) = history(run)
     (used,) = facts["settings"]["data"]["sets"]
     assert (used["set"], used["names"], used["split"]) == (own, ["1", "2"], "train")
-    assert used["gsd_m"] is None
-    assert used["soft"] is None
+    assert [used[name] for name in ("gsd_m", "soft", "root")] == [None, None, None]
 
 
 @pytest.mark.parametrize("option", ["--set", "--names"])
