@@ -191,7 +191,8 @@ def _reason(entry: Held, bits: Mapping[str, float], rank: float | None) -> str:
         parts.append("shows " + " and ".join(entry.areas[:3]) + ("" if len(entry.areas) <= 3 else " and others"))
     if entry.unfamiliar:
         parts.append(f"{entry.unfamiliar:.0%} of tiles unlike the training imagery")
-    if rank is not None:
+    # Of the newest there is nothing to say: it waited longer than none.
+    if rank:
         parts.append("waited longest" if rank == 1.0 else f"waited longer than {rank:.0%} of the others")
     return ", ".join(parts)
 

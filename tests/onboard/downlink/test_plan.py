@@ -145,6 +145,13 @@ def test_a_map_of_unfamiliar_ground_is_worth_less_and_says_so() -> None:
     assert plan(waited, None, Weights(guess=1))[0].map == "old", "nothing waits for ever"
 
 
+def test_of_maps_that_wait_only_those_that_waited_longer_say_so() -> None:
+    reasons = {item.map: item.reason for item in plan([held(name, sequence=n) for n, name in enumerate("abc")], None)}
+    assert reasons["a"].endswith(", waited longest")
+    assert reasons["b"].endswith(", waited longer than 50% of the others")
+    assert "waited" not in reasons["c"]
+
+
 def test_nothing_waits_for_ever() -> None:
     fresh = [held(f"n{n}", sequence=20_000 + n, cover={"flood": 1.0}, valid_px=5000) for n in range(9)]
     for waited, place in ((100, 9), (20_000, 0)):
