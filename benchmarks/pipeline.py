@@ -20,12 +20,12 @@ from engines.engine import Engine
 from engines.manifest import ClassInfo
 from engines.open import open_engine
 from engines.testing import IdentityEngine
-from onboard.mapping.product import map_options
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.reader import Scene, SceneOptions
-from products.class_map import overview_levels
+from products.class_map import map_options
+from products.map_blocks import overview_factors
 from trainer.data.landscape import write_landscape
 
 
@@ -149,6 +149,8 @@ def _by_hand(scene: Path, folder: Path, *, halo: int, classes: tuple[ClassInfo, 
                         window=RasterioWindow(core.col, core.row, core.width, core.height),
                     )  # fmt: skip
         with rasterio.open(folder / "plain.tif", "r+") as target:
-            target.build_overviews(overview_levels(target.width, target.height), Resampling.mode)
-        rasterio.shutil.copy(folder / "plain.tif", folder / "map.tif", driver="COG", **map_options(classes))
+            target.build_overviews(overview_factors(target.width, target.height), Resampling.mode)
+        rasterio.shutil.copy(
+            folder / "plain.tif", folder / "map.tif", driver="COG", **map_options(max(item.code for item in classes))
+        )
     return time.perf_counter() - begin

@@ -1,8 +1,8 @@
-"""The file of a class map: a Cloud Optimized GeoTIFF with palette, overviews, class names and provenance.
+"""Rasters described to GDAL: a VRT of our own making (raw band, georeferencing, colour table, tags).
 
-A raw raster is described to GDAL by a VRT of our own making (raw band, georeferencing, colour table, tags) and copied
-by the COG driver; no pixel passes through Python. Files hold no times, so equal rasters give equal bytes, aboard and on
-the ground, as long as both have the same GDAL and Zstandard.
+GDAL's COG driver copies rasters of confidence and of changes from it; no pixel passes through Python. The file of a
+class map is products/map_file.py's, for which GDAL writes a directory from such a description. Files hold no times, so
+equal rasters give equal bytes, aboard and on the ground, as long as both have the same GDAL.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import rasterio
 import rasterio.shutil
 from rasterio.enums import Resampling
 
+from products.map_blocks import bits_of, overview_factors
+
 # Measured on maps of real scenes: docs/decisions/0002 has the table.
 COG_OPTIONS: Mapping[str, str] = {
     "COMPRESS": "ZSTD",
@@ -25,45 +27,34 @@ COG_OPTIONS: Mapping[str, str] = {
     "BIGTIFF": "IF_SAFER",
     "COPY_SRC_MDD": "YES",
 }
-# Overviews by 2, 4, 8, ... double a class map, whose edges stay as long as they were; by 8, 32, ... they add a sixth.
-FIRST_OVERVIEW, NEXT_OVERVIEW = 8, 4
-_OVERVIEW_PIXELS = 512
 
 Colour = tuple[int, ...]
 """Red, green, blue, alpha."""
 
 
 def map_options(largest_code: int) -> dict[str, str]:
-    """Creation options of a class map; two pixels share a byte where the codes allow, which saves a quarter."""
-    return {**COG_OPTIONS, "NBITS": "4" if largest_code < 16 else "8"}
-
-
-def overview_levels(width: int, height: int) -> list[int]:
-    """Factors of the overviews: 8, 32, 128, ... until one fits a block; none for a map that does."""
-    levels: list[int] = []
-    factor = FIRST_OVERVIEW
-    while max(width, height) > _OVERVIEW_PIXELS * (levels[-1] if levels else 1):
-        levels.append(factor)
-        factor *= NEXT_OVERVIEW
-    return levels
+    """Creation options of a raster of class codes that GDAL copies."""
+    return {**COG_OPTIONS, "NBITS": str(bits_of(largest_code))}
 
 
 def describe(
-    raw: Path,
+    raw: Path | None,
     size: tuple[int, int],
     tags: Mapping[str, str],
     *,
     colours: Iterable[Colour] | None,
     add_georeference: Callable[[ET.Element], None],
+    path: Path | None = None,
 ) -> Path:
-    """Writes a VRT beside a raw raster and returns its path.
+    """Writes a VRT beside a raw raster, or at ``path``, and returns its path.
 
     Args:
-        raw: uint8, row by row; 0 is no data.
+        raw: uint8, row by row; 0 is no data. None for a raster of zeros.
         size: width and height.
         tags: of the dataset.
         colours: by code; None for a raster without a palette.
         add_georeference: adds elements to the VRT's root.
+        path: of the VRT; beside the raw raster unless it is given.
     """
     width, height = size
     root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
@@ -72,17 +63,21 @@ def describe(
     # Sorted: equal tags give equal bytes, whoever gathered them.
     for key, value in sorted(tags.items()):
         ET.SubElement(metadata, "MDI", key=key).text = value
-    band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band="1", subClass="VRTRawRasterBand")
+    band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band="1")
     ET.SubElement(band, "NoDataValue").text = "0"
     if colours is not None:
         ET.SubElement(band, "ColorInterp").text = "Palette"
         table = ET.SubElement(band, "ColorTable")
         for red, green, blue, alpha in colours:
             ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=str(alpha))
-    ET.SubElement(band, "SourceFilename", relativetoVRT="1").text = raw.name
-    for name, bytes_ in (("ImageOffset", 0), ("PixelOffset", 1), ("LineOffset", width)):
-        ET.SubElement(band, name).text = str(bytes_)
-    path = raw.with_suffix(".vrt")
+    if raw is not None:
+        band.set("subClass", "VRTRawRasterBand")
+        ET.SubElement(band, "SourceFilename", relativetoVRT="1").text = raw.name
+        for name, bytes_ in (("ImageOffset", 0), ("PixelOffset", 1), ("LineOffset", width)):
+            ET.SubElement(band, name).text = str(bytes_)
+        path = path or raw.with_suffix(".vrt")
+    if path is None:
+        raise ValueError("a raster of zeros has no file beside which its description could lie: give a path")
     ET.ElementTree(root).write(path, encoding="utf-8")
     return path
 
@@ -103,7 +98,7 @@ def build_overviews(source: Path, resampling: Resampling) -> bool:
     """Into a file beside the source, where the COG driver finds them; False where a map is too small for any."""
     source.with_name(source.name + ".ovr").unlink(missing_ok=True)  # of a run that was killed here
     with rasterio.open(source, "r+") as layer, rasterio.Env(COMPRESS_OVERVIEW="LZW", BIGTIFF_OVERVIEW="IF_SAFER"):
-        levels = overview_levels(layer.width, layer.height)
+        levels = overview_factors(layer.width, layer.height)
         if levels:
             layer.build_overviews(levels, resampling)
     return bool(levels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onboard.errors import NoRoom
 from onboard.jobs.heads import with_wanted_heads
-from onboard.mapping.product import map_options
+from products.map_blocks import bits_of
 
 if TYPE_CHECKING:
     from engines.manifest import Manifest
@@ -47,10 +47,12 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     # Each head has a raster of its own, with a confidence beside it where that is set.
     legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
     layers = len(legends) * (1 + settings.confidence)
-    bits = sum(int(map_options(tuple(legend))["NBITS"]) + 8 * settings.confidence for legend in legends)
+    of_maps = sum(bits_of(max(item.code for item in legend)) for legend in legends)
+    bits = of_maps + len(legends) * 8 * settings.confidence
     overviews = layers * pixels // 32
     enlarged_layers = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
     canvas = (layers + enlarged_layers + len(legends) * (settings.sieve_px > 0)) * pixels + overviews
+    canvas += of_maps * pixels // 8 * 101 // 100  # blocks that are made ahead of the map's file
     # 101 / 100: the 1 % by which Zstandard can make noise longer.
     product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * len(legends) * min(pixels, _QUICKLOOK_PIXELS)
     if settings.changes:

@@ -129,7 +129,8 @@ def layer_names(confidence: bool, further: Mapping[str, bool]) -> list[tuple[str
 class Canvas:
     """Class raster (and confidence, if asked) of one scene for each head, resumable by tile.
 
-    One thread writes; the folder is locked against a second process.
+    One thread writes; the folder is locked against a second process. ``on_finished`` is called with tiles whose pixels
+    have just been written, on that thread.
 
     Args:
         folder: the canvas's own folder, made if missing.
@@ -157,6 +158,7 @@ class Canvas:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
+        self.on_finished: Callable[[Sequence[int]], None] | None = None
         self._clock = clock
         self._pending: dict[int, TileRecord] = {}
         self._layers: list[Layer] = []
@@ -222,6 +224,8 @@ class Canvas:
         ``records`` are of those that were written; the others hold no data at all.
         """
         self._pending.update({tile: (records or {}).get(tile, TileRecord()) for tile in tiles})
+        if self.on_finished is not None:
+            self.on_finished(tiles)
         if len(self._pending) >= GROUP_TILES or self._clock() - self._last_commit >= GROUP_SECONDS:
             self.commit()
 

@@ -1,11 +1,11 @@
-"""Canvas to map: the files of classes, of confidence and of changes (see products.class_map)."""
+"""Canvas to map: the files of classes, of confidence and of changes (see products.map_file and products.class_map)."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from engines.cpu import usable_cores
 from engines.manifest import ClassInfo
 from onboard.errors import StorageError
 from onboard.files import storage_error
@@ -25,9 +26,11 @@ from onboard.scene.gdal_env import WRITE_ENV
 from onboard.scene.georeference import Georeference
 from onboard.scene.storable_crs import storable
 from onboard.scene.vrt import add_georeference
-from products import class_map
+from products import class_map, map_file
 from products.change.coding import CHANGED, NOW_NO_DATA
 from products.class_map import COG_OPTIONS
+from products.map_blocks import bits_of
+from products.map_file import MapBands
 
 CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "LEVEL": "9"}
 CHANGE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "OVERVIEWS": "NONE", "SPARSE_OK": "YES"}
@@ -36,8 +39,9 @@ _NOW_NO_DATA = (128, 128, 128, 255)
 
 
 def write_map(
-    layer: Layer, target: Path, *, georeference: Georeference, classes: tuple[ClassInfo, ...], tags: Mapping[str, str]
-) -> None:
+    layer: Layer, target: Path, *, georeference: Georeference, classes: tuple[ClassInfo, ...], tags: Mapping[str, str],
+    bands: MapBands | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
     """Writes the class raster as a COG.
 
     Args:
@@ -46,14 +50,42 @@ def write_map(
         georeference: carried over as it was in the scene.
         classes: code, title and colour of each class.
         tags: provenance, written as dataset tags.
+        bands: of this layer, where some were made while it was mapped; what they lack is made now.
+
+    Returns:
+        pixels of each code 0..K, (K + 1,).
 
     Raises:
         StorageError: the disk is full or failed.
     """
-    names = {"CLASS_0": "no data"} | {f"CLASS_{item.code}": item.title for item in classes}
-    source = _described(layer, georeference, dict(tags) | names, colours=colour_table(classes))
-    # The driver's default resampling is NEAREST, which drops roads and small buildings at random.
-    _copy(source, target, map_options(classes), Resampling.mode)
+    try:
+        with closing(bands_of(layer, classes)) if bands is None else nullcontext(bands) as made:
+            made.complete(layer.read, usable_cores())
+            with unlocated_allowed():
+                directory = map_file.described(
+                    target.parent, dict(tags) | _class_names(classes), largest_code=made.largest_code,
+                    colours=[tuple(entry) for entry in colour_table(classes).tolist()],
+                    add_georeference=lambda root: add_georeference(root, storable(georeference)),
+                )  # fmt: skip
+            made.write(target, directory)
+            return made.counts
+    except OSError as error:
+        raise storage_error(error, target) from error
+    except RasterioError as error:
+        raise write_failed(target, error) from error
+
+
+def bands_of(layer: Layer, classes: tuple[ClassInfo, ...]) -> MapBands:
+    """The bands of a layer, of which none is made yet.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    return MapBands(layer.width, layer.height, max(item.code for item in classes), layer.path.parent)
+
+
+def _class_names(classes: tuple[ClassInfo, ...]) -> dict[str, str]:
+    return {"CLASS_0": "no data"} | {f"CLASS_{item.code}": item.title for item in classes}
 
 
 def write_confidence(layer: Layer, target: Path, *, georeference: Georeference, tags: Mapping[str, str]) -> None:
@@ -84,26 +116,8 @@ def write_changes(
     colours = np.roll(colour_table(classes), CHANGED, axis=0)
     colours[[0, NOW_NO_DATA]] = (0, 0, 0, 0), _NOW_NO_DATA
     source = _described(layer, georeference, dict(tags) | names, colours=colours)
-    options = {**CHANGE_OPTIONS, "NBITS": class_map.map_options(max(item.code for item in classes) + CHANGED)["NBITS"]}
+    options = {**CHANGE_OPTIONS, "NBITS": str(bits_of(max(item.code for item in classes) + CHANGED))}
     _copy(source, target, options, Resampling.nearest)
-
-
-def map_options(classes: tuple[ClassInfo, ...]) -> dict[str, str]:
-    """Creation options of a class map; two pixels share a byte where the codes allow, which saves a quarter."""
-    return class_map.map_options(max(item.code for item in classes))
-
-
-def count_classes(layer: Layer, classes: tuple[ClassInfo, ...]) -> NDArray[np.int64]:
-    """Pixels of each code 0..K over the whole layer, as (K + 1,)."""
-    counts = np.zeros(len(classes) + 1, dtype=np.int64)
-    few = len(classes) <= 16
-    for _, strip in layer.strips():
-        if few:
-            # One vectorised comparison a class is several times faster than bincount, which widens to int64 first.
-            counts += [np.count_nonzero(strip == code) for code in range(len(counts))]
-        else:
-            counts += np.bincount(strip.ravel(), minlength=len(counts))[: len(counts)]
-    return counts
 
 
 def sieve(layer: Layer, target: Layer, pixels: int, strip_rows: int = 2048) -> None:

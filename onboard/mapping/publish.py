@@ -19,6 +19,7 @@ from onboard.mapping.areas import MapGround, measure_areas
 from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.changes import CHANGES, MapChanges, NewMap, NewRaster, compare
 from onboard.mapping.control import MapObserver
+from onboard.mapping.early_bands import EarlyBands
 from onboard.mapping.enlarge import enlarge
 from onboard.mapping.familiarity import MapFamiliarity, map_familiarity
 from onboard.mapping.integrity import ProductDamaged, check_written, repair_canvas
@@ -27,20 +28,23 @@ from onboard.mapping.journal import identity_bytes
 from onboard.mapping.malloc import return_freed_memory
 from onboard.mapping.pipeline import PipelineStats
 from onboard.mapping.polygons import write_polygons
-from onboard.mapping.product import count_classes, sieve, write_changes, write_confidence, write_map
+from onboard.mapping.product import sieve, write_changes, write_confidence, write_map
 from onboard.mapping.quicklook import QUICKLOOK, Facts, quicklook_name, write_quicklook
 from onboard.mapping.stac import HeadFacts, ItemFacts, rfc3339, write_item
 from onboard.mapping.thumbnail import SceneThumbnail
 from onboard.scene.gdal_env import WRITE_ENV
 from products.change.rebuild import AFTER, BEFORE
+from products.map_file import MapBands
 
 
 def publish(
-    job: Job, canvas: Canvas, stats: PipelineStats, observer: MapObserver, thumbnail: SceneThumbnail | None
-) -> dict[str, Any]:
+    job: Job, canvas: Canvas, stats: PipelineStats, observer: MapObserver, thumbnail: SceneThumbnail | None,
+    ahead: EarlyBands | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Writes map, quicklook and item from the canvas, compares them with it, and publishes them by one rename.
 
-    ``thumbnail`` is the scene's, complete, where the quicklook shows it.
+    ``thumbnail`` is the scene's, complete, where the quicklook shows it. ``ahead`` has what was made of the map's file
+    while tiles were mapped.
 
     Returns:
         the item, as it is published.
@@ -60,7 +64,10 @@ def publish(
     except OSError as error:
         raise storage_error(error, staged) from error
     # All files go into one folder aside. A kill before the rename leaves the canvas, of which they are made anew.
-    heads = [_write_head(job, canvas, number, staged) for number in range(len(canvas.heads))]
+    if ahead is not None:
+        ahead.rest()
+    made = [None] * len(canvas.heads) if ahead is None else ahead.heads
+    heads = [_write_head(job, canvas, number, staged, bands) for number, bands in enumerate(made)]
     for number, head in enumerate(heads):
         kind, name = (
             (job.request.head_quicklook, quicklook_name(head.name)) if number else (job.request.quicklook, QUICKLOOK)
@@ -119,14 +126,14 @@ class _HeadProduct:
         return write_polygons(self.map_path, confidence, self.legend, formats) if formats else []
 
 
-def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadProduct:
+def _write_head(job: Job, canvas: Canvas, number: int, folder: Path, bands: MapBands | None) -> _HeadProduct:
     """Writes the files of one head: NAME.tif and NAME-confidence.tif, map.tif and confidence.tif of the first."""
     head, manifest = canvas.heads[number], job.engine.manifest
     legend = tuple(manifest.further_heads[number - 1].classes if number else manifest.classes)
     layer = _sieved(job, canvas, _on_map_grid(job, canvas, head.classes), head.name)
     georeference, tags = job.georeference, _tags(job, number)
     path = folder / (f"{head.name}.tif" if number else "map.tif")
-    write_map(layer, path, georeference=georeference, classes=legend, tags=tags)
+    counts = write_map(layer, path, georeference=georeference, classes=legend, tags=tags, bands=bands)
     written = [(layer, path)]
     if head.confidence is not None:
         path = folder / (f"{head.name}-confidence.tif" if number else "confidence.tif")
@@ -134,7 +141,7 @@ def _write_head(job: Job, canvas: Canvas, number: int, folder: Path) -> _HeadPro
         write_confidence(written[-1][0], path, georeference=georeference, tags=tags)
     opened = manifest.opened_heads
     name = opened[number].name if opened else ""
-    return _HeadProduct(name, legend, layer, count_classes(layer, legend).tolist(), tuple(written))
+    return _HeadProduct(name, legend, layer, counts.tolist(), tuple(written))
 
 
 def _measured_areas(job: Job, heads: list[_HeadProduct]) -> list[dict[str, Any]]:

@@ -21,11 +21,13 @@ from onboard.files import storage_error
 from onboard.mapping.canvas import Canvas
 from onboard.mapping.changes import CHANGES, text_of
 from onboard.mapping.control import MapObserver
+from onboard.mapping.early_bands import EarlyBands
 from onboard.mapping.executors import EngineDescription, Progress, TileExecutor, TileWork, executor_of
 from onboard.mapping.familiarity import MapFamiliarity
 from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, repair_canvas
 from onboard.mapping.job import Job, digests_of
 from onboard.mapping.pipeline import PipelineStats
+from onboard.mapping.product import bands_of
 from onboard.mapping.publish import publish, tiles_per_s
 from onboard.mapping.quicklook import QUICKLOOK, quicklook_name, thumbnail_of
 from onboard.mapping.request import HeadSummary, MapRequest, MapSummary
@@ -158,18 +160,37 @@ def _map_and_publish(
     work = TileWork(job.scene, job.grid, canvas, job.request.batch, job.read_timeout_s, job.identity, thumbnail)
     stats = PipelineStats()
     for _ in range(ATTEMPTS):
-        run_stats = job.executor.map_tiles(work, progress or (lambda _done, _all: None))
-        # A round that only writes files again inferred nothing: the figures of the round that mapped stay.
-        stats = run_stats if run_stats.tiles_inferred or not stats.seconds else stats
-        if repair_canvas(canvas, job.grid, observer) or _scene_changed(job, canvas, observer):
-            continue
-        try:
-            if thumbnail is not None:
-                thumbnail.complete(job.scene, job.grid)
-            return publish(job, canvas, stats, observer, thumbnail), stats
-        except ProductDamaged as error:
-            observer.repaired("map-rewritten", f"{error}; it is written again")
+        # Anew in each round: nothing that was made of pixels of before goes into the map.
+        with ExitStack() as stack:
+            ahead = stack.enter_context(_bands_ahead(job, canvas)) if _canvas_is_map(job) else None
+            run_stats = job.executor.map_tiles(work, progress or (lambda _done, _all: None))
+            # A round that only writes files again inferred nothing: the figures of the round that mapped stay.
+            stats = run_stats if run_stats.tiles_inferred or not stats.seconds else stats
+            if repair_canvas(canvas, job.grid, observer) or _scene_changed(job, canvas, observer):
+                continue
+            try:
+                if thumbnail is not None:
+                    thumbnail.complete(job.scene, job.grid)
+                return publish(job, canvas, stats, observer, thumbnail, ahead), stats
+            except ProductDamaged as error:
+                observer.repaired("map-rewritten", f"{error}; it is written again")
     raise StorageError(job.work, "what is written there does not stay as it was", "look at the disk")
+
+
+def _canvas_is_map(job: Job) -> bool:
+    """Whether the canvas's pixels are the map's: nothing is merged or enlarged when it is published."""
+    return not job.request.sieve_px and job.resolution.map_size == (job.scene.width, job.scene.height)
+
+
+def _bands_ahead(job: Job, canvas: Canvas) -> EarlyBands:
+    legends = [job.engine.manifest.classes, *(head.classes for head in job.engine.manifest.further_heads)]
+    try:
+        return EarlyBands(
+            canvas, job.grid,
+            [bands_of(head.classes, tuple(legend)) for head, legend in zip(canvas.heads, legends, strict=True)],
+        )  # fmt: skip
+    except OSError as error:
+        raise storage_error(error, canvas.folder) from error
 
 
 def _scene_changed(job: Job, canvas: Canvas, observer: MapObserver) -> bool:

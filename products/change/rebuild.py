@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from products.change.aligned import AlignedMap
 from products.change.coding import applied
 from products.change.grids import offset_of
-from products.class_map import describe, map_options, write_cog
+from products.cog import Tags
 from products.errors import ProductError, ProductRefused
+from products.map_file import MapBands, described
 
 BEFORE, AFTER = "BEFORE_SHA256", "AFTER_SHA256"
 """Tags of changes.tif: digests of the map that it is counted from, and of the one that it leads to."""
@@ -83,15 +86,14 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rebuild-") as folder:
             raw = Path(folder) / "classes.raw"
             _write_raw(AlignedMap(earlier, offset, change.width), change, raw)
-            source = describe(
-                raw, (change.width, change.height),
-                names | {key: value for key, value in tags.items() if not _OWN_TAGS.fullmatch(key)},
-                colours=[palette.get(code, (0, 0, 0, 0)) for code in range(256)],
+            directory = described(
+                Path(folder), names | {key: value for key, value in tags.items() if not _OWN_TAGS.fullmatch(key)},
+                largest_code=largest, colours=[palette.get(code, (0, 0, 0, 0)) for code in range(256)],
                 add_georeference=_georeference_of(change, Path(folder) / "changes.vrt"),
             )  # fmt: skip
             made = Path(folder) / "map.tif"
-            # With the satellite's options and resampling: one byte that differs makes it another file.
-            write_cog(source, made, map_options(largest), Resampling.mode)
+            # As the satellite does: one byte that differs makes it another file.
+            _write_map(raw, made, (change.width, change.height), largest, directory)
             if _sha256(made) != tags.get(AFTER):
                 raise OtherBytes(
                     f"{target.name} made of {before} and {changes.name} has other bytes than aboard, as where the "
@@ -107,6 +109,14 @@ def _write_raw(earlier: AlignedMap, change: Any, raw: Path) -> None:
             count = min(_ROWS, change.height - row)
             codes = change.read(1, window=Window(0, row, change.width, count))
             file.write(applied(earlier.rows(row, count), codes).tobytes())
+
+
+def _write_map(raw: Path, target: Path, size: tuple[int, int], largest: int, directory: Tags) -> None:
+    width, height = size
+    classes = np.memmap(raw, dtype=np.uint8, mode="r", shape=(height, width))
+    with closing(MapBands(width, height, largest, raw.parent)) as bands:
+        bands.complete(lambda row, count: np.asarray(classes[row : row + count]), len(os.sched_getaffinity(0)))
+        bands.write(target, directory)
 
 
 def _georeference_of(dataset: Any, vrt: Path) -> Callable[[ET.Element], None]:

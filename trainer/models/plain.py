@@ -143,9 +143,10 @@ def _conv_norm_relu(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequent
 
 
 class FpnSettings(BaseModel):
-    """A light top-down decoder: channels at the strides 32, 16, 8 and 4.
+    """A top-down decoder: channels at the strides 32, 16, 8 and 4.
 
-    ``stride`` at which it stops: 4, or 8 for labels that are coarse anyway, at a third of the cost.
+    ``stride`` at which it stops: 4, or 8 for labels that are coarse anyway, at a third of the cost. ``blocks``:
+    residual blocks at each of these strides. A head that learns on a frozen encoder has its depth here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -153,7 +154,16 @@ class FpnSettings(BaseModel):
     kind: Literal["fpn"]
     widths: tuple[int, int, int, int] = (128, 96, 64, 48)
     stride: Literal[4, 8] = 4
+    blocks: tuple[int, int, int, int] = (0, 0, 0, 0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _counts(self) -> FpnSettings:
+        if min(self.blocks) < 0:
+            raise ValueError(f"blocks {self.blocks} must be at least 0")
+        if self.stride > STRIDES[0] and self.blocks[-1]:
+            raise ValueError(f"blocks {self.blocks}: a decoder that stops at stride {self.stride} has none at stride 4")
+        return self
 
 
 class Fpn(nn.Module):
@@ -168,12 +178,13 @@ class Fpn(nn.Module):
             nn.Conv2d(encoder.channels[STRIDES[-1]], settings.widths[0], 1, bias=False),
             nn.BatchNorm2d(settings.widths[0]),
             nn.ReLU(),
+            *(Residual(settings.widths[0]) for _ in range(settings.blocks[0])),
         )
         strides = [stride for stride in reversed(STRIDES[:-1]) if stride >= settings.stride]
         self.steps = nn.ModuleDict()
         last = settings.widths[0]
-        for stride, width in zip(strides, settings.widths[1:], strict=False):
-            self.steps[str(stride)] = _Step(last, encoder.channels[stride], width)
+        for stride, width, blocks in zip(strides, settings.widths[1:], settings.blocks[1:], strict=False):
+            self.steps[str(stride)] = _Step(last, encoder.channels[stride], width, blocks)
             last = width
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(last, classes, 1)
@@ -189,14 +200,15 @@ class Fpn(nn.Module):
 class _Step(nn.Module):
     """(B, C, h, w) and the encoder's (B, C', 2h, 2w) to (B, width, 2h, 2w)."""
 
-    def __init__(self, coarse: int, lateral: int, width: int) -> None:
+    def __init__(self, coarse: int, lateral: int, width: int, blocks: int = 0) -> None:
         super().__init__()
         self.coarse = nn.Conv2d(coarse, width, 1, bias=False)  # before the resize: a quarter of the work after it
         self.lateral = nn.Conv2d(lateral, width, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.smooth = _conv_norm_relu(width, width)
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
     def forward(self, grid: Tensor, lateral: Tensor) -> Tensor:
         # A constant factor and no size: the exporter then asks for no shape at run time.
         doubled = F.interpolate(self.coarse(grid), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.smooth(F.relu(self.norm(doubled + self.lateral(lateral))))  # type: ignore[no-any-return]
+        return self.blocks(self.smooth(F.relu(self.norm(doubled + self.lateral(lateral)))))  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ from onboard.mapping import canvas, job, publish, run
 from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.scene.reader import SceneOptions
 from onboard.scene.resolution import ResolutionOptions
-from products import class_map
+from products import map_file
 
 TILE = 64
 GROUP = 4
@@ -58,7 +58,6 @@ def main() -> None:
     scene, out = Path(sys.argv[1]), Path(sys.argv[2])
     die_at = int(sys.argv[3]) if len(sys.argv) > 3 else -1
     canvas.GROUP_TILES = GROUP
-    class_map._OVERVIEW_PIXELS = 128  # so that this small map has overviews, whose making can be interrupted
     for owner, name in (
         (os, "fdatasync"),
         (os, "fsync"),
@@ -67,7 +66,8 @@ def main() -> None:
         (publish, "write_map"),
         (publish, "compare"),
         (publish, "write_changes"),
-        (class_map, "build_overviews"),
+        (map_file.MapBands, "keep"),
+        (map_file.MapBands, "write"),
         (publish, "write_quicklook"),
         (publish, "write_item"),
         (run, "probe_scene"),

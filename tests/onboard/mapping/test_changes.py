@@ -25,8 +25,8 @@ from onboard.mapping import run
 from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.scene.reader import SceneOptions
+from products import map_blocks
 from products.change.rebuild import rebuild
-from products.class_map import map_options
 from products.errors import ProductRefused
 from tests.onboard.mapping.mapper import few_classes
 
@@ -205,8 +205,7 @@ def test_another_earlier_map_does_not_pass_for_the_one_that_was_compared(tmp_pat
 def test_other_bytes_than_aboard_are_no_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = mapped(tmp_path, "first", blocks())
     second = mapped(tmp_path, "second", later(blocks()), first)
-    options = map_options(4) | {"LEVEL": "1"}
-    monkeypatch.setattr("products.change.rebuild.map_options", lambda _: options)
+    monkeypatch.setitem(map_blocks._ZSTANDARD, map_blocks.TARGET_LENGTH, 16)
     with pytest.raises(ProductRefused, match="other bytes than aboard"):
         rebuild(first / "map.tif", second / "changes.tif", tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()

@@ -144,12 +144,13 @@ def test_a_scene_changed_in_memory_alone_is_mapped_again(request_: MapRequest, m
 def test_a_map_that_was_written_wrong_is_written_again(request_: MapRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     written, whole = [], product.write_map
 
-    def write_map(layer: object, target: Path, **options: object) -> None:
-        whole(layer, target, **options)  # type: ignore[arg-type]
+    def write_map(layer: object, target: Path, **options: object) -> object:
+        counts = whole(layer, target, **options)  # type: ignore[arg-type]
         written.append(target)
         if len(written) == 1:
             with rasterio.open(target, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
                 file.write(np.full((1, 1), 9, np.uint8), 1, window=((5, 6), (5, 6)))
+        return counts
 
     monkeypatch.setattr("onboard.mapping.publish.write_map", write_map)
     meddling = Meddling(lambda: None)

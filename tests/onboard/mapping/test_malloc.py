@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.testing import manifest_for_testing
 from onboard.mapping import product
 from onboard.mapping.canvas import Layer
 from onboard.mapping.malloc import keep_freed_memory
@@ -54,7 +53,7 @@ def test_within_blocks_are_kept_and_afterwards_given_back() -> None:
     assert faults() > usual / 2
 
 
-def test_the_map_is_the_same_and_is_written_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raster_is_the_same_and_is_written_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.random.default_rng(1).integers(1, 5, (150, 200), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     layer = Layer(tmp_path / "classes.raw", width=1600, height=1200)
     layer.write_rows(0, codes)
@@ -65,8 +64,7 @@ def test_the_map_is_the_same_and_is_written_within(tmp_path: Path, monkeypatch: 
         return keep_freed_memory()
 
     def written(name: str) -> bytes:
-        place, classes = Georeference(), manifest_for_testing().classes
-        product.write_map(layer, tmp_path / name, georeference=place, classes=classes, tags={})
+        product.write_confidence(layer, tmp_path / name, georeference=Georeference(), tags={})
         return (tmp_path / name).read_bytes()
 
     try:

@@ -23,7 +23,7 @@ from onboard.mapping.quicklook import Kind
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.georeference import Georeference
 from onboard.scene.reader import SceneOptions
-from products.class_map import overview_levels
+from products.map_blocks import overview_factors
 
 # Scenes without georeferencing are written and read here on purpose; so are pictures.
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -194,7 +194,7 @@ def test_a_map_of_few_classes_is_packed_and_its_overviews_are_majorities(tmp_pat
         assert mapped.colormap(1)[5][:3] == tuple(bytes.fromhex(classes[4].color[1:]))
         seen = mapped.read(1, out_shape=(160, 150))
     truth = codes[4::8, 4::8]
-    assert np.array_equal(seen[truth != 0], truth[truth != 0])  # GDAL gives no vote to no data
+    assert np.array_equal(seen[truth != 0], truth[truth != 0])  # no data has no vote
 
 
 @pytest.mark.parametrize(
@@ -202,4 +202,4 @@ def test_a_map_of_few_classes_is_packed_and_its_overviews_are_majorities(tmp_pat
     [(512, 512, []), (513, 1, [8]), (4096, 4096, [8]), (4097, 9, [8, 32]), (24_000, 24_000, [8, 32, 128])],
 )
 def test_overviews_go_down_to_one_block(width: int, height: int, levels: list[int]) -> None:
-    assert overview_levels(width, height) == levels
+    assert overview_factors(width, height) == levels
