@@ -113,9 +113,9 @@ class ModelInput(Part):
         name: of the graph's input tensor.
         bands: in the order of the tensor's second axis.
         tile_size: pixels; the largest side of a tile.
-        tile_sides: pixels, rising: the sides that a tile may have, its height and its width each one of them. None where
-            the graph takes squares of `tile_size` alone. A runtime may compute nonsense for a size that a graph was not
-            made for, and say nothing: so the exporter declares the sides, and nobody guesses them.
+        tile_sides: pixels, rising: height and width of a tile are each one of these. None where the graph takes squares
+            of `tile_size` alone. A runtime may compute nonsense for a size that a graph was not made for, and say
+            nothing: so the exporter declares the sides, and nobody guesses them.
         value_scaling: how the values are normalised, in words; the graph does it.
     """
 

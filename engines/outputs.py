@@ -34,7 +34,7 @@ class OutputPort:
     head: str = ""
 
     def empty(self, tiles: int, pixels: tuple[int, int] | None = None) -> NDArray[Any]:
-        """A new array for so many tiles, not filled; ``pixels`` are their height and width, where not the usual ones."""
+        """A new array for so many tiles, not filled; ``pixels``: their height and width, where not the usual ones."""
         shape = pixels if pixels is not None and self.is_map else self.shape
         return np.empty((tiles, *shape), self.dtype)
 

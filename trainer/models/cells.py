@@ -44,9 +44,9 @@ def in_phases(grid: Tensor, side: int) -> Tensor:
 
 def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
     """Replicates both edges of an axis by one. Torch's own padding is exported with sizes computed at run time."""
-    count = static_sizes(grid)[axis - 1]
-    parts = torch.split(grid, [1] * count if count < 3 else [1, count - 2, 1], dim=axis)
-    return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
+    # Slices, which no size stands in: the graph takes tiles of any side.
+    first, last = (grid[:, :, :1], grid[:, :, -1:]) if axis == 2 else (grid[..., :1], grid[..., -1:])
+    return torch.cat([first, grid, last], dim=axis)
 
 
 def _phase_kernel(channels: int, side: int) -> Tensor:
@@ -64,11 +64,11 @@ def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
 
     The cast to uint8 comes last: TensorRT supports it only for inputs and outputs.
     """
-    _, rows, columns = static_sizes(phases)
     if cell > 1:
         # Each cell's plane is repeated for all of its pixels, so that one shuffle makes cells and pixels at once.
         planes = torch.split(phases, 1, dim=1)
         places = range(side * cell)
         phases = torch.cat([planes[i // cell * side + j // cell] for i in places for j in places], dim=1)
     pixels = F.pixel_shuffle(phases, side * cell) if side * cell > 1 else phases
-    return pixels.reshape(-1, rows * side * cell, columns * side * cell).to(torch.uint8)
+    # And no reshape, whose sizes would be those of one tile.
+    return pixels.squeeze(1).to(torch.uint8)
