@@ -99,9 +99,9 @@ def join_heads(
             schema_version=2, name=name, version=version,
             created=datetime.now(timezone.utc).replace(microsecond=0), description=description, encoder=encoder,
             input=_common_input([part.manifest.input for part in parts.values()]), halo=first.manifest.halo,
-            precision=first.manifest.precision, opset=first.manifest.opset, training=first.manifest.training, golden=golden, gsd_m=first.manifest.gsd_m,
-            gsd_range_m=first.manifest.gsd_range_m, terms=first.manifest.terms,
-            familiarity=first.manifest.familiarity,
+            precision=first.manifest.precision, opset=first.manifest.opset, training=first.manifest.training,
+            golden=golden, gsd_m=first.manifest.gsd_m, gsd_range_m=first.manifest.gsd_range_m,
+            terms=first.manifest.terms, familiarity=first.manifest.familiarity,
             heads=tuple(_head(head, part, encoder.sha256, tile, made) for head, part in parts.items()),
         )  # fmt: skip
         if notes:
