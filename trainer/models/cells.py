@@ -59,10 +59,17 @@ def _phase_kernel(channels: int, side: int) -> Tensor:
     return torch.from_numpy(kernel.reshape(channels * side**2, channels, 3, 3).astype(np.float32))
 
 
-def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
+def phases_in_pixels(phases: Tensor, side: int, cell: int, *, any_size: bool = False) -> Tensor:
     """(B, side^2, h, w), whole numbers 0..255 for each cell, to pixels uint8 (B, h x side x cell, w x side x cell).
 
     The cast to uint8 comes last: TensorRT supports it only for inputs and outputs.
+
+    Args:
+        phases: of one map.
+        side: number of cells along a logit.
+        cell: number of pixels along a cell.
+        any_size: the exported graph has no size of this grid in it. For networks of convolutions alone: of others the
+            exporter does not know that there is one channel, and would write a branch for the case of several.
     """
     if cell > 1:
         # Each cell's plane is repeated for all of its pixels, so that one shuffle makes cells and pixels at once.
@@ -70,5 +77,7 @@ def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
         places = range(side * cell)
         phases = torch.cat([planes[i // cell * side + j // cell] for i in places for j in places], dim=1)
     pixels = F.pixel_shuffle(phases, side * cell) if side * cell > 1 else phases
-    # And no reshape, whose sizes would be those of one tile.
-    return pixels.squeeze(1).to(torch.uint8)
+    if any_size:
+        return pixels.squeeze(1).to(torch.uint8)
+    _, rows, columns = static_sizes(pixels)
+    return pixels.reshape(-1, rows, columns).to(torch.uint8)

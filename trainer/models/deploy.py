@@ -139,7 +139,8 @@ class DeploySegmenter(nn.Module):
         tempered = in_phases(_tempered(grid, settings.temperature), side) if settings.confidence else None
         codes, sure = chosen(field, tempered, side)
         layers = [codes] if sure is None else [codes, (255.0 * sure).round().clamp_min(1.0)]
-        return tuple(phases_in_pixels(layer, side, settings.cell) for layer in layers)
+        any_size = self.takes_any_side
+        return tuple(phases_in_pixels(layer, side, settings.cell, any_size=any_size) for layer in layers)
 
     def _grid(self, tiles: Tensor) -> tuple[Tensor, int]:
         """Logits and the number of cells along a side of one: as the network gives them, or resized to cells (1)."""
