@@ -157,6 +157,7 @@ def _map_and_publish(
         thumbnail = thumbnail_of((job.scene.width, job.scene.height), bands)
     work = TileWork(job.scene, job.grid, canvas, job.request.batch, job.read_timeout_s, job.identity, thumbnail)
     stats = PipelineStats()
+    observer.before_mapping(tiles=len(job.grid), pixels=job.scene.width * job.scene.height)
     for _ in range(ATTEMPTS):
         run_stats = job.executor.map_tiles(work, progress or (lambda _done, _all: None))
         # A round that only writes files again inferred nothing: the figures of the round that mapped stay.

@@ -48,7 +48,7 @@ def rank_of(cells: int) -> int:
 
 def rank_of_cells(values: Floats) -> Floats:
     """Of tiles (N, cells), the value of the cell that speaks for each, float32 (N,)."""
-    ranked: Floats = np.sort(values, axis=1)[:, RANK - 1].astype(np.float32)
+    ranked: Floats = np.sort(values, axis=1)[:, rank_of(values.shape[1]) - 1].astype(np.float32)
     return ranked
 
 
