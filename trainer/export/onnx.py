@@ -152,9 +152,8 @@ def onnx_from_segmenter(
         agreement = agreement_of(deploy, partial, trial, segmenter.settings.classes, half_pairs=half_pairs)
         _hold(agreement, precision)
         if sides is not None:
-            # A rectangle, smaller than the tile that was traced: a size of that one, left in the graph, is found here.
             smaller = Trial(trial.tiles[:1, :, : sides[0], : sides[len(sides) // 2]])
-            _hold(agreement_of(deploy, partial, smaller, segmenter.settings.classes, half_pairs=half_pairs), precision)
+            _hold(_agreement_on_smaller(deploy, partial, smaller, segmenter.settings.classes, half_pairs), precision)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -226,6 +225,23 @@ def agreement_of(
         reference_miou=wanted.scores().miou if scored else None,
         miou=given.scores().miou if scored else None,
     )
+
+
+def _agreement_on_smaller(
+    deploy: DeploySegmenter, path: Path, trial: Trial, classes: int, half_pairs: bool
+) -> Agreement:
+    """Agreement on a rectangle that is smaller than the traced tile: a size of that one, left in the graph, shows here.
+
+    Raises:
+        ExportRefused: the runtime cannot run it.
+    """
+    try:
+        return agreement_of(deploy, path, trial, classes, half_pairs=half_pairs)
+    except Exception as error:  # the runtime's own, which have no base class of their own
+        height, width = trial.tiles.shape[2:]
+        raise ExportRefused(
+            f"the graph was to take tiles of several sides, and fails at {height} x {width} pixels: {error}"
+        ) from error
 
 
 def _classes_and_sureness(outputs: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
