@@ -24,7 +24,7 @@ def network(classes: int = 4, *, seed: int = 0, stride: int = 4) -> Segmenter:
     torch.manual_seed(seed)
     settings = SegmenterSettings(
         student=PlainSettings(kind="plain", widths=(8, 8, 8, 8, 8), blocks=(0, 0, 1, 0)),
-        decoder=FpnSettings(kind="fpn", widths=(8, 8, 8, 8), stride=stride),  # type: ignore[arg-type]
+        decoder=FpnSettings(kind="fpn", widths=(8, 8, 8, 8), stride=stride),
         classes=classes,
     )
     made = Segmenter(settings).eval()

@@ -114,7 +114,7 @@ def test_statistics_of_cells_of_another_size_are_not(
 ) -> None:
     write_trunk(tmp_path / "model.onnx", sides=(512, 512))
     donor = with_familiarity(onnx.load(tmp_path / "model.onnx"), FEATURES, *known)
-    with pytest.raises(ExportRefused, match="tiles of 512 x 512 pixels and cells of a quarter of that, .* of 256"):
+    with pytest.raises(ExportRefused, match=r"tiles of 512 x 512 pixels and cells of a quarter of that, .* of 256"):
         carried_over(opened, donor)
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from engines.backends.onnxruntime import OnnxRuntimeEngine
-from engines.engine import Engine, EngineOptions
+from engines.engine import Engine, EngineOptions, checked_tiles
 from engines.errors import ModelMismatch, TilesRefused
 from engines.integrity.redundant import RedundantEngine
 from engines.manifest import Manifest, ModelFile
@@ -146,3 +146,11 @@ def test_a_wrapped_engine_passes_the_sides_on(folder: Path) -> None:
 def test_a_model_of_one_size_has_its_size_as_the_only_side(tiny_model: Path) -> None:
     with OnnxRuntimeEngine(Manifest.load(tiny_model), tiny_model, OPTIONS) as engine:
         assert engine.tile_sides == (32,)
+
+
+def test_a_backend_that_says_no_sides_takes_the_usual_size_alone(folder: Path) -> None:
+    """TensorRT's engines are built for it, whatever sides the manifest names."""
+    manifest = Manifest.load(folder)
+    assert checked_tiles(ground(1)[None], manifest, max_batch=1).shape == (1, 3, 1024, 1024)
+    with pytest.raises(TilesRefused):
+        checked_tiles(np.zeros((1, 3, 768, 768), np.uint8), manifest, max_batch=1)
