@@ -29,22 +29,30 @@ def box_means(count: int, side: int, reach: int) -> Tensor:
     return torch.from_numpy(means.reshape(count, side, count, side).sum(axis=3).mean(axis=1).astype(np.float32))
 
 
-def in_phases(grid: Tensor, side: int) -> Tensor:
+def in_phases(grid: Tensor, side: int, *, any_size: bool = False) -> Tensor:
     """(B, C, h, w) resized to ``side`` times its sides, bilinearly between centres, as phases (B, C x side^2, h, w).
 
-    One small convolution: a cell's value depends on three logits a side at most.
+    One small convolution: a cell's value depends on three logits a side at most. ``any_size``: the exported graph has no
+    size of this grid in it.
     """
     if side == 1:
         return grid
     channels, *_ = static_sizes(grid)
     # A resize in phases has the same weights at every logit, which is what a convolution is.
     kernel = _phase_kernel(channels, side).to(grid)
-    return F.conv2d(_with_edges_twice(_with_edges_twice(grid, 2), 3), kernel)
+    twice = _with_edges_sliced if any_size else _with_edges_twice
+    return F.conv2d(twice(twice(grid, 2), 3), kernel)
 
 
 def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
     """Replicates both edges of an axis by one. Torch's own padding is exported with sizes computed at run time."""
-    # Slices, which no size stands in: the graph takes tiles of any side.
+    count = static_sizes(grid)[axis - 1]
+    parts = torch.split(grid, [1] * count if count < 3 else [1, count - 2, 1], dim=axis)
+    return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
+
+
+def _with_edges_sliced(grid: Tensor, axis: int) -> Tensor:
+    """The same by slices, which no size stands in; splits stay where a graph is for one size anyway."""
     first, last = (grid[:, :, :1], grid[:, :, -1:]) if axis == 2 else (grid[..., :1], grid[..., -1:])
     return torch.cat([first, grid, last], dim=axis)
 

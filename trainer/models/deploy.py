@@ -134,12 +134,14 @@ class DeploySegmenter(nn.Module):
         """Normalises, segments, smooths, chooses classes and expands them to pixels: one byte per pixel and output."""
         grid, side = self._grid(tiles)
         settings = self.settings
-        field = in_phases(smoothed(grid, settings, side), side)
+        any_size = self.takes_any_side
+        field = in_phases(smoothed(grid, settings, side), side, any_size=any_size)
         # The smoothing above gets the untempered logits: fitting a temperature must change no class.
-        tempered = in_phases(_tempered(grid, settings.temperature), side) if settings.confidence else None
+        tempered = None
+        if settings.confidence:
+            tempered = in_phases(_tempered(grid, settings.temperature), side, any_size=any_size)
         codes, sure = chosen(field, tempered, side)
         layers = [codes] if sure is None else [codes, (255.0 * sure).round().clamp_min(1.0)]
-        any_size = self.takes_any_side
         return tuple(phases_in_pixels(layer, side, settings.cell, any_size=any_size) for layer in layers)
 
     def _grid(self, tiles: Tensor) -> tuple[Tensor, int]:
