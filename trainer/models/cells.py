@@ -32,8 +32,8 @@ def box_means(count: int, side: int, reach: int) -> Tensor:
 def in_phases(grid: Tensor, side: int, *, any_size: bool = False) -> Tensor:
     """(B, C, h, w) resized to ``side`` times its sides, bilinearly between centres, as phases (B, C x side^2, h, w).
 
-    One small convolution: a cell's value depends on three logits a side at most. ``any_size``: the exported graph has no
-    size of this grid in it.
+    One small convolution: a cell's value depends on three logits a side at most. ``any_size``: the exported graph has
+    no size of this grid in it.
     """
     if side == 1:
         return grid
