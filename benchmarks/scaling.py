@@ -13,13 +13,15 @@ import numpy as np
 
 from benchmarks.pipeline import made_landscape
 from benchmarks.spread import spread
-from engines.engine import Prediction, Tiles
+from engines.engine import Engine, Prediction, Tiles
 from engines.open import open_engine
 from engines.testing import ConstantEngine
 from onboard.mapping.run import MapRequest, map_scene
+from onboard.scene.grid import Grid, tile_shape
 from onboard.scene.probe import Probes
 
 SIDES = (1_000, 2_000, 4_000, 8_000, 12_000, 20_000)
+GRID_SIDES = (600, 1_000, 1_025, 1_100, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000, 12_000)
 CELL = 16
 STEPS = {
     "judge": "probe in a process of its own, which stands ready",
@@ -42,8 +44,10 @@ class CellEngine(ConstantEngine):
 
 
 def cost_per_pixel(folder: Path, *, quick: bool) -> None:
-    """Prints and draws nanoseconds a pixel against size; prints where the largest scene's time goes."""
+    """Prints tiles by size; prints and draws nanoseconds a pixel against size, and where the largest's time goes."""
     sides = SIDES[:4] if quick else SIDES
+    with open_engine() as engine:
+        tiles_by_size(engine)
     rows = []
     for side in sides:
         scene = made_landscape(folder, width=side, height=side)
@@ -62,7 +66,8 @@ def cost_per_pixel(folder: Path, *, quick: bool) -> None:
         for row, more in zip(rows, _as_installed(folder, sides), strict=True):
             row.update(more)
             print(f"{row['side']:>6} x {row['side']:<6} {row['installed_ns']:6.0f} ns a pixel as installed "
-                  f"({row['installed']}), {row['tiles']} tiles")  # fmt: skip
+                  f"({row['installed']}), {row['tiles']} tiles of {row['tile']}, {row['computed']:.2f} pixels computed "
+                  "for one of the map")  # fmt: skip
         Path("docs/benchmarks/scaling.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         draw(rows, Path("docs/benchmarks/scaling.png"))
 
@@ -76,9 +81,29 @@ def _as_installed(folder: Path, sides: tuple[int, ...]) -> list[dict[str, Any]]:
             shutil.rmtree(folder / "maps", ignore_errors=True)
             summary = map_scene(MapRequest(scene, folder / "maps"), engine, judge=probes.judge)
             cost = 1e9 * summary.seconds / summary.scene_pixels
+            grid = grid_of(side, engine)
             rows.append({"installed": f"{engine.backend} {engine.precision}", "installed_ns": cost,
-                         "tiles": summary.tiles})  # fmt: skip
+                         "tiles": summary.tiles, "tile": f"{grid.tile_width} x {grid.tile_height}",
+                         "computed": grid.computed_pixels / side**2})  # fmt: skip
     return rows[1:]
+
+
+def grid_of(side: int, engine: Engine) -> Grid:
+    """The tiles in which a square scene is mapped at the model's own halo."""
+    halo = engine.manifest.halo
+    return Grid(side, side, tile_size=tile_shape(side, side, engine.tile_sides, halo=halo), halo=halo)
+
+
+def tiles_by_size(engine: Engine) -> None:
+    """Prints, for square scenes, tiles and pixels computed for one of the map, beside those of tiles of one size."""
+    size = engine.manifest.input.tile_size
+    sides = ", ".join(map(str, engine.tile_sides))
+    print(f"{engine.manifest.name}, halo {engine.manifest.halo}, sides {sides}: pixels computed for one of the map")
+    for side in GRID_SIDES:
+        grid, fixed = grid_of(side, engine), Grid(side, side, tile_size=size, halo=engine.manifest.halo)
+        print(f"{side:>6} x {side:<6} {len(grid):>4} of {grid.tile_width} x {grid.tile_height}: "
+              f"{grid.computed_pixels / side**2:5.2f}; of {size} alone {fixed.computed_pixels / side**2:5.2f}; "
+              f"{grid.computed_pixels / fixed.computed_pixels:.2f} of them")  # fmt: skip
 
 
 def _steps(scene: Path, out: Path, probes: Probes) -> dict[str, float]:

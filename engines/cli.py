@@ -340,6 +340,11 @@ def render(manifest: Manifest) -> str:
         f"input     {name}: uint8 (N, {len(bands)}, {size}, {size}), {', '.join(bands)}; {scaling}",
         f"output    {outputs}: uint8 (N, {size}, {size})"
         + ("" if familiar is None else f"; {familiar.output}: float32 (N,), unfamiliar below {familiar.threshold:g}"),
+        *(
+            []
+            if manifest.input.tile_sides is None
+            else [f"sides     of a tile {', '.join(map(str, manifest.input.sides))} pixels, height and width each"]
+        ),
         f"halo      {manifest.halo} pixels",
         f"golden    {'checked file, run at every opening' if manifest.golden else 'none'}",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from engines.manifest import Manifest
 
 Tiles: TypeAlias = NDArray[np.uint8]
-"""(N, bands, S, S), values 0..255 as the scene has them, bands in the manifest's order."""
+"""(N, bands, h, w), values 0..255 as the scene has them, bands in the manifest's order; h and w are of the engine's
+`tile_sides`, and all tiles of a call have the same."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class HeadPrediction:
     def __post_init__(self) -> None:
         for array in (self.classes, self.confidence):
             if array is not None and (array.dtype != np.uint8 or array.shape != self.classes.shape or array.ndim != 3):
-                raise ValueError(f"classes and confidence are uint8 (N, S, S), not {array.dtype} {array.shape}")
+                raise ValueError(f"classes and confidence are uint8 (N, h, w), not {array.dtype} {array.shape}")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Prediction(HeadPrediction):
     """Output of an engine for N tiles.
 
     Attributes:
-        classes: uint8 (N, S, S), codes 1..K of the manifest; never 0, the code of "no data", which a model never gives.
-        confidence: uint8 (N, S, S), largest class probability x 255; None where the model has no such output.
+        classes: uint8 (N, h, w), codes 1..K of the manifest; never 0, the code of "no data", which a model never gives.
+        confidence: uint8 (N, h, w), largest class probability x 255; None where the model has no such output.
         familiarity: float32 (N,), 0..1: share of the known imagery that is at least as far from the training data as
             this tile (docs/familiarity.md); None where the model has no such output.
         further: of a model with heads, the output of those opened beside the first, by name; the encoder ran once.
@@ -103,6 +104,8 @@ class Engine(Protocol):
         backend: the runtime: "onnxruntime", "constant", ...
         precision: of the arithmetic: "fp32", "fp16", "int8", ...
         max_batch: most tiles in one call.
+        tile_sides: pixels, rising: height and width of a tile are each one of these. Squares of the manifest's
+            `tile_size` alone, unless manifest, graph and backend all allow others.
         digest: "sha256:<hex>" of what decides the output: model file, backend and its version, precision, graph
             options. Threads and batch size are not in it. Two machines of different CPU may still round differently:
             the digest tells engines apart, not machines.
@@ -124,6 +127,10 @@ class Engine(Protocol):
     @property
     def max_batch(self) -> int:
         """Most tiles in one call."""
+
+    @property
+    def tile_sides(self) -> tuple[int, ...]:
+        """Sides that a tile may have, in pixels, rising."""
 
     @property
     def digest(self) -> str:
@@ -152,7 +159,14 @@ class Engine(Protocol):
 
 
 class ClosesOnExit:
-    """Base class of engines: a context manager that closes the engine when it is left."""
+    """Base class of engines: a context manager that closes the engine when it is left. Tiles have the usual size."""
+
+    manifest: Manifest
+
+    @property
+    def tile_sides(self) -> tuple[int, ...]:
+        """See Engine."""
+        return (self.manifest.input.tile_size,)
 
     def close(self) -> None:
         """See Engine."""
@@ -167,17 +181,26 @@ class ClosesOnExit:
         self.close()
 
 
-def checked_tiles(tiles: Tiles, manifest: Manifest, *, max_batch: int) -> Tiles:
+def checked_tiles(tiles: Tiles, manifest: Manifest, *, max_batch: int, sides: Sequence[int] | None = None) -> Tiles:
     """The same tiles, C-contiguous (copied only where they are not).
 
+    Args:
+        tiles: to be checked.
+        manifest: of the engine.
+        max_batch: of the engine.
+        sides: `tile_sides` of the engine; the manifest's `tile_size` alone where not given.
+
     Raises:
-        TilesRefused: not uint8 (1..max_batch, bands, S, S).
+        TilesRefused: not uint8 (1..max_batch, bands, h, w) with h and w of these sides.
     """
-    bands, size = len(manifest.input.bands), manifest.input.tile_size
-    required = f"uint8 (N, {bands}, {size}, {size}) with N from 1 to {max_batch}"
+    bands, sides = len(manifest.input.bands), tuple(sides or (manifest.input.tile_size,))
+    pixels = f"{sides[0]}, {sides[0]}" if len(sides) == 1 else "h, w"
+    of_sides = "" if len(sides) == 1 else f", h and w of {', '.join(map(str, sides))}"
+    required = f"uint8 (N, {bands}, {pixels}) with N from 1 to {max_batch}{of_sides}"
     if not isinstance(tiles, np.ndarray):
         raise TilesRefused(f"a {type(tiles).__name__}", required)
-    if tiles.dtype != np.uint8 or tiles.shape[1:] != (bands, size, size) or not 1 <= tiles.shape[0] <= max_batch:
+    fits = tiles.ndim == 4 and tiles.shape[1] == bands and tiles.shape[2] in sides and tiles.shape[3] in sides
+    if tiles.dtype != np.uint8 or not fits or not 1 <= tiles.shape[0] <= max_batch:
         raise TilesRefused(f"{tiles.dtype} {tiles.shape}", required)
     # Runtimes take an address and read the tiles from there without gaps.
     return np.ascontiguousarray(tiles)

@@ -9,7 +9,16 @@ from datetime import timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from engines.errors import ModelMismatch
 
@@ -81,25 +90,65 @@ class Band(Part):
     common_name: Slug
 
 
+CELL = 256
+"""Pixels that the sides of a model's tiles are multiples of, where it takes tiles of several sides: a cell of the
+familiarity (docs/familiarity.md), and a multiple of the stride of every network here."""
+
+
+def _check_sides(sides: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The same sides.
+
+    Raises:
+        ValueError: they do not rise, or one is no multiple of CELL.
+    """
+    if sides is not None and (list(sides) != sorted(set(sides)) or any(side < 1 or side % CELL for side in sides)):
+        raise ValueError(f"sides are {list(sides)}, give multiples of {CELL} in rising order")
+    return sides
+
+
 class ModelInput(Part):
     """The input tensor: uint8 (N, bands, tile_size, tile_size), any N.
 
     Attributes:
         name: of the graph's input tensor.
         bands: in the order of the tensor's second axis.
-        tile_size: pixels.
+        tile_size: pixels; the largest side of a tile.
+        tile_sides: pixels, rising: height and width of a tile are each one of these. None where the graph takes squares
+            of `tile_size` alone. A runtime may compute nonsense for a size that a graph was not made for, and say
+            nothing: so the exporter declares the sides, and nobody guesses them.
         value_scaling: how the values are normalised, in words; the graph does it.
     """
 
     name: Text = "tiles"
     bands: Annotated[tuple[Band, ...], Field(min_length=1)]
     tile_size: Annotated[int, Field(ge=1, le=16384)]
+    tile_sides: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_check_sides)] | None = None
     data_type: Literal["uint8"] = "uint8"
     value_scaling: Text
 
+    @model_validator(mode="after")
+    def _largest_is_the_size(self) -> ModelInput:
+        if self.tile_sides is not None and self.tile_sides[-1] != self.tile_size:
+            raise ValueError(f"the largest of tile_sides is {self.tile_sides[-1]}, tile_size is {self.tile_size}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_sides(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        # Left out: the text of a manifest without sides stays what it was, and software that does not know the key
+        # reads it.
+        if self.tile_sides is None:
+            fields.pop("tile_sides", None)
+        return fields
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Pixels, rising: the sides that a tile may have."""
+        return self.tile_sides or (self.tile_size,)
+
 
 class ModelOutput(Part):
-    """Names of the graph's output tensors, each uint8 (N, S, S); `confidence` None where there is none."""
+    """Names of the graph's output tensors, each uint8 (N, h, w); `confidence` None where there is none."""
 
     classes: Text = "classes"
     confidence: Text | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.engine import HeadPrediction, Prediction
+from engines.errors import ModelMismatch
 from engines.manifest import Manifest, output_in_graph
 
 
@@ -22,7 +24,7 @@ class OutputPort:
         head: a further head whose prediction it is part of; "" for the first head, or the model's only one.
         name: of the tensor.
         dtype: numpy's name, "uint8" or "float32".
-        shape: after N, the number of tiles.
+        shape: after N, the number of tiles; of tiles of the manifest's `tile_size`.
     """
 
     field: str
@@ -31,9 +33,15 @@ class OutputPort:
     shape: tuple[int, ...]
     head: str = ""
 
-    def empty(self, tiles: int) -> NDArray[Any]:
-        """A new array for so many tiles, not filled."""
-        return np.empty((tiles, *self.shape), self.dtype)
+    def empty(self, tiles: int, pixels: tuple[int, int] | None = None) -> NDArray[Any]:
+        """A new array for so many tiles, not filled; ``pixels``: their height and width, where not the usual ones."""
+        shape = pixels if pixels is not None and self.is_map else self.shape
+        return np.empty((tiles, *shape), self.dtype)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it has a value for each pixel of a tile, and not one for the whole tile."""
+        return len(self.shape) == 2
 
     @property
     def tile_bytes(self) -> int:
@@ -56,6 +64,26 @@ def output_ports(manifest: Manifest) -> tuple[OutputPort, ...]:
     if manifest.familiarity is not None:
         ports.append(OutputPort("familiarity", manifest.familiarity.output, "float32", ()))
     return tuple(ports)
+
+
+def check_sides_are_open(shapes: Mapping[str, tuple[int | None, ...]], manifest: Manifest, path: Path) -> None:
+    """Checks that a graph has no sizes of its own where the manifest promises tiles of several sides.
+
+    Args:
+        shapes: of input and maps by name, None for an open size.
+        manifest: of the model, with `tile_sides`.
+        path: of its file.
+
+    Raises:
+        ModelMismatch: a height or width is a number.
+    """
+    for name, shape in shapes.items():
+        if any(size is not None for size in shape[-2:]):
+            raise ModelMismatch(
+                path, f"tile sides of {name}",
+                given=f"{' x '.join('open' if size is None else str(size) for size in shape[-2:])} in the graph",
+                required=f"open, for input.tile_sides {list(manifest.input.sides)} of the manifest",
+            )  # fmt: skip
 
 
 def prediction_of(ports: Sequence[OutputPort], arrays: Sequence[NDArray[Any]]) -> Prediction:

@@ -26,6 +26,7 @@ def manifest_for_testing(
     halo: int | None = None,
     confidence: bool = False,
     familiarity: bool = False,
+    tile_sides: tuple[int, ...] | None = None,
 ) -> Manifest:
     """A valid manifest for a model without a file; the halo is an eighth of the tile unless given."""
     # Stands for the file's bytes: engines that answer otherwise need another digest, since canvases go by it.
@@ -43,6 +44,7 @@ def manifest_for_testing(
         input=ModelInput(
             bands=tuple(Band(name=band, common_name=band) for band in names),
             tile_size=tile_size,
+            tile_sides=tile_sides,
             value_scaling="none",
         ),
         output=ModelOutput(confidence="confidence" if confidence else None),
@@ -86,10 +88,15 @@ class _FreeEngine(ClosesOnExit):
         """See Engine."""
         if self._closed:
             raise InferenceFailed(self.backend, "the engine is closed", retryable=False)
-        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
+        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch, sides=self.tile_sides)
         if self._delay_s:
             time.sleep(self._delay_s * len(tiles))
         return self._predicted(tiles)
+
+    @property
+    def tile_sides(self) -> tuple[int, ...]:
+        """See Engine."""
+        return self.manifest.input.sides
 
     def close(self) -> None:
         """See Engine."""
@@ -114,6 +121,7 @@ class ConstantEngine(_FreeEngine):
         halo: of the manifest, an eighth of the tile by default.
         max_batch: most tiles in one call.
         delay_s: seconds slept for each tile.
+        tile_sides: of the manifest; squares of `tile_size` alone by default.
     """
 
     backend = "constant"
@@ -128,11 +136,13 @@ class ConstantEngine(_FreeEngine):
         halo: int | None = None,
         max_batch: int = 8,
         delay_s: float = 0.0,
+        tile_sides: tuple[int, ...] | None = None,
     ) -> None:
         self._code = checked_count("code", code, most=255)
         manifest = manifest_for_testing(
-            f"constant-{code}", tile_size=tile_size, bands=bands, classes=max(5, code), halo=halo, confidence=confidence
-        )
+            f"constant-{code}", tile_size=tile_size, bands=bands, classes=max(5, code), halo=halo,
+            confidence=confidence, tile_sides=tile_sides,
+        )  # fmt: skip
         super().__init__(manifest, max_batch=max_batch, delay_s=delay_s)
 
     def _predicted(self, tiles: Tiles) -> Prediction:
@@ -152,6 +162,7 @@ class IdentityEngine(_FreeEngine):
         halo: of the manifest, an eighth of the tile by default.
         max_batch: most tiles in one call.
         delay_s: seconds slept for each tile.
+        tile_sides: of the manifest; squares of `tile_size` alone by default.
     """
 
     backend = "identity"
@@ -166,11 +177,12 @@ class IdentityEngine(_FreeEngine):
         halo: int | None = None,
         max_batch: int = 8,
         delay_s: float = 0.0,
+        tile_sides: tuple[int, ...] | None = None,
     ) -> None:
         manifest = manifest_for_testing(
             # 255 classes, so that every value of a pixel is a code of the manifest.
             "identity", tile_size=tile_size, bands=bands, classes=255, halo=halo, confidence=confidence,
-            familiarity=familiarity,
+            familiarity=familiarity, tile_sides=tile_sides,
         )  # fmt: skip
         super().__init__(manifest, max_batch=max_batch, delay_s=delay_s)
 

@@ -19,7 +19,7 @@ class WrappedEngine(ClosesOnExit):
         self._engine = engine
 
     @property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> Manifest:  # type: ignore[override] # asked of the wrapped engine each time
         """See Engine."""
         return self._engine.manifest
 
@@ -37,6 +37,11 @@ class WrappedEngine(ClosesOnExit):
     def max_batch(self) -> int:
         """See Engine."""
         return self._engine.max_batch
+
+    @property
+    def tile_sides(self) -> tuple[int, ...]:
+        """See Engine."""
+        return self._engine.tile_sides
 
     @property
     def digest(self) -> str:

@@ -45,7 +45,13 @@ OWN_ADAPTER = {
     "jtop": {"telemetry/sources/jtop_process.py"},
     "pynvml": {"telemetry/sources/nvml.py"},
     "onnxruntime": {"engines/backends/onnxruntime.py", "trainer", "onboard/doctor.py"},
-    "onnx": {"engines/heads_graph.py", "engines/tensorrt/graph_io.py", "engines/profiling/layers.py", "trainer"},
+    "onnx": {
+        "engines/graph_sides.py",
+        "engines/heads_graph.py",
+        "engines/tensorrt/graph_io.py",
+        "engines/profiling/layers.py",
+        "trainer",
+    },
     "pyarrow": {
         "telemetry/table.py",
         "ground/telemetry.py",

@@ -14,7 +14,7 @@ from engines.engine import ClosesOnExit, EngineOptions, Prediction, Tiles, check
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.heads_graph import graph_of
 from engines.manifest import Manifest
-from engines.outputs import output_ports, prediction_of
+from engines.outputs import check_sides_are_open, output_ports, prediction_of
 
 BACKEND = "onnxruntime"
 GRAPH_OPTIMISATION = "ORT_ENABLE_ALL"
@@ -110,9 +110,10 @@ class OnnxRuntimeEngine(ClosesOnExit):
         """See Engine."""
         if self._session is None:
             raise InferenceFailed(BACKEND, "the engine is closed", retryable=False)
-        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
+        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch, sides=self.tile_sides)
+        height, width = tiles.shape[2:]
         try:
-            buffers = [port.empty(len(tiles)) for port in self._outputs]
+            buffers = [port.empty(len(tiles), (height, width)) for port in self._outputs]
             self._binding.bind_cpu_input(self.manifest.input.name, tiles)
             for port, buffer in zip(self._outputs, buffers, strict=True):
                 self._binding.bind_output(port.name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
@@ -124,6 +125,11 @@ class OnnxRuntimeEngine(ClosesOnExit):
             self._binding.clear_binding_inputs()
             self._binding.clear_binding_outputs()
         return prediction_of(self._outputs, buffers)
+
+    @property
+    def tile_sides(self) -> tuple[int, ...]:
+        """See Engine."""
+        return self.manifest.input.sides
 
     def close(self) -> None:
         """See Engine."""
@@ -151,6 +157,10 @@ def _faults(ort: ModuleType) -> tuple[type[Exception], ...]:
 def _check_ports(session: Any, manifest: Manifest, path: Path) -> bool:
     """Checks the graph's inputs and outputs against the manifest; True where the batch size N is fixed to 1."""
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
+    if manifest.input.tile_sides is not None:
+        ports = [*session.get_inputs(), *(port for port in session.get_outputs() if len(port.shape) > 1)]
+        shapes = {port.name: tuple(side if isinstance(side, int) else None for side in port.shape) for port in ports}
+        check_sides_are_open(shapes, manifest, path)
     inputs = [_Port("input", manifest.input.name, (bands, size, size))]
     outputs = [
         _Port("output", port.name, port.shape, "tensor(uint8)" if port.dtype == "uint8" else "tensor(float)")

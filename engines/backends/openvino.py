@@ -21,7 +21,7 @@ from engines.engine import ClosesOnExit, EngineOptions, Prediction, Tiles, check
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.heads_graph import graph_of
 from engines.manifest import Manifest
-from engines.outputs import output_ports, prediction_of
+from engines.outputs import check_sides_are_open, output_ports, prediction_of
 
 BACKEND, BACKEND_BF16 = "openvino", "openvino-bf16"
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -92,6 +92,7 @@ class OpenVinoEngine(ClosesOnExit):
         try:
             model = core.read_model(content)
             _check_ports(model, manifest, folder / manifest.model.file)
+            _set_sides(ov, model, manifest)
             self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             problem = f"cannot load {folder / manifest.model.file}: {one_line(error)}"
@@ -105,7 +106,7 @@ class OpenVinoEngine(ClosesOnExit):
         """See Engine."""
         if self._request is None:
             raise InferenceFailed(self.backend, "the engine is closed", retryable=False)
-        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch)
+        tiles = checked_tiles(tiles, self.manifest, max_batch=self.max_batch, sides=self.tile_sides)
         try:
             # The tiles are only read during the call; the results lie in the request's own buffers: copy them out.
             tensors = self._request.infer({self.manifest.input.name: tiles}, share_inputs=True, share_outputs=False)
@@ -117,6 +118,11 @@ class OpenVinoEngine(ClosesOnExit):
         except MemoryError as error:
             raise InferenceFailed(self.backend, "out of memory", retryable=True) from error
         return prediction_of(self._outputs, arrays)
+
+    @property
+    def tile_sides(self) -> tuple[int, ...]:
+        """See Engine."""
+        return self.manifest.input.sides
 
     def close(self) -> None:
         """See Engine."""
@@ -133,9 +139,27 @@ def _runtime() -> ModuleType:
     return runtime
 
 
+def _set_sides(ov: ModuleType, model: Any, manifest: Manifest) -> None:
+    """Gives height and width of the input their bounds, or their one size, where the graph leaves them open."""
+    port = model.input(manifest.input.name)
+    if not any(side.is_dynamic for side in list(port.partial_shape)[2:]):
+        return
+    sides = manifest.input.sides
+    # With bounds the plugin plans its memory for the largest tile; open sizes that stay fixed need no planning at all.
+    side = ov.Dimension(sides[0], sides[-1]) if len(sides) > 1 else ov.Dimension(sides[0])
+    model.reshape({port.any_name: ov.PartialShape([*list(port.partial_shape)[:2], side, side])})
+
+
 def _check_ports(model: Any, manifest: Manifest, path: Path) -> None:
     """Holds the graph's inputs and outputs to the manifest."""
     size, bands = manifest.input.tile_size, len(manifest.input.bands)
+    if manifest.input.tile_sides is not None:
+        maps = [port for port in [*model.inputs, *model.outputs] if len(list(port.partial_shape)) > 1]
+        shapes = {
+            port.any_name: tuple(None if side.is_dynamic else side.get_length() for side in port.partial_shape)
+            for port in maps
+        }
+        check_sides_are_open(shapes, manifest, path)
     inputs = {manifest.input.name: ("u8", (bands, size, size))}
     outputs = {port.name: ("u8" if port.dtype == "uint8" else "f32", port.shape) for port in output_ports(manifest)}
     for kind, ports, expected in (("input", model.inputs, inputs), ("output", model.outputs, outputs)):

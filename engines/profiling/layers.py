@@ -200,7 +200,7 @@ class _Tensors:
         shape = self.shapes.get(name)
         if shape is None or 0 in shape:
             problem = f"the size of tensor {name} is not known"
-            raise BackendUnavailable("roofline", problem, "export the graph with fixed sizes")
+            raise BackendUnavailable("roofline", problem, "name the model's folder, or export with fixed sizes")
         return math.prod(shape)
 
     def bytes_of(self, name: str) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged
 from engines.files import replace_file
+from engines.graph_sides import of_side
 from engines.heads_graph import graph_of
 from engines.manifest import Manifest
 from engines.tensorrt.engine_file import Batches, BuiltEngine, engine_name
@@ -68,7 +69,8 @@ def build_engine(
             # With other scratch memory TensorRT may choose other kernels: that is another build.
             if existing.workspace_bytes == workspace_bytes:
                 return path
-    content = uint8_at_the_edges(graph_of(manifest, folder))
+    # Fixed sides: an engine of one shape needs no profile for others, and TensorRT picks the kernels for that one.
+    content = of_side(uint8_at_the_edges(graph_of(manifest, folder)), manifest.input.tile_size)
     log_path = path.with_suffix(".log")
     begin = time.monotonic()
     with log_path.open("w", encoding="utf-8") as log:

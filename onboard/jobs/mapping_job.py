@@ -81,12 +81,6 @@ def earlier_maps(settings: Settings, ledger: Ledger, row: SceneRow) -> EarlierMa
     return EarlierMaps(find, key="newest")
 
 
-def core_pixels(settings: Settings, manifest: Manifest) -> int:
-    """Pixels that a tile adds to the map: the tile without its halo."""
-    halo = manifest.halo if settings.halo_px is None else settings.halo_px
-    return int(max(1, manifest.input.tile_size - 2 * halo) ** 2)
-
-
 def figures_of(summary: MapSummary, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of a finished mapping for the scene's row: tiles, seconds, energy and temperature."""
     return {

@@ -65,6 +65,9 @@ class MapObserver:
         """Stored data were found changed and are made again; ``kind`` is the event's: "canvas-damaged", ..."""
         log.warning("%s: %s", kind, text)
 
+    def before_mapping(self, *, tiles: int, pixels: int) -> None:
+        """Called before the first tile of a run, with the numbers of tiles and of pixels that the map will have."""
+
     def before_publishing(self) -> None:
         """Called once every tile is on the canvas and the engine was checked; no batch follows."""
 

@@ -61,6 +61,7 @@ class Part:
         opener: opens the worker's engine, unless it is open.
         engine: digest that it must have.
         size: (width, height) in which the model sees the scene.
+        tile: (width, height) of a tile.
         canvas: folder of the canvas, which must hold `identity`.
         tiles: whole batches of the grid.
     """
@@ -71,6 +72,7 @@ class Part:
     options: SceneOptions
     decisions: Decisions
     size: tuple[int, int]
+    tile: tuple[int, int]
     halo: int
     batch: int
     read_timeout_s: float
@@ -142,8 +144,8 @@ class DaskExecutor:
         progress(len(done), len(grid))
         whole = Part(
             self.opener, self.engine.digest, scene.path.resolve(), scene.options, scene.decisions,
-            (scene.width, scene.height), grid.halo, work.batch, work.read_timeout_s, canvas.folder.resolve(),
-            dict(work.identity), canvas.confidence is not None,
+            (scene.width, scene.height), (grid.tile_width, grid.tile_height), grid.halo, work.batch,
+            work.read_timeout_s, canvas.folder.resolve(), dict(work.identity), canvas.confidence is not None,
             {head.name: head.confidence is not None for head in canvas.heads[1:]}, (),
         )  # fmt: skip
         parts = parts_of(len(grid), done, batch=work.batch, workers=len(_workers(self.client)))
@@ -246,7 +248,7 @@ def _mapped(part: Part, tiles: tuple[int, ...]) -> Finished:
                 "give all workers the same version, model and backend (--backend)",
             )
         with rasterio.Env(**GDAL_ENV), _scene_of(part) as scene:
-            grid = Grid(scene.width, scene.height, tile_size=engine.manifest.input.tile_size, halo=part.halo)
+            grid = Grid(scene.width, scene.height, tile_size=part.tile, halo=part.halo)
             with PartCanvas(part, width=scene.width, height=scene.height, others=len(grid)) as canvas:
                 canvas.left_out = frozenset(range(len(grid))) - frozenset(tiles)
                 pipeline = Pipeline(scene, grid, engine, canvas, batch=part.batch, read_timeout_s=part.read_timeout_s)

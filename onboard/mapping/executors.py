@@ -33,13 +33,18 @@ class EngineDescription:
     digest: str
     folder: Path | None = None
     choice: Choice = field(default_factory=Choice)
+    tile_sides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tile_sides:
+            object.__setattr__(self, "tile_sides", (self.manifest.input.tile_size,))
 
     @classmethod
     def of(cls, engine: Engine) -> EngineDescription:
         """Describes an open engine."""
         return cls(
             engine.manifest, engine.backend, engine.precision, engine.max_batch, engine.digest, engine.folder,
-            choice_of(engine),
+            choice_of(engine), engine.tile_sides,
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from onboard.mapping.request import MapRequest
 from onboard.mapping.scene_files import digest_of_all, scene_digests
 from onboard.scene.decoders import decoder_versions
 from onboard.scene.georeference import Georeference
-from onboard.scene.grid import Grid
+from onboard.scene.grid import Grid, tile_shape
 from onboard.scene.reader import Scene
 from onboard.scene.resample import RESAMPLING_VERSION
 from onboard.scene.resolution import Resolution
@@ -58,7 +58,8 @@ class Job:
         """Fixes grid and identity. The scene is read as the resolution says."""
         engine, manifest = executor.engine, executor.engine.manifest
         halo = manifest.halo if request.halo is None else request.halo
-        grid = Grid(scene.width, scene.height, tile_size=manifest.input.tile_size, halo=halo)
+        shape = tile_shape(scene.width, scene.height, engine.tile_sides, halo=halo)
+        grid = Grid(scene.width, scene.height, tile_size=shape, halo=halo)
         scene_files = digests_of(request.scene)
         scene_sha256 = digest_of_all(scene_files)
         if request.scene_sha256 is not None:
@@ -76,7 +77,8 @@ class Job:
             "model": manifest.model.sha256,
             "engine": engine.digest,  # two builds of one model may differ in a few pixels
             "precision": engine.precision,
-            "tile": manifest.input.tile_size,
+            # One number for the usual square: canvases that were begun before there were other shapes are continued.
+            "tile": manifest.input.tile_size if {*shape} == {manifest.input.tile_size} else [*shape],
             "halo": halo,
             "batch": request.batch,  # tiles of one call may round otherwise than alone
             "scene_facts": scene.facts,

@@ -255,7 +255,7 @@ class Pipeline:
             tiles.append(tile)
             valid.append(None if mask is None or mask.all() else mask)
             shares.append(1.0 if read.valid is None else float(read.valid.mean()))
-            pixels.append(pad_to_tile(read.pixels, self.grid.tile_size))
+            pixels.append(pad_to_tile(read.pixels, (self.grid.tile_width, self.grid.tile_height)))
         stacked = None if not pixels else pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
         return Batch(group, tuple(tiles), stacked, tuple(valid), tuple(shares))
 

@@ -159,6 +159,7 @@ def _map_and_publish(
         thumbnail = thumbnail_of((job.scene.width, job.scene.height), bands)
     work = TileWork(job.scene, job.grid, canvas, job.request.batch, job.read_timeout_s, job.identity, thumbnail)
     stats = PipelineStats()
+    observer.before_mapping(tiles=len(job.grid), pixels=job.scene.width * job.scene.height)
     for _ in range(ATTEMPTS):
         # Anew in each round: nothing that was made of pixels of before goes into the map.
         with ExitStack() as stack:

@@ -32,7 +32,7 @@ class ShadowRequest:
     """Tiles that were mapped, and what the active model said of them.
 
     Attributes:
-        tiles: uint8 (N, bands, S, S).
+        tiles: uint8 (N, bands, h, w).
         answers: of the active model, by the head of the candidate that they are compared with.
         new: heads of the candidate that are compared with nothing.
     """
@@ -87,16 +87,23 @@ def shadow(settings: Settings, folder: Path, source: BinaryIO, out: BinaryIO) ->
         built=settings.data_dir / "engines", choices=settings.data_dir / "backends.json",
     ) as engine:  # fmt: skip
         while (request := ShadowRequest.read(source)) is not None:
-            before = time.monotonic()
-            heads = _infer(engine, request.tiles, names or ("",))
-            seconds = round(time.monotonic() - before, 4)
-            answer = {
-                "tiles": len(request.tiles), "seconds": seconds,
-                "heads": {name: _compared(heads[name], answer) for name, answer in request.answers.items()},
-                "new_heads": {name: _own(heads[name]) for name in request.new},
-            }  # fmt: skip
+            # The active model may take tiles of more sides than this one. That is no failure of this one.
+            fits = all(side in engine.tile_sides for side in request.tiles.shape[2:])
+            answer = _answer(engine, request, names or ("",)) if fits else {"skipped": len(request.tiles)}
             out.write(json.dumps(answer).encode() + b"\n")
             out.flush()
+
+
+def _answer(engine: Engine, request: ShadowRequest, names: Sequence[str]) -> dict[str, Any]:
+    """Sums of one request, as onboard.models.shadow_figures adds them."""
+    before = time.monotonic()
+    heads = _infer(engine, request.tiles, names)
+    seconds = round(time.monotonic() - before, 4)
+    return {
+        "tiles": len(request.tiles), "seconds": seconds,
+        "heads": {name: _compared(heads[name], answer) for name, answer in request.answers.items()},
+        "new_heads": {name: _own(heads[name]) for name in request.new},
+    }  # fmt: skip
 
 
 def _infer(engine: Engine, tiles: Tiles, names: Sequence[str]) -> dict[str, HeadPrediction]:

@@ -29,7 +29,7 @@ class Heartbeat:
         tiles_total, scenes_total: done by this worker.
         tiles_per_s: over the last minute, None before the first tile; tiles_per_s_1s: over the last second;
             tiles_per_s_scene: since this run of the scene began.
-        pixels_per_s: over the last minute, of the part of a tile that is kept.
+        pixels_per_s: over the last minute, of the part of a tile that is kept; a mean over the scene's tiles.
         stages_ms: by stage, (p50, p95) of the last 256 batches.
         governor, governor_why: state of the governor and its reason.
         wanted_mode: the power mode that the governor asks for; empty: none.
@@ -139,7 +139,7 @@ class HeartbeatWriter:
         self._tiles: deque[tuple[float, int]] = deque()  # of the last minute: (time, tiles)
         self._stages: dict[str, deque[float]] = {}
         self._begun, self._scene_tiles = clock(), 0
-        self.tile_pixels = 0
+        self.tile_pixels = 0.0
         self._lock = threading.Lock()
         self._suspended_until = 0.0
         self.state = Heartbeat(pid=os.getpid())

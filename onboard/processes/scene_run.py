@@ -96,6 +96,11 @@ class SceneObserver(MapObserver):
         """See :meth:`MapObserver.compared_areas`."""
         return rows if self.compare_areas is None else self.compare_areas(rows, time)
 
+    def before_mapping(self, *, tiles: int, pixels: int) -> None:
+        """See :meth:`MapObserver.before_mapping`."""
+        # Of this scene: tiles have another shape for each, and share what their number widens their halos by.
+        self.heartbeat.tile_pixels = pixels / tiles
+
     def before_publishing(self) -> None:
         """See :meth:`MapObserver.before_publishing`."""
         # Not when the engine was checked, which happens between batches too: an engine that hangs after a check must

@@ -144,7 +144,7 @@ class Candidate:
                 answer = {"failed": f"its process ended ({error})"}
             if "failed" in answer:
                 self.failure = str(answer["failed"])
-            else:
+            elif "skipped" not in answer:  # tiles of a shape that only the active model takes are compared with nothing
                 add_answer(self.sums, answer)
             # After `failure` is noted: whoever waits in `settle` looks at it next.
             self._is_idle.set()

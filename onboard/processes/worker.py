@@ -26,7 +26,6 @@ from onboard.jobs.data_folder import WORKER_LOCK, hold_data_folder
 from onboard.jobs.erase import erase_canvases, erase_scene, erase_scene_file
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_job import (
-    core_pixels,
     earlier_maps,
     figures_of,
     map_request_of,
@@ -158,7 +157,6 @@ class Worker:
             EngineError: the engine failed; the scene is queued again.
         """
         settings, manifest = self.settings, self.guard.engine.manifest
-        self.heartbeat.tile_pixels = core_pixels(settings, manifest)
         self.heartbeat.begin_scene(row.id)
         self.heartbeat.suspend_watchdog(PREPARING_S)  # digest, probe and statistics have no batches that beat
         energy = SceneEnergy(settings.canvases_dir / row.id)

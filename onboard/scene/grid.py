@@ -9,6 +9,9 @@ tiles share; the first and the last reach the scene's border:
     tile 2                   [halo|====core====]
 
 Only a scene smaller than a tile is padded, by reflection at its right and bottom.
+
+All tiles of a scene have one shape. Where the engine takes tiles of several sides, `tile_shape` chooses per axis the
+smallest one that needs no more tiles than the largest, so tiles may be rectangles.
 """
 
 from __future__ import annotations
@@ -54,13 +57,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Tile:
-    """One square for the engine.
+    """One rectangle for the engine.
 
     Attributes:
         index: place in the grid, row-major.
         source: scene pixels to read; smaller than the tile only where the scene is.
         core: scene pixels whose prediction is kept.
-        core_in_tile: where the core lies inside the S x S tile, same size as `core`.
+        core_in_tile: where the core lies inside the tile, same size as `core`.
     """
 
     index: int
@@ -69,30 +72,95 @@ class Tile:
     core_in_tile: Window
 
 
+def tile_shape(width: int, height: int, sides: Sequence[int], *, halo: int) -> tuple[int, int]:
+    """Width and height of the tiles of a scene, both of the allowed sides.
+
+    Along each axis there are as many tiles as with the largest side, and they have the smallest side with which so many
+    still reach from border to border. More and smaller tiles are never taken: each one reads and discards a halo more.
+
+    Args:
+        width: of the scene, in pixels.
+        height: of the scene, in pixels.
+        sides: that the engine takes, in pixels, in any order.
+        halo: of the tiles, in pixels.
+    """
+    return _side(width, sides, halo), _side(height, sides, halo)
+
+
+def _side(length: int, sides: Sequence[int], halo: int) -> int:
+    largest = max(sides)
+    # With such a halo not even the largest tile has a core. Grid refuses it, in words.
+    if 2 * halo >= largest:
+        return largest
+    most = _Axis(length, largest, halo).count
+    fitting = [side for side in sides if side > 2 * halo and _Axis(length, side, halo).count <= most]
+    return min(fitting)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The tiles along one axis of a scene: its length, a tile's side and the least halo, all in pixels."""
+
+    length: int
+    side: int
+    halo: int
+
+    @property
+    def count(self) -> int:
+        step = self.side - 2 * self.halo
+        return 1 if self.length <= self.side else -(-(self.length - 2 * self.halo) // step)
+
+    def start(self, position: int) -> int:
+        """First pixel of a tile; neighbours are at most S - 2h apart."""
+        last = max(0, self.length - self.side)
+        # The last tile ends at the border and so may begin out of phase. A start in phase with mirrored pixels behind
+        # it was measured and left (docs/decisions/0008).
+        if position == self.count - 1:
+            return last
+        # The step must be a multiple: rounded up to it, neighbours still lie no farther apart than their halos allow.
+        phase = math.gcd(PHASE, self.side - 2 * self.halo)
+        # Whole numbers: resumed runs and the machines of a cluster must cut the very same tiles.
+        even = position * last // (self.count - 1)
+        return min(last, -(-even // phase) * phase)
+
+    def span(self, position: int) -> tuple[int, int, int, int]:
+        """First pixel and length of a tile's source, then of its core."""
+        start, first, end = self.start(position), 0, self.length
+        if position > 0:
+            # In the middle of what the two share: both say the least certain things at their own edges.
+            first = (self.start(position - 1) + self.side + start) // 2
+        if position < self.count - 1:
+            end = (start + self.side + self.start(position + 1)) // 2
+        return start, min(self.side, self.length), first, end - first
+
+
 class Grid(Sequence[Tile]):
     """All tiles of a scene, row-major, made when asked for.
 
     Args:
         width: scene width in pixels.
         height: scene height in pixels.
-        tile_size: S, pixels a side.
+        tile_size: S, pixels a side of square tiles, or their width and height.
         halo: h, pixels thrown away, at least, at each side of a tile that is not the scene's border.
 
     Raises:
         OptionsRefused: nothing of a tile would be left by the halo.
     """
 
-    def __init__(self, width: int, height: int, *, tile_size: int, halo: int) -> None:
-        if width < 1 or height < 1 or tile_size < 1:
+    def __init__(self, width: int, height: int, *, tile_size: int | tuple[int, int], halo: int) -> None:
+        self.tile_width, self.tile_height = (tile_size, tile_size) if isinstance(tile_size, int) else tile_size
+        smallest = min(self.tile_width, self.tile_height)
+        if width < 1 or height < 1 or smallest < 1:
             raise ValueError(f"scene {width} x {height} and tile {tile_size} must hold at least one pixel")
-        if not 0 <= 2 * halo < tile_size:
+        if not 0 <= 2 * halo < smallest:
             raise OptionsRefused(
-                f"a halo of {halo} pixels leaves nothing of a tile of {tile_size}",
-                f"give a halo of 0 to {(tile_size - 1) // 2}",
+                f"a halo of {halo} pixels leaves nothing of a tile of {smallest}",
+                f"give a halo of 0 to {(smallest - 1) // 2}",
             )
-        self.width, self.height, self.tile_size, self.halo = width, height, tile_size, halo
-        self.columns = self._count(width)
-        self.rows = self._count(height)
+        self.width, self.height, self.halo = width, height, halo
+        self._across, self._down = _Axis(width, self.tile_width, halo), _Axis(height, self.tile_height, halo)
+        self.columns = self._across.count
+        self.rows = self._down.count
 
     def __len__(self) -> int:
         return self.columns * self.rows
@@ -110,8 +178,8 @@ class Grid(Sequence[Tile]):
         if not 0 <= position < len(self):
             raise IndexError(f"tile {index} of a grid of {len(self)}")
         row, column = divmod(position, self.columns)
-        left, width, first, columns = self._span(column, self.columns, self.width)
-        top, height, upper, rows = self._span(row, self.rows, self.height)
+        left, width, first, columns = self._across.span(column)
+        top, height, upper, rows = self._down.span(row)
         return Tile(
             position,
             source=Window(left, top, width, height),
@@ -122,47 +190,30 @@ class Grid(Sequence[Tile]):
     def __iter__(self) -> Iterator[Tile]:
         return (self[position] for position in range(len(self)))
 
-    def _count(self, length: int) -> int:
-        step = self.tile_size - 2 * self.halo
-        return 1 if length <= self.tile_size else -(-(length - 2 * self.halo) // step)
-
-    def _start(self, position: int, count: int, length: int) -> int:
-        """First pixel of a tile along one axis; neighbours are at most S - 2h apart."""
-        last = max(0, length - self.tile_size)
-        # The last tile ends at the border and so may begin out of phase. A start in phase with mirrored pixels behind
-        # it was measured and left (docs/decisions/0008).
-        if position == count - 1:
-            return last
-        # The step must be a multiple: rounded up to it, neighbours still lie no farther apart than their halos allow.
-        phase = math.gcd(PHASE, self.tile_size - 2 * self.halo)
-        # Whole numbers: resumed runs and the machines of a cluster must cut the very same tiles.
-        even = position * last // (count - 1)
-        return min(last, -(-even // phase) * phase)
-
-    def _span(self, position: int, count: int, length: int) -> tuple[int, int, int, int]:
-        """First pixel and length of a tile's source, then of its core, along one axis."""
-        start, first, end = self._start(position, count, length), 0, length
-        if position > 0:
-            # In the middle of what the two share: both say the least certain things at their own edges.
-            first = (self._start(position - 1, count, length) + self.tile_size + start) // 2
-        if position < count - 1:
-            end = (start + self.tile_size + self._start(position + 1, count, length)) // 2
-        return start, min(self.tile_size, length), first, end - first
+    @property
+    def computed_pixels(self) -> int:
+        """Pixels of all tiles together, halos and padding among them: what the engine computes for this scene."""
+        return len(self) * self.tile_width * self.tile_height
 
 
-def pad_to_tile(pixels: NDArray[np.uint8], tile_size: int) -> NDArray[np.uint8]:
-    """Reflects pixels (bands, h, w) at right and bottom up to (bands, tile_size, tile_size).
+def pad_to_tile(pixels: NDArray[np.uint8], tile_size: int | tuple[int, int]) -> NDArray[np.uint8]:
+    """Reflects pixels (bands, h, w) at right and bottom up to the size of a tile.
 
     The border pixel is not repeated; a side of less than half a tile is reflected back and forth. A full tile is
     returned as it is, not copied.
+
+    Args:
+        pixels: no larger than a tile.
+        tile_size: pixels a side of a square tile, or its width and height, as Grid takes them.
     """
+    tile_width, tile_height = (tile_size, tile_size) if isinstance(tile_size, int) else tile_size
     _, height, width = pixels.shape
-    if height > tile_size or width > tile_size:
-        raise ValueError(f"{width} x {height} pixels do not fit a tile of {tile_size}")
-    if height < tile_size:
-        pixels = pixels[:, _reflected(height, tile_size), :]
-    if width < tile_size:
-        pixels = pixels[:, :, _reflected(width, tile_size)]
+    if height > tile_height or width > tile_width:
+        raise ValueError(f"{width} x {height} pixels do not fit a tile of {tile_width} x {tile_height}")
+    if height < tile_height:
+        pixels = pixels[:, _reflected(height, tile_height), :]
+    if width < tile_width:
+        pixels = pixels[:, :, _reflected(width, tile_width)]
     return pixels if pixels.flags.c_contiguous else np.ascontiguousarray(pixels)
 
 

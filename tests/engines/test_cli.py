@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from engines.cli import main
+from engines.cli import main, render
 from engines.command_line import counted
 from engines.errors import SettingRefused
 from engines.manifest import Cost, DataSet, Evaluation, Manifest, Training
 from engines.open import backend_states
 from engines.profiling import bench
-from engines.testing import ConstantEngine
+from engines.testing import ConstantEngine, manifest_for_testing
 from tests.tiny_heads import write_heads_model
 
 MakeModel = Callable[..., Path]
@@ -221,3 +221,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
 def test_list_shows_backends(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "backend  onnxruntime: " in capsys.readouterr().out
+
+
+def test_sides_are_told_where_a_model_has_several() -> None:
+    line = "sides     of a tile 512, 768, 1024 pixels, height and width each"
+    assert line in render(manifest_for_testing(tile_size=1024, tile_sides=(512, 768, 1024)))
+    assert "sides" not in render(manifest_for_testing(tile_size=1024))

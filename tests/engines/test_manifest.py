@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -24,6 +24,7 @@ from engines.manifest import (
     ModelOutput,
     Training,
 )
+from engines.open import manifest_path
 from engines.testing import manifest_for_testing
 
 slugs = st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,20}", fullmatch=True)
@@ -231,3 +232,50 @@ def test_a_model_file_is_read_only_as_the_one_described(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ModelMismatch, match="not readable"):
         entry.read_verified(tmp_path)
+
+
+def with_sides(**changes: object) -> dict[str, Any]:
+    fields = json.loads(manifest_for_testing(tile_size=1024).to_json())
+    fields["input"] |= changes
+    return cast("dict[str, Any]", fields)
+
+
+def test_sides_of_tiles_come_back_as_they_were_written(tmp_path: Path) -> None:
+    manifest = manifest_for_testing(tile_size=1024, tile_sides=(512, 768, 1024))
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path) == manifest
+    assert Manifest.load(tmp_path).input.sides == (512, 768, 1024)
+    assert json.loads((tmp_path / "manifest.json").read_text())["input"]["tile_sides"] == [512, 768, 1024]
+
+
+def test_a_manifest_without_sides_says_nothing_of_them(tmp_path: Path) -> None:
+    """Byte for byte: software of before there were sides refuses keys that it does not know."""
+    manifest = manifest_for_testing(tile_size=1024)
+    assert "tile_sides" not in manifest.to_json()
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path).to_json() == manifest.to_json()
+    assert Manifest.load(tmp_path).input.sides == (1024,)
+
+
+@pytest.mark.parametrize("name", ["landcover", "landcover-fp16", "dubai-lite"])
+def test_shipped_manifests_are_written_as_they_are(name: str) -> None:
+    file = manifest_path(name)
+    assert json.loads(Manifest.load(file).to_json()).get("input") == json.loads(file.read_text())["input"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "problem"),
+    [
+        ([512, 700, 1024], "give multiples of 256 in rising order"),
+        ([768, 512, 1024], "give multiples of 256 in rising order"),
+        ([512, 512, 1024], "give multiples of 256 in rising order"),
+        ([0, 1024], "give multiples of 256 in rising order"),
+        ([512, 768], "the largest of tile_sides is 768, tile_size is 1024"),
+        ([512, 1280], "the largest of tile_sides is 1280, tile_size is 1024"),
+        ([], "at least 1 item"),
+    ],
+)
+def test_sides_that_no_tile_can_have_are_refused(tmp_path: Path, sides: list[int], problem: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(with_sides(tile_sides=sides)))
+    with pytest.raises(ManifestError, match=problem):
+        Manifest.load(tmp_path)

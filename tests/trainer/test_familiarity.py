@@ -46,7 +46,14 @@ SIDE = 64
 BLOCK = "/segmenter/student/stem/trunk/blocks.{}/project/project.0/Conv"
 
 
-def write_trunk(path: Path, *, half: bool = False, widths: tuple[int, int] = (3, 5), seed: int = 0) -> None:
+def write_trunk(
+    path: Path,
+    *,
+    half: bool = False,
+    widths: tuple[int, int] = (3, 5),
+    seed: int = 0,
+    sides: tuple[int | str, int | str] = (SIDE, SIDE),
+) -> None:
     """Classes and confidence of a trunk with two levels, at strides 8 and 16, in FP32 or FP16."""
     draw = np.random.default_rng(seed)
     kind, number = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
@@ -70,9 +77,9 @@ def write_trunk(path: Path, *, half: bool = False, widths: tuple[int, int] = (3,
         make("Identity", ["classes"], ["confidence"]),
     ]
     value = helper.make_tensor_value_info
-    shape: list[str | int | None] = ["N", SIDE, SIDE]
+    shape: list[str | int | None] = ["N", *sides]
     graph = helper.make_graph(
-        nodes, "trunk", [value("tiles", TensorProto.UINT8, ["N", 3, SIDE, SIDE])],
+        nodes, "trunk", [value("tiles", TensorProto.UINT8, ["N", 3, *sides])],
         [value("classes", TensorProto.UINT8, shape), value("confidence", TensorProto.UINT8, shape)],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )  # fmt: skip

@@ -101,10 +101,16 @@ def _cost(cost: Cost | None) -> list[tuple[str, str]]:
     return [("Cost of a tile", f"{cost.flops / 1e9:.2f} GFLOP, {cost.bytes_moved / 1e6:.0f} MB moved in FP16")]
 
 
+def _smaller_sides(manifest: Manifest) -> str:
+    smaller = ", ".join(map(str, manifest.input.sides[:-1]))
+    return f" (or sides of {smaller})" if smaller else ""
+
+
 def _input_facts(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         ("Input", f"{', '.join(band.name for band in manifest.input.bands)}, uint8, "
-                  f"{manifest.input.tile_size} x {manifest.input.tile_size} pixels; {manifest.input.value_scaling}"),
+                  f"{manifest.input.tile_size} x {manifest.input.tile_size} pixels{_smaller_sides(manifest)}; "
+                  f"{manifest.input.value_scaling}"),
         ("Halo", f"{manifest.halo} pixels at tile edges are thrown away"),
     ]  # fmt: skip
 

@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from engines.graph_sides import has_open_sides
+from trainer.errors import ExportRefused
 from trainer.export.fold_input import fold_normalisation
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every Resize has constant scales, outputs have fixed sizes, and unused nodes are removed.
+
+    In a graph whose input leaves height and width open, outputs stay open too, and no Resize may aim at a size.
 
     The normalisation of the pixels, up to eight passes over the largest tensor, becomes one addition before the first
     convolution, whose weights take the scale (:mod:`trainer.export.fold_input`).
@@ -20,12 +24,15 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     To keep the batch size dynamic, the exporter computes the sizes of a Resize from a tensor's shape at run time.
     Constant scales give the same result without the batch size, and engines can plan them ahead.
     """
-    sides = _sides_of_one_tile(model)
+    is_open = has_open_sides(model)
+    sides = {} if is_open else _sides_of_one_tile(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
     for node in graph.node:
         if node.op_type == "Resize" and len(node.input) == 4 and node.input[3]:
+            if is_open:
+                raise ExportRefused(f"{node.name} resizes to one size: the graph is not one for tiles of several sides")
             before, after = sides[node.input[0]][2:], sides[node.output[0]][2:]
             scales = [1.0, 1.0, *(_scale(side, target) for side, target in zip(before, after, strict=True))]
             name = f"{node.name}/scales"
@@ -35,7 +42,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
             resized = helper.make_node("Resize", [node.input[0], "", name], node.output, name=node.name)
             resized.attribute.extend(attributes)
             node.CopyFrom(resized)
-    for port in graph.output:
+    for port in () if is_open else graph.output:
         # The first dimension, the number of tiles, stays open.
         for dim, side in list(zip(port.type.tensor_type.shape.dim, sides[port.name], strict=True))[1:]:
             dim.dim_value = side

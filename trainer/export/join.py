@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from engines.backends.onnxruntime import OnnxRuntimeEngine
 from engines.engine import Tiles
-from engines.manifest import Encoder, Head, HeadsManifest, Manifest, ManifestWithHeads, ModelFile
+from engines.graph_sides import has_open_sides, with_sides
+from engines.manifest import Encoder, Head, HeadsManifest, Manifest, ManifestWithHeads, ModelFile, ModelInput
 from engines.verify import read_golden, read_golden_tile, verify_golden, write_answer
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import NOTES, notes_of, write_card
@@ -31,11 +32,12 @@ ENCODER = "encoder.onnx"
 
 @dataclass(frozen=True)
 class _Part:
-    """A model folder of one graph, cut where its encoder ends."""
+    """A model folder of one graph, cut where its encoder ends; ``sized`` for one tile of the usual size, to count."""
 
     folder: Path
     manifest: Manifest
     graph: SplitGraph
+    sized: SplitGraph
 
     @classmethod
     def of(cls, folder: Path) -> _Part:
@@ -46,7 +48,9 @@ class _Part:
             raise ExportRefused(f"{folder} has no golden tile: export it with one")
         model = onnx.load_from_string(manifest.model.read_verified(folder))
         outputs = [name for name in (manifest.output.classes, manifest.output.confidence) if name]
-        return cls(folder, manifest, split(model, outputs))
+        graph = split(model, outputs)
+        sized = split(with_sides(model, manifest.input.tile_size), outputs) if has_open_sides(model) else graph
+        return cls(folder, manifest, graph, sized)
 
 
 def join_heads(
@@ -86,15 +90,18 @@ def join_heads(
         entry = ModelFile.of(made / ENCODER)
         features = tuple(dict.fromkeys(name for part in parts.values() for name in part.graph.features))
         encoder = Encoder(
-            **entry.model_dump(), features=features, total_parameters=_parameters(network), cost=cost_of_part(network)
+            **entry.model_dump(),
+            features=features,
+            total_parameters=_parameters(network),
+            cost=cost_of_part(first.sized.encoder),
         )
         manifest = _valid(
             schema_version=2, name=name, version=version,
             created=datetime.now(timezone.utc).replace(microsecond=0), description=description, encoder=encoder,
-            input=first.manifest.input, halo=first.manifest.halo, precision=first.manifest.precision,
-            opset=first.manifest.opset, training=first.manifest.training, golden=golden, gsd_m=first.manifest.gsd_m,
-            gsd_range_m=first.manifest.gsd_range_m, terms=first.manifest.terms,
-            familiarity=first.manifest.familiarity,
+            input=_common_input([part.manifest.input for part in parts.values()]), halo=first.manifest.halo,
+            precision=first.manifest.precision, opset=first.manifest.opset, training=first.manifest.training,
+            golden=golden, gsd_m=first.manifest.gsd_m, gsd_range_m=first.manifest.gsd_range_m,
+            terms=first.manifest.terms, familiarity=first.manifest.familiarity,
             heads=tuple(_head(head, part, encoder.sha256, tile, made) for head, part in parts.items()),
         )  # fmt: skip
         if notes:
@@ -141,7 +148,8 @@ def add_head(model: Path, name: str, folder: Path, out: Path, *, version: str) -
         places = [head if old.name == name else old for old in source.heads]
         heads = tuple(places if len(kept) < len(source.heads) else [*places, head])
         created = datetime.now(timezone.utc).replace(microsecond=0)
-        manifest = _valid(**dict(source) | {"version": version, "created": created, "heads": heads})
+        common = _common_input([source.input, part.manifest.input])
+        manifest = _valid(**dict(source) | {"version": version, "created": created, "input": common, "heads": heads})
         _finish(manifest, made)
     return manifest
 
@@ -155,6 +163,12 @@ def check_head_name(name: str) -> None:
     check_name(name, "--head", "head")
     if f"{name}.onnx" == ENCODER:
         raise SettingsRefused("--head", f"{name} is the encoder's own: give the head another name")
+
+
+def _common_input(inputs: Sequence[ModelInput]) -> ModelInput:
+    """The input of a model of these parts, which differ in their tiles' sides at most: it has the sides of them all."""
+    sides = sorted(set(inputs[0].sides).intersection(*(item.sides for item in inputs)))
+    return inputs[0].model_copy(update={"tile_sides": tuple(sides) if len(sides) > 1 else None})
 
 
 def _valid(**fields: object) -> HeadsManifest:
@@ -174,8 +188,12 @@ def _valid(**fields: object) -> HeadsManifest:
 def _check_same_encoder(head: str, part: _Part, wanted: Manifest, encoder: onnx.ModelProto) -> None:
     given = part.manifest
     # Things that an engine has once for all heads, since the encoder runs once.
-    facts = ("precision", "opset", "input", "halo", "gsd_m")
-    if other := [name for name in facts if getattr(given, name) != getattr(wanted, name)]:
+    facts = ("precision", "opset", "halo", "gsd_m")
+    other = [name for name in facts if getattr(given, name) != getattr(wanted, name)]
+    # Sides may differ: the model takes those that all its parts take.
+    if given.input.model_copy(update={"tile_sides": None}) != wanted.input.model_copy(update={"tile_sides": None}):
+        other.append("input")
+    if other:
         raise ExportRefused(f"head {head}: {part.folder} has another {other[0]} than the model's encoder")
     if not same_network(part.graph.encoder, encoder):
         raise ExportRefused(
@@ -199,7 +217,7 @@ def _head(name: str, part: _Part, encoder_sha256: str, tile: Tiles, folder: Path
         encoder_sha256=encoder_sha256, output=facts.output, classes=facts.classes,
         total_parameters=_parameters(part.graph.head), training=facts.training, evaluation=facts.evaluation,
         golden=answer, agreement=facts.agreement, calibration=facts.calibration, acceptance=facts.acceptance,
-        terms=facts.terms, places=facts.places, cost=cost_of_part(part.graph.head),
+        terms=facts.terms, places=facts.places, cost=cost_of_part(part.sized.head),
     )  # fmt: skip
 
 

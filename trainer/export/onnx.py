@@ -50,7 +50,7 @@ ExportPrecision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 
 @dataclass(frozen=True)
 class Trial:
-    """Real tiles to compare ONNX with PyTorch on: uint8 (N, 3, S, S), and labels uint8 (N, S, S) if available."""
+    """Real tiles to compare ONNX with PyTorch on: uint8 (N, 3, h, w), and labels uint8 (N, h, w) if available."""
 
     tiles: NDArray[np.uint8]
     labels: NDArray[np.uint8] | None = None
@@ -62,6 +62,7 @@ class Exported:
 
     Attributes:
         widths: the precision of each part of the graph, in words; empty for FP32.
+        sides: that a tile may have, in pixels, rising; None where the graph is for one size.
         costs: accuracy cost of INT8, by group of layers.
     """
 
@@ -73,6 +74,7 @@ class Exported:
     agreement: Agreement
     widths: str = ""
     costs: tuple[GroupCost, ...] = ()
+    sides: tuple[int, ...] | None = None
 
 
 def segmenter_of(run: Path) -> tuple[FinetuneSettings, Segmenter]:
@@ -97,17 +99,21 @@ def onnx_from_segmenter(
     twin: bool = False,
     calibration: Sequence[NDArray[np.uint8]] = (),
     ranges: Ranges | None = None,
+    sides: tuple[int, ...] | None = None,
 ) -> Exported:
     """Writes the deployed form of a network, or its probability graph, and compares it with PyTorch on real tiles.
 
-    Only the batch size N is dynamic; S is that of the tiles. Batch norms are folded into their convolutions. INT8 takes
-    its value ranges from ``calibration``, tiles uint8 (1, 3, S, S); FP16 from ``ranges``, else measured on the trial.
+    The batch size N is dynamic. So are height and width, where ``sides`` are given (pixels, rising) and the network
+    takes them all (`DeploySegmenter.takes_any_side`); else S is that of the tiles. Batch norms are folded into
+    their convolutions. INT8 takes its value ranges from ``calibration``, tiles uint8 (1, 3, S, S); FP16 from
+    ``ranges``, else measured on the trial.
 
     Raises:
         ExportRefused: INT8 without calibration tiles; the network needs more memory on a tile than is available; the
             file is newer than the engines support; or its output differs too much from PyTorch's. No file is left.
     """
     deploy, widths = deploy_form(segmenter, settings, twin=twin), ""
+    sides = sides if deploy.takes_any_side else None
     if isinstance(student := deploy.segmenter.student, Student):
         # A tile larger than the table of positions gets a table of its
         # own: else the graph would interpolate at each tile.
@@ -117,7 +123,7 @@ def onnx_from_segmenter(
     # A file takes its name only after the comparison: one that differs from PyTorch is never found under it.
     partial = path.with_name(path.name + ".part")
     try:
-        _write(deploy, partial, torch.from_numpy(trial.tiles[:1]))
+        _write(deploy, partial, torch.from_numpy(trial.tiles[:1]), is_open=sides is not None)
         model = folded(onnx.load(partial))
         wanted_opset = OPSET
         costs: tuple[GroupCost, ...] = ()
@@ -145,6 +151,9 @@ def onnx_from_segmenter(
         half_pairs = precision == "int8-fp16"
         agreement = agreement_of(deploy, partial, trial, segmenter.settings.classes, half_pairs=half_pairs)
         _hold(agreement, precision)
+        if sides is not None:
+            smaller = Trial(trial.tiles[:1, :, : sides[0], : sides[len(sides) // 2]])
+            _hold(_agreement_on_smaller(deploy, partial, smaller, segmenter.settings.classes, half_pairs), precision)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -157,6 +166,7 @@ def onnx_from_segmenter(
         agreement=agreement,
         widths=widths,
         costs=costs,
+        sides=sides,
     )
 
 
@@ -217,6 +227,23 @@ def agreement_of(
     )
 
 
+def _agreement_on_smaller(
+    deploy: DeploySegmenter, path: Path, trial: Trial, classes: int, half_pairs: bool
+) -> Agreement:
+    """Agreement on a rectangle that is smaller than the traced tile: a size of that one, left in the graph, shows here.
+
+    Raises:
+        ExportRefused: the runtime cannot run it.
+    """
+    try:
+        return agreement_of(deploy, path, trial, classes, half_pairs=half_pairs)
+    except Exception as error:  # the runtime's own, which have no base class of their own
+        height, width = trial.tiles.shape[2:]
+        raise ExportRefused(
+            f"the graph was to take tiles of several sides, and fails at {height} x {width} pixels: {error}"
+        ) from error
+
+
 def _classes_and_sureness(outputs: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Codes uint8 (S, S) of one tile and their probabilities 0..1; NaN where the graph gives none."""
     first = outputs[0][0]
@@ -257,8 +284,13 @@ def output_names(deploy: DeploySegmenter) -> tuple[str, ...]:
     return ("classes", "confidence") if deploy.settings.confidence else ("classes",)
 
 
-def _write(deploy: DeploySegmenter, path: Path, tile: Tensor) -> None:
+def _write(deploy: DeploySegmenter, path: Path, tile: Tensor, *, is_open: bool) -> None:
     outputs = output_names(deploy)
+    axes = {name: {0: "N"} for name in ("tiles", *outputs)}
+    if is_open:
+        axes["tiles"] |= {2: "H", 3: "W"}
+        for name in outputs:
+            axes[name] |= {1: "H", 2: "W"}
     with warnings.catch_warnings():
         # The tracer warns of every size that it takes as a constant (intended), and that it is the older exporter:
         # the newer one writes opset 18 and converts down, which leaves it unsure of LayerNormalization.
@@ -271,6 +303,6 @@ def _write(deploy: DeploySegmenter, path: Path, tile: Tensor) -> None:
             opset_version=OPSET,
             input_names=["tiles"],
             output_names=list(outputs),
-            dynamic_axes={name: {0: "N"} for name in ("tiles", *outputs)},
+            dynamic_axes=axes,
             do_constant_folding=True,
         )

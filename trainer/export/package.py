@@ -29,6 +29,7 @@ from engines.manifest import (
     Slug,
     TwinFile,
 )
+from engines.manifest_fields import CELL
 from engines.verify import write_golden
 from onboard.scene.grid import Window, pad_to_tile
 from trainer.config import FinetuneSettings
@@ -55,6 +56,8 @@ from trainer.profile.onnx_graph import cost_of
 from trainer.training.history import history
 
 TILE = 1024
+TILE_SIDES = (2 * CELL, 3 * CELL, 4 * CELL)
+"""Sides of the tiles of a graph that takes several: two, three or four cells of the familiarity."""
 HALO = 64
 """Pixels. Measured: 128 costs a third more tiles and gains nothing on labels (docs/benchmarks/seams.png)."""
 # An engine that answers fewer pixels as recorded is refused when it opens the model.
@@ -97,6 +100,7 @@ class PackageRequest:
         notes: Markdown for the card.
         golden_tile: uint8 (3, tile_size, tile_size), of imagery whose licence allows redistribution.
         tile_size, halo: pixels.
+        smaller_tiles: whether the graph may take smaller tiles too, where network and `tile_size` allow.
         flight: how logits become classes; the temperature in it is replaced by the fitted one.
         precisions: FP32 goes to ``out``/``name``, others to ``out``/``name``-fp16 and so on.
         twin: also write the file that gives class probabilities.
@@ -117,6 +121,7 @@ class PackageRequest:
     golden_tile: NDArray[np.uint8] | None = None
     tile_size: int = TILE
     halo: int = HALO
+    smaller_tiles: bool = True
     deploy: DeploySettings = field(default_factory=DeploySettings)
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     twin: bool = False
@@ -126,6 +131,12 @@ class PackageRequest:
     gsd_range_m: tuple[float, float] | None = None
     terms: str = ""
     familiarity: FamiliarityImages | None = None
+
+    @property
+    def tile_sides(self) -> tuple[int, ...] | None:
+        """Sides that a tile may have where the network allows; None: `tile_size` alone."""
+        # Half a tile is the smallest: under it halos are most of what is computed.
+        return TILE_SIDES if self.smaller_tiles and self.tile_size == TILE_SIDES[-1] else None
 
     def folder_name(self, precision: ExportPrecision) -> str:
         """Name of the model and of its folder for that precision."""
@@ -236,7 +247,7 @@ def write_folder(common: Prepared, precision: ExportPrecision, place: Path) -> M
     calibration = calibration_tiles(common.scenes, request.tile_size) if precision.startswith("int8") else ()
     exported = onnx_from_segmenter(
         segmenter, folder / MODEL, trial=trial, settings=deploy, precision=precision, calibration=calibration,
-        ranges=common.ranges,
+        ranges=common.ranges, sides=request.tile_sides,
     )  # fmt: skip
     if exported.costs:
         (folder / COSTS).write_text(json.dumps([asdict(cost) for cost in exported.costs], indent=1) + "\n")
@@ -276,6 +287,7 @@ def manifest_of(common: Prepared, exported: Exported) -> Manifest:
             name="tiles",
             bands=tuple(Band(name=name, common_name=name) for name in ("red", "green", "blue")),
             tile_size=request.tile_size,
+            tile_sides=exported.sides,
             value_scaling="0..255 as delivered; mean and deviation are taken out inside the graph",
         ),
         output=ModelOutput(classes="classes", confidence="confidence" if common.deploy.confidence else None),

@@ -142,7 +142,8 @@ def package_head(request: PackageRequest, model: Path, head: str) -> Manifest:
     prepared = Prepared.of(
         replace(
             request, name=head, head=head if finetuning_of(history(request.run)[-1], request.run).heads else None,
-            tile_size=before.input.tile_size, halo=before.halo, golden_tile=read_golden_tile(before, model)[0],
+            tile_size=before.input.tile_size, smaller_tiles=before.input.tile_sides is not None,
+            halo=before.halo, golden_tile=read_golden_tile(before, model)[0],
         )
     )  # fmt: skip
     if not request.description:

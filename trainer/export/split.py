@@ -64,7 +64,7 @@ def split(model: onnx.ModelProto, outputs: Sequence[str]) -> SplitGraph:
     infos = {info.name: info for info in [*onnx.shape_inference.infer_shapes(model).graph.value_info, *graph.output]}
     if unknown := [name for name in crossing if name not in infos]:
         raise ExportRefused(f"the shape of {unknown[0]} is not known: the graph cannot be split there")
-    ports = [infos[name] for name in crossing]
+    ports = [_without_made_up_sizes(infos[name]) for name in crossing]
     own = [port for port in graph.output if port.name not in outputs]
     given = [port for port in graph.output if port.name in outputs]
     # The familiarity is made by the encoder and stays its output, beside the features.
@@ -73,6 +73,16 @@ def split(model: onnx.ModelProto, outputs: Sequence[str]) -> SplitGraph:
         head=_graph(model, rest, ports, given),
         features=crossing,
     )
+
+
+def _without_made_up_sizes(port: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """A copy whose open sizes have no names: shape inference numbers them, and no two graphs agree on the numbers."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(port)
+    for dim in copy.type.tensor_type.shape.dim[1:]:
+        if dim.HasField("dim_param"):
+            dim.ClearField("dim_param")
+    return copy
 
 
 def same_network(first: onnx.ModelProto, second: onnx.ModelProto) -> bool:

@@ -2,6 +2,9 @@
 
 It uses only products, sums and means, in FP32 for every precision of the rest: operators that all backends have and
 that did not change between the opsets of our files. All its nodes and constants are named /familiarity/....
+
+In a graph for tiles of several sides a cell stays CELL pixels a side, so a smaller tile has fewer cells, and the rank
+of the cell that speaks for it falls with their number (`trainer.familiarity.statistics.rank_of`).
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from engines.graph_sides import has_open_sides, with_sides
+from engines.manifest_fields import CELL
 from trainer.errors import ExportRefused
 from trainer.export.fold import drop_unused
-from trainer.familiarity.statistics import GRID, RANK, Scale, Statistics
+from trainer.familiarity.statistics import GRID, RANK, Scale, Statistics, rank_of
 
 SCOPE = "/familiarity/"
 OUTPUT = "familiarity"
@@ -55,8 +60,8 @@ def feature_names(model: onnx.ModelProto, tile_size: int, given: Sequence[str] =
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Of every tensor: element type, and sizes with 0 for what is open."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    """Of every tensor: element type, and sizes with 0 for what is open; of the largest tile, where sides are open."""
+    graph = onnx.shape_inference.infer_shapes(with_sides(model, GRID * CELL)).graph
     return {
         info.name: (info.type.tensor_type.elem_type, tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim))
         for info in [*graph.value_info, *graph.output, *graph.input]
@@ -98,8 +103,8 @@ def with_familiarity(
 ) -> onnx.ModelProto:
     """A copy with the output ``familiarity``, float32 (N,), in place of an earlier one."""
     copy, nodes = without_familiarity(model), _Nodes()
-    distance = _distance(nodes, _cells(nodes, copy, features), statistics)
-    value = _on_scale(nodes, distance, scale)
+    distances = _distances(nodes, _cells(nodes, copy, features), statistics)
+    value = _on_scale(nodes, _ranked(nodes, distances, is_open=has_open_sides(copy)), scale)
     nodes.nodes.append(helper.make_node("Squeeze", [value, nodes.constant("axis", _ints(1))], [OUTPUT], SCOPE + "out"))
     _extend(copy, nodes)
     _add_output(copy)
@@ -157,6 +162,9 @@ def carried_over(model: onnx.ModelProto, donor: onnx.ModelProto) -> onnx.ModelPr
     added = [node for node in donor.graph.node if node.name.startswith(SCOPE)]
     if not added:
         raise ExportRefused("the model to take statistics from has no familiarity: fit it there first")
+    if has_open_sides(model) and not has_open_sides(donor):
+        donor = _for_open_sides(donor)
+        added = [node for node in donor.graph.node if node.name.startswith(SCOPE)]
     copy = without_familiarity(model)
     wanted, given = tensor_shapes(donor), tensor_shapes(copy)
     features = [node.input[0] for node in added if node.name.startswith(f"{SCOPE}feature_")]
@@ -176,6 +184,39 @@ def carried_over(model: onnx.ModelProto, donor: onnx.ModelProto) -> onnx.ModelPr
     return copy
 
 
+def _for_open_sides(donor: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose familiarity takes any number of cells, with the same statistics and scale.
+
+    Raises:
+        ExportRefused: its cells have another size than those of a graph with open sides.
+    """
+    sides = [dim.dim_value for dim in donor.graph.input[0].type.tensor_type.shape.dim[2:]]
+    if sides != [GRID * CELL, GRID * CELL]:
+        raise ExportRefused(
+            f"the model to take statistics from has tiles of {' x '.join(map(str, sides))} pixels and cells of a "
+            f"quarter of that, this one has cells of {CELL}: fit it here"
+        )
+    copy, nodes = onnx.ModelProto(), _Nodes()
+    copy.CopyFrom(donor)
+    for item in copy.graph.initializer:
+        if item.name.startswith(f"{SCOPE}shape_"):
+            *others, _ = numpy_helper.to_array(item)
+            item.CopyFrom(numpy_helper.from_array(_ints(*others, -1), item.name))
+    fixed = {f"{SCOPE}ranked/node", f"{SCOPE}tile/node"}
+    place = next(number for number, node in enumerate(copy.graph.node) if node.name in fixed)
+    distances = copy.graph.node[place].input[0]
+    _ranked(nodes, distances, is_open=True)
+    rest = [node for node in copy.graph.node if node.name not in fixed]
+    given = {item.name for item in nodes.constants}
+    constants = [item for item in copy.graph.initializer if item.name not in given]
+    del copy.graph.node[:], copy.graph.initializer[:]
+    # In the place of those that they replace: nodes stand behind what they read.
+    copy.graph.node.extend([*rest[:place], *nodes.nodes, *rest[place:]])
+    copy.graph.initializer.extend([*constants, *nodes.constants])
+    drop_unused(copy.graph)
+    return copy
+
+
 def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> str:
     shapes, pooled = tensor_shapes(model), []
     for number, name in enumerate(features):
@@ -183,7 +224,8 @@ def _cells(nodes: _Nodes, model: onnx.ModelProto, features: Sequence[str]) -> st
         # A cast of FP32 to FP32 costs nothing, and lets the nodes serve the file in another precision.
         real = nodes.add("Cast", [_as_read(model.graph, name)], f"feature_{number}", to=TensorProto.FLOAT)
         means = _cell_means(nodes, real, number, rows, columns)
-        shape = nodes.constant(f"shape_{number}", _ints(0, channels, GRID * GRID))
+        # As many cells as there are: 16, but in a smaller tile of a graph whose sides are open.
+        shape = nodes.constant(f"shape_{number}", _ints(0, channels, -1 if has_open_sides(model) else GRID * GRID))
         pooled.append(nodes.add("Reshape", [means, shape], f"cells_{number}"))
     # Channels last: a cell is a row of the products below.
     return nodes.add("Transpose", [nodes.add("Concat", pooled, "channels", axis=1)], "cells", perm=[0, 2, 1])
@@ -210,8 +252,8 @@ def _as_read(graph: onnx.GraphProto, name: str) -> str:
     return pairs[0].output[0] if pairs else name
 
 
-def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
-    """(N, 1): of each tile."""
+def _distances(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
+    """(N, cells): of each cell."""
     width = len(statistics.mean)
     centred = nodes.add("Sub", [cells, nodes.constant("mean", statistics.mean)], "centred")
     projected, odds = _products(nodes, centred, statistics)
@@ -225,11 +267,32 @@ def _distance(nodes: _Nodes, cells: str, statistics: Statistics) -> str:
     distance = nodes.add("Sqrt", [_extreme(nodes, square, "nearest", largest=False)], "distance")
     if odds is not None:
         distance = nodes.add("Max", [distance, _extreme(nodes, odds, "likeliest", largest=True)], "distance_or_odds")
+    return distance
+
+
+def _ranked(nodes: _Nodes, distances: str, *, is_open: bool) -> str:
+    """(N, 1): of each tile, the distance of the cell that speaks for it."""
+    # Behind the farthest cell of a small tile there are none: TopK wants RANK values at least, of any tile.
+    padded = distances if not is_open else nodes.add(
+        "Pad", [distances, nodes.constant("beyond_cells", _ints(0, 0, 0, RANK)),
+                nodes.constant("farthest", np.array(np.finfo(np.float32).max, np.float32))], "padded",
+    )  # fmt: skip
     # TopK gives the RANK smallest in order; the last of them is the tile's.
     ranked = nodes.add(
-        "TopK", [distance, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
+        "TopK", [padded, nodes.constant("rank", _ints(RANK))], "ranked", outputs=2, axis=1, largest=0, sorted=1
     )
-    return _part(nodes, ranked, "tile", axis=1, begin=RANK - 1, end=RANK)
+    if not is_open:
+        return _part(nodes, ranked, "tile", axis=1, begin=RANK - 1, end=RANK)
+    return nodes.add("Gather", [ranked, _place_of_rank(nodes, distances)], "tile", axis=1)
+
+
+def _place_of_rank(nodes: _Nodes, distances: str) -> str:
+    """(1,): number, from 0, of the cell that speaks for a tile; see `trainer.familiarity.statistics.rank_of`."""
+    sizes = nodes.add("Shape", [distances], "sizes")
+    count = nodes.add("Gather", [sizes, nodes.constant("cell_axis", _ints(1))], "count", axis=0)
+    # A table and not arithmetic: whole numbers are divided differently by runtimes, a constant is read alike by all.
+    ranks = nodes.constant("places", _ints(*(rank_of(cells) - 1 for cells in range(GRID * GRID + 1))))
+    return nodes.add("Gather", [ranks, count], "place", axis=0)
 
 
 def _products(nodes: _Nodes, centred: str, statistics: Statistics) -> tuple[str, str | None]:

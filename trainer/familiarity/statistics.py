@@ -37,9 +37,18 @@ _MARGIN = 1.005
 LEAST_CELLS_A_CHANNEL = 1.0
 
 
+def rank_of(cells: int) -> int:
+    """Rank, in order of distance, of the cell that speaks for a tile of so many cells: RANK of 16, else nearest to it.
+
+    Of halves the larger one, and at least 1: 2 of 4 and of 6, 3 of 8 and of 9, 5 of 12.
+    """
+    every = GRID * GRID
+    return max(1, (2 * RANK * cells + every) // (2 * every))
+
+
 def rank_of_cells(values: Floats) -> Floats:
     """Of tiles (N, cells), the value of the cell that speaks for each, float32 (N,)."""
-    ranked: Floats = np.sort(values, axis=1)[:, RANK - 1].astype(np.float32)
+    ranked: Floats = np.sort(values, axis=1)[:, rank_of(values.shape[1]) - 1].astype(np.float32)
     return ranked
 
 

@@ -29,17 +29,19 @@ def box_means(count: int, side: int, reach: int) -> Tensor:
     return torch.from_numpy(means.reshape(count, side, count, side).sum(axis=3).mean(axis=1).astype(np.float32))
 
 
-def in_phases(grid: Tensor, side: int) -> Tensor:
+def in_phases(grid: Tensor, side: int, *, any_size: bool = False) -> Tensor:
     """(B, C, h, w) resized to ``side`` times its sides, bilinearly between centres, as phases (B, C x side^2, h, w).
 
-    One small convolution: a cell's value depends on three logits a side at most.
+    One small convolution: a cell's value depends on three logits a side at most. ``any_size``: the exported graph has
+    no size of this grid in it.
     """
     if side == 1:
         return grid
     channels, *_ = static_sizes(grid)
     # A resize in phases has the same weights at every logit, which is what a convolution is.
     kernel = _phase_kernel(channels, side).to(grid)
-    return F.conv2d(_with_edges_twice(_with_edges_twice(grid, 2), 3), kernel)
+    twice = _with_edges_sliced if any_size else _with_edges_twice
+    return F.conv2d(twice(twice(grid, 2), 3), kernel)
 
 
 def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
@@ -47,6 +49,12 @@ def _with_edges_twice(grid: Tensor, axis: int) -> Tensor:
     count = static_sizes(grid)[axis - 1]
     parts = torch.split(grid, [1] * count if count < 3 else [1, count - 2, 1], dim=axis)
     return torch.cat([parts[0], *parts, parts[-1]], dim=axis)
+
+
+def _with_edges_sliced(grid: Tensor, axis: int) -> Tensor:
+    """The same by slices, which no size stands in; splits stay where a graph is for one size anyway."""
+    first, last = (grid[:, :, :1], grid[:, :, -1:]) if axis == 2 else (grid[..., :1], grid[..., -1:])
+    return torch.cat([first, grid, last], dim=axis)
 
 
 def _phase_kernel(channels: int, side: int) -> Tensor:
@@ -59,16 +67,25 @@ def _phase_kernel(channels: int, side: int) -> Tensor:
     return torch.from_numpy(kernel.reshape(channels * side**2, channels, 3, 3).astype(np.float32))
 
 
-def phases_in_pixels(phases: Tensor, side: int, cell: int) -> Tensor:
+def phases_in_pixels(phases: Tensor, side: int, cell: int, *, any_size: bool = False) -> Tensor:
     """(B, side^2, h, w), whole numbers 0..255 for each cell, to pixels uint8 (B, h x side x cell, w x side x cell).
 
     The cast to uint8 comes last: TensorRT supports it only for inputs and outputs.
+
+    Args:
+        phases: of one map.
+        side: number of cells along a logit.
+        cell: number of pixels along a cell.
+        any_size: the exported graph has no size of this grid in it. For networks of convolutions alone: of others the
+            exporter does not know that there is one channel, and would write a branch for the case of several.
     """
-    _, rows, columns = static_sizes(phases)
     if cell > 1:
         # Each cell's plane is repeated for all of its pixels, so that one shuffle makes cells and pixels at once.
         planes = torch.split(phases, 1, dim=1)
         places = range(side * cell)
         phases = torch.cat([planes[i // cell * side + j // cell] for i in places for j in places], dim=1)
     pixels = F.pixel_shuffle(phases, side * cell) if side * cell > 1 else phases
-    return pixels.reshape(-1, rows * side * cell, columns * side * cell).to(torch.uint8)
+    if any_size:
+        return pixels.squeeze(1).to(torch.uint8)
+    _, rows, columns = static_sizes(pixels)
+    return pixels.reshape(-1, rows, columns).to(torch.uint8)

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name the whole field u
 
 from trainer.errors import SettingsRefused
 from trainer.models.cells import box_means, in_phases, phases_in_pixels
+from trainer.models.plain import FpnSettings, LiteSettings, PlainSettings
 from trainer.models.segmenter import Segmenter
 from trainer.models.tokens import static_sizes
 from trainer.models.upernet import resized
@@ -49,6 +50,11 @@ class DeploySettings(BaseModel):
     temperature: float = Field(default=1.0, gt=0)
     confidence: bool = True
     bias: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def smooths(self) -> bool:
+        """Whether neighbours count."""
+        return self.rounds > 0 and self.prior > 0
 
 
 PLAIN_DEPLOY = DeploySettings(cell=1, prior=0, rounds=0)
@@ -89,6 +95,21 @@ class DeploySegmenter(nn.Module):
         self.segmenter = segmenter
         self.settings = settings or DeploySettings()
 
+    @property
+    def takes_any_side(self) -> bool:
+        """Whether the exported graph is right for tiles of any side that the strides divide.
+
+        Convolutions, resizes by a constant factor and slices are. Not so attention and pyramid pooling, a resize of the
+        logits to the cells of one tile, and smoothing, whose matrices have the size of a tile's logits.
+        """
+        network, settings = self.segmenter.settings, self.settings
+        if not isinstance(network.student, PlainSettings | LiteSettings) or not isinstance(
+            network.decoder, FpnSettings
+        ):
+            return False
+        side, rest = divmod(network.decoder.stride, settings.cell)
+        return not settings.smooths and rest == 0 and 1 <= side <= MOST_PHASES
+
     def logits(self, tiles: Tensor) -> Tensor:
         """Float32 (N, K, S/cell, S/cell) of uint8 tiles.
 
@@ -113,12 +134,15 @@ class DeploySegmenter(nn.Module):
         """Normalises, segments, smooths, chooses classes and expands them to pixels: one byte per pixel and output."""
         grid, side = self._grid(tiles)
         settings = self.settings
-        field = in_phases(smoothed(grid, settings, side), side)
+        any_size = self.takes_any_side
+        field = in_phases(smoothed(grid, settings, side), side, any_size=any_size)
         # The smoothing above gets the untempered logits: fitting a temperature must change no class.
-        tempered = in_phases(_tempered(grid, settings.temperature), side) if settings.confidence else None
+        tempered = None
+        if settings.confidence:
+            tempered = in_phases(_tempered(grid, settings.temperature), side, any_size=any_size)
         codes, sure = chosen(field, tempered, side)
         layers = [codes] if sure is None else [codes, (255.0 * sure).round().clamp_min(1.0)]
-        return tuple(phases_in_pixels(layer, side, settings.cell) for layer in layers)
+        return tuple(phases_in_pixels(layer, side, settings.cell, any_size=any_size) for layer in layers)
 
     def _grid(self, tiles: Tensor) -> tuple[Tensor, int]:
         """Logits and the number of cells along a side of one: as the network gives them, or resized to cells (1)."""
@@ -128,9 +152,8 @@ class DeploySegmenter(nn.Module):
         side = rows // own_rows
         # Phases need a whole number of cells along a logit.
         whole = side >= 1 and (rows, columns) == (side * own_rows, side * own_columns)
-        heard = self.settings.rounds > 0 and self.settings.prior > 0
         # A neighbourhood that is no larger than a logit would smooth nothing on the logits' grid.
-        if whole and side <= MOST_PHASES and (self.settings.reach > side or not heard):
+        if whole and side <= MOST_PHASES and (self.settings.reach > side or not self.settings.smooths):
             return grid, side
         return resized(grid, (rows, columns)), 1
 
@@ -138,9 +161,13 @@ class DeploySegmenter(nn.Module):
 class ProbabilitySegmenter(DeploySegmenter):
     """The network for blending of tiles: uint8 tiles (N, 3, S, S) to tempered probabilities float32 (N, K, S, S).
 
+    Its graph is for tiles of one size: blending takes the usual ones.
+
     No smoothing: overlapping tiles are averaged first. Afterwards :func:`smoothed` can take the logarithm of the mean
     x temperature as logits, so that blended maps and onboard maps are made in the same way.
     """
+
+    takes_any_side = False
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
         """Normalises, segments and resizes: K floats per pixel."""
@@ -204,7 +231,7 @@ def smoothed(logits: Tensor, settings: DeploySettings, side: int = 1) -> Tensor:
     Source: Krähenbühl, Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011;
     here with a box for the Gaussian and no appearance term, so that a round is two small matrix products.
     """
-    if settings.rounds == 0 or settings.prior == 0:
+    if not settings.smooths:
         return logits
     _, rows, columns = static_sizes(logits)
     # The prior goes into one of the two constant matrices: no product at run time.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from engines.graph_sides import with_sides
 from engines.heads_graph import graph_of
 from engines.manifest import Cost, Manifest
 from trainer.errors import SettingsRefused
@@ -46,7 +47,7 @@ def profiles_of_folder(folder: Path) -> list[Profile]:
 
 def profile_of_manifest(manifest: Manifest, folder: Path) -> Profile:
     """The same of a model seen with some of its heads."""
-    graph = _Graph(onnx.load_from_string(graph_of(manifest, folder)))
+    graph = _Graph(with_sides(onnx.load_from_string(graph_of(manifest, folder)), manifest.input.tile_size))
     layers = graph.layers
     parts = {layer.part for layer in layers}
     if "decoder" not in parts or not parts & {"stem", "linear"}:  # a student of convolutions is all stem

@@ -12,6 +12,7 @@ from engines.manifest import Manifest
 from engines.open import manifest_path
 from engines.profiling.layer_report import named_layers
 from engines.profiling.layers import Layer, layers_of
+from tests.tiny_convolutional import write_convolutional
 
 SIDE = 16
 MAP = SIDE * SIDE
@@ -160,7 +161,7 @@ def test_open_sizes_are_refused() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    with pytest.raises(BackendUnavailable, match=r"size of tensor . is not known; export the graph with fixed sizes"):
+    with pytest.raises(BackendUnavailable, match=r"size of tensor . is not known; name the model's folder"):
         layers_of(model)
     (layer,) = layers_of(model, shape=(1, 3, 8, 8))
     assert layer.bytes_moved == 2 * 2 * 3 * 64
@@ -172,3 +173,10 @@ def test_the_shipped_default_is_counted_as_its_manifest_says() -> None:
     assert cost is not None
     _, layers = named_layers(None)
     assert sum(layer.flops for layer in layers) == pytest.approx(cost.flops, rel=0.03)
+
+
+def test_a_model_of_several_sides_is_counted_at_its_largest(tmp_path: Path) -> None:
+    write_convolutional(tmp_path / "model")
+    _, layers = named_layers(tmp_path / "model")
+    _, *sides = layers[-1].shape
+    assert sides[-2:] == [1024, 1024]

@@ -25,6 +25,7 @@ from engines.tensorrt.engine_store import engine_for
 from engines.tensorrt.graph_io import uint8_at_the_edges
 from engines.tensorrt.runtime import Device, Runtime, l4t_version, runtime, this_device
 from engines.verify import read_golden
+from tests.tiny_convolutional import write_convolutional
 
 AMPERE = Device("any", "8.6")
 SHIPPED = manifest_path("dubai-lite")
@@ -250,3 +251,13 @@ def test_the_command_builds_and_prints_facts(rtx: Runtime, tmp_path: Path, capsy
     assert "File exists" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["build", "dubai-lite", "--workspace", "-1"])
+
+
+def test_an_engine_has_the_usual_size_where_the_graph_leaves_it_open(rtx: Runtime, tmp_path: Path) -> None:
+    manifest = write_convolutional(tmp_path / "model")
+    path = build_engine(manifest, tmp_path / "model", tmp_path / "built", rtx, AMPERE)
+    layers = json.loads(path.with_suffix(".layers.json").read_text())
+    shapes = [tensor["shape"] for layer in layers for tensor in layer["outputs"] if tensor["shape"]]
+    # Only the number of tiles is open: -1.
+    assert all(-1 not in shape[1:] for shape in shapes if len(shape) == 4)
+    assert [-1, 3, 1024, 1024] in shapes

@@ -187,7 +187,7 @@ def part(tmp_path: Path) -> Iterator[Part]:
     with Scene.open(path, SceneOptions()) as scene, Canvas(tmp_path / "canvas", identity, width=300, height=300):
         yield Part(
             partial(open_counted, tmp_path), open_counted(tmp_path).digest, path, scene.options, scene.decisions,
-            (300, 300), 4, 1, 60.0, tmp_path / "canvas", identity, False, {}, (),
+            (300, 300), (32, 32), 4, 1, 60.0, tmp_path / "canvas", identity, False, {}, (),
         )  # fmt: skip
 
 

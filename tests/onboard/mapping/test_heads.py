@@ -265,8 +265,8 @@ def test_a_clusters_worker_writes_each_head_onto_its_own_raster(model: Path, sce
         Canvas(tmp_path / "canvas", identity, width=170, height=150, confidence=True, further=further) as canvas,
     ):
         part = Part(
-            opener, digest, scene, options, opened.decisions, (170, 150), halo, 1, 60.0, canvas.folder, identity,
-            confidence=True, further=further, tiles=(),
+            opener, digest, scene, options, opened.decisions, (170, 150), (32, 32), halo, 1, 60.0,
+            canvas.folder, identity, confidence=True, further=further, tiles=(),
         )  # fmt: skip
         grid = Grid(170, 150, tile_size=32, halo=halo)
         finished = map_part(part, tuple(range(len(grid))))

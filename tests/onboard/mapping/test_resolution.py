@@ -269,8 +269,8 @@ def test_a_cluster_worker_reads_the_scene_at_the_same_resolution(tmp_path: Path)
         Canvas(tmp_path / "canvas", {"a": 1}, width=width, height=height) as canvas,
     ):
         part = Part(
-            opener, engine_for().digest, scene, PLAIN, plain.decisions, (width, height), 8, 1, 30.0, canvas.folder,
-            {"a": 1}, confidence=False, further={}, tiles=(),
+            opener, engine_for().digest, scene, PLAIN, plain.decisions, (width, height), (256, 256), 8, 1, 30.0,
+            canvas.folder, {"a": 1}, confidence=False, further={}, tiles=(),
         )  # fmt: skip
         finished = map_part(part, tuple(range(4)))
         assert finished.failure is None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.engine import HeadPrediction
 from engines.manifest import ClassInfo, Manifest
 from engines.open import open_engine
 from engines.testing import IdentityEngine
@@ -17,8 +18,9 @@ from onboard.jobs.ledger import Ledger
 from onboard.models.model_files import ModelFiles
 from onboard.models.reconcile import reconcile_models
 from onboard.models.shadow_figures import Comparison
+from onboard.models.shadow_process import ShadowRequest
 from onboard.processes import shadow as shadow_module
-from onboard.processes.shadow import Shadow, ShadowedEngine
+from onboard.processes.shadow import Candidate, Shadow, ShadowedEngine
 from onboard.settings import Settings, read_settings
 from tests.tiny_heads import HEADS, write_heads_model
 from tests.tiny_model import random_tiles, write_model
@@ -228,3 +230,21 @@ def test_without_the_setting_there_is_no_shadow(settings: Settings, ledger: Ledg
     shadow = Shadow(settings.model_copy(update={"shadow_scenes": 0}), ledger)
     with open_engine(settings.model, backend="onnxruntime") as engine:
         assert shadow.beside(engine) is engine
+
+
+def test_tiles_of_a_shape_that_only_the_active_model_takes_are_compared_with_nothing(
+    settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    row = ledger.models.get(candidate(settings, ledger, tmp_path))
+    assert row is not None
+    beside = Candidate(row, str(tmp_path / "candidate"))
+    try:
+        for size, compared in ((64, False), (32, True)):
+            tiles = random_tiles(2, size=size)
+            answers = {"": HeadPrediction(np.ones((2, size, size), np.uint8))}
+            assert beside.offer(lambda: ShadowRequest(tiles, answers))  # noqa: B023 -- called at once
+            sums = beside.settle()
+            assert beside.failure == ""
+            assert sums.get("tiles") == (2 if compared else None)
+    finally:
+        beside.close()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onboard.errors import OptionsRefused
-from onboard.scene.grid import Grid, pad_to_tile
+from onboard.scene.grid import Grid, pad_to_tile, tile_shape
 
 sizes = st.integers(1, 300)
 
@@ -79,3 +79,82 @@ def test_all_tiles_but_the_last_begin_where_a_networks_patches_do(length: int, h
     columns = list(Grid(length, 1024, tile_size=1024, halo=halo))
     phase = 8 if halo == 60 else 32
     assert all(tile.source.col % phase == 0 for tile in columns[:-1])
+
+
+SIDES = (512, 768, 1024)
+LENGTHS = (1, 511, 512, 513, 700, 768, 769, 1024, 1025, 1100, 1408, 1409, 2000, 3000, 5000, 12_000)
+
+
+@pytest.mark.parametrize(
+    ("length", "side"),
+    [
+        (1, 512), (511, 512), (512, 512), (513, 768), (600, 768), (768, 768), (769, 1024), (1024, 1024), (1025, 768),
+        (1100, 768), (1408, 768), (1409, 1024), (2000, 768), (2048, 768), (2049, 1024), (5000, 1024),
+    ],
+)  # fmt: skip
+def test_a_scene_takes_the_smallest_side_that_needs_no_more_tiles(length: int, side: int) -> None:
+    assert tile_shape(length, 1, SIDES, halo=64) == (side, 512)
+    assert tile_shape(1, length, SIDES, halo=64) == (512, side)
+    assert tile_shape(length, length, (1024,), halo=64) == (1024, 1024)
+
+
+@given(
+    length=st.sampled_from(LENGTHS) | st.integers(1, 20_000), halo=st.sampled_from([0, 16, 60, 64, 128, 256, 400, 511])
+)
+def test_the_side_chosen_reaches_with_as_many_tiles_and_no_smaller_one_does(length: int, halo: int) -> None:
+    side, _ = tile_shape(length, 1, SIDES, halo=halo)
+    count = Grid(length, 1, tile_size=(side, 1024), halo=halo).columns
+    assert count == Grid(length, 1, tile_size=1024, halo=halo).columns
+    assert count * side - (count - 1) * 2 * halo >= length
+    for smaller in (one for one in SIDES if one < side):
+        assert smaller <= 2 * halo or count * smaller - (count - 1) * 2 * halo < length
+
+
+@given(
+    width=st.sampled_from(LENGTHS) | st.integers(1, 4000), height=st.sampled_from(LENGTHS) | st.integers(1, 4000),
+    halo=st.sampled_from([0, 60, 64, 128]),
+)  # fmt: skip
+def test_rectangles_partition_a_scene_and_keep_their_halos(width: int, height: int, halo: int) -> None:
+    shape = tile_shape(width, height, SIDES, halo=halo)
+    grid = Grid(width, height, tile_size=shape, halo=halo)
+    assert grid.computed_pixels == len(grid) * shape[0] * shape[1]
+    across = [tile for tile in grid if tile.core.row == 0]
+    down = [tile for tile in grid if tile.core.col == 0]
+    assert [tile.core.col for tile in across] == [0, *np.cumsum([tile.core.width for tile in across])[:-1]]
+    assert [tile.core.row for tile in down] == [0, *np.cumsum([tile.core.height for tile in down])[:-1]]
+    assert sum(tile.core.width * tile.core.height for tile in grid) == width * height
+    for tile in grid:
+        inside = tile.core_in_tile
+        assert (tile.source.width, tile.source.height) == (min(shape[0], width), min(shape[1], height))
+        assert inside.col >= halo or tile.core.col == 0
+        assert inside.row >= halo or tile.core.row == 0
+        assert inside.col + inside.width <= shape[0] - halo or tile.core.col + tile.core.width == width
+        assert inside.row + inside.height <= shape[1] - halo or tile.core.row + tile.core.height == height
+    for axis, starts in (("col", across[:-1]), ("row", down[:-1])):
+        phase = 8 if halo == 60 else 32
+        assert all(getattr(tile.source, axis) % phase == 0 for tile in starts)
+
+
+def test_a_scene_just_wider_than_a_tile_costs_little_more_than_its_pixels() -> None:
+    def computed(side: int, sides: tuple[int, ...]) -> int:
+        return Grid(side, side, tile_size=tile_shape(side, side, sides, halo=64), halo=64).computed_pixels
+
+    assert computed(2000, SIDES) / computed(2000, (1024,)) == 0.5625
+    assert computed(600, SIDES) == 768**2
+    assert computed(1025, SIDES) == 4 * 768**2
+    assert computed(12_000, SIDES) == computed(12_000, (1024,))
+
+
+@pytest.mark.parametrize("halo", [512, 600])
+def test_a_halo_that_leaves_no_core_of_the_largest_side_is_refused_by_it(halo: int) -> None:
+    shape = tile_shape(3000, 10, SIDES, halo=halo)
+    with pytest.raises(OptionsRefused, match="leaves nothing of a tile of 1024"):
+        Grid(3000, 10, tile_size=shape, halo=halo)
+
+
+def test_padding_fills_a_rectangle() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 20, 30), dtype=np.uint8)
+    expected = np.pad(pixels, ((0, 0), (0, 12), (0, 34)), mode="reflect")
+    assert np.array_equal(pad_to_tile(pixels, (64, 32)), expected)
+    with pytest.raises(ValueError, match="30 x 20 pixels do not fit a tile of 64 x 16"):
+        pad_to_tile(pixels, (64, 16))

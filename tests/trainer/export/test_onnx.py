@@ -239,8 +239,8 @@ def with_broken(monkeypatch: pytest.MonkeyPatch, weight: str, broken: Callable[[
     """Let a weight break between the writing of a file and its check."""
     write = export._write
 
-    def then_break(deploy: DeploySegmenter, path: Path, tile: torch.Tensor) -> None:
-        write(deploy, path, tile)
+    def then_break(deploy: DeploySegmenter, path: Path, tile: torch.Tensor, *, is_open: bool) -> None:
+        write(deploy, path, tile, is_open=is_open)
         model = onnx.load(path)
         (tensor,) = (item for item in model.graph.initializer if item.name == weight)
         values = np.array(onnx.numpy_helper.to_array(tensor))
@@ -298,10 +298,10 @@ def test_a_file_whose_confidence_is_off_is_refused(
 ) -> None:
     write = export._write
 
-    def colder(deploy: DeploySegmenter, path: Path, tile: torch.Tensor) -> None:
+    def colder(deploy: DeploySegmenter, path: Path, tile: torch.Tensor, *, is_open: bool) -> None:
         settings = deploy.settings
         deploy.settings = settings.model_copy(update={"temperature": 1.2})
-        write(deploy, path, tile)
+        write(deploy, path, tile, is_open=is_open)
         deploy.settings = settings
 
     monkeypatch.setattr(export, "_write", colder)

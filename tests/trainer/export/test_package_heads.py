@@ -561,3 +561,54 @@ def test_the_golden_tile_of_a_model_is_that_of_its_new_head(place: Path, model: 
     package_head(request_for(place / "second" / "run", model.parent, version="1.1.0", golden_tile=None), model, "land")
     with open_engine(model, heads=("land",), backend="onnxruntime") as engine:
         assert np.array_equal(golden_tiles(engine, 1)[0], a_tile())
+
+
+def of_usual_size(run: Path, out: Path, **changes: Any) -> PackageRequest:
+    tile = np.random.default_rng(1).integers(0, 256, (3, 64, 64), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+    return request_for(run, out, golden_tile=tile, tile_size=1024, halo=64, **changes)
+
+
+PLAIN_CELLS = {head: {"deploy": DeploySettings(cell=cell, prior=0)} for head, cell in CELLS.items()}
+
+
+@pytest.fixture(scope="module")
+def of_sides(place: Path) -> Path:
+    """A model with heads that takes tiles of several sides."""
+    package_heads(of_usual_size(place / "run", place / "sides"), options_of(**PLAIN_CELLS))
+    return place / "sides" / "both"
+
+
+def test_a_model_with_heads_takes_tiles_of_several_sides(of_sides: Path) -> None:
+    manifest = Manifest.load(of_sides)
+    assert manifest.input.tile_sides == (512, 768, 1024)
+    assert "1024 x 1024 pixels (or sides of 512, 768); 0..255" in (of_sides / CARD).read_text()
+    assert manifest.cost is not None
+    tile = np.random.default_rng(2).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8).repeat(16, 2).repeat(16, 3)
+    with OnnxRuntimeEngine(manifest.with_heads(tuple(CELLS)), of_sides) as engine:
+        whole = engine.infer(tile)
+        part = engine.infer(np.ascontiguousarray(tile[:, :, :512, :768]))
+    for large, small in zip(whole.heads, part.heads, strict=True):
+        assert small.classes.shape == (1, 512, 768)
+        assert (small.classes[:, :256, :512] == large.classes[:, :256, :512]).mean() > 0.999
+
+
+@pytest.mark.parametrize(("prior", "sides"), [(0.0, (512, 768, 1024)), (4.0, None)])
+def test_a_model_has_the_sides_that_all_its_heads_take(
+    place: Path, of_sides: Path, tmp_path: Path, prior: float, sides: tuple[int, ...] | None
+) -> None:
+    shutil.copytree(of_sides, tmp_path / "both")
+    request = of_usual_size(place / "second" / "run", tmp_path, version="1.1.0", deploy=DeploySettings(prior=prior))
+    after = package_head(request, tmp_path / "both", "land")
+    assert after.input.tile_sides == sides
+    assert (tmp_path / "both" / "encoder.onnx").read_bytes() == (of_sides / "encoder.onnx").read_bytes()
+
+
+def test_a_head_for_a_model_of_one_size_is_exported_for_that_size(place: Path, tmp_path: Path) -> None:
+    options = options_of(**PLAIN_CELLS)
+    package_heads(of_usual_size(place / "run", tmp_path, smaller_tiles=False), options)
+    assert Manifest.load(tmp_path / "both").input.tile_sides is None
+    request = of_usual_size(place / "second" / "run", tmp_path, version="1.1.0", deploy=DeploySettings(prior=0))
+    after = package_head(request, tmp_path / "both", "land")
+    assert after.input.tile_sides is None
+    sizes = onnx.load(tmp_path / "both" / "land.onnx").graph.output[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in sizes[1:]] == [1024, 1024]
