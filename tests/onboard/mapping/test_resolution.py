@@ -31,7 +31,6 @@ from onboard.mapping.pipeline import Pipeline
 from onboard.mapping.run import MapRequest, MapSummary, map_scene
 from onboard.scene.reader import Scene, SceneOptions
 from onboard.scene.resolution import ResolutionOptions
-from products import class_map
 from tests.onboard.mapping.test_product import GEOREFERENCES, HEIGHT, WIDTH
 
 PLAIN = SceneOptions(collar=False)
@@ -236,7 +235,7 @@ def test_no_data_stays_no_data(tmp_path: Path) -> None:
     assert np.array_equal(codes[:, 151:], pixels[0, ::2, 302::2])
 
 
-def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path) -> None:
     """On the scene's grid, which is made between canvas and map."""
     scene = write(tmp_path / "scene.tif", 330, 260, **NORTH_UP)
 
@@ -247,7 +246,6 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
         )
         return process.returncode, process.stdout
 
-    monkeypatch.setattr(class_map, "_OVERVIEW_PIXELS", 128)  # as the mapper has it
     alone = mapped(scene, tmp_path / "alone", engine_for(0.9, tile_size=64), grid="scene")
     out = tmp_path / "killed"
     for die_at in (16, 12):
