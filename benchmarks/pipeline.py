@@ -16,13 +16,16 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from benchmarks.spread import spread
+from engines.command_line import counted
+from engines.cpu import usable_cores
 from engines.engine import Engine
 from engines.manifest import ClassInfo
 from engines.open import open_engine
 from engines.testing import IdentityEngine
-from onboard.mapping.run import MapRequest, MapSummary, map_scene
+from onboard.mapping.run import Judge, MapRequest, MapSummary, map_scene
 from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
+from onboard.scene.probe import Probes
 from onboard.scene.reader import Scene, SceneOptions
 from products.class_map import map_options
 from products.map_blocks import overview_factors
@@ -30,10 +33,21 @@ from trainer.data.landscape import write_landscape
 
 
 def against_bare_engine(folder: Path, *, quick: bool) -> None:
-    """Tiles/s of the pipeline over tiles/s of the same engine on tiles already in memory."""
+    """Tiles/s of the pipeline over tiles/s of the same engine on tiles already in memory.
+
+    First the engine has all cores, which reading, writing and packing then take away from it; then it leaves one to
+    them, as an engine on a GPU leaves all.
+    """
+    cores = usable_cores()
+    for threads in (cores, cores - 1) if cores > 1 else (cores,):
+        _against_bare_engine(folder, threads, quick=quick)
+
+
+def _against_bare_engine(folder: Path, threads: int, *, quick: bool) -> None:
     columns, rows = (3, 2) if quick else (6, 5)
     rounds = 1 if quick else 5
-    with open_engine(None) as engine:
+    # As the service has them: the process that looks at a scene first stands ready.
+    with open_engine(None, threads=threads) as engine, Probes() as probes:
         size, halo = engine.manifest.input.tile_size, engine.manifest.halo
         step = size - 2 * halo
         # Sizes that tiles fill exactly: they overlap by their halos and no more.
@@ -42,21 +56,23 @@ def against_bare_engine(folder: Path, *, quick: bool) -> None:
         tiles = _tiles_in_memory(scene, grid)
         # The first call allocates memory: it is nobody's time.
         engine.infer(tiles[0])
+        _mapped(scene, folder / "maps", engine, probes.judge)
         bare, piped, whole = [], [], []
         for _ in range(rounds):
             # In turns, so that a machine that slows down slows both.
             bare.append(_bare_rate(engine, tiles))
-            summary = _mapped(scene, folder / "maps", engine)
+            summary = _mapped(scene, folder / "maps", engine, probes.judge)
             piped.append(summary.tiles / summary.mapping_s)
             whole.append(summary.tiles / summary.seconds)
     ratios = [a / b for a, b in zip(piped, bare, strict=True)]
-    print(
-        f"engine {engine.backend} {engine.precision}, model {engine.manifest.name}, {len(grid)} tiles, {rounds} rounds"
-    )
+    ratios_whole = [a / b for a, b in zip(whole, bare, strict=True)]
+    print(f"engine {engine.backend} {engine.precision} on {counted(threads, 'core')} of {usable_cores()}, "
+          f"model {engine.manifest.name}, {len(grid)} tiles, {rounds} rounds")  # fmt: skip
     print(f"bare engine       {spread(bare)} tiles/s")
     print(f"pipeline          {spread(piped)} tiles/s")
     print(f"with publishing   {spread(whole)} tiles/s")
-    print(f"pipeline / bare   {spread(ratios)}   (wanted: 0.95 or more)")
+    print(f"pipeline / bare   {spread(ratios)}   (wanted: 0.97 or more)")
+    print(f"published / bare  {spread(ratios_whole)}   (wanted: 0.90 or more)\n")
 
 
 def against_rasterio(folder: Path, *, quick: bool) -> None:
@@ -125,10 +141,10 @@ def _bare_rate(engine: Engine, tiles: list[np.ndarray]) -> float:
     return len(tiles) / (time.perf_counter() - begin)
 
 
-def _mapped(scene: Path, out: Path, engine: Engine) -> MapSummary:
+def _mapped(scene: Path, out: Path, engine: Engine, judge: Judge | None = None) -> MapSummary:
     # Else the run would find its map of before, and have nothing to do.
     shutil.rmtree(out, ignore_errors=True)
-    return map_scene(MapRequest(scene, out), engine)
+    return map_scene(MapRequest(scene, out), engine, judge=judge)
 
 
 def _by_hand(scene: Path, folder: Path, *, halo: int, classes: tuple[ClassInfo, ...]) -> float:

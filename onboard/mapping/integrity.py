@@ -21,13 +21,15 @@ from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.control import MapObserver
 from onboard.mapping.journal import TileRecord, checksum
 from onboard.mapping.scene_files import scene_sha256
-from onboard.scene.grid import Grid
+from onboard.scene.grid import Grid, Window
 from onboard.scene.mosaic import files_of
 
 ATTEMPTS = 3
 """How often a map is made again whose canvas or files were found changed."""
 _ROWS = 512
 """Rows of a map compared at once: the blocks of its file."""
+_KEPT_PIXELS = 32 << 20
+"""Of the rows of one row of tiles that are held in memory; wider scenes are read by windows."""
 
 
 class ProductDamaged(Exception):
@@ -43,7 +45,10 @@ def forget_damaged(canvas: Canvas, grid: Grid) -> list[int]:
         the tiles that differed.
     """
     canvas.commit()
-    damaged = [index for index, record in canvas.records.items() if not _is_whole(canvas, grid, index, record)]
+    rows = _Rows()
+    # By number, which is row by row: the tiles of a row share what is read.
+    finished = sorted(canvas.records.items())
+    damaged = [index for index, record in finished if not _is_whole(canvas, rows, grid, index, record)]
     for index in damaged:
         # A tile without data is done again by writing nothing: what the damage left there has to go here.
         core = grid[index].core
@@ -64,13 +69,34 @@ def repair_canvas(canvas: Canvas, grid: Grid, observer: MapObserver) -> bool:
     return bool(damaged)
 
 
-def _is_whole(canvas: Canvas, grid: Grid, index: int, record: TileRecord) -> bool:
+class _Rows:
+    """Whole rows of layers, kept until others are asked for: a window by itself takes one call of the system a row."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, tuple[tuple[int, int], NDArray[np.uint8]]] = {}
+
+    def window(self, layer: Layer, where: Window) -> NDArray[np.uint8]:
+        """Pixels (h, w) of a window.
+
+        Raises:
+            StorageError: the file was shortened.
+        """
+        if where.height * layer.width > _KEPT_PIXELS:
+            return layer.read_window(where)
+        wanted = (where.row, where.height)
+        kept = self._kept.get(layer.path)
+        if kept is None or kept[0] != wanted:
+            kept = self._kept[layer.path] = (wanted, layer.read(*wanted))
+        return kept[1][:, where.cols]
+
+
+def _is_whole(canvas: Canvas, rows: _Rows, grid: Grid, index: int, record: TileRecord) -> bool:
     for number, head in enumerate(canvas.heads):
         written = record.of_head(number)
         for layer, expected in ((head.classes, written.classes_crc), (head.confidence, written.confidence_crc)):
             if layer is None:
                 continue
-            pixels = layer.read_window(grid[index].core)
+            pixels = rows.window(layer, grid[index].core)
             # A tile that was not written has no checksum: its core must still be the zeros of the allocation.
             if not (checksum(pixels) == expected if expected else not pixels.any()):
                 return False
@@ -111,7 +137,7 @@ def check_written(layer: Layer, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixels are compared, not places
-            written = rasterio.open(path, driver="GTiff")
+            written = rasterio.open(path, driver="GTiff", NUM_THREADS="ALL_CPUS")
         with written:
             for row in range(0, layer.height, _ROWS):
                 rows = min(_ROWS, layer.height - row)
