@@ -170,6 +170,19 @@ def test_a_wide_map_is_worked_on_in_parts_and_gives_the_same(monkeypatch: pytest
         assert np.array_equal(one, other)
 
 
+def test_overviews_coarser_than_a_band_are_made_of_all_bands(tmp_path: Path) -> None:
+    codes = np.ones((1030, 262_144 + 900), np.uint8)
+    codes[:, ::3] = 0
+    codes[:, 4096 * 2 : 4096 * 2 + 1400] = 4
+    codes[600:, 4096 * 3 : 4096 * 3 + 1800] = 3
+    path = written(tmp_path, codes)
+    with rasterio.open(path, overview_level=4) as coarsest:
+        seen = coarsest.read(1)
+    assert overview_factors(*codes.shape[::-1]) == [8, 32, 128, 512, 2048]
+    assert np.array_equal(seen, majority(codes, 2048))
+    assert set(np.unique(seen)) > {1}
+
+
 def test_a_map_beyond_offsets_of_32_bits_is_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cog, "_LARGEST_CLASSIC", 1000)
     codes = raster(1100, 700)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -83,6 +84,29 @@ def test_at_rest_no_band_is_begun_any_more(tmp_path: Path) -> None:
         ahead.rest()
         fill(canvas, grid, range(len(grid)))
         assert ahead.heads[0].missing == [0, 1, 2]
+
+
+def test_who_waits_for_rest_waits_for_one_band_and_not_for_all_that_are_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, go, whole = Grid(WIDTH, HEIGHT, tile_size=256, halo=16), threading.Event(), MapBands.make
+
+    def make(bands: MapBands, number: int, read: object) -> object:
+        assert go.wait(30)
+        return whole(bands, number, read)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MapBands, "make", make)
+    with (
+        canvas_of(tmp_path / "c") as canvas,
+        EarlyBands(canvas, grid, [MapBands(WIDTH, HEIGHT, 5, tmp_path)]) as ahead,
+    ):
+        fill(canvas, grid, range(len(grid)))
+        waiting = threading.Thread(target=ahead.rest)
+        waiting.start()
+        assert ahead._resting.wait(30)
+        go.set()
+        waiting.join(30)
+        assert ahead.heads[0].missing == [1, 2]
 
 
 def test_where_no_band_can_be_made_ahead_the_map_is_made_all_the_same(
