@@ -39,6 +39,28 @@ def test_a_residual_block_starts_as_nothing_added() -> None:
     assert torch.equal(Residual(8).eval()(grid), grid)
 
 
+def test_a_deeper_decoder_begins_as_the_light_one_whose_weights_it_takes() -> None:
+    light = Segmenter(SegmenterSettings(student=PLAIN, decoder=FPN, classes=3)).eval()
+    settings = FPN.model_copy(update={"blocks": (2, 1, 0, 1)})
+    deep = Segmenter(SegmenterSettings(student=PLAIN, decoder=settings, classes=3)).eval()
+    added = deep.load_state_dict(light.state_dict(), strict=False)
+    assert added.unexpected_keys == []
+    assert sum(isinstance(module, Residual) for module in deep.decoder.modules()) == 4
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        assert torch.equal(deep(image), light(image))
+        for module in deep.modules():
+            if isinstance(module, Residual):
+                nn.init.ones_(module.norm.weight)
+        assert not torch.equal(deep(image), light(image)), "the blocks are used"
+
+
+@pytest.mark.parametrize(("blocks", "stride"), [((0, 0, 0, -1), 4), ((0, 0, 0, 1), 8)])
+def test_blocks_that_cannot_be_are_refused(blocks: tuple[int, ...], stride: int) -> None:
+    with pytest.raises(ValueError, match="blocks"):
+        FpnSettings(kind="fpn", widths=(8, 8, 8, 8), stride=stride, blocks=blocks)
+
+
 def _normed(conv: nn.Conv2d) -> nn.Sequential:
     """With a norm whose numbers are not trivial."""
     norm = nn.BatchNorm2d(conv.out_channels, eps=1e-3)
