@@ -2,7 +2,7 @@
 
 GDAL's COG driver copies rasters of confidence and of changes from it; no pixel passes through Python. The file of a
 class map is products/map_file.py's, for which GDAL writes a directory from such a description. Files hold no times, so
-equal rasters give equal bytes, aboard and on the ground, as long as both have the same GDAL.
+equal rasters give equal bytes, aboard and on the ground, as long as both have the same GDAL and Zstandard.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ mapped. Its pixels are read once: for the blocks, for all overviews, and for the
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +26,7 @@ FIRST_FACTOR: Final = 8
 NEXT_FACTOR: Final = 4
 FACTORS: Final = (8, 32, 128, 512)
 """Of the overviews that a band has whole rows of."""
-_PART: Final = 16 * BLOCK
+_PART: Final = 4 * BLOCK
 """Columns that are worked on at a time."""
 
 Pixels = NDArray[np.uint8]
@@ -79,16 +79,31 @@ class Band:
     counts: NDArray[np.int64]
 
 
-def encode_band(pixels: Pixels, largest_code: int, factors: Sequence[int]) -> Band:
+class Stopped(Exception):
+    """A band was given up half-way, as its caller wanted."""
+
+
+def encode_band(
+    pixels: Pixels, largest_code: int, factors: Sequence[int], stopped: Callable[[], bool] = lambda: False
+) -> Band:
     """Makes a band of its rows.
 
     Args:
         pixels: class codes (rows, width); 512 rows, fewer in the last band.
         largest_code: K.
         factors: of the map's overviews.
+        stopped: asked again and again whether to give up.
+
+    Raises:
+        ValueError: a code is larger than K.
+        Stopped: the caller wanted it.
     """
+    parts = []
     # In parts, so that what is made on the way is as large for a wide map as for a narrow one.
-    parts = [_encode_part(pixels[:, at : at + _PART], largest_code, factors) for at in range(0, pixels.shape[1], _PART)]
+    for at in range(0, pixels.shape[1], _PART):
+        if stopped():
+            raise Stopped
+        parts.append(_encode_part(pixels[:, at : at + _PART], largest_code, factors))
     return Band(
         [block for part in parts for block in part.blocks],
         [np.concatenate(rows, axis=1) for rows in zip(*(part.overviews for part in parts), strict=True)],
@@ -105,7 +120,9 @@ def _encode_part(pixels: Pixels, largest_code: int, factors: Sequence[int]) -> B
         cells = cells if factor == FIRST_FACTOR else merged(cells)
         if factor in factors:
             overviews.append(most_frequent(cells))
-    counts = np.concatenate([[pixels.size - classes.sum()], classes])
+    counts = np.concatenate([[np.count_nonzero(pixels == 0)], classes])
+    if counts.sum() != pixels.size:
+        raise ValueError(f"class code {pixels.max()} in a map whose largest is {largest_code}")
     return Band(encode_blocks(pixels, bits_of(largest_code)), overviews, cells, counts)
 
 
@@ -147,8 +164,10 @@ def merged(counts: Counts) -> Counts:
     """Counts in squares four times as wide."""
     classes, height, width = counts.shape
     up, across = -(-height // NEXT_FACTOR), -(-width // NEXT_FACTOR)
-    padded = np.zeros((classes, up * NEXT_FACTOR, across * NEXT_FACTOR), dtype=np.uint32)
-    padded[:, :height, :width] = counts
+    padded = counts
+    if counts.shape != (classes, up * NEXT_FACTOR, across * NEXT_FACTOR):
+        padded = np.zeros((classes, up * NEXT_FACTOR, across * NEXT_FACTOR), dtype=np.uint32)
+        padded[:, :height, :width] = counts
     # Rows first: the sum over the outer axis is the fast one.
     down = padded.reshape(classes, up, NEXT_FACTOR, across * NEXT_FACTOR).sum(axis=2, dtype=np.uint32)
     whole: Counts = down.reshape(classes, up, across, NEXT_FACTOR).sum(axis=3, dtype=np.uint32)

@@ -11,10 +11,13 @@ import os
 import tempfile
 import threading
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import rasterio.shutil
@@ -39,13 +42,33 @@ ReadRows = Callable[[int, int], Pixels]
 """Rows of the map: from the first of them, so many; (rows, width)."""
 
 
+_MOST_BYTES: Final = 256 << 20
+"""Of rows that the threads of :meth:`MapBands.complete` have in memory at a time."""
+
+
 @dataclass(frozen=True)
 class _Kept:
-    """A band without its blocks, which lie one after another in a file from ``begin`` on."""
+    """A band without its blocks, which lie one after another in a file from ``begin`` on.
+
+    ``checksum`` is of the rest: it lies in memory for as long as a scene is mapped, where bits flip.
+    """
 
     band: Band
     begin: int
     sizes: list[int]
+    checksum: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is as it was made."""
+        return self.checksum == _checksum(self.band)
+
+
+def _checksum(band: Band) -> int:
+    value = 0
+    for array in (*band.overviews, band.cells, band.counts):
+        value = zlib.crc32(np.ascontiguousarray(array).data, value)
+    return value
 
 
 class MapBands:
@@ -81,9 +104,13 @@ class MapBands:
         first = number * BLOCK
         return first, min(BLOCK, self.height - first)
 
-    def make(self, number: int, read: ReadRows) -> Band:
-        """Makes a band; it is not kept yet."""
-        return encode_band(read(*self.rows_of(number)), self.largest_code, self.factors)
+    def make(self, number: int, read: ReadRows, stopped: Callable[[], bool] = lambda: False) -> Band:
+        """Makes a band; it is not kept yet.
+
+        Raises:
+            ValueError, Stopped: see :func:`encode_band`; also what ``read`` raises.
+        """
+        return encode_band(read(*self.rows_of(number)), self.largest_code, self.factors, stopped)
 
     def keep(self, number: int, band: Band) -> None:
         """Keeps a band, in place of one that is there.
@@ -92,17 +119,22 @@ class MapBands:
             OSError: the disk is full or failed.
         """
         sizes = [len(block) for block in band.blocks]
+        rest = Band([], band.overviews, band.cells, band.counts)
         with self._lock:
             begin = self._blocks.seek(0, os.SEEK_END)
-            self._blocks.write(b"".join(band.blocks))
-            self._kept[number] = _Kept(Band([], band.overviews, band.cells, band.counts), begin, sizes)
+            self._blocks.writelines(band.blocks)
+            self._blocks.flush()  # a full disk is met here, and the band counts as missing
+            self._kept[number] = _Kept(rest, begin, sizes, _checksum(rest))
 
     def complete(self, read: ReadRows, threads: int) -> None:
-        """Makes what is missing.
+        """Makes what is missing, and what changed in memory since it was made.
 
         Raises:
+            ValueError: a code is larger than K.
             OSError: the disk is full or failed; also what ``read`` raises.
         """
+        self._kept = [kept if kept is not None and kept.is_whole else None for kept in self._kept]
+        threads = max(1, min(threads, _MOST_BYTES // (2 * BLOCK * self.width)))
 
         def one(number: int) -> None:
             self.keep(number, self.make(number, read))
@@ -162,7 +194,8 @@ class MapBands:
 
     def close(self) -> None:
         """Lets go of the blocks."""
-        self._blocks.close()
+        with suppress(OSError):  # nothing in that file is needed any more, whatever the disk says
+            self._blocks.close()
 
 
 def _encoded(pixels: Pixels, bits: int) -> list[bytes]:
@@ -189,7 +222,8 @@ def described(
     Raises:
         RasterioError: GDAL cannot write it.
     """
-    source, template = folder / "template.vrt", folder / "template.tif"
+    # Names that no file of a map has: no head's begins with a dot.
+    source, template = folder / ".template.vrt", folder / ".template.tif"
     describe(None, (1, 1), tags, colours=colours, add_georeference=add_georeference, path=source)
     try:
         rasterio.shutil.copy(source, template, driver="GTiff", NBITS=str(bits_of(largest_code)), ENDIANNESS="LITTLE")

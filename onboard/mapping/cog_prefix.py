@@ -1,7 +1,7 @@
-"""Prefixes of a COG that open as a coarse map.
+"""Prefixes of a map's file that open as a coarse map.
 
-GDAL's COG driver writes all directories first, then the overviews, smallest first, then the full resolution. So a file
-cut after an overview's last block still opens, and reads at that overview.
+All directories come first, as in a file of GDAL's COG driver, then the overviews, smallest first, then the full
+resolution. So a file cut after an overview's last block still opens, and reads at that overview.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _heads(path: Path) -> list[dict[str, int]]:
         prefixes = []
         for level in reversed(range(len(factors))):
             _, end = _ends(file, level)
-            # Not in the COG driver's order: a prefix would lack blocks of this overview.
+            # Not in that order: a prefix would lack blocks of this overview.
             if end > first_full:
                 return []
             prefixes.append({"factor": int(factors[level]), "bytes": end})

@@ -1,4 +1,4 @@
-"""Makes the blocks of a map's file while later rows are still being mapped, at the lowest priority.
+"""Makes the blocks of a map's file while later rows are still being mapped, at a low priority.
 
 Of bands whose tiles are all finished. What is not made by the end is made when the map is published, and so is all of
 it where this fails: nothing depends on it but the time.
@@ -12,14 +12,13 @@ import queue
 import threading
 from collections.abc import Iterable, Sequence
 
-from onboard.errors import StorageError
 from onboard.mapping.canvas import Canvas
 from onboard.scene.grid import Grid
-from products.map_blocks import BLOCK
+from products.map_blocks import BLOCK, Stopped
 from products.map_file import MapBands
 
 log = logging.getLogger(__name__)
-_LOWEST = 19
+_NICE = 10  # at 19 a busy core would leave it a hundredth, and who ends it waits for the part in its hands
 
 
 class EarlyBands:
@@ -49,7 +48,10 @@ class EarlyBands:
     def __enter__(self) -> EarlyBands:
         self._finished(self._canvas.finished)  # by an earlier run
         self._canvas.on_finished = self._finished
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no more threads: the map's writing makes all bands
+            log.warning("blocks of the map are not made ahead: %s", error)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,10 +61,11 @@ class EarlyBands:
             bands.close()
 
     def rest(self) -> None:
-        """Ends the thread once the band in its hands is made; the others are left to the map's writing."""
+        """Ends the thread within a part of a band; what it has not made is left to the map's writing."""
         self._resting.set()
         self._ready.put(-1)  # wakes it
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _finished(self, tiles: Iterable[int]) -> None:
         """Called by the canvas's thread: their pixels are on the canvas, for all heads."""
@@ -78,12 +81,14 @@ class EarlyBands:
         return range(core.row // BLOCK, (core.row + core.height - 1) // BLOCK + 1)
 
     def _work(self) -> None:
-        # Of this thread alone on Linux: the engine and the decoder go first.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
         try:
-            while (band := self._ready.get()) >= 0 and not self._resting.is_set():
+            # Of this thread alone on Linux: the engine and the decoder go first.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            while (band := self._ready.get()) >= 0:
                 for layers, bands in zip(self._canvas.heads, self.heads, strict=True):
-                    bands.keep(band, bands.make(band, layers.classes.read))
-        except (OSError, StorageError, MemoryError) as error:
+                    bands.keep(band, bands.make(band, layers.classes.read, self._resting.is_set))
+        except Stopped:
+            return
+        except Exception as error:  # noqa: BLE001 -- nothing depends on this thread but the time
             # The map's writing meets it again, and says so to whoever waits for the map.
             log.warning("blocks of the map are not made ahead any more: %s", error)

@@ -29,7 +29,7 @@ ATTEMPTS = 3
 _ROWS = 512
 """Rows of a map compared at once: the blocks of its file."""
 _KEPT_PIXELS = 32 << 20
-"""Of the rows of one row of tiles that are held in memory; wider scenes are read by windows."""
+"""Of one row of tiles that are held in memory, all layers together; wider scenes are read by windows."""
 
 
 class ProductDamaged(Exception):
@@ -45,7 +45,7 @@ def forget_damaged(canvas: Canvas, grid: Grid) -> list[int]:
         the tiles that differed.
     """
     canvas.commit()
-    rows = _Rows()
+    rows = _Rows(sum(1 + (head.confidence is not None) for head in canvas.heads))
     # By number, which is row by row: the tiles of a row share what is read.
     finished = sorted(canvas.records.items())
     damaged = [index for index, record in finished if not _is_whole(canvas, rows, grid, index, record)]
@@ -72,7 +72,8 @@ def repair_canvas(canvas: Canvas, grid: Grid, observer: MapObserver) -> bool:
 class _Rows:
     """Whole rows of layers, kept until others are asked for: a window by itself takes one call of the system a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
         self._kept: dict[Path, tuple[tuple[int, int], NDArray[np.uint8]]] = {}
 
     def window(self, layer: Layer, where: Window) -> NDArray[np.uint8]:
@@ -81,7 +82,7 @@ class _Rows:
         Raises:
             StorageError: the file was shortened.
         """
-        if where.height * layer.width > _KEPT_PIXELS:
+        if where.height * layer.width * self._layers > _KEPT_PIXELS:
             return layer.read_window(where)
         wanted = (where.row, where.height)
         kept = self._kept.get(layer.path)

@@ -1,7 +1,7 @@
 """Has malloc keep freed memory for a while, where a library frees and allocates tens of megabytes in turn.
 
 libtiff makes a ZSTD context of some 40 MB for each block it writes. glibc gives such blocks back to the kernel, which
-zeroes every page anew: three quarters of the time of writing a map (docs/decisions/0002).
+zeroes every page anew: three quarters of the time of writing a raster (docs/decisions/0002).
 """
 
 from __future__ import annotations

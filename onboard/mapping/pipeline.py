@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.engine import Engine, Prediction
-from engines.errors import ConstantsChanged, EngineError
+from engines.errors import ConstantsChanged, EngineError, InferenceFailed
 from onboard.errors import SceneRefused
 from onboard.mapping.control import EngineHealth, StageTimer, StopPolicy
 from onboard.mapping.familiarity import recorded
@@ -285,11 +285,26 @@ class Pipeline:
             took = time.perf_counter() - begin
             stats.infer_s += took
             if prediction is not None:
+                self._check_codes(prediction)
                 self.record_stage("infer", took)
             stats.tiles_inferred += len(batch.tiles)
             stats.tiles_empty += len(batch.indices) - len(batch.tiles)
             if not mapped.put((batch, prediction)):
                 return
+
+    def _check_codes(self, prediction: Prediction) -> None:
+        """Passes if every class is one of the manifest's; a map of others would name what nobody knows.
+
+        Raises:
+            InferenceFailed: one is not.
+        """
+        manifest = self.engine.manifest
+        legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
+        for head, legend in zip(prediction.heads, legends, strict=True):
+            largest, found = max(item.code for item in legend), int(head.classes.max())
+            if found > largest:
+                problem = f"it gave the class {found}, and the largest of its manifest is {largest}"
+                raise InferenceFailed(self.engine.backend, problem, retryable=False)
 
     def _check_engine(self, health: EngineHealth, batch: Batch, stats: PipelineStats) -> None:
         """Checks the engine or its constants where that is due."""

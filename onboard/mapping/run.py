@@ -22,7 +22,7 @@ from onboard.mapping.canvas import Canvas
 from onboard.mapping.changes import CHANGES, text_of
 from onboard.mapping.control import MapObserver
 from onboard.mapping.early_bands import EarlyBands
-from onboard.mapping.executors import EngineDescription, Progress, TileExecutor, TileWork, executor_of
+from onboard.mapping.executors import EngineDescription, LocalExecutor, Progress, TileExecutor, TileWork, executor_of
 from onboard.mapping.familiarity import MapFamiliarity
 from onboard.mapping.integrity import ATTEMPTS, ProductDamaged, check_scene, repair_canvas
 from onboard.mapping.job import Job, digests_of
@@ -155,15 +155,16 @@ def _map_and_publish(
     repair_canvas(canvas, job.grid, observer)
     thumbnail = None
     if job.shows_scene:
-        bands = [band.common_name for band in job.engine.manifest.input.bands]
-        thumbnail = thumbnail_of((job.scene.width, job.scene.height), bands)
+        colours = [band.common_name for band in job.engine.manifest.input.bands]
+        thumbnail = thumbnail_of((job.scene.width, job.scene.height), colours)
     work = TileWork(job.scene, job.grid, canvas, job.request.batch, job.read_timeout_s, job.identity, thumbnail)
     stats = PipelineStats()
     observer.before_mapping(tiles=len(job.grid), pixels=job.scene.width * job.scene.height)
     for _ in range(ATTEMPTS):
         # Anew in each round: nothing that was made of pixels of before goes into the map.
         with ExitStack() as stack:
-            ahead = stack.enter_context(_bands_ahead(job, canvas)) if _canvas_is_map(job) else None
+            bands = _bands_ahead(job, canvas)
+            ahead = None if bands is None else stack.enter_context(bands)
             run_stats = job.executor.map_tiles(work, progress or (lambda _done, _all: None))
             # A round that only writes files again inferred nothing: the figures of the round that mapped stay.
             stats = run_stats if run_stats.tiles_inferred or not stats.seconds else stats
@@ -183,15 +184,19 @@ def _canvas_is_map(job: Job) -> bool:
     return not job.request.sieve_px and job.resolution.map_size == (job.scene.width, job.scene.height)
 
 
-def _bands_ahead(job: Job, canvas: Canvas) -> EarlyBands:
+def _bands_ahead(job: Job, canvas: Canvas) -> EarlyBands | None:
+    """What makes the map's blocks while tiles are mapped; None where that cannot be."""
+    # Where other machines write the canvas, reading it here early would leave zeros in this one's cache.
+    if not isinstance(job.executor, LocalExecutor) or not _canvas_is_map(job):
+        return None
     legends = [job.engine.manifest.classes, *(head.classes for head in job.engine.manifest.further_heads)]
     try:
         return EarlyBands(
             canvas, job.grid,
             [bands_of(head.classes, tuple(legend)) for head, legend in zip(canvas.heads, legends, strict=True)],
         )  # fmt: skip
-    except OSError as error:
-        raise storage_error(error, canvas.folder) from error
+    except OSError:
+        return None  # a disk that is full is met by who has to write there
 
 
 def _scene_changed(job: Job, canvas: Canvas, observer: MapObserver) -> bool:

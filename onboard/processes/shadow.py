@@ -86,10 +86,11 @@ class Candidate:
 
     Attributes:
         failure: why it failed; empty while it has not.
+        skipped: tiles of this scene that it was shown and does not take.
     """
 
     def __init__(self, row: ModelRow, folder: str) -> None:
-        self.row, self.failure = row, ""
+        self.row, self.failure, self.skipped = row, "", 0
         self.sums: dict[str, Any] = {}
         # One request at a time: more would be copies of tiles in memory.
         self._work: queue.Queue[ShadowRequest | None] = queue.Queue(1)
@@ -144,7 +145,9 @@ class Candidate:
                 answer = {"failed": f"its process ended ({error})"}
             if "failed" in answer:
                 self.failure = str(answer["failed"])
-            elif "skipped" not in answer:  # tiles of a shape that only the active model takes are compared with nothing
+            elif "skipped" in answer:  # tiles of a shape that only the active model takes
+                self.skipped += answer["skipped"]
+            else:
                 add_answer(self.sums, answer)
             # After `failure` is noted: whoever waits in `settle` looks at it next.
             self._is_idle.set()
@@ -187,6 +190,11 @@ class Shadow:
             self._refuse(candidate)
         elif sums:
             self._keep(candidate.row.id, sums, scene_id)
+        elif candidate.skipped:
+            # Else nobody would learn why a shadow comes to no end.
+            text = f"{candidate.row.title}: no tile of {scene_id} has a size that it takes; the scene does not count"
+            self._ledger.events.log("info", "model-shadowed", text)
+        candidate.skipped = 0
 
     def close(self) -> None:
         """Ends the candidate's process."""

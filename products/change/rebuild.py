@@ -60,7 +60,8 @@ def rebuild(before: Path, changes: Path, target: Path) -> None:
         with warnings.catch_warnings(), rasterio.Env(**_GDAL):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             _rebuild(before, changes, target)
-    except (RasterioError, ValueError) as error:  # a file from the link may lack palette, names or georeferencing
+    except (RasterioError, ValueError, OSError) as error:
+        # A file from the link may lack palette, names or georeferencing; the disk may be full.
         raise ProductError(f"{changes}: the map cannot be made of it and {before} ({error})") from error
 
 
@@ -72,7 +73,8 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
             raise ProductRefused(f"{before}: is not the map that {changes.name} is counted from", "fetch the whole map")
         size = change.width * change.height
         # It is laid out whole beside the target: a small file from the link may say that it has any size.
-        if change.width > _WIDEST or size > shutil.disk_usage(target.parent).free - _LEFT_FREE:
+        # The raster, then its blocks and the map: half a byte or one a pixel each, at most.
+        if change.width > _WIDEST or 3 * size > shutil.disk_usage(target.parent).free - _LEFT_FREE:
             raise ProductRefused(
                 f"{changes}: {change.width} x {change.height} pixels do not fit", "fetch the whole map"
             )
@@ -82,6 +84,8 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
         # Palette and class names are the earlier map's; changes.tif has its own, of changes.
         palette, names = earlier.colormap(1), {k: v for k, v in earlier.tags().items() if _CLASS.fullmatch(k)}
         largest = max(int(key.removeprefix("CLASS_")) for key in names)
+        if largest > np.iinfo(np.uint8).max:
+            raise ValueError(f"class {largest} in its names")
         # Beside the target: one rename gives it its name, which works within one file system.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rebuild-") as folder:
             raw = Path(folder) / "classes.raw"
@@ -115,7 +119,7 @@ def _write_map(raw: Path, target: Path, size: tuple[int, int], largest: int, dir
     width, height = size
     classes = np.memmap(raw, dtype=np.uint8, mode="r", shape=(height, width))
     with closing(MapBands(width, height, largest, raw.parent)) as bands:
-        bands.complete(lambda row, count: np.asarray(classes[row : row + count]), len(os.sched_getaffinity(0)))
+        bands.complete(lambda row, count: np.asarray(classes[row : row + count]), os.cpu_count() or 1)
         bands.write(target, directory)
 
 

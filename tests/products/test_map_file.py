@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from products import cog
 from products.class_map import describe, map_options, write_cog
-from products.map_blocks import class_counts, encode_band, merged, most_frequent, overview_factors
+from products.map_blocks import Stopped, class_counts, encode_band, merged, most_frequent, overview_factors
 from products.map_file import MapBands, described
 
 Codes = NDArray[np.uint8]
@@ -228,3 +228,40 @@ def test_another_file_than_gdals_template_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"MM\0*" + bytes(40))
     with pytest.raises(ValueError, match="no little-endian TIFF"):
         cog.tags_of(path)
+
+
+def test_a_band_that_changed_in_memory_is_made_again(tmp_path: Path) -> None:
+    codes = raster(1500, 1100)
+    (tmp_path / "plain").mkdir()
+    plain = written(tmp_path / "plain", codes).read_bytes()
+    with closing(MapBands(1500, 1100, 5, tmp_path)) as bands:
+        bands.complete(lambda row, count: codes[row : row + count], 1)
+        for number, (array, place) in enumerate([("overviews", 0), ("cells", None), ("counts", None)]):
+            kept = bands._kept[number]
+            assert kept is not None
+            damaged = getattr(kept.band, array)
+            (damaged if place is None else damaged[place]).flat[0] ^= 4
+        bands.complete(lambda row, count: codes[row : row + count], 1)
+        tags = described(tmp_path, TAGS, largest_code=5, colours=COLOURS, add_georeference=located)
+        bands.write(tmp_path / "map.tif", tags)
+    assert (tmp_path / "map.tif").read_bytes() == plain
+
+
+def test_a_code_beyond_the_largest_is_refused() -> None:
+    with pytest.raises(ValueError, match="class code 12 in a map whose largest is 5"):
+        encode_band(np.full((8, 8), 12, np.uint8), 5, [])
+
+
+def test_a_band_is_given_up_between_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("products.map_blocks._PART", 512)
+    answers = iter([False, False, True])
+    with pytest.raises(Stopped):
+        encode_band(raster(2100, 512), 5, [8], lambda: next(answers))
+    assert next(answers, None) is None
+
+
+def test_a_map_of_any_name_lies_beside_another(tmp_path: Path) -> None:
+    """GDAL's template takes the place of no map."""
+    (tmp_path / "template.tif").write_bytes(b"a map")
+    described(tmp_path, TAGS, largest_code=5, colours=COLOURS, add_georeference=located)
+    assert (tmp_path / "template.tif").read_bytes() == b"a map"

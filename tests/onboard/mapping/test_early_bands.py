@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from engines.testing import IdentityEngine
+from engines.engine import Prediction, Tiles
+from engines.errors import InferenceFailed
+from engines.testing import ConstantEngine, IdentityEngine
 from onboard.mapping.canvas import Canvas
 from onboard.mapping.early_bands import EarlyBands
 from onboard.mapping.run import MapRequest, map_scene
@@ -86,14 +88,14 @@ def test_at_rest_no_band_is_begun_any_more(tmp_path: Path) -> None:
         assert ahead.heads[0].missing == [0, 1, 2]
 
 
-def test_who_waits_for_rest_waits_for_one_band_and_not_for_all_that_are_ready(
+def test_who_waits_for_rest_waits_for_a_part_of_a_band_and_not_for_all_that_are_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, go, whole = Grid(WIDTH, HEIGHT, tile_size=256, halo=16), threading.Event(), MapBands.make
 
-    def make(bands: MapBands, number: int, read: object) -> object:
+    def make(bands: MapBands, number: int, *how: object) -> object:
         assert go.wait(30)
-        return whole(bands, number, read)  # type: ignore[arg-type]
+        return whole(bands, number, *how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(MapBands, "make", make)
     with (
@@ -106,7 +108,7 @@ def test_who_waits_for_rest_waits_for_one_band_and_not_for_all_that_are_ready(
         assert ahead._resting.wait(30)
         go.set()
         waiting.join(30)
-        assert ahead.heads[0].missing == [1, 2]
+        assert ahead.heads[0].missing == [0, 1, 2]
 
 
 def test_where_no_band_can_be_made_ahead_the_map_is_made_all_the_same(
@@ -142,15 +144,63 @@ def test_what_was_made_of_a_tile_that_is_mapped_again_is_not_published(
         made: list[int] = []
         whole = MapBands.make
 
-        def make(bands: MapBands, number: int, read: object) -> object:
+        def make(bands: MapBands, number: int, *how: object) -> object:
             made.append(number)
             if len(made) == 1:  # what the map would be of, were it not compared with the tiles' checksums
                 (layer,) = (tmp_path / "b").glob(".onboard/*/canvas/classes.raw")
                 with layer.open("r+b") as file:
                     file.write(b"\x09")
-            return whole(bands, number, read)  # type: ignore[arg-type]
+            return whole(bands, number, *how)  # type: ignore[arg-type]
 
         monkeypatch.setattr(MapBands, "make", make)
         request = MapRequest(noisy_scene, tmp_path / "b", scene_options=SceneOptions(collar=False))
         assert map_scene(request, engine).map_path.read_bytes() == plain
     assert made.count(0) == 2
+
+
+def test_a_run_that_fails_is_told_by_its_own_error_whatever_the_disk_says(
+    noisy_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that still wait to be written when the engine fails: closing their file fails too, and nobody cares."""
+
+    class Failing(IdentityEngine):
+        def infer(self, tiles: Tiles) -> Prediction:  # noqa: ARG002 -- as engines have it
+            raise InferenceFailed("identity", "broken", retryable=False)
+
+    class Full:
+        def close(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("products.map_file.tempfile.TemporaryFile", lambda **_: Full())
+    request = MapRequest(noisy_scene, tmp_path / "a", scene_options=SceneOptions(collar=False))
+    with Failing(tile_size=128) as engine, pytest.raises(InferenceFailed, match="broken"):
+        map_scene(request, engine)
+
+
+def test_where_blocks_have_no_place_the_map_is_made_at_the_end(
+    noisy_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with IdentityEngine(tile_size=128) as engine:
+        request = MapRequest(noisy_scene, tmp_path / "a", scene_options=SceneOptions(collar=False))
+        plain = map_scene(request, engine).map_path.read_bytes()
+        calls: list[object] = []
+
+        def bands_of(*given: object) -> object:
+            calls.append(given)
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr("onboard.mapping.run.bands_of", bands_of)
+        request = MapRequest(noisy_scene, tmp_path / "b", scene_options=SceneOptions(collar=False))
+        assert map_scene(request, engine).map_path.read_bytes() == plain
+    assert calls
+
+
+def test_a_class_that_the_manifest_does_not_name_is_no_map(noisy_scene: Path, tmp_path: Path) -> None:
+    class Wrong(ConstantEngine):
+        def _predicted(self, tiles: Tiles) -> Prediction:
+            return Prediction(np.full((len(tiles), *tiles.shape[2:]), 6, np.uint8))
+
+    request = MapRequest(noisy_scene, tmp_path / "a", scene_options=SceneOptions(collar=False))
+    with Wrong(1, tile_size=128) as engine, pytest.raises(InferenceFailed, match=r"gave the class 6, .* is 5"):
+        map_scene(request, engine)
+    assert not (tmp_path / "a" / "scene").exists()

@@ -248,3 +248,27 @@ def test_tiles_of_a_shape_that_only_the_active_model_takes_are_compared_with_not
             assert sums.get("tiles") == (2 if compared else None)
     finally:
         beside.close()
+
+
+def test_a_scene_of_which_the_candidate_takes_no_tile_is_told_and_does_not_count(
+    settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    model_id = candidate(settings, ledger, tmp_path)
+    row = ledger.models.get(model_id)
+    assert row is not None
+    shadow = Shadow(settings, ledger)
+    shadow._candidate = Candidate(row, str(tmp_path / "candidate"))
+    try:
+        tiles = random_tiles(2, size=64)
+        answers = {"": HeadPrediction(np.ones((2, 64, 64), np.uint8))}
+        assert shadow._candidate.offer(lambda: ShadowRequest(tiles, answers))
+        for scene in ("s1", "s2"):  # the second was shown nothing at all
+            shadow.end_scene(scene)
+    finally:
+        shadow.close()
+    texts = [event.text for event in ledger.events.page() if event.kind == "model-shadowed"]
+    assert len(texts) == 1
+    assert "no tile of s1 has a size that it takes" in texts[0]
+    row = ledger.models.get(model_id)
+    assert row is not None
+    assert "shadow" not in row.figures
