@@ -66,7 +66,7 @@ class MapObserver:
         log.warning("%s: %s", kind, text)
 
     def before_mapping(self, *, tiles: int, pixels: int) -> None:
-        """Called before the first tile of a run, with the numbers of tiles and of pixels of the scene as the model sees it."""
+        """Called before the first tile of a run; ``pixels`` are of the scene as the model sees it."""
 
     def before_publishing(self) -> None:
         """Called once every tile is on the canvas and the engine was checked; no batch follows."""
