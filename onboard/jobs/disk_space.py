@@ -52,7 +52,8 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     overviews = layers * pixels // 32
     enlarged_layers = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
     canvas = (layers + enlarged_layers + len(legends) * (settings.sieve_px > 0)) * pixels + overviews
-    canvas += of_maps * pixels // 8 * 101 // 100  # blocks that are made ahead of the map's file
+    # Blocks that are made ahead of the map's file; 101 / 100 as below, for each head by itself.
+    canvas += sum(bits_of(max(item.code for item in legend)) * pixels // 8 * 101 // 100 for legend in legends)
     # 101 / 100: the 1 % by which Zstandard can make noise longer.
     product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * len(legends) * min(pixels, _QUICKLOOK_PIXELS)
     if settings.changes:

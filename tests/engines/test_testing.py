@@ -56,7 +56,7 @@ def test_impossible_engines_are_refused(options: dict[str, int]) -> None:
 
 def test_a_prediction_holds_itself_to_its_shape() -> None:
     classes = np.ones((1, 4, 4), np.uint8)
-    with pytest.raises(ValueError, match=r"uint8 \(N, S, S\)"):
+    with pytest.raises(ValueError, match=r"uint8 \(N, h, w\)"):
         Prediction(classes, np.ones((1, 4, 5), np.uint8))
     with pytest.raises(ValueError, match="int64"):
         Prediction(classes.astype(np.int64))
