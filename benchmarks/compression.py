@@ -20,8 +20,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
-from products.class_map import map_options
 from products.cog import Tag
+from products.gdal_copy import COG_OPTIONS
 from products.map_blocks import bits_of, overview_factors
 from products.map_file import MapBands
 from trainer.data.landscape import write_landscape
@@ -66,7 +66,9 @@ def map_sizes(folder: Path, *, quick: bool) -> None:
         size, seconds = _as_flown(codes, Path(work), largest_code)
         print(f"{'as flown':<24} {size:9,} bytes  1/{3 * codes.size / size:<5.0f} {seconds:6.2f} s", flush=True)
         for name, levels, changes in VARIANTS:
-            size, seconds = _cog(codes, Path(work), levels, {**map_options(largest_code), **changes})
+            size, seconds = _cog(
+                codes, Path(work), levels, {**COG_OPTIONS, "NBITS": str(bits_of(largest_code)), **changes}
+            )
             print(f"{name:<24} {size:9,} bytes  1/{3 * codes.size / size:<5.0f} {seconds:6.2f} s", flush=True)
 
 

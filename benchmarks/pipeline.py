@@ -27,8 +27,8 @@ from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Grid
 from onboard.scene.probe import Probes
 from onboard.scene.reader import Scene, SceneOptions
-from products.class_map import map_options
-from products.map_blocks import overview_factors
+from products.gdal_copy import COG_OPTIONS
+from products.map_blocks import bits_of, overview_factors
 from trainer.data.landscape import write_landscape
 
 
@@ -166,7 +166,6 @@ def _by_hand(scene: Path, folder: Path, *, halo: int, classes: tuple[ClassInfo, 
                     )  # fmt: skip
         with rasterio.open(folder / "plain.tif", "r+") as target:
             target.build_overviews(overview_factors(target.width, target.height), Resampling.mode)
-        rasterio.shutil.copy(
-            folder / "plain.tif", folder / "map.tif", driver="COG", **map_options(max(item.code for item in classes))
-        )
+        options = {**COG_OPTIONS, "NBITS": str(bits_of(max(item.code for item in classes)))}
+        rasterio.shutil.copy(folder / "plain.tif", folder / "map.tif", driver="COG", **options)
     return time.perf_counter() - begin

@@ -33,7 +33,6 @@ Pixels = NDArray[np.uint8]
 Counts = NDArray[np.uint32]
 """Pixels of each class 1..K in cells of the map: (K, rows, columns)."""
 
-TARGET_LENGTH: Final = int(zstd.CompressionParameter.target_length)
 # Between the levels that Zstandard has names for: of real maps the bytes of level 17 in a quarter of its time (docs/
 # decisions/0002). Where rows repeat, a shallow search finds the matches, and the parser that weighs them all does it.
 _ZSTANDARD: Final[dict[int, int]] = {
@@ -42,7 +41,7 @@ _ZSTANDARD: Final[dict[int, int]] = {
     zstd.CompressionParameter.hash_log: 15,
     zstd.CompressionParameter.search_log: 1,
     zstd.CompressionParameter.min_match: 3,
-    TARGET_LENGTH: 256,
+    zstd.CompressionParameter.target_length: 256,
     zstd.CompressionParameter.strategy: zstd.Strategy.btultra,
 }
 
@@ -83,6 +82,10 @@ class Stopped(Exception):
     """A band was given up half-way, as its caller wanted."""
 
 
+class UnknownClass(ValueError):
+    """A raster holds a code that is larger than its largest class: it is damaged, or of other classes."""
+
+
 def encode_band(
     pixels: Pixels, largest_code: int, factors: Sequence[int], stopped: Callable[[], bool] = lambda: False
 ) -> Band:
@@ -95,7 +98,7 @@ def encode_band(
         stopped: asked again and again whether to give up.
 
     Raises:
-        ValueError: a code is larger than K.
+        UnknownClass: a code is larger than K.
         Stopped: the caller wanted it.
     """
     parts = []
@@ -122,7 +125,7 @@ def _encode_part(pixels: Pixels, largest_code: int, factors: Sequence[int]) -> B
             overviews.append(most_frequent(cells))
     counts = np.concatenate([[np.count_nonzero(pixels == 0)], classes])
     if counts.sum() != pixels.size:
-        raise ValueError(f"class code {pixels.max()} in a map whose largest is {largest_code}")
+        raise UnknownClass(f"class code {pixels.max()} in a map whose largest is {largest_code}")
     return Band(encode_blocks(pixels, bits_of(largest_code)), overviews, cells, counts)
 
 

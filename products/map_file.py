@@ -23,8 +23,8 @@ import numpy as np
 import rasterio.shutil
 from numpy.typing import NDArray
 
-from products.class_map import Colour, describe
 from products.cog import Level, Tags, tags_of, write_blocks
+from products.gdal_copy import Colour, describe
 from products.map_blocks import (
     BLOCK,
     FACTORS,
@@ -108,7 +108,7 @@ class MapBands:
         """Makes a band; it is not kept yet.
 
         Raises:
-            ValueError, Stopped: see :func:`encode_band`; also what ``read`` raises.
+            UnknownClass, Stopped: see :func:`encode_band`; also what ``read`` raises.
         """
         return encode_band(read(*self.rows_of(number)), self.largest_code, self.factors, stopped)
 
@@ -130,7 +130,7 @@ class MapBands:
         """Makes what is missing, and what changed in memory since it was made.
 
         Raises:
-            ValueError: a code is larger than K.
+            UnknownClass: a code is larger than K.
             OSError: the disk is full or failed; also what ``read`` raises.
         """
         self._kept = [kept if kept is not None and kept.is_whole else None for kept in self._kept]
@@ -154,7 +154,7 @@ class MapBands:
 
         Args:
             target: the file; its folder must exist.
-            tags: of the map but for its size and its blocks, see :func:`described`.
+            tags: of the map but for its size and its blocks, see :func:`directory_of`.
 
         Raises:
             OSError: the disk is full or failed.
@@ -202,7 +202,7 @@ def _encoded(pixels: Pixels, bits: int) -> list[bytes]:
     return [block for row in range(0, len(pixels), BLOCK) for block in encode_blocks(pixels[row : row + BLOCK], bits)]
 
 
-def described(
+def directory_of(
     folder: Path,
     tags: Mapping[str, str],
     *,

@@ -47,13 +47,13 @@ def demand_of(pixels: int, settings: Settings, manifest: Manifest) -> Demand:
     # Each head has a raster of its own, with a confidence beside it where that is set.
     legends = (manifest.classes, *(head.classes for head in manifest.further_heads))
     layers = len(legends) * (1 + settings.confidence)
-    of_maps = sum(bits_of(max(item.code for item in legend)) for legend in legends)
-    bits = of_maps + len(legends) * 8 * settings.confidence
+    maps = [bits_of(max(item.code for item in legend)) for legend in legends]
+    bits = sum(maps) + len(maps) * 8 * settings.confidence
     overviews = layers * pixels // 32
     enlarged_layers = layers if settings.resolution == "scene" and manifest.gsd_m is not None else 0
     canvas = (layers + enlarged_layers + len(legends) * (settings.sieve_px > 0)) * pixels + overviews
     # Blocks that are made ahead of the map's file; 101 / 100 as below, for each head by itself.
-    canvas += sum(bits_of(max(item.code for item in legend)) * pixels // 8 * 101 // 100 for legend in legends)
+    canvas += sum(each * pixels // 8 * 101 // 100 for each in maps)
     # 101 / 100: the 1 % by which Zstandard can make noise longer.
     product = (bits * pixels // 8 + overviews) * 101 // 100 + 4 * len(legends) * min(pixels, _QUICKLOOK_PIXELS)
     if settings.changes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -89,12 +89,6 @@ class Layer:
     def write_rows(self, first_row: int, pixels: Pixels) -> None:
         """Writes whole rows (h, width) from `first_row` on."""
         self.write(Window(col=0, row=first_row, width=self.width, height=len(pixels)), pixels)
-
-    def strips(self, pixels: int = 1 << 20) -> Iterator[tuple[int, Pixels]]:
-        """Whole-row strips of about `pixels` pixels, top to bottom, each with its first row."""
-        step = max(1, pixels // self.width)
-        for row in range(0, self.height, step):
-            yield row, self.read(row, min(step, self.height - row))
 
     def sync(self) -> None:
         """Makes all written pixels durable."""

@@ -1,4 +1,4 @@
-"""Canvas to map: the files of classes, of confidence and of changes (see products.map_file and products.class_map)."""
+"""Canvas to map: the files of classes, of confidence and of changes (see products.map_file and products.gdal_copy)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from engines.manifest import ClassInfo
 from onboard.errors import StorageError
 from onboard.files import storage_error
 from onboard.mapping.canvas import Layer
+from onboard.mapping.integrity import ProductDamaged
 from onboard.mapping.malloc import keep_freed_memory
 from onboard.scene.gdal_env import WRITE_ENV
 from onboard.scene.georeference import Georeference
 from onboard.scene.storable_crs import storable
 from onboard.scene.vrt import add_georeference
-from products import class_map, map_file
+from products import gdal_copy
 from products.change.coding import CHANGED, NOW_NO_DATA
-from products.class_map import COG_OPTIONS
-from products.map_blocks import bits_of
-from products.map_file import MapBands
+from products.gdal_copy import COG_OPTIONS
+from products.map_blocks import UnknownClass, bits_of
+from products.map_file import MapBands, directory_of
 
 CONFIDENCE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "LEVEL": "9"}
 CHANGE_OPTIONS: Mapping[str, str] = {**COG_OPTIONS, "OVERVIEWS": "NONE", "SPARSE_OK": "YES"}
@@ -56,19 +57,22 @@ def write_map(
         pixels of each code 0..K, (K + 1,).
 
     Raises:
+        ProductDamaged: the layer holds a class that there is not: it changed since it was compared with its checksums.
         StorageError: the disk is full or failed.
     """
     try:
         with closing(bands_of(layer, classes)) if bands is None else nullcontext(bands) as made:
             made.complete(layer.read, usable_cores())
             with unlocated_allowed():
-                directory = map_file.described(
+                directory = directory_of(
                     target.parent, dict(tags) | _class_names(classes), largest_code=made.largest_code,
                     colours=[tuple(entry) for entry in colour_table(classes).tolist()],
                     add_georeference=lambda root: add_georeference(root, storable(georeference)),
                 )  # fmt: skip
             made.write(target, directory)
             return made.counts
+    except UnknownClass as error:
+        raise ProductDamaged(f"the canvas changed while the map was written ({error})") from error
     except OSError as error:
         raise storage_error(error, target) from error
     except RasterioError as error:
@@ -152,7 +156,7 @@ def _described(
     layer: Layer, georeference: Georeference, tags: Mapping[str, str], *, colours: NDArray[np.uint8] | None
 ) -> Path:
     """Writes the VRT beside the layer and returns its path."""
-    return class_map.describe(
+    return gdal_copy.describe(
         layer.path, (layer.width, layer.height), tags,
         colours=None if colours is None else [tuple(entry) for entry in colours.tolist()],
         add_georeference=lambda root: add_georeference(root, storable(georeference)),
@@ -171,7 +175,7 @@ def _copy(source: Path, target: Path, options: Mapping[str, str], resampling: Re
     try:
         # Page faults of libtiff's freed memory took most of the time of large rasters (decision 0002).
         with unlocated_allowed(), keep_freed_memory():
-            class_map.write_cog(source, target, options, resampling)
+            gdal_copy.write_cog(source, target, options, resampling)
     except RasterioError as error:
         raise write_failed(target, error) from error
 

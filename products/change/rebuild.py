@@ -25,7 +25,7 @@ from products.change.coding import applied
 from products.change.grids import offset_of
 from products.cog import Tags
 from products.errors import ProductError, ProductRefused
-from products.map_file import MapBands, described
+from products.map_file import MapBands, directory_of
 
 BEFORE, AFTER = "BEFORE_SHA256", "AFTER_SHA256"
 """Tags of changes.tif: digests of the map that it is counted from, and of the one that it leads to."""
@@ -90,7 +90,7 @@ def _rebuild(before: Path, changes: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rebuild-") as folder:
             raw = Path(folder) / "classes.raw"
             _write_raw(AlignedMap(earlier, offset, change.width), change, raw)
-            directory = described(
+            directory = directory_of(
                 Path(folder), names | {key: value for key, value in tags.items() if not _OWN_TAGS.fullmatch(key)},
                 largest_code=largest, colours=[palette.get(code, (0, 0, 0, 0)) for code in range(256)],
                 add_georeference=_georeference_of(change, Path(folder) / "changes.vrt"),

@@ -34,7 +34,6 @@ from onboard.mapping import run
 from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.settings import Settings, read_settings
-from products import map_blocks
 from products.change.rebuild import rebuild
 from products.errors import ProductError, ProductRefused
 from tests.onboard.api.conftest import running as in_thread
@@ -183,7 +182,7 @@ def test_without_the_earlier_map_the_whole_comes_and_until_then_it_stays_aboard(
 def test_other_bytes_than_aboard_have_the_whole_fetched(
     serving: Aboard, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(map_blocks._ZSTANDARD, map_blocks.TARGET_LENGTH, 16)
+    monkeypatch.setattr("products.map_blocks._ZSTANDARD", {})
     report, lines = pull(serving, tmp_path / "dest")
     assert any("other bytes than aboard" in line and "the whole map is fetched" in line for line in lines)
     assert (report.maps, report.rebuilt) == (["second"], [])

@@ -17,9 +17,18 @@ from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
 from products import cog
-from products.class_map import describe, map_options, write_cog
-from products.map_blocks import Stopped, class_counts, encode_band, merged, most_frequent, overview_factors
-from products.map_file import MapBands, described
+from products.gdal_copy import COG_OPTIONS, describe, write_cog
+from products.map_blocks import (
+    Stopped,
+    UnknownClass,
+    bits_of,
+    class_counts,
+    encode_band,
+    merged,
+    most_frequent,
+    overview_factors,
+)
+from products.map_file import MapBands, directory_of
 
 Codes = NDArray[np.uint8]
 SIZES = [(1, 1), (511, 3), (512, 512), (513, 511), (700, 1100), (4097, 20), (9, 4100), (8192 + 513, 530)]
@@ -69,7 +78,7 @@ def written(
             bands.keep(number, bands.make(number, lambda row, count: codes[row : row + count]))
         bands.complete(lambda row, count: codes[row : row + count], threads)
         assert bands.counts.tolist() == np.bincount(codes.ravel(), minlength=largest + 1).tolist()
-        tags = described(folder, TAGS, largest_code=largest, colours=COLOURS, add_georeference=place)  # type: ignore[arg-type]
+        tags = directory_of(folder, TAGS, largest_code=largest, colours=COLOURS, add_georeference=place)  # type: ignore[arg-type]
         bands.write(folder / "map.tif", tags)
     assert [path.name for path in folder.iterdir()] == ["map.tif"]  # nothing is left beside it
     return folder / "map.tif"
@@ -79,7 +88,7 @@ def by_gdal(folder: Path, codes: Codes, largest: int, place: object) -> Path:
     raw = folder / "classes.raw"
     raw.write_bytes(codes.tobytes())
     source = describe(raw, codes.shape[::-1], TAGS, colours=COLOURS, add_georeference=place)  # type: ignore[arg-type]
-    write_cog(source, folder / "gdal.tif", map_options(largest), Resampling.mode)
+    write_cog(source, folder / "gdal.tif", {**COG_OPTIONS, "NBITS": str(bits_of(largest))}, Resampling.mode)
     return folder / "gdal.tif"
 
 
@@ -242,13 +251,13 @@ def test_a_band_that_changed_in_memory_is_made_again(tmp_path: Path) -> None:
             damaged = getattr(kept.band, array)
             (damaged if place is None else damaged[place]).flat[0] ^= 4
         bands.complete(lambda row, count: codes[row : row + count], 1)
-        tags = described(tmp_path, TAGS, largest_code=5, colours=COLOURS, add_georeference=located)
+        tags = directory_of(tmp_path, TAGS, largest_code=5, colours=COLOURS, add_georeference=located)
         bands.write(tmp_path / "map.tif", tags)
     assert (tmp_path / "map.tif").read_bytes() == plain
 
 
 def test_a_code_beyond_the_largest_is_refused() -> None:
-    with pytest.raises(ValueError, match="class code 12 in a map whose largest is 5"):
+    with pytest.raises(UnknownClass, match="class code 12 in a map whose largest is 5"):
         encode_band(np.full((8, 8), 12, np.uint8), 5, [])
 
 
@@ -263,5 +272,5 @@ def test_a_band_is_given_up_between_its_parts(monkeypatch: pytest.MonkeyPatch) -
 def test_a_map_of_any_name_lies_beside_another(tmp_path: Path) -> None:
     """GDAL's template takes the place of no map."""
     (tmp_path / "template.tif").write_bytes(b"a map")
-    described(tmp_path, TAGS, largest_code=5, colours=COLOURS, add_georeference=located)
+    directory_of(tmp_path, TAGS, largest_code=5, colours=COLOURS, add_georeference=located)
     assert (tmp_path / "template.tif").read_bytes() == b"a map"

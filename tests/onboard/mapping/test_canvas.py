@@ -30,14 +30,6 @@ def test_written_cores_stand_where_they_belong(tmp_path: Path) -> None:
     assert np.array_equal(pixels, expected)
 
 
-def test_strips_cover_the_layer(tmp_path: Path) -> None:
-    with opened(tmp_path / "c") as canvas:
-        canvas.write(Window(col=0, row=0, width=10, height=6), np.arange(60, dtype=np.uint8).reshape(6, 10))
-        rows = [strip for _, strip in canvas.classes.strips(pixels=25)]
-    assert [len(strip) for strip in rows] == [2, 2, 2]
-    assert np.array_equal(np.concatenate(rows).ravel(), np.arange(60, dtype=np.uint8))
-
-
 @pytest.mark.parametrize("where", [Window(0, 2, 10, 4), Window(3, 2, 4, 4)])
 def test_a_raster_that_was_shortened_is_told_and_mended_by_the_next_run(tmp_path: Path, where: Window) -> None:
     with opened(tmp_path / "c") as canvas:
@@ -46,7 +38,7 @@ def test_a_raster_that_was_shortened_is_told_and_mended_by_the_next_run(tmp_path
         with pytest.raises(StorageError, match=r"classes\.raw: was shortened: .* run the same command again"):
             canvas.classes.read_window(where)
         with pytest.raises(StorageError, match="was shortened"):
-            list(canvas.classes.strips())
+            canvas.classes.read(0, 6)
     with opened(tmp_path / "c") as canvas:
         assert canvas.classes.read_window(where).shape == (where.height, where.width)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import signal
@@ -25,9 +26,8 @@ from onboard.mapping import run
 from onboard.mapping.changes import EarlierMaps, read_earlier_map
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.scene.reader import SceneOptions
-from products import map_blocks
 from products.change.rebuild import rebuild
-from products.errors import ProductRefused
+from products.errors import ProductError, ProductRefused
 from tests.onboard.mapping.mapper import few_classes
 
 WIDTH, HEIGHT = 330, 260
@@ -205,8 +205,23 @@ def test_another_earlier_map_does_not_pass_for_the_one_that_was_compared(tmp_pat
 def test_other_bytes_than_aboard_are_no_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = mapped(tmp_path, "first", blocks())
     second = mapped(tmp_path, "second", later(blocks()), first)
-    monkeypatch.setitem(map_blocks._ZSTANDARD, map_blocks.TARGET_LENGTH, 16)
+    monkeypatch.setattr("products.map_blocks._ZSTANDARD", {})
     with pytest.raises(ProductRefused, match="other bytes than aboard"):
+        rebuild(first / "map.tif", second / "changes.tif", tmp_path / "map.tif")
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_full_disk_of_the_station_is_told_as_what_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = mapped(tmp_path, "first", blocks())
+    second = mapped(tmp_path, "second", later(blocks()), first)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("products.map_file.MapBands.keep", full)
+    with pytest.raises(ProductError, match=r"cannot be made of it .*No space left"):
         rebuild(first / "map.tif", second / "changes.tif", tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()
 

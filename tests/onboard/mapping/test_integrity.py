@@ -11,11 +11,11 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from engines.testing import IdentityEngine
+from engines.testing import ConstantEngine, IdentityEngine
 from onboard.errors import MappingStopped, SceneRefused, StorageError
 from onboard.files import sha256_file
 from onboard.mapping import integrity, job, product, run, scene_files
-from onboard.mapping.canvas import Canvas
+from onboard.mapping.canvas import Canvas, Layer
 from onboard.mapping.control import EngineHealth, MapObserver, StopPolicy
 from onboard.mapping.executors import LocalExecutor
 from onboard.mapping.integrity import forget_damaged
@@ -62,7 +62,7 @@ class Meddling(StopPolicy, EngineHealth, MapObserver):
         self.kinds.append(kind)
 
 
-def mapped(request: MapRequest, engine: IdentityEngine, meddling: Meddling) -> MapSummary:
+def mapped(request: MapRequest, engine: IdentityEngine | ConstantEngine, meddling: Meddling) -> MapSummary:
     return map_scene(request, LocalExecutor(engine, stop=meddling, health=meddling), observer=meddling)
 
 
@@ -157,6 +157,28 @@ def test_a_map_that_was_written_wrong_is_written_again(request_: MapRequest, mon
     summary = mapped(request_, IdentityEngine(tile_size=64), meddling)
     assert is_right(request_, summary.map_path)
     assert meddling.kinds == ["map-rewritten"]
+
+
+def test_a_class_that_there_is_not_on_the_canvas_at_the_last_moment_is_no_failure(
+    request_: MapRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit flips between the comparison of the canvas and the making of the map's blocks."""
+    begun, whole = [], product.write_map
+
+    def write_map(layer: Layer, target: Path, **options: object) -> object:
+        begun.append(target)
+        if len(begun) == 1:
+            with layer.path.open("r+b") as file:
+                file.write(b"\xc8")
+            options["bands"] = None  # else what was made ahead has the place of it
+        return whole(layer, target, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("onboard.mapping.publish.write_map", write_map)
+    meddling = Meddling(lambda: None)
+    summary = mapped(request_, ConstantEngine(2, tile_size=64), meddling)
+    with rasterio.open(summary.map_path) as file:
+        assert set(np.unique(file.read(1))) == {2}
+    assert meddling.kinds == ["map-rewritten", "canvas-damaged"]
 
 
 def test_a_disk_that_keeps_nothing_as_it_was_is_said_to(request_: MapRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""Rasters described to GDAL: a VRT of our own making (raw band, georeferencing, colour table, tags).
+"""Rasters that GDAL's COG driver copies, of confidence and of changes: no pixel passes through Python.
 
-GDAL's COG driver copies rasters of confidence and of changes from it; no pixel passes through Python. The file of a
-class map is products/map_file.py's, for which GDAL writes a directory from such a description. Files hold no times, so
-equal rasters give equal bytes, aboard and on the ground, as long as both have the same GDAL and Zstandard.
+They are described to GDAL by a VRT of our own making (raw band, georeferencing, colour table, tags). So is the class
+map, of which GDAL writes the directory alone, and products/map_file.py the rest. Files hold no times, so equal rasters
+give equal bytes, aboard and on the ground, as long as both have the same GDAL and Zstandard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.enums import Resampling
 
-from products.map_blocks import bits_of, overview_factors
+from products.map_blocks import overview_factors
 
 # Measured on maps of real scenes: docs/decisions/0002 has the table.
 COG_OPTIONS: Mapping[str, str] = {
@@ -30,11 +30,6 @@ COG_OPTIONS: Mapping[str, str] = {
 
 Colour = tuple[int, ...]
 """Red, green, blue, alpha."""
-
-
-def map_options(largest_code: int) -> dict[str, str]:
-    """Creation options of a raster of class codes that GDAL copies."""
-    return {**COG_OPTIONS, "NBITS": str(bits_of(largest_code))}
 
 
 def describe(
