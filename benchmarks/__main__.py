@@ -23,6 +23,7 @@ BENCHMARKS = {
     "service": "service.service_under_load",
     "telemetry": "telemetry.telemetry",
     "scaling": "scaling.cost_per_pixel",
+    "sides": "sides.saved_and_changed",
     "resolution": "resolution.at_the_models_resolution",
     "cluster": "cluster.over_workers",
     "familiarity": "familiarity_cost.cost_per_tile",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -22,9 +23,14 @@ from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from products.cog import Tag
 from products.gdal_copy import COG_OPTIONS
-from products.map_blocks import bits_of, overview_factors
+from products.map_blocks import BLOCK, ZSTANDARD, bits_of, encode_blocks, overview_factors
 from products.map_file import MapBands
 from trainer.data.landscape import write_landscape
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 POWERS_OF_TWO = [2, 4, 8, 16]
 # name, overview factors (None: ours), options beside ours
@@ -70,6 +76,24 @@ def map_sizes(folder: Path, *, quick: bool) -> None:
                 codes, Path(work), levels, {**COG_OPTIONS, "NBITS": str(bits_of(largest_code)), **changes}
             )
             print(f"{name:<24} {size:9,} bytes  1/{3 * codes.size / size:<5.0f} {seconds:6.2f} s", flush=True)
+        _settings(codes, bits_of(largest_code))
+
+
+def _settings(codes: NDArray[np.uint8], bits: int) -> None:
+    """Prints what Zstandard makes of a map's blocks, by its levels and as we call it."""
+    parameter = zstd.CompressionParameter
+    settings: dict[str, Mapping[int, int]] = {
+        **{f"level {level}": {parameter.compression_level: level} for level in (15, 17, 19)},
+        "as flown": ZSTANDARD,
+        "as flown, but btopt": {**ZSTANDARD, parameter.strategy: zstd.Strategy.btopt},
+    }
+    rows = [codes[row : row + BLOCK] for row in range(0, len(codes), BLOCK)]
+    print("\nits blocks alone, in one call each, one thread:")
+    for name, options in settings.items():
+        begin = time.perf_counter()
+        size = sum(len(block) for row in rows for block in encode_blocks(row, bits, options))
+        seconds = time.perf_counter() - begin
+        print(f"{name:<24} {size:9,} bytes  {1e9 * seconds / codes.size:6.0f} ns a pixel", flush=True)
 
 
 def _scenes(folder: Path, *, quick: bool) -> list[Path]:

@@ -7,7 +7,7 @@ mapped. Its pixels are read once: for the blocks, for all overviews, and for the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +35,7 @@ Counts = NDArray[np.uint32]
 
 # Between the levels that Zstandard has names for: of real maps the bytes of level 17 in a quarter of its time (docs/
 # decisions/0002). Where rows repeat, a shallow search finds the matches, and the parser that weighs them all does it.
-_ZSTANDARD: Final[dict[int, int]] = {
+ZSTANDARD: Final[Mapping[int, int]] = {
     zstd.CompressionParameter.window_log: 17,
     zstd.CompressionParameter.chain_log: 13,
     zstd.CompressionParameter.hash_log: 15,
@@ -129,8 +129,11 @@ def _encode_part(pixels: Pixels, largest_code: int, factors: Sequence[int]) -> B
     return Band(encode_blocks(pixels, bits_of(largest_code)), overviews, cells, counts)
 
 
-def encode_blocks(pixels: Pixels, bits: int) -> list[bytes]:
-    """One row of blocks, of pixels (up to 512, width); what a block lacks at right and bottom is zero."""
+def encode_blocks(pixels: Pixels, bits: int, settings: Mapping[int, int] | None = None) -> list[bytes]:
+    """One row of blocks, of pixels (up to 512, width); what a block lacks at right and bottom is zero.
+
+    ``settings`` of Zstandard, by parameter: those that fly unless others are compared with them.
+    """
     rows, width = pixels.shape
     columns = -(-width // BLOCK)
     whole = np.zeros((BLOCK, columns * BLOCK), dtype=np.uint8)
@@ -138,7 +141,7 @@ def encode_blocks(pixels: Pixels, bits: int) -> list[bytes]:
     if bits == 4:  # the left pixel in the upper half of a byte (TIFF 6.0, FillOrder 1)
         whole = (whole[:, ::2] << 4) | whole[:, 1::2]
     wide = whole.shape[1] // columns
-    compressor = zstd.ZstdCompressor(options=_ZSTANDARD)  # of this thread alone
+    compressor = zstd.ZstdCompressor(options=ZSTANDARD if settings is None else settings)  # of this thread alone
     # Whole blocks in one call: Zstandard then knows their length and makes its tables no larger than they need.
     return [
         compressor.compress(whole[:, at : at + wide].tobytes(), zstd.ZstdCompressor.FLUSH_FRAME)

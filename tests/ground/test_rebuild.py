@@ -182,7 +182,7 @@ def test_without_the_earlier_map_the_whole_comes_and_until_then_it_stays_aboard(
 def test_other_bytes_than_aboard_have_the_whole_fetched(
     serving: Aboard, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("products.map_blocks._ZSTANDARD", {})
+    monkeypatch.setattr("products.map_blocks.ZSTANDARD", {})
     report, lines = pull(serving, tmp_path / "dest")
     assert any("other bytes than aboard" in line and "the whole map is fetched" in line for line in lines)
     assert (report.maps, report.rebuilt) == (["second"], [])

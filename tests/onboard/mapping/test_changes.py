@@ -205,7 +205,7 @@ def test_another_earlier_map_does_not_pass_for_the_one_that_was_compared(tmp_pat
 def test_other_bytes_than_aboard_are_no_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = mapped(tmp_path, "first", blocks())
     second = mapped(tmp_path, "second", later(blocks()), first)
-    monkeypatch.setattr("products.map_blocks._ZSTANDARD", {})
+    monkeypatch.setattr("products.map_blocks.ZSTANDARD", {})
     with pytest.raises(ProductRefused, match="other bytes than aboard"):
         rebuild(first / "map.tif", second / "changes.tif", tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()
