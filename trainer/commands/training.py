@@ -28,7 +28,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     finetune.add_argument(
         "--encoder", type=Path, help="run folder of a distillation or a finetuning: its encoder, under a new decoder"
     )
-    finetune.add_argument("--start-from", type=Path, help="run folder of an earlier finetuning of the same network")
+    finetune.add_argument(
+        "--start-from",
+        type=Path,
+        help="run folder of an earlier finetuning of the same network, or of one with fewer residual blocks",
+    )
     finetune.add_argument("--unfreeze", action="store_true", help="train the encoder too")
     finetune.add_argument("--set", help="labelled set, a name or the path of its YAML, instead of the configuration's")
     finetune.add_argument("--names", nargs="+", help="fit on these images of it, instead of the configuration's")

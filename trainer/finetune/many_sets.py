@@ -12,8 +12,8 @@ from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
 from trainer.finetune.encoder import load_encoder, take_published
 from trainer.finetune.loss import allowed_loss, class_weights, soft_loss
+from trainer.finetune.start_from import load_earlier
 from trainer.models.segmenter import SeveralHeads
-from trainer.training.checkpoint import load_weights, read_average
 from trainer.training.task import Batch, Slice, StatelessTask
 
 
@@ -104,7 +104,7 @@ class ManySetsTask(StatelessTask):
         take_published(self.segmenter.student, settings)
         # After the published weights: an earlier run's replace them.
         if settings.start_from is not None:
-            load_weights(self.segmenter, read_average(settings.start_from), settings.start_from)
+            load_earlier(self.segmenter, settings.start_from)
         if settings.encoder is not None:
             load_encoder(self.segmenter.student, settings.encoder)
         if settings.frozen_encoder:

@@ -18,10 +18,10 @@ from trainer.errors import SettingsRefused
 from trainer.finetune.encoder import check_start, load_encoder, take_published
 from trainer.finetune.loss import class_weights, segmentation_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
+from trainer.finetune.start_from import load_earlier
 from trainer.models.segmenter import Segmenter
 from trainer.models.teachers.build import build_teacher
 from trainer.models.teachers.encoder import TeacherEncoder
-from trainer.training.checkpoint import load_weights, read_average
 from trainer.training.loop import fabric_of, run_to_end
 from trainer.training.task import Batch, Slice, StatelessTask
 
@@ -38,7 +38,7 @@ class LandCoverTask(StatelessTask):
         segmenter = segmenter_of(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         take_published(segmenter.student, settings)
         if settings.start_from is not None:
-            load_weights(segmenter, read_average(settings.start_from), settings.start_from)
+            load_earlier(segmenter, settings.start_from)
         if settings.encoder is not None:
             load_encoder(segmenter.student, settings.encoder)
         if settings.frozen_encoder:

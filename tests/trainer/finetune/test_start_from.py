@@ -1,0 +1,71 @@
+"""Going on from earlier weights with residual blocks that were added since."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.tiny_sets import many_sets_settings
+from trainer.config import FinetuneSettings
+from trainer.errors import CheckpointRefused
+from trainer.finetune.many_sets import ManySetsTask, mixture_of
+from trainer.finetune.task import finetune
+from trainer.models.segmenter import SegmenterSettings
+from trainer.training.checkpoint import read_average
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    finetune(many_sets_settings(tmp_path / "sets"), tmp_path / "first")
+    return tmp_path / "first"
+
+
+def with_decoder(folder: Path, run: Path, **more: Any) -> FinetuneSettings:
+    """The same network, another decoder."""
+    settings = many_sets_settings(folder, start_from=str(run))
+    model = settings.model.model_dump()
+    model["decoder"] |= more
+    return settings.model_copy(update={"model": SegmenterSettings.model_validate(model)})
+
+
+def test_blocks_that_were_added_change_no_output_at_first_and_then_learn(tmp_path: Path, first: Path) -> None:
+    deeper = with_decoder(tmp_path / "deeper", first, blocks=[2, 0, 1, 0])
+    pixels = torch.rand(1, 3, 64, 64) * 255
+    outputs = []
+    for settings in (with_decoder(tmp_path / "same", first), deeper):
+        task = ManySetsTask(settings, mixture_of(settings))
+        with torch.inference_mode():
+            outputs.append(task.network.eval()(pixels))
+    for before, after in zip(*outputs, strict=True):
+        assert torch.equal(before, after)
+    finetune(deeper, tmp_path / "second")
+    learnt = read_average(tmp_path / "second")
+    assert all(learnt[f"decoder.{name}.norm.weight"].any() for name in ("top.3", "top.4", "steps.8.blocks.0"))
+
+
+def test_weights_of_blocks_that_were_there_are_taken(tmp_path: Path, first: Path) -> None:
+    finetune(with_decoder(tmp_path / "deeper", first, blocks=[1, 0, 0, 0]), tmp_path / "second")
+    still_deeper = with_decoder(tmp_path / "still deeper", tmp_path / "second", blocks=[2, 0, 0, 0])
+    network = ManySetsTask(still_deeper, mixture_of(still_deeper)).network
+    taken = read_average(tmp_path / "second")["decoder.top.3.norm.weight"]
+    assert torch.equal(network.state_dict()["decoder.top.3.norm.weight"], taken)
+    assert taken.any()
+
+
+@pytest.mark.parametrize(
+    "change", [{"widths": [8, 8, 8, 16]}, {"widths": [16, 8, 8, 8], "blocks": [1, 0, 0, 0]}, {"stride": 8}]
+)
+def test_anything_else_that_differs_is_refused(tmp_path: Path, first: Path, change: dict[str, Any]) -> None:
+    settings = with_decoder(tmp_path / "other", first, **change)
+    with pytest.raises(CheckpointRefused, match=r"weights of another network: decoder\."):
+        ManySetsTask(settings, mixture_of(settings))
+
+
+def test_fewer_blocks_than_before_are_refused(tmp_path: Path, first: Path) -> None:
+    finetune(with_decoder(tmp_path / "deeper", first, blocks=[1, 0, 0, 0]), tmp_path / "second")
+    plain = with_decoder(tmp_path / "plain", tmp_path / "second")
+    with pytest.raises(CheckpointRefused, match=r"decoder\.top\.3\..* is not in this one"):
+        ManySetsTask(plain, mixture_of(plain))
