@@ -205,8 +205,9 @@ class FinetuneSettings(RunSettings):
     ``encoder`` is the run folder of a distillation or of a finetuning, whose averaged encoder is taken, and a new
     decoder; ``start_from`` that of an earlier finetuning of the same network, whose decoders may have fewer residual
     blocks; ``teacher`` stands in the student's place, whose settings then are its shape; at most one of the three.
-    ``frozen_encoder`` learns the decoder alone: not a bit of the encoder changes. ``stem_weights`` are published ones for
-    a stem that has them: "imagenet", or a file; what they started learns at ``stem_learning_rate`` times the run's rate.
+    ``frozen_encoder`` learns the decoder alone: not a bit of the encoder changes. ``stem_weights`` are published
+    ones for a stem that has them: "imagenet", or a file; what they started learns at ``stem_learning_rate`` times the
+    run's rate.
 
     ``heads`` with ``data.sets``: several sets teach several heads over one encoder; the first head is the model's own,
     the others are those of ``model.heads``. The loss is taken at every ``label_stride``-th pixel. ``frozen_depthwise``
