@@ -1,4 +1,4 @@
-"""Commands that measure a model: evaluate, places, profile."""
+"""Commands that measure a model: evaluate, places, biases, profile."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Adds their parsers."""
     _add_evaluate(commands.add_parser("evaluate", help="measure accuracy on whole scenes, mapped as aboard"))
     _add_places(commands.add_parser("places", help="measure accuracy place by place, of a run or of a packaged model"))
+    _add_biases(commands.add_parser("biases", help="fit a bias for each class of a head, for `export --bias`"))
     _add_profile(commands.add_parser("profile", help="count parameters, FLOPs, memory and bytes moved of networks"))
 
 
@@ -56,6 +57,17 @@ def _add_places(places: argparse.ArgumentParser) -> None:
     places.add_argument("--out", type=Path, help="also write the figures as JSON")
     places.add_argument("--record", action="store_true", help="write them into the model's manifest and card")
     places.set_defaults(run=_places)
+
+
+def _add_biases(biases: argparse.ArgumentParser) -> None:
+    biases.add_argument("which", type=Path, metavar="RUN", help="run folder of a finetuning")
+    biases.add_argument(
+        "--config", type=Path, default=CONFIGS / "places-biases.yaml",
+        help="places to fit on: of training, never those that report the accuracy (default: places-biases.yaml)",
+    )  # fmt: skip
+    biases.add_argument("--head", required=True, help="whose classes")
+    biases.add_argument("--every", type=whole_number_from(1), default=1, metavar="N", help="take every N-th image")
+    biases.set_defaults(run=_biases)
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +174,20 @@ def _places(options: argparse.Namespace) -> None:
         record_places(options.which, scores)
     if options.out is not None:
         options.out.write_text(places_json(scores))
+
+
+def _biases(options: argparse.Namespace) -> None:
+    from trainer.config import read_settings
+    from trainer.evaluate.biases import fit_biases, read_logits
+    from trainer.evaluate.places import PlacesSettings
+
+    settings = read_settings(options.config, PlacesSettings)
+    fitted = fit_biases(read_logits(settings, options.which, options.head, every=options.every))
+    print("| place | images | mean IoU | with biases | IoU of each class with them |\n|---|---|---|---|---|")
+    for before, after in zip(fitted.before, fitted.after, strict=True):
+        each = ", ".join(f"{name} {before.iou[name]:.3f} to {value:.3f}" for name, value in after.iou.items())
+        print(f"| {before.place} | {before.images} | {before.figure:.3f} | {after.figure:.3f} | {each} |")
+    print(f"\ntrainer export: {fitted.options(of_heads=True) or 'no bias helps'}")
 
 
 def _profile(options: argparse.Namespace) -> None:

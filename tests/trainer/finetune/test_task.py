@@ -187,7 +187,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         "study-curve": AblateSettings, "study-stages": AblateSettings, "study-teacher": SourceSettings,
         "mask_cdkd": DistillSettings, "mask_cdkd-small": DistillSettings, "places": PlacesSettings,
         "places-report": PlacesSettings, "places-own-labels": PlacesSettings,
-        "places-trained": PlacesSettings,
+        "places-trained": PlacesSettings, "places-biases": PlacesSettings,
     }  # fmt: skip
     read_settings(path, kinds.get(path.stem, FinetuneSettings))
 
