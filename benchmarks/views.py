@@ -1,4 +1,4 @@
-"""What one network answers when it sees more of a place, and with a bias for water: tables of docs/decisions/0010.
+"""What one network answers when it sees more of a place: a table of docs/decisions/0010.
 
 `python -m benchmarks.views RUN`: on the held-out tiles of DeepGlobe (../shared/data), at 0.7 m, by PyTorch. Minutes
 on one core.
@@ -22,11 +22,10 @@ from trainer.export.onnx import segmenter_of
 from trainer.training.precision import fast_inference
 
 AT_M, TILE = 0.7, 320
-GREEN, WATER = (2, 3, 4), 5
-"""Agriculture, rangeland and forest; water: codes of DeepGlobe. Water of the head of land cover is channel 3."""
+WATER = 5
+"""Code of DeepGlobe; water of the head of land cover is channel 3."""
 CHANNEL = 3
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
-BIASES = (0.0, -0.25, -0.5, -0.75, -1.0, -1.5)
 Probabilities = list[NDArray[np.float32]]
 """Of each head, (K, H, W) at the image's own size; sums over views, since only the largest counts."""
 
@@ -62,27 +61,17 @@ class Network:
 
 
 class Tally:
-    """Counts of one way to look: the six classes, and water by the head of land cover.
+    """Counts of one way to look: the six classes, and water by the head of land cover."""
 
-    Attributes:
-        green: pixels of fields, grass and forest; those of them that are said to be water, and all.
-    """
-
-    def __init__(self, bias: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.six, self.water = Confusion(6), Confusion(2)
-        self.green = [0, 0]
-        self._factor = float(np.exp(bias))
 
     def add(self, labels: NDArray[np.uint8], probabilities: Probabilities) -> None:
         """Counts one tile."""
         cover, six = probabilities
         self.six.add(labels, (six.argmax(axis=0) + 1).astype(np.uint8))
-        weighed = cover.copy()
-        weighed[CHANNEL] *= self._factor  # a bias of its logit
-        is_water = weighed.argmax(axis=0) == CHANNEL
+        is_water = cover.argmax(axis=0) == CHANNEL
         self.water.add(np.where(labels, 1 + (labels == WATER), 0).astype(np.uint8), (1 + is_water).astype(np.uint8))
-        is_green = np.isin(labels, GREEN)
-        self.green = [self.green[0] + int(is_water[is_green].sum()), self.green[1] + int(is_green.sum())]
 
     @property
     def water_iou(self) -> float:
@@ -91,26 +80,21 @@ class Tally:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints the table."""
     torch.set_num_threads(1)
     tiles = open_set("deepglobe-tiles")
     network = Network(Path(sys.argv[1]), tiles.description.gsd_m or AT_M)
     ways = {name: Tally() for name in ("alone", "flips", "flips and scales", "neighbours", "neighbours, flips, scales")}
-    biased = {bias: Tally(bias) for bias in BIASES}
     grids = neighbours(tiles, tiles.split("val"))
     for grid in grids:
-        _look(network, tiles, grid, ways, biased)
+        _look(network, tiles, grid, ways)
     print(f"{sum(map(len, grids))} tiles, {len(grids)} groups of neighbours, read at {AT_M} m\n")
     print("| view | six classes | water |\n|---|---|---|")
     for name, tally in ways.items():
         print(f"| {name} | {tally.six.scores().miou:.3f} | {tally.water_iou:.3f} |")
-    print("\n| bias of water | its IoU | found | green said to be water |\n|---|---|---|---|")
-    for bias, tally in biased.items():
-        found = tally.water.counts[2, 2] / tally.water.counts[2].sum()
-        print(f"| {bias:g} | {tally.water_iou:.3f} | {found:.1%} | {tally.green[0] / tally.green[1]:.2%} |")
 
 
-def _look(network: Network, tiles: LabelledSet, grid: Grid, ways: dict[str, Tally], biased: dict[float, Tally]) -> None:
+def _look(network: Network, tiles: LabelledSet, grid: Grid, ways: dict[str, Tally]) -> None:
     """All ways for the tiles of one group."""
     rows, columns = (1 + max(place[axis] for place in grid) for axis in (0, 1))
     whole = np.zeros((3, rows * TILE, columns * TILE), dtype=np.uint8)
@@ -128,8 +112,6 @@ def _look(network: Network, tiles: LabelledSet, grid: Grid, ways: dict[str, Tall
         views |= {name: [item[(slice(None), *_part(place))] for item in both] for name, both in beside.items()}
         for name, probabilities in views.items():
             ways[name].add(tile.labels, probabilities)
-        for tally in biased.values():
-            tally.add(tile.labels, alone)
 
 
 def _part(place: tuple[int, int]) -> tuple[slice, slice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from engines.engine import Engine
@@ -143,7 +144,7 @@ def scene_tiles(scene: Path, labels: Path | None, engine: Engine) -> Iterator[Re
     size, halo, bands = engine.manifest.input.tile_size, engine.manifest.halo, len(engine.manifest.input.bands)
     step = size - 2 * halo
     try:
-        with rasterio.open(scene) as pixels:
+        with _opened(scene) as pixels:
             if pixels.count < bands or pixels.dtypes[0] != "uint8":
                 given = f"{scene}, {pixels.count} bands of {pixels.dtypes[0]}"
                 raise SettingRefused("scene", given, f"one of {bands} bands of uint8")
@@ -167,6 +168,12 @@ def scene_tiles(scene: Path, labels: Path | None, engine: Engine) -> Iterator[Re
         raise SettingRefused("scene", f"{scene} ({error})", "a readable raster") from error
 
 
+def _opened(path: Path) -> rasterio.DatasetReader:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where a raster lies changes no class
+        return rasterio.open(path)
+
+
 def _tile(pixels: rasterio.DatasetReader, row: int, col: int, size: int, bands: int) -> NDArray[np.uint8]:
     """uint8 (bands, S, S) from `row`, `col`, mirrored beyond the scene's edges as the pipeline does."""
     top, left = max(row, 0), max(col, 0)
@@ -178,7 +185,7 @@ def _tile(pixels: rasterio.DatasetReader, row: int, col: int, size: int, bands: 
 
 
 def _labels(path: Path, size: tuple[int, int], classes: int) -> NDArray[np.uint8]:
-    with rasterio.open(path) as labels:
+    with _opened(path) as labels:
         if (labels.height, labels.width) != size:
             given = f"{labels.height} x {labels.width}"
             raise SettingRefused("labels", f"{path}, {given} pixels", f"labels of the scene's {size[0]} x {size[1]}")
