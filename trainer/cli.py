@@ -73,6 +73,7 @@ EXAMPLES = {
     "familiarity": "trainer familiarity models/mine --like dubai-lite",
     "soften": "trainer soften --config trainer/configs/landcover.yaml --teacher runs/teacher --gsd 0.7",
     "places": "trainer places runs/landcover",
+    "biases": "trainer biases runs/landcover --head deepglobe --every 2",
     "source-teacher": "trainer source-teacher --config trainer/configs/study-teacher.yaml --run runs/sam --out teacher",
     "ablate": "trainer ablate --config trainer/configs/study.yaml --work out/study --results docs/study/arms",
     "export": "trainer export --run runs/deepglobe --out models --name deepglobe",

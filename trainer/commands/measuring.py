@@ -187,7 +187,11 @@ def _biases(options: argparse.Namespace) -> None:
     for before, after in zip(fitted.before, fitted.after, strict=True):
         each = ", ".join(f"{name} {before.iou[name]:.3f} to {value:.3f}" for name, value in after.iou.items())
         print(f"| {before.place} | {before.images} | {before.figure:.3f} | {after.figure:.3f} | {each} |")
-    print(f"\ntrainer export: {fitted.options(of_heads=True) or 'no bias helps'}")
+    if not any(fitted.biases.values()):
+        print("\nno bias helps")
+        return
+    print(f"\ntrainer export with --heads: {fitted.options(of_heads=True)}")
+    print(f"trainer export of this head alone: {fitted.options(of_heads=False)}")
 
 
 def _profile(options: argparse.Namespace) -> None:
