@@ -204,10 +204,10 @@ class FinetuneSettings(RunSettings):
 
     ``encoder`` is the run folder of a distillation or of a finetuning, whose averaged encoder is taken, and a new
     decoder; ``start_from`` that of an earlier finetuning of the same network, whose decoders may have fewer residual
-    blocks; ``teacher`` stands in the student's place, whose settings then are its shape; at most one of the three.
-    ``frozen_encoder`` learns the decoder alone: not a bit of the encoder changes. ``stem_weights`` are published
-    ones for a stem that has them: "imagenet", or a file; what they started learns at ``stem_learning_rate`` times the
-    run's rate.
+    blocks, and whose heads named in ``fresh_heads`` are not taken; ``teacher`` stands in the student's place, whose
+    settings then are its shape; at most one of the three. ``frozen_encoder`` learns the decoder alone: not a bit of the
+    encoder changes. ``stem_weights`` are published ones for a stem that has them: "imagenet", or a file; what they
+    started learns at ``stem_learning_rate`` times the run's rate.
 
     ``heads`` with ``data.sets``: several sets teach several heads over one encoder; the first head is the model's own,
     the others are those of ``model.heads``. The loss is taken at every ``label_stride``-th pixel. ``frozen_depthwise``
@@ -221,6 +221,7 @@ class FinetuneSettings(RunSettings):
     class_weight_power: float = Field(default=0.5, ge=0, le=1)
     dice: float = Field(default=0.5, ge=0)
     start_from: Path | None = None
+    fresh_heads: tuple[str, ...] = ()
     encoder: Path | None = None
     teacher: TeacherSettings | None = None
     stem_weights: str | None = None
@@ -247,6 +248,14 @@ class FinetuneSettings(RunSettings):
                 f"the first of `heads` is the model's own, the others are `model.heads`; these are {others} and "
                 f"{list(self.model.heads)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_heads_are_further_ones(self) -> Self:
+        if strange := sorted(set(self.fresh_heads) - set(self.model.heads)):
+            raise ValueError(f"fresh_heads {strange}: the further heads are {list(self.model.heads)}")
+        if self.fresh_heads and self.start_from is None:
+            raise ValueError("fresh_heads go with start_from: without it all heads are new")
         return self
 
     @model_validator(mode="after")

@@ -104,7 +104,7 @@ class ManySetsTask(StatelessTask):
         take_published(self.segmenter.student, settings)
         # After the published weights: an earlier run's replace them.
         if settings.start_from is not None:
-            load_earlier(self.segmenter, settings.start_from)
+            load_earlier(self.segmenter, settings.start_from, fresh_heads=settings.fresh_heads)
         if settings.encoder is not None:
             load_encoder(self.segmenter.student, settings.encoder)
         if settings.frozen_encoder:

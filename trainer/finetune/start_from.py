@@ -1,8 +1,8 @@
-"""Goes on from the weights of an earlier finetuning, also where residual blocks have been added since."""
+"""Goes on from the weights of an earlier finetuning, also where blocks have been added or a head is to begin anew."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,19 +11,26 @@ from trainer.models.plain import Residual
 from trainer.training.checkpoint import load_weights, read_average
 
 
-def load_earlier(network: nn.Module, run: Path) -> None:
+def load_earlier(network: nn.Module, run: Path, *, fresh_heads: Sequence[str] = ()) -> None:
     """Loads the averaged weights of ``run``; a residual block that it lacks stays new, which changes no output.
+
+    Args:
+        network: of the heads that ``run`` has.
+        run: folder of the earlier run.
+        fresh_heads: further heads that stay as they are, whatever ``run`` has under these names.
 
     Raises:
         CheckpointRefused: there are no weights in ``run``, or they differ in more than whole residual blocks.
     """
-    earlier = read_average(run)
-    load_weights(network, {**_new_blocks(network, earlier), **earlier}, run)
-
-
-def _new_blocks(network: nn.Module, earlier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    fresh = tuple(f"heads.{name}." for name in fresh_heads)
+    earlier = {name: value for name, value in read_average(run).items() if not name.startswith(fresh)}
     own = network.state_dict()
+    kept = {name: value for name, value in own.items() if name.startswith((*fresh, *_new_blocks(network, earlier)))}
+    load_weights(network, {**kept, **earlier}, run)
+
+
+def _new_blocks(network: nn.Module, earlier: Mapping[str, Tensor]) -> list[str]:
+    """How the names of their weights begin."""
     prefixes = [f"{name}." for name, module in network.named_modules() if isinstance(module, Residual)]
     # A block of which the run has a part is not new: what is missing of it is then refused.
-    new = tuple(prefix for prefix in prefixes if not any(name.startswith(prefix) for name in earlier))
-    return {name: value for name, value in own.items() if name.startswith(new)}
+    return [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in earlier)]

@@ -10,7 +10,7 @@ import torch
 
 from tests.trainer.tiny_sets import many_sets_settings
 from trainer.config import FinetuneSettings
-from trainer.errors import CheckpointRefused
+from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
 from trainer.finetune.task import finetune
 from trainer.models.segmenter import SegmenterSettings
@@ -69,3 +69,38 @@ def test_fewer_blocks_than_before_are_refused(tmp_path: Path, first: Path) -> No
     plain = with_decoder(tmp_path / "plain", tmp_path / "second")
     with pytest.raises(CheckpointRefused, match=r"decoder\.top\.3\..* is not in this one"):
         ManySetsTask(plain, mixture_of(plain))
+
+
+def test_a_fresh_head_begins_anew_in_another_shape_and_the_rest_is_taken(tmp_path: Path, first: Path) -> None:
+    settings = many_sets_settings(tmp_path / "fresh", start_from=str(first), fresh_heads=["coarse"])
+    model = settings.model.model_dump()
+    model["heads"]["coarse"]["decoder"]["widths"] = [16, 8, 8, 8]
+    settings = settings.model_copy(update={"model": SegmenterSettings.model_validate(model)})
+    weights = ManySetsTask(settings, mixture_of(settings)).network.state_dict()
+    taken = read_average(first)
+    others = [name for name in taken if not name.startswith("heads.coarse.")]
+    assert others
+    assert all(torch.equal(weights[name], taken[name]) for name in others)
+    assert weights["heads.coarse.top.0.weight"].shape[0] == 16
+    told = settings.model_copy(update={"fresh_heads": ()})
+    with pytest.raises(CheckpointRefused, match=r"heads\.coarse\."):
+        ManySetsTask(told, mixture_of(told))
+
+
+def test_a_fresh_head_of_the_same_shape_is_not_the_earlier_one(tmp_path: Path, first: Path) -> None:
+    settings = many_sets_settings(tmp_path / "fresh", start_from=str(first), fresh_heads=["coarse"], seed=5)
+    weights = ManySetsTask(settings, mixture_of(settings)).network.state_dict()
+    name = "heads.coarse.classifier.weight"
+    assert not torch.equal(weights[name], read_average(first)[name])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fresh_heads": ["coarse"]}, "fresh_heads go with start_from"),
+        ({"fresh_heads": ["cover"], "start_from": "a"}, r"fresh_heads \['cover'\]: the further heads are \['coarse'\]"),
+    ],
+)
+def test_fresh_heads_that_say_nothing_are_refused(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsRefused, match=said):
+        many_sets_settings(tmp_path, **given)
