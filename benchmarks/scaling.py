@@ -25,9 +25,11 @@ GRID_SIDES = (600, 1_000, 1_025, 1_100, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000
 CELL = 16
 STEPS = {
     "judge": "probe in a process of its own, which stands ready",
-    "_digest": "SHA-256 of the scene",
-    "_map": "tiles: read, infer, write side by side",
+    "digests_of": "SHA-256 of the scene",
+    "map_tiles": "tiles: read, infer, write side by side",
+    "repair_canvas": "canvas read once more, for flipped bits",
     "write_map": "COG: what was not made ahead",
+    "check_written": "map read back and compared",
     "write_quicklook": "quicklook",
     "write_item": "STAC item",
     "publish_folder": "sync and rename",
@@ -119,7 +121,9 @@ def _steps(scene: Path, out: Path, probes: Probes) -> dict[str, float]:
     for (file, _, name), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         # The fourth number is cumulative: what a step calls counts as the step.
         if name in totals and "onboard" in file:
-            totals[name] = seconds
+            totals[name] = max(totals[name], seconds)
+    if unseen := [name for name, seconds in totals.items() if seconds == 0]:
+        raise RuntimeError(f"nothing called {', '.join(unseen)} ran: it has another name now, give it in STEPS")
     return totals | {"seconds": summary.seconds, **{f"{key} (busy)": value for key, value in summary.stages_s.items()}}
 
 

@@ -171,19 +171,22 @@ def _scaling(folder: Path) -> list[str]:
         "",
         "- With an engine that costs nothing, everything else shows. A part of the cost is the same for every scene; "
         "small scenes spread it over few pixels.",
-        "- As installed, once each, the number of tiles decides: a scene of 2,000 pixels a side is just too wide for "
-        "two tiles.",
+        f"- As installed ({last['installed']}), once each, the pixels computed for one of the map decide: tiles overlap, and "
+        "the last ones reach over. A scene of 2,000 pixels a side is just too wide for two tiles of 1024, and gets nine "
+        "[smaller ones](models.md#sides-of-tiles).",
+        "- While tiles are mapped, blocks of finished rows are packed; reading, inferring and writing go on side by side.",
         "",
         f"![cost a pixel, and its parts]({folder.name}/scaling.png)",
         "",
-        "| scene | ns a pixel, free engine: median (minimum to maximum) | ns a pixel, as installed | tiles |",
-        "|---|---|---|---|",
+        "| scene | ns a pixel, free engine: median (minimum to maximum) | ns a pixel, as installed | tiles | pixels "
+        "computed for one of the map |",
+        "|---|---|---|---|---|",
     ]
     for row in rows:
         costs = row["ns"]
         spread = f"{statistics.median(costs):.0f} ({min(costs):.0f} to {max(costs):.0f})"
-        installed = f"{row['installed_ns']:.0f} | {row['tiles']}" if "tiles" in row else " | "
-        lines.append(f"| {row['side']:,} x {row['side']:,} | {spread} | {installed} |")
+        tiles = f"{row['tiles']} of {row['tile']} | {row['computed']:.2f}"
+        lines.append(f"| {row['side']:,} x {row['side']:,} | {spread} | {row['installed_ns']:.0f} | {tiles} |")
     lines += ["", f"| step, {last['side']:,} x {last['side']:,} | seconds |", "|---|---|"]
     steps = {STEPS.get(name, name): seconds for name, seconds in last["steps"].items()}
     return lines + [f"| {title} | {seconds:.2f} |" for title, seconds in steps.items()]
