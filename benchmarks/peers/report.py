@@ -171,10 +171,11 @@ def _scaling(folder: Path) -> list[str]:
         "",
         "- With an engine that costs nothing, everything else shows. A part of the cost is the same for every scene; "
         "small scenes spread it over few pixels.",
-        f"- As installed ({last['installed']}), once each, the pixels computed for one of the map decide: tiles overlap, and "
-        "the last ones reach over. A scene of 2,000 pixels a side is just too wide for two tiles of 1024, and gets nine "
-        "[smaller ones](models.md#sides-of-tiles).",
-        "- While tiles are mapped, blocks of finished rows are packed; reading, inferring and writing go on side by side.",
+        f"- As installed ({last['installed']}), once each, the pixels computed for one of the map decide: tiles "
+        "overlap, and the last ones reach over. A scene of 2,000 pixels a side is just too wide for two tiles of 1024, "
+        "and gets nine [smaller ones](models.md#sides-of-tiles).",
+        "- While tiles are mapped, blocks of finished rows are packed; reading, inferring and writing go on side by "
+        "side.",
         "",
         f"![cost a pixel, and its parts]({folder.name}/scaling.png)",
         "",
