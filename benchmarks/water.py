@@ -19,7 +19,7 @@ HEAD, SET, CLASS = "landcover", "deepglobe-tiles", "water"
 GREEN = ("agriculture", "rangeland", "forest")
 BIASES = (0.5, 0.0, -0.25, -0.5, -0.75, -0.9, -1.0, -1.5)
 SPLITS = (("train", 6), ("val", 1))
-"""Of the set, and every how manieth image: a sixth of the training split is 608 tiles."""
+"""Split of the set, and N where every N-th image is taken: a sixth of the training split is 608 tiles."""
 
 
 def main() -> None:

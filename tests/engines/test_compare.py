@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def write(path: Path, bands: NDArray[np.uint8]) -> Path:
     with rasterio.open(path, "w", driver="GTiff", count=count, height=height, width=width, dtype="uint8") as out:
         out.write(bands)
     return path
+
+
+@pytest.mark.filterwarnings("error")
+def test_rasters_that_lie_nowhere_are_read_without_a_warning(
+    tiny_model: Path, scene: Callable[..., tuple[Path, Path]]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what writes them
+        pixels, labels = scene()
+    assert list(scene_tiles(pixels, labels, Tiny(tiny_model)))
 
 
 def test_tiles_cover_a_scene_once_with_the_labels_of_their_place(

@@ -15,15 +15,13 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from trainer.data.description import read_description
 from trainer.data.sets import open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
-from trainer.evaluate.places import PlaceCount, PlaceScores, PlacesSettings
+from trainer.evaluate.places import PlaceCount, PlaceScores, PlacesSettings, padded_logits
 from trainer.export.onnx import segmenter_of
-from trainer.training.precision import fast_inference
 
 STEPS: Final = (0.4, 0.2, 0.1)
 """Logits by which each bias is moved in turn; the last is the resolution of the answer."""
@@ -55,11 +53,7 @@ class PlaceLogits:
         """The figures with a bias (K,)."""
         self.count.counts[:] = 0
         self.count.add(self.labels, ((self.logits + bias).argmax(axis=1) + 1).astype(np.uint8))
-        scores = self.count.scores(self.place, self.images)
-        if self.classes:
-            iou = {name: scores.iou[name] for name in self.classes if name in scores.iou}
-            return PlaceScores(scores.place, scores.head, iou, scores.said, scores.images, scores.pixels)
-        return scores
+        return self.count.scores(self.place, self.images, self.classes)
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def read_logits(settings: PlacesSettings, run: Path, head: str, *, every: int = 
     """Logits of a run's averaged network on every N-th image of the places of a head.
 
     Raises:
-        SettingsRefused: the run, or the places, have no such head; or no pixel of a place is labelled.
+        SettingsRefused: the run, or the places, have no such head; or a place has no pixel with a label of use.
         CheckpointRefused: the run has no averaged weights.
         DataMissing, DataRefused: as the sets raise them.
     """
@@ -109,31 +103,21 @@ def read_logits(settings: PlacesSettings, run: Path, head: str, *, every: int = 
         logits, labels = [], []
         for name in images:
             scene = labelled.read(name)
-            values = _logits(segmenter, scene.pixels, grain)[names.index(head)]
+            values = padded_logits(segmenter, scene.pixels, grain)[names.index(head)][0].numpy()
             # A cell of the decoder's stride stands for the pixel in its middle.
             stride = -(-scene.pixels.shape[1] // grain) * grain // values.shape[1]
             known = scene.labels[stride // 2 :: stride, stride // 2 :: stride]
             seen = values[:, : known.shape[0], : known.shape[1]]
             logits.append(seen.reshape(len(seen), -1).T[known.ravel() > 0])
             labels.append(known[known > 0])
-        if not sum(map(len, labels)):
-            raise SettingsRefused(place.name, "no pixel of these images is labelled: there is nothing to fit on")
         found.append(
             PlaceLogits(
                 place.name, place.classes, np.concatenate(logits), np.concatenate(labels), len(images), count
             )
         )  # fmt: skip
+    for item in found:
+        item.scores(np.zeros(len(item.count.codes.classes), dtype=np.float32))  # refused before a fit on nothing
     return found
-
-
-@torch.inference_mode()
-def _logits(segmenter: torch.nn.Module, pixels: NDArray[np.uint8], grain: int) -> list[NDArray[np.float32]]:
-    height, width = pixels.shape[1:]
-    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
-    image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
-    with fast_inference():
-        logits = segmenter.all_logits(image.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
-    return [item[0].float().numpy() for item in logits]
 
 
 def fit_biases(places: Sequence[PlaceLogits]) -> FittedBiases:

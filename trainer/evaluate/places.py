@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from rasterio.errors import NotGeoreferencedWarning
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 
 from engines.manifest import Manifest, PlaceFigure
@@ -138,8 +139,12 @@ class PlaceCount:
         pixels, sure, right = self.sureness
         return float(np.abs(sure - right).sum() / pixels.sum()) if pixels.sum() else None
 
-    def scores(self, place: str, images: int) -> PlaceScores:
-        """The figures over what has been counted so far."""
+    def scores(self, place: str, images: int, classes: Sequence[str] = ()) -> PlaceScores:
+        """The figures over what has been counted so far; ``classes``: those to report, all by default.
+
+        Raises:
+            SettingsRefused: there is no IoU of any of them.
+        """
         names = [item.name for item in self.codes.classes]
         # Read here and not before: `table_of` above has added this set's codes.
         allowed = self.codes.allowed[self.table]  # (C + 1, K): by class of the set
@@ -155,6 +160,11 @@ class PlaceCount:
             # A label that allows the class makes no false positive.
             wrong = by_label[usable & (allowed[:, place_of] == 0)].sum()
             iou[name] = float(hits / max(hits + missed + wrong, 1))
+        iou = {name: value for name, value in iou.items() if not classes or name in classes}
+        if not iou:
+            # A mean of nothing would be "not a number", by which nothing can be chosen.
+            wanted = ", ".join(classes or names)
+            raise SettingsRefused(place, f"no labelled pixel of its images is one class alone of {wanted}: no figure")
         shares = {
             item.name: dict(zip(names, (self.counts[code, 1:] / self.counts[code].sum()).tolist(), strict=True))
             for code, item in enumerate(self.own, start=1)
@@ -195,11 +205,7 @@ def score_places(settings: PlacesSettings, mapper: Mapper, *, gsd_m: float | Non
             if (confidence := maps.get(place.head + CONFIDENCE)) is not None:
                 count.add_confidence(scene.labels, maps[place.head], confidence)
         if place.head in heads:
-            place_scores = count.scores(place.name, len(names))
-            if place.classes:
-                iou = {name: place_scores.iou[name] for name in place.classes if name in place_scores.iou}
-                place_scores = replace(place_scores, iou=iou)
-            scores.append(place_scores)
+            scores.append(count.scores(place.name, len(names), place.classes))
     return scores
 
 
@@ -239,19 +245,29 @@ def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Map
     @torch.inference_mode()
     def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
         height, width = pixels.shape[1:]
-        image = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
-        # At the right and below, so that pixels keep their places.
-        image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
-        image = image.contiguous(memory_format=torch.channels_last)
-        with fast_inference():
-            logits = segmenter.all_logits(image)
+        padded = (height + -height % grain, width + -width % grain)
         maps = {}
-        for head, values in zip(heads, logits, strict=True):
-            whole = F.interpolate(values.float(), size=image.shape[-2:], mode="bilinear", align_corners=False)
+        for head, values in zip(heads, padded_logits(segmenter, pixels, grain), strict=True):
+            whole = F.interpolate(values, size=padded, mode="bilinear", align_corners=False)
             maps[head] = (whole[0, :, :height, :width].argmax(dim=0) + 1).byte().numpy()
         return maps
 
     return mapped
+
+
+@torch.inference_mode()
+def padded_logits(segmenter: Segmenter, pixels: NDArray[np.uint8], grain: int) -> list[Tensor]:
+    """Logits of each head, float32 (1, K, H / stride, W / stride), of an image uint8 (3, H, W).
+
+    H and W are padded to multiples of ``grain`` by edge replication, at the right and below, so that pixels keep their
+    places.
+    """
+    height, width = pixels.shape[1:]
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
+    image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
+    with fast_inference():
+        logits = segmenter.all_logits(image.contiguous(memory_format=torch.channels_last))
+    return [item.float() for item in logits]
 
 
 def score_heads(

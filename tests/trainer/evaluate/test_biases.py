@@ -16,7 +16,7 @@ from trainer.data.sets import open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
 from trainer.evaluate.biases import PlaceLogits, fit_biases, read_logits
-from trainer.evaluate.places import PlaceCount, PlacesSettings
+from trainer.evaluate.places import PlaceCount, PlacesSettings, mapper_of_run, score_places
 from trainer.finetune.task import finetune
 
 
@@ -90,3 +90,15 @@ def test_the_command_fits_a_head_of_a_run_and_says_what_to_export_with(
     ):
         with pytest.raises(SettingsRefused, match=problem):
             read_logits(PlacesSettings.model_validate(places), tmp_path / "run", head)
+
+
+def test_a_place_without_any_figure_is_refused_and_not_fitted_on(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path / "sets")
+    finetune(settings, tmp_path / "run")
+    coarse = settings.heads["coarse"].classes_of
+    place = {"name": "all of it", "set": coarse, "split": "train", "head": "coarse", "classes": ["sky"]}
+    places = PlacesSettings.model_validate({"places": [place], "heads": {"coarse": coarse}})
+    with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
+        read_logits(places, tmp_path / "run", "coarse")
+    with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
+        score_places(places, mapper_of_run(tmp_path / "run"))

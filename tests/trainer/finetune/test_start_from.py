@@ -16,6 +16,8 @@ from trainer.finetune.task import finetune
 from trainer.models.segmenter import SegmenterSettings
 from trainer.training.checkpoint import read_average
 
+MISSING = "decoder.top.3.second.weight"
+
 
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
@@ -61,6 +63,17 @@ def test_weights_of_blocks_that_were_there_are_taken(tmp_path: Path, first: Path
 def test_anything_else_that_differs_is_refused(tmp_path: Path, first: Path, change: dict[str, Any]) -> None:
     settings = with_decoder(tmp_path / "other", first, **change)
     with pytest.raises(CheckpointRefused, match=r"weights of another network: decoder\."):
+        ManySetsTask(settings, mixture_of(settings))
+
+
+def test_a_block_of_which_a_part_is_missing_is_no_new_block(
+    tmp_path: Path, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(with_decoder(tmp_path / "deeper", first, blocks=[1, 0, 0, 0]), tmp_path / "second")
+    part = {name: value for name, value in read_average(tmp_path / "second").items() if name != MISSING}
+    monkeypatch.setattr("trainer.finetune.start_from.read_average", lambda _run: part)
+    settings = with_decoder(tmp_path / "again", tmp_path / "second", blocks=[1, 0, 0, 0])
+    with pytest.raises(CheckpointRefused, match=f"{MISSING} is missing"):
         ManySetsTask(settings, mixture_of(settings))
 
 
