@@ -102,3 +102,15 @@ def test_a_place_without_any_figure_is_refused_and_not_fitted_on(tmp_path: Path)
         read_logits(places, tmp_path / "run", "coarse")
     with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
         score_places(places, mapper_of_run(tmp_path / "run"))
+
+
+def test_a_cell_of_logits_is_compared_with_the_label_in_its_middle(tmp_path: Path) -> None:
+    settings = many_sets_settings(tmp_path / "sets")
+    finetune(settings, tmp_path / "run")
+    cover = settings.heads["cover"].classes_of
+    place = {"name": "all of it", "set": cover, "split": "train", "head": "cover"}
+    places = PlacesSettings.model_validate({"places": [place], "heads": {"cover": cover}})
+    (read,) = read_logits(places, tmp_path / "run", "cover", every=2)
+    labels = open_set(cover).read(open_set(cover).split("train")[0]).labels
+    assert labels[0, 52] != labels[0, 54]  # a border between the corner of a cell of 4 and its middle
+    assert np.array_equal(read.labels, labels[2::4, 2::4].ravel())
