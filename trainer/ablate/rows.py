@@ -77,7 +77,7 @@ class Row:
 
 _LATER: dict[str, Any] = {
     "degrade": None, "sets": [], "gsd_m": None, "largest_enlargement": 1.6, "heads": {}, "label_stride": 1,
-    "frozen_depthwise": False, "soft_weight": 0.5, "relative": None, "fresh_heads": [],
+    "frozen_depthwise": False, "soft_weight": 0.5, "relative": None, "fresh_heads": [], "neck": None,
 }  # fmt: skip
 """Settings added after the first rows were made, with their neutral values. A neutral value is left out of a digest, so
 that the digests of those rows stay valid."""

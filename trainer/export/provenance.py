@@ -202,7 +202,7 @@ def described(model: SegmenterSettings, deploy: DeploySettings) -> str:
         added = ", ".join(f"{name} {logits:+g}" for name, logits in deploy.bias.items())
         chosen += f" Added to the logits: {added}."
     if isinstance(student, LiteSettings):
-        return f"EfficientNet-Lite{student.stem[-1]} as the encoder; {_decoder(model)}.{chosen}"
+        return f"EfficientNet-Lite{student.stem[-1]}{_neck(student)} as the encoder; {_decoder(model)}.{chosen}"
     if isinstance(student, PlainSettings):
         return (
             f"Plain convolutional student: widths {student.widths} at strides 2 to 32, residual blocks "
@@ -217,7 +217,9 @@ def described(model: SegmenterSettings, deploy: DeploySettings) -> str:
 def _decoder(model: SegmenterSettings) -> str:
     decoder = model.decoder
     if isinstance(decoder, FpnSettings):
-        return f"feature pyramid of widths {decoder.widths} from stride 32 to {decoder.stride}"
+        # A neck has the upper half of the pyramid.
+        first = 1 if isinstance(model.student, LiteSettings) and model.student.neck is not None else 0
+        return f"feature pyramid of widths {decoder.widths[first:]} from stride {32 >> first} to {decoder.stride}"
     assert isinstance(model.student, StudentSettings)  # noqa: S101 -- checked with the settings
     stride = model.student.patch
     if decoder.kind == "linear":
@@ -225,6 +227,13 @@ def _decoder(model: SegmenterSettings) -> str:
     detail = decoder.detail_widths
     text = f"UPerNet of width {decoder.width} at stride {stride}"
     return text + (f", {detail[0]} at 8 and {detail[1]} at 4" if detail else "")
+
+
+def _neck(student: LiteSettings) -> str:
+    if student.neck is None:
+        return ""
+    widths, blocks = student.neck.widths, student.neck.blocks
+    return f" with a neck of widths {widths} and residual blocks {blocks} at strides 32 and 16"
 
 
 def _stem(student: StudentSettings) -> str:

@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from trainer.models.plain import Residual
 from trainer.training.checkpoint import load_weights, read_average
 
+_NECK = "student.neck."
+_INTO_NECK = {"decoder.top.": f"{_NECK}top.", "decoder.steps.16.": f"{_NECK}step."}
+
 
 def load_earlier(network: nn.Module, run: Path, *, fresh_heads: Sequence[str] = ()) -> None:
     """Loads the averaged weights of ``run``; a residual block that it lacks stays new, which changes no output.
+
+    A neck that ``run`` lacks takes the upper half of its first decoder, whose outputs then stay the same.
 
     Args:
         network: of the heads that ``run`` has.
@@ -20,13 +25,25 @@ def load_earlier(network: nn.Module, run: Path, *, fresh_heads: Sequence[str] = 
         fresh_heads: further heads that stay as they are, whatever ``run`` has under these names.
 
     Raises:
-        CheckpointRefused: there are no weights in ``run``, or they differ in more than whole residual blocks.
+        CheckpointRefused: no weights in ``run``, or they differ in more than a neck and whole residual blocks.
     """
     fresh = tuple(f"heads.{name}." for name in fresh_heads)
-    earlier = {name: value for name, value in read_average(run).items() if not name.startswith(fresh)}
     own = network.state_dict()
+    earlier = _with_neck(own, read_average(run))
+    earlier = {name: value for name, value in earlier.items() if not name.startswith(fresh)}
     kept = {name: value for name, value in own.items() if name.startswith((*fresh, *_new_blocks(network, earlier)))}
     load_weights(network, {**kept, **earlier}, run)
+
+
+def _with_neck(own: Mapping[str, Tensor], earlier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The earlier weights under the names that they have in a network with a neck."""
+    if not any(name.startswith(_NECK) for name in own) or any(name.startswith(_NECK) for name in earlier):
+        return dict(earlier)
+    renamed = {}
+    for name, value in earlier.items():
+        moved = next((to + name.removeprefix(old) for old, to in _INTO_NECK.items() if name.startswith(old)), name)
+        renamed[moved] = value
+    return renamed
 
 
 def _new_blocks(network: nn.Module, earlier: Mapping[str, Tensor]) -> list[str]:

@@ -7,6 +7,7 @@ Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,13 +53,36 @@ class PlainSettings(BaseModel):
         return dict(zip(STRIDES, self.widths[1:], strict=True))
 
 
+class NeckSettings(BaseModel):
+    """The upper half of a feature pyramid as the encoder's last part, which all heads share.
+
+    Capacity here costs once, however many heads fly, and the file of a head, which goes up the link, stays small.
+
+    Attributes:
+        widths: channels at the strides 32 and 16.
+        blocks: residual blocks at these strides.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    widths: tuple[int, int] = (128, 96)
+    blocks: tuple[int, int] = (4, 2)
+
+    @model_validator(mode="after")
+    def _positive(self) -> NeckSettings:
+        if min(self.widths) < 1 or min(self.blocks) < 0:
+            raise ValueError(f"widths {self.widths} must be at least 1 and blocks {self.blocks} at least 0")
+        return self
+
+
 class LiteSettings(BaseModel):
-    """EfficientNet-Lite as the whole encoder, from ImageNet's weights where they are loaded.
+    """EfficientNet-Lite as the encoder, from ImageNet's weights where they are loaded.
 
     Attributes:
         stem: its size.
         fused: the first two blocks, which alone work at half the image's resolution, as dense convolutions: a third
             fewer bytes moved.
+        neck: what joins its maps at the strides 32 and 16 to one at 16; None: heads read them themselves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +90,7 @@ class LiteSettings(BaseModel):
     kind: Literal["lite"]
     stem: LiteName = "lite0"
     fused: bool = False
+    neck: NeckSettings | None = None
 
     @property
     def grain(self) -> int:
@@ -74,22 +99,31 @@ class LiteSettings(BaseModel):
 
     @property
     def channels(self) -> dict[int, int]:
-        """Channels of the map at each stride."""
-        return lite_channels(self.stem)
+        """Channels of the map at each stride that heads read."""
+        channels = lite_channels(self.stem)
+        if self.neck is None:
+            return channels
+        return {**{stride: channels[stride] for stride in STRIDES[:2]}, STRIDES[2]: self.neck.widths[1]}
 
 
 class LiteEncoder(nn.Module):
-    """Normalised images (B, 3, H, W), sides multiples of 32, to EfficientNet-Lite's maps at strides 4 to 32."""
+    """Normalised images (B, 3, H, W), sides multiples of 32, to EfficientNet-Lite's maps at strides 4 to 32.
+
+    With a neck to that of the neck at stride 16 and EfficientNet-Lite's at 8 and 4.
+    """
 
     def __init__(self, settings: LiteSettings) -> None:
         super().__init__()
         self.settings = settings
         self.stem = LiteTrunk(settings.stem, MEAN, DEVIATION, fused=settings.fused)
+        self.neck = None if settings.neck is None else _Neck(settings.neck, lite_channels(settings.stem))
 
     def forward(self, image: Tensor) -> StudentFeatures:
-        """The deepest map as the only level, the others as detail by stride."""
+        """The deepest map, or the neck's, as the only level, the others as detail by stride."""
         maps = dict(self.stem(image))
         deepest = maps.pop(STRIDES[-1])
+        if self.neck is not None:
+            deepest = self.neck(deepest, maps.pop(STRIDES[-2]))
         return StudentFeatures(levels=[deepest], detail=maps)
 
 
@@ -146,7 +180,8 @@ class FpnSettings(BaseModel):
     """A top-down decoder: channels at the strides 32, 16, 8 and 4.
 
     ``stride`` at which it stops: 4, or 8 for labels that are coarse anyway, at a third of the cost. ``blocks``:
-    residual blocks at each of these strides. A head that learns on a frozen encoder has its depth here.
+    residual blocks at each of these strides. A head that learns on a frozen encoder has its depth here. On an encoder
+    with a neck a decoder begins at stride 16, with the neck's widths and no blocks at stride 32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -174,17 +209,20 @@ class Fpn(nn.Module):
 
     def __init__(self, settings: FpnSettings, encoder: PlainSettings | LiteSettings, classes: int) -> None:
         super().__init__()
-        self.top = nn.Sequential(
-            nn.Conv2d(encoder.channels[STRIDES[-1]], settings.widths[0], 1, bias=False),
-            nn.BatchNorm2d(settings.widths[0]),
-            nn.ReLU(),
-            *(Residual(settings.widths[0]) for _ in range(settings.blocks[0])),
+        widths, blocks = settings.widths, settings.blocks
+        joined = isinstance(encoder, LiteSettings) and encoder.neck is not None
+        self.top = (
+            nn.Sequential(*(Residual(widths[1]) for _ in range(blocks[1])))
+            if joined
+            else _top(encoder.channels[STRIDES[-1]], widths[0], blocks[0])
         )
-        strides = [stride for stride in reversed(STRIDES[:-1]) if stride >= settings.stride]
         self.steps = nn.ModuleDict()
-        last = settings.widths[0]
-        for stride, width, blocks in zip(strides, settings.widths[1:], settings.blocks[1:], strict=False):
-            self.steps[str(stride)] = _Step(last, encoder.channels[stride], width, blocks)
+        last = widths[1] if joined else widths[0]
+        for stride, width, count in zip(reversed(STRIDES), widths, blocks, strict=True):
+            # A neck has made the first step, from 32 to 16.
+            if not settings.stride <= stride < (STRIDES[-2] if joined else STRIDES[-1]):
+                continue
+            self.steps[str(stride)] = _Step(last, encoder.channels[stride], width, count)
             last = width
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(last, classes, 1)
@@ -195,6 +233,25 @@ class Fpn(nn.Module):
         for stride, step in self.steps.items():
             grid = step(grid, features.detail[int(stride)])
         return self.classifier(self.dropout(grid))  # type: ignore[no-any-return]
+
+
+class _Neck(nn.Module):
+    """The maps at strides 32 and 16, (B, C, h, w) and (B, C', 2h, 2w), to one (B, width, 2h, 2w)."""
+
+    def __init__(self, settings: NeckSettings, channels: Mapping[int, int]) -> None:
+        super().__init__()
+        (deep, wide), (first, second) = settings.widths, settings.blocks
+        self.top = _top(channels[STRIDES[-1]], deep, first)
+        self.step = _Step(deep, channels[STRIDES[-2]], wide, second)
+
+    def forward(self, deepest: Tensor, lateral: Tensor) -> Tensor:
+        return self.step(self.top(deepest), lateral)  # type: ignore[no-any-return]
+
+
+def _top(inputs: int, width: int, blocks: int) -> nn.Sequential:
+    """Where a pyramid begins: the deepest map at the pyramid's width."""
+    layers = [nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, *(Residual(width) for _ in range(blocks)))
 
 
 class _Step(nn.Module):

@@ -68,6 +68,8 @@ class SegmenterSettings(BaseModel):
             # Checked here and not when built: a configuration fails before any data is read.
             if isinstance(self.student, PlainSettings | LiteSettings) != isinstance(decoder, FpnSettings):
                 raise ValueError("an encoder of kind plain or lite has a decoder of kind fpn, and no other has one")
+            if isinstance(self.student, LiteSettings) and isinstance(decoder, FpnSettings):
+                _check_neck(self.student, decoder)
             if (
                 isinstance(decoder, DecoderSettings) and isinstance(self.student, StudentSettings)
                 and decoder.kind == "upernet" and decoder.detail_widths is not None
@@ -77,6 +79,19 @@ class SegmenterSettings(BaseModel):
                     "decoder.detail_widths needs a convolutional stem, a linear one has no detail: set it to null"
                 )
         return self
+
+
+def _check_neck(student: LiteSettings, decoder: FpnSettings) -> None:
+    if student.neck is None:
+        return
+    if decoder.widths[:2] != student.neck.widths:
+        raise ValueError(
+            f"decoder.widths {decoder.widths}: the encoder's neck gives {student.neck.widths}, and they begin so"
+        )
+    if decoder.blocks[0]:
+        raise ValueError(
+            f"decoder.blocks {decoder.blocks}: the encoder's neck has those at stride 32, here the first is 0"
+        )
 
 
 Decoder = UPerNet | LinearProbe | Fpn

@@ -31,6 +31,7 @@ from trainer.export.package import MOST_TRIED, CalibrationRun, PackageRequest, c
 from trainer.export.provenance import described, training_of
 from trainer.finetune.task import LandCoverTask
 from trainer.models.deploy import DeploySettings
+from trainer.models.plain import FpnSettings, LiteSettings, NeckSettings
 from trainer.models.segmenter import PAPER_SEGMENTER, SegmenterSettings
 from trainer.models.student import StudentSettings
 from trainer.models.upernet import DecoderSettings
@@ -306,6 +307,24 @@ def test_the_architecture_is_told_as_it_is() -> None:
     assert "windows of 2 tokens, blocks 2 global with keys and values averaged over 2x2" in described(
         MODEL, DeploySettings()
     )
+
+
+@pytest.mark.parametrize(
+    ("neck", "said"),
+    [
+        (None, "EfficientNet-Lite0 as the encoder; feature pyramid of widths (8, 8, 6, 4) from stride 32 to 4."),
+        (
+            NeckSettings(widths=(8, 8), blocks=(1, 2)),
+            "EfficientNet-Lite0 with a neck of widths (8, 8) and residual blocks (1, 2) at strides 32 and 16 as the "
+            "encoder; feature pyramid of widths (8, 6, 4) from stride 16 to 4.",
+        ),
+    ],
+)
+def test_an_encoder_is_told_with_its_neck(neck: NeckSettings | None, said: str) -> None:
+    model = SegmenterSettings(
+        student=LiteSettings(kind="lite", neck=neck), decoder=FpnSettings(kind="fpn", widths=(8, 8, 6, 4))
+    )
+    assert described(model, DeploySettings()).startswith(said)
 
 
 def test_a_run_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:

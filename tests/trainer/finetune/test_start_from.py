@@ -107,6 +107,44 @@ def test_a_fresh_head_of_the_same_shape_is_not_the_earlier_one(tmp_path: Path, f
     assert not torch.equal(weights[name], read_average(first)[name])
 
 
+def of_lite(folder: Path, *, neck: dict[str, Any] | None = None, **more: Any) -> FinetuneSettings:
+    """The same two heads on EfficientNet-Lite, whose first decoder has a block at each stride that a neck can have."""
+    settings = many_sets_settings(folder, **more)
+    model = settings.model.model_dump()
+    model["student"] = {"kind": "lite", "neck": neck}
+    model["decoder"]["blocks"] = [0, 0, 0, 0] if neck else [1, 1, 0, 0]
+    return settings.model_copy(update={"model": SegmenterSettings.model_validate(model)})
+
+
+NECK = {"widths": [8, 8], "blocks": [1, 1]}
+
+
+def test_a_neck_begins_as_the_upper_half_of_the_first_decoder(tmp_path: Path) -> None:
+    without = of_lite(tmp_path / "without")
+    finetune(without, tmp_path / "first")
+    given: dict[str, Any] = {"start_from": str(tmp_path / "first"), "fresh_heads": ["coarse"]}
+    settings = of_lite(tmp_path / "with", neck=NECK, **given)
+    task = ManySetsTask(settings, mixture_of(settings))
+    before = ManySetsTask(without.model_copy(update={"start_from": tmp_path / "first"}), mixture_of(without))
+    pixels = torch.rand(1, 3, 64, 64) * 255
+    with torch.inference_mode():
+        assert torch.equal(task.network.eval()(pixels)[0], before.network.eval()(pixels)[0])
+    assert before.network.state_dict()["decoder.top.3.norm.weight"].any(), "a block that does something was moved"
+    # The other head's upper half has no place in a network with a neck.
+    told = settings.model_copy(update={"fresh_heads": ()})
+    with pytest.raises(CheckpointRefused, match=r"heads\.coarse\.steps\.16"):
+        ManySetsTask(told, mixture_of(told))
+
+
+def test_a_run_with_a_neck_goes_on_with_it(tmp_path: Path) -> None:
+    finetune(of_lite(tmp_path / "once", neck=NECK), tmp_path / "first")
+    settings = of_lite(tmp_path / "again", neck={**NECK, "blocks": [2, 1]}, start_from=str(tmp_path / "first"))
+    weights = ManySetsTask(settings, mixture_of(settings)).network.state_dict()
+    taken = read_average(tmp_path / "first")
+    assert all(torch.equal(weights[name], value) for name, value in taken.items())
+    assert not weights["student.neck.top.4.norm.weight"].any(), "the block that was added changes no output"
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -8,16 +8,27 @@ from torch import nn
 
 from trainer.models.lite_stem import LiteTrunk, _narrowed, _widened, fused_early_blocks
 from trainer.models.normalisation import DEVIATION, MEAN
-from trainer.models.plain import FpnSettings, LiteSettings, PlainEncoder, PlainSettings, Residual
+from trainer.models.plain import (
+    Fpn,
+    FpnSettings,
+    LiteEncoder,
+    LiteSettings,
+    NeckSettings,
+    PlainEncoder,
+    PlainSettings,
+    Residual,
+)  # fmt: skip
 from trainer.models.segmenter import HeadShape, Segmenter, SegmenterSettings, SeveralHeads
 from trainer.models.student import StudentSettings
 from trainer.models.upernet import DecoderSettings
 
 PLAIN = PlainSettings(kind="plain", widths=(4, 8, 8, 8, 8), blocks=(0, 1, 0, 1))
 FPN = FpnSettings(kind="fpn", widths=(8, 8, 8, 8))
+LITE = LiteSettings(kind="lite")
+NECK = LiteSettings(kind="lite", neck=NeckSettings(widths=(8, 8), blocks=(1, 0)))
 
 
-@pytest.mark.parametrize("encoder", [PLAIN, LiteSettings(kind="lite"), LiteSettings(kind="lite", fused=True)])
+@pytest.mark.parametrize("encoder", [PLAIN, LITE, LiteSettings(kind="lite", fused=True), NECK])
 @pytest.mark.parametrize("stride", [4, 8])
 def test_logits_are_at_the_stride_of_the_decoder(encoder: PlainSettings | LiteSettings, stride: int) -> None:
     decoder = FPN.model_copy(update={"stride": stride})
@@ -53,6 +64,45 @@ def test_a_deeper_decoder_begins_as_the_light_one_whose_weights_it_takes() -> No
             if isinstance(module, Residual):
                 nn.init.ones_(module.norm.weight)
         assert not torch.equal(deep(image), light(image)), "the blocks are used"
+
+
+def test_on_a_neck_a_decoder_begins_at_stride_16() -> None:
+    maps = LiteEncoder(NECK).eval()(torch.rand(1, 3, 64, 64))
+    assert [tuple(level.shape[1:]) for level in maps.levels] == [(8, 4, 4)]
+    assert {stride: grid.shape[1] for stride, grid in {16: maps.levels[0], **maps.detail}.items()} == NECK.channels
+    light = Fpn(FPN, NECK, classes=3)
+    assert not list(light.top), "nothing is left to do at stride 32"
+    assert list(light.steps) == ["8", "4"]
+    deeper = Fpn(FPN.model_copy(update={"blocks": (0, 2, 0, 1)}), NECK, classes=3)
+    assert (len(deeper.top), sum(isinstance(module, Residual) for module in deeper.modules())) == (2, 3)
+
+
+def test_the_neck_joins_both_of_the_deepest_maps() -> None:
+    neck = LiteEncoder(NECK).eval().neck
+    assert neck is not None
+    deep, lateral = torch.rand(1, 320, 2, 2), torch.rand(1, 112, 4, 4)
+    with torch.no_grad():
+        joined = neck(deep, lateral)
+        assert not torch.equal(joined, neck(deep + 1, lateral))
+        assert not torch.equal(joined, neck(deep, lateral + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"widths": (8, 16, 8, 8)}, "widths"), ({"blocks": (1, 0, 0, 0)}, "the encoder's neck has those at stride 32")],
+)
+def test_a_decoder_that_does_not_fit_the_neck_is_refused(change: dict[str, tuple[int, ...]], said: str) -> None:
+    other = FPN.model_copy(update=change)
+    with pytest.raises(ValueError, match=said):
+        SegmenterSettings(student=NECK, decoder=other)
+    with pytest.raises(ValueError, match=said):
+        SegmenterSettings(student=NECK, decoder=FPN, heads={"b": HeadShape(decoder=other, classes=2)})
+
+
+@pytest.mark.parametrize("given", [{"widths": (0, 8)}, {"blocks": (0, -1)}])
+def test_a_neck_that_cannot_be_is_refused(given: dict[str, tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        NeckSettings(**given)
 
 
 @pytest.mark.parametrize(("blocks", "stride"), [((0, 0, 0, -1), 4), ((0, 0, 0, 1), 8)])
@@ -112,7 +162,7 @@ def test_an_encoder_and_a_decoder_that_do_not_go_together_are_refused() -> None:
 
 
 def test_the_encoder_s_grain_is_its_deepest_stride() -> None:
-    assert PLAIN.grain == LiteSettings(kind="lite").grain == 32
+    assert PLAIN.grain == LITE.grain == 32
     with torch.no_grad():
         maps = PlainEncoder(PLAIN).eval()(torch.rand(1, 3, 64, 64))
     assert [maps.levels[0].shape[-1], *(maps.detail[stride].shape[-1] for stride in (16, 8, 4))] == [2, 4, 8, 16]
