@@ -90,19 +90,23 @@ class Band(Part):
     common_name: Slug
 
 
+SIDE_STEP = 64
+"""Pixels that the sides of a model's tiles are multiples of, where it takes tiles of several sides: a multiple of the
+stride of every network here."""
 CELL = 256
-"""Pixels that the sides of a model's tiles are multiples of, where it takes tiles of several sides: a cell of the
-familiarity (docs/familiarity.md), and a multiple of the stride of every network here."""
+"""Pixels along a cell of the familiarity (docs/familiarity.md): such a tile has at least one."""
 
 
 def _check_sides(sides: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """The same sides.
 
     Raises:
-        ValueError: they do not rise, or one is no multiple of CELL.
+        ValueError: they do not rise, or one is no multiple of SIDE_STEP from CELL on.
     """
-    if sides is not None and (list(sides) != sorted(set(sides)) or any(side < 1 or side % CELL for side in sides)):
-        raise ValueError(f"sides are {list(sides)}, give multiples of {CELL} in rising order")
+    if sides is not None and (
+        list(sides) != sorted(set(sides)) or any(side < CELL or side % SIDE_STEP for side in sides)
+    ):
+        raise ValueError(f"sides are {list(sides)}, give multiples of {SIDE_STEP} from {CELL} on, in rising order")
     return sides
 
 

@@ -102,7 +102,10 @@ def _cost(cost: Cost | None) -> list[tuple[str, str]]:
 
 
 def _smaller_sides(manifest: Manifest) -> str:
-    smaller = ", ".join(map(str, manifest.input.sides[:-1]))
+    sides = manifest.input.sides
+    if len(sides) > 3 and sides == tuple(range(sides[0], sides[-1] + 1, sides[1] - sides[0])):
+        return f" (or sides from {sides[0]} on in steps of {sides[1] - sides[0]})"
+    smaller = ", ".join(map(str, sides[:-1]))
     return f" (or sides of {smaller})" if smaller else ""
 
 

@@ -29,7 +29,7 @@ from engines.manifest import (
     Slug,
     TwinFile,
 )
-from engines.manifest_fields import CELL
+from engines.manifest_fields import SIDE_STEP
 from engines.verify import write_golden
 from onboard.scene.grid import Window, pad_to_tile
 from trainer.config import FinetuneSettings
@@ -56,8 +56,8 @@ from trainer.profile.onnx_graph import cost_of
 from trainer.training.history import history
 
 TILE = 1024
-TILE_SIDES = (2 * CELL, 3 * CELL, 4 * CELL)
-"""Sides of the tiles of a graph that takes several: two, three or four cells of the familiarity."""
+TILE_SIDES = tuple(range(TILE // 2, TILE + 1, SIDE_STEP))
+"""Sides of the tiles of a graph that takes several."""
 HALO = 64
 """Pixels. Measured: 128 costs a third more tiles and gains nothing on labels (docs/benchmarks/seams.png)."""
 # An engine that answers fewer pixels as recorded is refused when it opens the model.

@@ -73,6 +73,20 @@ def test_a_smaller_tile_gets_the_classes_of_a_larger_one_away_from_its_edge(fold
 
 
 @both
+def test_sides_may_be_any_multiples_of_64(folder: Path, make: Make) -> None:
+    fine = tuple(range(256, 1025, 64))
+    whole = ground(1)[None]
+    with make(with_input(Manifest.load(folder), tile_sides=fine), folder, OPTIONS) as engine:
+        assert engine.tile_sides == fine
+        expected = engine.infer(whole)
+        for height, width in ((576, 960), (704, 832), (832, 704), (320, 640)):
+            part = engine.infer(np.ascontiguousarray(whole[:, :, :height, :width]))
+            assert part.classes.shape == (1, height, width)
+            kept = np.s_[:, : height - HALO, : width - HALO]
+            assert (part.classes[kept] == expected.classes[kept]).mean() > 0.9999
+
+
+@both
 def test_tiles_of_other_sides_are_refused_and_the_engine_stays_usable(folder: Path, make: Make) -> None:
     with make(Manifest.load(folder), folder, OPTIONS) as engine:
         for shape in ((1, 3, 512, 640), (1, 3, 256, 512), (1, 3, 1024, 2048), (3, 512, 512), (1, 4, 512, 512)):

@@ -135,6 +135,13 @@ def test_rectangles_partition_a_scene_and_keep_their_halos(width: int, height: i
         assert all(getattr(tile.source, axis) % phase == 0 for tile in starts)
 
 
+def test_with_finer_steps_between_sides_less_is_computed() -> None:
+    fine = tuple(range(512, 1025, 64))
+    assert [tile_shape(length, 1, fine, halo=64)[0] for length in (600, 1025, 1100, 1500, 2000, 3000)] == [
+        640, 640, 640, 832, 768, 896,
+    ]  # fmt: skip
+
+
 def test_a_scene_just_wider_than_a_tile_costs_little_more_than_its_pixels() -> None:
     def computed(side: int, sides: tuple[int, ...]) -> int:
         return Grid(side, side, tile_size=tile_shape(side, side, sides, halo=64), halo=64).computed_pixels

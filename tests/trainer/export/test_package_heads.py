@@ -28,7 +28,7 @@ from trainer.export.card import CARD
 from trainer.export.half import LARGEST, Ranges
 from trainer.export.join import join_heads
 from trainer.export.onnx import Trial, onnx_from_segmenter
-from trainer.export.package import CalibrationRun, FamiliarityImages, PackageRequest, package
+from trainer.export.package import TILE_SIDES, CalibrationRun, FamiliarityImages, PackageRequest, package
 from trainer.export.package_heads import HeadOptions, heads_of_run, package_head, package_heads
 from trainer.export.split import same_network, split
 from trainer.familiarity.imagery import Images
@@ -580,19 +580,19 @@ def of_sides(place: Path) -> Path:
 
 def test_a_model_with_heads_takes_tiles_of_several_sides(of_sides: Path) -> None:
     manifest = Manifest.load(of_sides)
-    assert manifest.input.tile_sides == (512, 768, 1024)
-    assert "1024 x 1024 pixels (or sides of 512, 768); 0..255" in (of_sides / CARD).read_text()
+    assert manifest.input.tile_sides == TILE_SIDES == (512, 576, 640, 704, 768, 832, 896, 960, 1024)
+    assert "1024 x 1024 pixels (or sides from 512 on in steps of 64); 0..255" in (of_sides / CARD).read_text()
     assert manifest.cost is not None
     tile = np.random.default_rng(2).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8).repeat(16, 2).repeat(16, 3)
     with OnnxRuntimeEngine(manifest.with_heads(tuple(CELLS)), of_sides) as engine:
         whole = engine.infer(tile)
-        part = engine.infer(np.ascontiguousarray(tile[:, :, :512, :768]))
+        part = engine.infer(np.ascontiguousarray(tile[:, :, :576, :960]))
     for large, small in zip(whole.heads, part.heads, strict=True):
-        assert small.classes.shape == (1, 512, 768)
+        assert small.classes.shape == (1, 576, 960)
         assert (small.classes[:, :256, :512] == large.classes[:, :256, :512]).mean() > 0.999
 
 
-@pytest.mark.parametrize(("prior", "sides"), [(0.0, (512, 768, 1024)), (4.0, None)])
+@pytest.mark.parametrize(("prior", "sides"), [(0.0, TILE_SIDES), (4.0, None)])
 def test_a_model_has_the_sides_that_all_its_heads_take(
     place: Path, of_sides: Path, tmp_path: Path, prior: float, sides: tuple[int, ...] | None
 ) -> None:
