@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.command_line import OneLineParser, add_examples, add_version
-from trainer.commands import exporting, labels, measuring, mosaics, packaging, tiles, training
+from trainer.commands import exporting, keep, labels, measuring, mosaics, packaging, tiles, training
 from trainer.errors import TrainerError
 from trainer.log_lines import StdoutHandler
 
@@ -71,6 +71,7 @@ EXAMPLES = {
     "labels": "trainer labels dubai scene_3 scene_4 --out out/labels",
     "distill": "trainer distill --config trainer/configs/mask_cdkd.yaml --tiles tiles --run runs/distilled",
     "finetune": "trainer finetune --config trainer/configs/deepglobe.yaml --encoder runs/distilled --run runs/mine",
+    "keep": "trainer keep runs/landcover --out trainer/weights/mine",
     "familiarity": "trainer familiarity models/mine --like dubai-lite",
     "soften": "trainer soften --config trainer/configs/landcover.yaml --teacher runs/teacher --gsd 0.7",
     "places": "trainer places runs/landcover",
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="trainer", description="Trains, exports and measures models, on the ground.")
     add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (tiles, mosaics, labels, training, exporting, packaging, measuring):
+    for group in (tiles, mosaics, labels, training, keep, exporting, packaging, measuring):
         group.add_to(commands)
     add_examples(commands, EXAMPLES)
     return parser

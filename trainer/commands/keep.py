@@ -1,0 +1,26 @@
+"""`trainer keep`: the averaged weights of a run, in a small folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds its parser."""
+    parser = commands.add_parser(
+        "keep",
+        help="write a run's averaged weights alone, in half precision",
+        description="What export, places and later runs read of a run, in a folder that is small enough for a "
+        "repository: they take it in the run's place. The run cannot be continued from it.",
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.set_defaults(run=_keep)
+
+
+def _keep(options: argparse.Namespace) -> None:
+    from trainer.training.keep import keep
+
+    path = keep(options.run_folder, options.out)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
