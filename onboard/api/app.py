@@ -24,11 +24,19 @@ from onboard.api import (
     telemetry,
 )
 from onboard.api.cross_origin import CrossOrigin
+from onboard.api.head_requests import HeadAsGet
 from onboard.api.host import CheckedHost
 from onboard.api.same_origin import SameOrigin
 from onboard.api.service import Service
 
 DESCRIPTION = "Scenes in, land-cover maps out, nothing lost in between. Errors are application/problem+json (RFC 9457)."
+
+_ROUTERS = tuple(
+    module.router
+    for module in (
+        scenes, maps, models, stac, downlink, telemetry, history, metrics, events, areas, health, docs, home,
+    )
+)  # fmt: skip
 
 
 def app_of(service: Service) -> FastAPI:
@@ -42,23 +50,11 @@ def app_of(service: Service) -> FastAPI:
     )  # fmt: skip
     app.state.service = service
     problems.install(app)
-    for module in (
-        scenes,
-        maps,
-        models,
-        stac,
-        downlink,
-        telemetry,
-        history,
-        metrics,
-        events,
-        areas,
-        health,
-        docs,
-        home,
-    ):
-        app.include_router(module.router)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.state.routes = [route for router in _ROUTERS for route in router.routes]
     # The one added last is asked first: Host is checked before an origin is compared with it.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(SameOrigin)
     app.add_middleware(CheckedHost)
     if service.settings.cors_origins:

@@ -93,7 +93,7 @@ def get_docs() -> HTMLResponse:
 def get_docs_asset(asset: str) -> Response:
     """A script, style or picture of the page."""
     if asset not in ASSETS:
-        raise NotFound("asset", asset)
+        raise NotFound("part of the page", asset, "/docs")
     headers = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
     return FileResponse(_asset(asset), headers=headers, media_type=ASSETS[asset])
 

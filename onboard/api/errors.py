@@ -62,11 +62,17 @@ class OtherOrigin(RequestRefused):
 
 
 class NotFound(RequestRefused):
-    """There is no such thing here."""
+    """There is no such thing here.
 
-    def __init__(self, kind: str, name: str) -> None:
+    Args:
+        kind: of thing, in a word.
+        name: asked for.
+        listed_by: path that lists those there are; the kind's plural where not given.
+    """
+
+    def __init__(self, kind: str, name: str, listed_by: str | None = None) -> None:
         self.kind, self.name = kind, name
-        super().__init__(f"there is no {kind} {name!r} here; GET /{kind}s lists them")
+        super().__init__(f"there is no {kind} {name!r} here; GET {listed_by or f'/{kind}s'} lists them")
 
 
 class Vanished(NotFound):

@@ -74,7 +74,7 @@ def get_quicklook(map_id: str, request: Request, service: TheService, reader: Th
     row = service.ledger.maps.get(map_id)
     facts = None if row is None else row.assets.get(QUICKLOOK)
     if row is None or facts is None:
-        raise NotFound("asset", f"{map_id}/{QUICKLOOK}")
+        raise NotFound("quicklook", map_id, "/maps")
     path = service.settings.maps_dir / row.id / QUICKLOOK
     return file_answer(request, path, sha256=str(facts["sha256"]), media_type="image/webp")
 

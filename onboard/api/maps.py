@@ -150,7 +150,7 @@ def get_asset(map_id: str, asset: str, request: Request, service: TheService, ca
     row = known_map(service, map_id)
     facts = row.assets.get(asset)
     if facts is None:
-        raise NotFound("asset", f"{map_id}/{asset}")
+        raise NotFound("asset", asset, f"/maps/{map_id}")
     # The name is one of the ledger's own: nothing of the request becomes part of a path.
     path = service.settings.maps_dir / row.id / next(name for name in row.assets if name == asset)
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")

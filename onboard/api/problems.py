@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from onboard.api import errors
 from onboard.api.connections import descriptors_are_out
+from onboard.api.head_requests import methods_at
 from onboard.api.paths import without_paths
 from onboard.errors import LedgerBusy, LedgerDamaged, OnboardError, OptionsRefused, SceneRefused, StorageError
 from onboard.models.delivery import NotWanted, Taken, WrongDigest, WrongStart
@@ -164,6 +165,9 @@ async def _routing(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     kind = kind_of_status(status)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 405:
+        # The router names the methods of the first route at this path alone.
+        headers["Allow"] = ", ".join(methods_at(request.scope)) or headers.get("Allow", "")
     return problem(kind, f"{request.method} {request.url.path}: see /openapi.json for what there is", headers)
 
 

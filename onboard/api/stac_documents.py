@@ -116,7 +116,10 @@ class Extent:
 
 
 def _utc(time: datetime) -> str:
-    return time.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    try:
+        return time.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    except OverflowError:  # at the very ends of the calendar, by a map of before such times were refused
+        return time.isoformat()
 
 
 def _link(rel: str, href: str, media_type: str) -> dict[str, Any]:

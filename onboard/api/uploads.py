@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from engines.command_line import names_of
@@ -23,6 +24,7 @@ from onboard.jobs.heads import check_heads
 from onboard.jobs.inbox import accept_inbox_file
 from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
 from onboard.jobs.scene_states import Priority
+from onboard.mapping.stac import rfc3339
 
 WRITE_BYTES = 1 << 20
 """Bytes gathered before a thread writes them."""
@@ -48,10 +50,21 @@ class DeliveryQuery(BaseModel):
         "", max_length=1200, description="of a model with heads, those whose maps are wanted, like landcover,deepglobe"
     )
 
+    @field_validator("acquired")
+    @classmethod
+    def _in_utc(cls, given: datetime | None) -> datetime | None:
+        # STAC wants UTC, and times are sorted as texts: of several offsets these have no order.
+        try:
+            return None if given is None else given.astimezone(timezone.utc)
+        except OverflowError as error:
+            raise ValueError("in UTC this time lies outside of the years 1 to 9999") from error
+
     def delivery(self, usual_name: str) -> Delivery:
-        """As the intake takes it."""
-        acquired = None if self.acquired is None else self.acquired.isoformat()
-        return Delivery(self.name or usual_name, self.priority, acquired, names_of(self.heads))
+        """As the intake takes it, the time in UTC."""
+        acquired = None if self.acquired is None else rfc3339(self.acquired, "auto")
+        return Delivery(
+            self.name or usual_name, self.priority, acquired, names_of(self.heads), is_named=self.name is not None
+        )
 
 
 async def receive_scene(request: Request, service: Service, query: DeliveryQuery) -> Accepted:

@@ -48,14 +48,16 @@ class Delivery:
 
     Attributes:
         name: for people.
-        acquired: RFC 3339 or None.
+        acquired: RFC 3339 in UTC, or None.
         heads: of the model, whose maps are wanted; none for those of the settings.
+        is_named: whether the deliverer chose the name; the usual one takes no other's place.
     """
 
     name: str
     priority: str = "routine"
     acquired: str | None = None
     heads: tuple[str, ...] = ()
+    is_named: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", readable(self.name))
@@ -220,11 +222,12 @@ def accept(
                 pixels = probes.judge(file.path, options_of(settings, config.manifest), target)
                 check_demand(settings, config.manifest, pixels, free_up)
             row = _new_row(ledger, config, file, delivery, pixels) if known is None else known
-            # A known scene waits by this delivery's priority. Its folder must know it too: the ledger may be lost.
-            row = replace(row, priority=delivery.priority)
+            # What this delivery says of a known scene is newer than what is kept. Its folder must know it too: the
+            # ledger may be lost.
+            row = _as_told(row, delivery)
             # What is slow happens before the transaction: inside it a rename is left.
             staged.describe(row)
-            accepted = _take(ledger, staged, row, delivery, is_known=known is not None)
+            accepted = _take(ledger, staged, row, is_known=known is not None)
             if accepted is not None:
                 return accepted
             # Between the look and the change another delivery or a cancellation of the same bytes was quicker.
@@ -233,14 +236,22 @@ def accept(
         file.remove()
 
 
-def _take(ledger: Ledger, staged: _Staged, row: SceneRow, delivery: Delivery, *, is_known: bool) -> Accepted | None:
+def _as_told(row: SceneRow, delivery: Delivery) -> SceneRow:
+    """The row with what a delivery says of it; what it does not say stays."""
+    return replace(
+        row, priority=delivery.priority, name=delivery.name if delivery.is_named else row.name,
+        acquired=delivery.acquired or row.acquired,
+    )  # fmt: skip
+
+
+def _take(ledger: Ledger, staged: _Staged, row: SceneRow, *, is_known: bool) -> Accepted | None:
     """Row and file in one transaction; None if the scene is not as it was looked at."""
 
     def put() -> None:
         staged.put(row.id)
 
     if is_known:
-        queued = ledger.scenes.retry(row.id, delivery.priority, put)
+        queued = ledger.scenes.retry(row.id, row.priority, put, name=row.name, acquired=row.acquired)
     else:
         added = ledger.scenes.add(row, put)
         # Another id: the same bytes came by another request in between.

@@ -244,12 +244,23 @@ class SceneStore:
                 scene_id, transition if before is None else transition.narrowed(before), problem=problem
             )
 
-    def retry(self, scene_id: str, priority: str, change_files: FileChange | None = None) -> SceneRow | None:
-        """Queues a new attempt, for which ``change_files`` puts the files in place; None if it cannot be retried."""
+    def retry(
+        self, scene_id: str, priority: str, change_files: FileChange | None = None, *, name: str | None = None,
+        acquired: str | None = None,
+    ) -> SceneRow | None:  # fmt: skip
+        """Queues a new attempt, for which ``change_files`` puts the files in place; None if it cannot be retried.
+
+        Where ``name`` or ``acquired`` are given, the scene has these from now on.
+        """
         with self._database.numbered():
             # Its crashes were of an earlier attempt, or of a file that is replaced now.
             is_done = self.change_state(
-                scene_id, TRANSITIONS["retry"], "crashes = 0, priority = ?", PRIORITIES.index(priority)
+                scene_id,
+                TRANSITIONS["retry"],
+                "crashes = 0, priority = ?, name = coalesce(?, name), acquired = coalesce(?, acquired)",
+                PRIORITIES.index(priority),
+                name,
+                acquired,
             )
             if not is_done:
                 return None

@@ -387,3 +387,66 @@ def test_settings_are_printed_and_unknown_ones_refused() -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "onboard: there is no setting ONBOARD_PROT; did you mean ONBOARD_PORT?"
     assert "ONBOARD_PORT is 'x'" in told(ONBOARD_PORT="x").stderr
+
+
+def test_a_scene_that_is_delivered_again_has_what_the_new_delivery_says(served: Served, folder: Path) -> None:
+    scene = write_scene(folder / "again.tif", 60, seed=7)
+    with served.client() as client:
+        first = served.post(scene, name="first")
+        assert client.delete(f"/scenes/{first['id']}").status_code == 204
+        again = served.post(scene, acquired="2020-01-01T05:00:00.25+05:00", priority="high")
+        told = (again["id"], again["name"], again["acquired"], again["priority"])
+        assert told == (first["id"], "first", "2020-01-01T00:00:00.250000Z", "high")
+        # The folder says it too: what is adopted after a loss of the ledger is the same.
+        facts = json.loads((served.data / "scenes" / first["id"] / "scene.json").read_text())
+        assert (facts["name"], facts["acquired"]) == ("first", "2020-01-01T00:00:00.250000Z")
+        served.wait_for(first["id"], "mapped")
+        assert client.get(f"/maps/{first['id']}").json()["properties"]["datetime"] == "2020-01-01T00:00:00.250000Z"
+        client.delete(f"/scenes/{first['id']}")
+        last = served.post(scene, name="last")
+        assert (last["name"], last["acquired"]) == ("last", "2020-01-01T00:00:00.250000Z"), "what is not said stays"
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_time_that_utc_cannot_say_is_refused(client: httpx.Client, folder: Path, time: str) -> None:
+    data = write_scene(folder / "far.tif", 40, seed=8).read_bytes()
+    answer = client.post("/scenes", content=data, headers=TIFF, params={"acquired": time})
+    assert "years 1 to 9999" in refused(answer, 422, "invalid")
+    assert client.get("/stac/collections").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health/live", "/health/ready", "/maps", "/scenes", "/stac", "/metrics", "/telemetry", "/events"]
+)
+def test_head_gives_the_head_of_get(client: httpx.Client, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    # The connection is still good: a body that was sent all the same would be taken for the next answer.
+    assert client.get("/health/live").status_code == 200
+
+
+def test_head_of_what_is_not_there_or_has_no_end(client: httpx.Client, mapped: str) -> None:
+    assert client.head("/scenes/s00000099-00000000").status_code == 404
+    assert client.head("/nothing").status_code == 404
+    assert client.head("/telemetry/stream").status_code == 405
+    head = client.head(f"/maps/{mapped}/map.tif")
+    assert int(head.headers["content-length"]) == len(client.get(f"/maps/{mapped}/map.tif").content)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/scenes", "GET, HEAD, POST"), ("PUT", "/scenes/x", "DELETE, GET, HEAD, PATCH"),
+        ("POST", "/telemetry/stream", "GET"), ("HEAD", "/telemetry/stream", "GET"), ("POST", "/areas", "DELETE, GET, HEAD, PUT"),
+    ],
+)  # fmt: skip
+def test_a_405_names_all_methods_of_its_path(client: httpx.Client, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_an_asset_that_is_not_there_says_where_they_are_listed(client: httpx.Client, mapped: str) -> None:
+    said = refused(client.get(f"/maps/{mapped}/nope.tif"), 404, "not-found")
+    assert said == f"there is no asset 'nope.tif' here; GET /maps/{mapped} lists them"
+    assert client.get(f"/maps/{mapped}").status_code == 200
