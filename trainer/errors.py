@@ -78,13 +78,10 @@ class CheckpointRefused(TrainerError):
 class CheckpointNotWritten(TrainerError):
     """The disk is full or failed while a run wrote its files."""
 
-    def __init__(self, path: object, problem: str) -> None:
+    def __init__(self, path: object, problem: str, then: str = ": it goes on from the last good checkpoint") -> None:
         self.path = path
         self.problem = problem
-        super().__init__(
-            f"{path}: not written ({problem}); make room and give the same command: it goes on from the last good "
-            "checkpoint"
-        )
+        super().__init__(f"{path}: not written ({problem}); make room and give the same command{then}")
 
 
 class RunInterrupted(TrainerError):

@@ -168,7 +168,7 @@ def _places(options: argparse.Namespace) -> None:
         with mapper_of_model(options.which, head, threads=options.threads, backend=options.backend) as mapper:
             scores = score_places(settings, mapper, gsd_m=options.gsd)
     else:
-        scores = score_places(settings, mapper_of_run(options.which), gsd_m=options.gsd)
+        scores = score_places(settings, mapper_of_run(options.which, settings.heads), gsd_m=options.gsd)
     print(places_table(scores))
     if options.record:
         record_places(options.which, scores)

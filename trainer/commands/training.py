@@ -31,7 +31,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     finetune.add_argument(
         "--start-from",
         type=Path,
-        help="run folder of an earlier finetuning of the same network, or of one with fewer residual blocks",
+        help="run folder of an earlier finetuning of the same network, or of one with fewer residual blocks or no neck",
     )
     finetune.add_argument("--unfreeze", action="store_true", help="train the encoder too")
     finetune.add_argument("--set", help="labelled set, a name or the path of its YAML, instead of the configuration's")

@@ -165,6 +165,10 @@ class Mixture:
                 )
 
 
+_TRIES = 8
+"""Draws of another image that is large enough, before the first one is used once more."""
+
+
 def packed(
     source: Source, side: int, zoom: float, channels: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +193,7 @@ def packed(
     labels = torch.full((whole, whole), IGNORE, dtype=torch.uint8)
     soft = torch.zeros((channels, whole // SOFT_STRIDE, whole // SOFT_STRIDE))
     for place in range(count * count):
-        drawn = first if place == 0 else source.sampler.draw_window(extent, rng)
+        drawn = first if place == 0 else _as_large(source, extent, first, rng)
         part = _part(source, drawn, cell, channels)
         row, column = (number * cell for number in divmod(place, count))
         pixels[:, row : row + cell, column : column + cell] = part[0]
@@ -202,6 +206,15 @@ def packed(
         pixels[:, top : top + side, left : left + side], labels[top : top + side, left : left + side],
         _square(soft, top, left, side),
     )  # fmt: skip
+
+
+def _as_large(source: Source, extent: int, usual: tuple[int, Window], rng: np.random.Generator) -> tuple[int, Window]:
+    """A window of ``extent`` pixels, or the usual one: a smaller one would be enlarged more than the others."""
+    for _ in range(_TRIES):
+        drawn = source.sampler.draw_window(extent, rng)
+        if drawn[1].width >= extent:
+            return drawn
+    return usual
 
 
 def _square(soft: Tensor, row: int, column: int, side: int) -> Tensor:

@@ -7,6 +7,7 @@ as coarse as the image's. It is read by windows, never whole.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -77,13 +78,36 @@ class SoftLabels:
         """
         stride = self.facts.stride
         cells = _cells(self.folder / file_name(name))
-        top, left = window.row // stride, window.col // stride
-        # At least one cell: a small window of a coarse grid would else be empty.
-        bottom = min(cells.shape[1], max(top + 1, -(-(window.row + window.height) // stride)))
-        right = min(cells.shape[2], max(left + 1, -(-(window.col + window.width) // stride)))
+        rows, columns = (
+            _Line.of(first, length, side, stride, count)
+            for first, length, count in zip(
+                (window.row, window.col), (window.height, window.width), cells.shape[1:], strict=True
+            )
+        )
         # The copy takes the window out of the mapped file; the rest of it is never read.
-        part = torch.from_numpy(cells[:, top:bottom, left:right].astype(np.float32)) / 255.0
-        return F.interpolate(part[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+        part = torch.from_numpy(cells[:, rows.cells, columns.cells].astype(np.float32)) / 255.0
+        grid = torch.stack(torch.meshgrid(columns.places, rows.places, indexing="xy"), dim=-1)
+        return F.grid_sample(part[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Where samples lie along one axis: the cells around them, and their places among these, -1..1 from edge to edge.
+
+    A window begins and ends anywhere in a cell. Whole cells stretched to it would lie up to a cell beside its pixels.
+    """
+
+    cells: slice
+    places: Tensor
+
+    @classmethod
+    def of(cls, first: int, length: int, side: int, stride: int, count: int) -> _Line:
+        """``side`` samples over ``length`` pixels from ``first`` on, of an axis of ``count`` cells of ``stride``."""
+        # In cells, of which number 0 has its middle at 0.5.
+        middles = (first + (torch.arange(side, dtype=torch.float32) + 0.5) * length / side) / stride
+        begin = min(max(0, math.floor(float(middles[0]) - 0.5)), count - 1)
+        end = min(count, max(begin + 1, math.ceil(float(middles[-1]) + 0.5)))
+        return cls(slice(begin, end), (middles - begin) * 2 / (end - begin) - 1)
 
 
 def file_name(image: str) -> str:

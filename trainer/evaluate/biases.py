@@ -20,7 +20,7 @@ from trainer.data.description import read_description
 from trainer.data.sets import open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
-from trainer.evaluate.places import PlaceCount, PlaceScores, PlacesSettings, padded_logits
+from trainer.evaluate.places import PlaceCount, PlaceScores, PlacesSettings, heads_of_run, padded_logits
 from trainer.export.onnx import segmenter_of
 
 STEPS: Final = (0.4, 0.2, 0.1)
@@ -81,12 +81,13 @@ def read_logits(settings: PlacesSettings, run: Path, head: str, *, every: int = 
     """Logits of a run's averaged network on every N-th image of the places of a head.
 
     Raises:
-        SettingsRefused: the run, or the places, have no such head; or a place has no pixel with a label of use.
+        SettingsRefused: the run, or the places, have no such head, or one of other classes; or a place has no pixel
+            with a label of use.
         CheckpointRefused: the run has no averaged weights.
         DataMissing, DataRefused: as the sets raise them.
     """
     facts, segmenter = segmenter_of(run)
-    names = list(facts.heads) or ["landcover"]
+    names = heads_of_run(facts, run, settings.heads)
     if head not in names:
         raise SettingsRefused("--head", f"{run} has no head {head}; it has {', '.join(names)}")
     segmenter = segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -28,6 +28,7 @@ from engines.manifest import Manifest, PlaceFigure
 from engines.open import open_engine
 from onboard.mapping.run import MapRequest, map_scene
 from onboard.scene.reader import SceneOptions
+from trainer.config import FinetuneSettings
 from trainer.data.description import read_description
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
@@ -116,6 +117,9 @@ class PlaceCount:
     def add(self, labels: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
         """Count labels of the set, uint8 (H, W) with 0 = ignore, and predicted classes 0..K of the same shape."""
         columns = self.counts.shape[1]
+        # A code above K would be counted as another class of the next label.
+        if predicted.size and predicted.max() >= columns:
+            raise ValueError(f"class {predicted.max()} predicted for head {self.codes.name} of {columns - 1} classes")
         # Both codes as one number, so that one bincount makes the table.
         pairs = labels.astype(np.int64).ravel() * columns + predicted.ravel()
         self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
@@ -228,15 +232,45 @@ def _mapped_at(mapper: Mapper, pixels: NDArray[np.uint8], zoom: float) -> Mappin
     return back
 
 
-def mapper_of_run(run: Path) -> Mapper:
+def mapper_of_run(run: Path, tables: Mapping[str, str]) -> Mapper:
     """A mapper that uses the averaged weights of a run: whole images, the most probable class of each pixel.
+
+    Args:
+        run: its folder.
+        tables: the set whose class table each head of the places has.
 
     Raises:
         CheckpointRefused: it has none.
+        SettingsRefused: as :func:`heads_of_run`.
     """
     settings, segmenter = segmenter_of(run)
+    heads = heads_of_run(settings, run, tables)
     segmenter = segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return mapper_of_network(segmenter, list(settings.heads) or ["landcover"], settings.model.student.grain)
+    return mapper_of_network(segmenter, heads, settings.model.student.grain)
+
+
+def heads_of_run(settings: FinetuneSettings, run: Path, tables: Mapping[str, str]) -> list[str]:
+    """Names of a run's heads, in its order; a run of one head has no name for it, and gets that of its class table.
+
+    Args:
+        settings: of the run.
+        run: its folder, for messages.
+        tables: the set whose class table each head of the places has.
+
+    Raises:
+        SettingsRefused: a head has other classes than the places' head of its name, or the only head those of none.
+    """
+    if not settings.heads:
+        own = _class_names(settings.data.set)
+        for head, table in tables.items():
+            if _class_names(table) == own:
+                return [head]
+        raise SettingsRefused(str(run), f"its classes are {', '.join(own)}, those of no head of {', '.join(tables)}")
+    for head, item in settings.heads.items():
+        own = _class_names(item.classes_of)
+        if head in tables and own != _class_names(tables[head]):
+            raise SettingsRefused(f"heads.{head}", f"{run}'s head of that name has the classes {', '.join(own)}")
+    return list(settings.heads)
 
 
 def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Mapper:

@@ -252,7 +252,7 @@ def write_folder(common: Prepared, precision: ExportPrecision, place: Path) -> M
     if exported.costs:
         (folder / COSTS).write_text(json.dumps([asdict(cost) for cost in exported.costs], indent=1) + "\n")
     changes: dict[str, object] = {
-        "training": training_of(history(request.run), common.scenes, terms=request.terms),
+        "training": training_of(history(request.run), common.scenes, terms=request.terms, head=request.head),
         "calibration": common.calibration,
     }
     if request.twin and not precision.startswith("int8"):

@@ -19,6 +19,7 @@ from trainer.models.plain import FpnSettings, LiteSettings, PlainSettings
 from trainer.models.segmenter import SegmenterSettings
 from trainer.models.student import StudentSettings
 from trainer.training.checkpoint import has_checkpoint, read_facts
+from trainer.training.history import DISTILLED
 
 
 def finetuning_of(facts: Mapping[str, Any], run: Path) -> FinetuneSettings:
@@ -36,18 +37,21 @@ def finetuning_of(facts: Mapping[str, Any], run: Path) -> FinetuneSettings:
         ) from error
 
 
-def training_of(stretches: list[dict[str, Any]], scenes: Scenes, *, terms: str = "") -> Training:
+def training_of(
+    stretches: list[dict[str, Any]], scenes: Scenes, *, terms: str = "", head: str | None = None
+) -> Training:
     """Provenance of the weights.
 
     Args:
         stretches: facts of their runs, in order.
         scenes: that the last run was fitted on.
         terms: of the data, where they forbid a licence of our own.
+        head: of a run of several, the one told of; None for its first.
     """
     settings = FinetuneSettings.model_validate(stretches[-1]["settings"])
     # Epochs count the current decoder's runs alone; minutes and data count all that the weights went through.
     labelled = _labelled_pixels(settings, stored(scenes))
-    own = _of_this_decoder(stretches)
+    own = _of_this_decoder(stretches, head)
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = _start(stretches)
     if stem := _published_stem(stretches):
@@ -72,11 +76,15 @@ def training_of(stretches: list[dict[str, Any]], scenes: Scenes, *, terms: str =
     )
 
 
-def _of_this_decoder(stretches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs since the decoder was new: the last that took an earlier finetuning's encoder, and those after it."""
+def _of_this_decoder(stretches: list[dict[str, Any]], head: str | None) -> list[dict[str, Any]]:
+    """The runs since the decoder was new: the last that took an earlier run's encoder alone, and those after it."""
+
+    def begins(settings: Mapping[str, Any]) -> bool:
+        return settings.get("encoder") is not None or head in settings.get("fresh_heads", ())
+
     # The first run may have an encoder too, from a distillation; its decoder is new in any case.
-    taken = [place for place, facts in enumerate(stretches) if place and facts["settings"].get("encoder") is not None]
-    return stretches[taken[-1] :] if taken else stretches
+    new = [place for place, facts in enumerate(stretches) if place and begins(facts["settings"])]
+    return stretches[new[-1] :] if new else stretches
 
 
 def _new_decoder(of_encoder: int, own: list[dict[str, Any]]) -> str:
@@ -111,10 +119,11 @@ def _start(stretches: list[dict[str, Any]]) -> str:
     encoder = stretches[0]["settings"].get("encoder")
     if encoder is None:
         return "random weights"
-    if not has_checkpoint(Path(encoder)):
+    facts = stretches[0].get(DISTILLED)
+    if facts is None and not has_checkpoint(Path(encoder)):
         # An export must be possible without the runs that came before; the card then says that it does not know.
         return "an encoder whose run is not at hand any more"
-    facts = read_facts(Path(encoder))
+    facts = facts or read_facts(Path(encoder))
     teachers = facts["settings"].get("teachers", {})
     taught = ", ".join(f"{name} ({_weights(teacher)})" for name, teacher in teachers.items())
     learnt = f"distilled by Mask-CDKD from {taught}" if teachers else "pre-trained by masked reconstruction"
@@ -219,7 +228,11 @@ def _decoder(model: SegmenterSettings) -> str:
     if isinstance(decoder, FpnSettings):
         # A neck has the upper half of the pyramid.
         first = 1 if isinstance(model.student, LiteSettings) and model.student.neck is not None else 0
-        return f"feature pyramid of widths {decoder.widths[first:]} from stride {32 >> first} to {decoder.stride}"
+        # Strides are 32, 16, 8 and 4: what lies below the last one is not built.
+        last = 4 if decoder.stride == 4 else 3
+        widths, blocks = decoder.widths[first:last], decoder.blocks[first:last]
+        deeper = f", residual blocks {blocks}" if sum(blocks) else ""
+        return f"feature pyramid of widths {widths} from stride {32 >> first} to {decoder.stride}{deeper}"
     assert isinstance(model.student, StudentSettings)  # noqa: S101 -- checked with the settings
     stride = model.student.patch
     if decoder.kind == "linear":

@@ -25,7 +25,7 @@ class ManySetsTask(StatelessTask):
         mixture: of these sets.
 
     Raises:
-        SettingsRefused: a head has another number of classes than its class table.
+        SettingsRefused: a head has another number of classes than its class table, or no labelled pixel.
         CheckpointRefused: ``start_from`` is of another network, or ``encoder`` of another encoder.
     """
 
@@ -40,7 +40,11 @@ class ManySetsTask(StatelessTask):
         self._take_weights()
         self.network: nn.Module = self.segmenter
         self.heads = [
-            _Head(codes, settings.heads[name].weight, _code_weights(mixture, name, settings.class_weight_power))
+            _Head(
+                codes,
+                settings.heads[name].weight,
+                _code_weights(mixture, name, settings.class_weight_power, settings.heads[name].weight),
+            )
             for name, codes in mixture.heads.items()
         ]
 
@@ -143,10 +147,14 @@ class _Head:
         return torch.where(several, held / total.clamp_min(1e-6), probability)
 
 
-def _code_weights(mixture: Mixture, head: str, power: float) -> Tensor:
+def _code_weights(mixture: Mixture, head: str, power: float, weight: float) -> Tensor:
     """Weight of each code's pixels, (codes,): of classes by their frequency in the crops drawn.
 
-    The weight of a set of classes is the mean over the classes it allows.
+    The weight of a set of classes is the mean over the classes it allows. Of a head of ``weight`` 0 without labels all
+    are 0.
+
+    Raises:
+        SettingsRefused: nothing is labelled for a head that is to learn.
     """
     codes = mixture.heads[head]
     shares = torch.zeros(len(codes.allowed))
@@ -157,8 +165,10 @@ def _code_weights(mixture: Mixture, head: str, power: float) -> Tensor:
             # By the sets' weights and not their sizes: crops are drawn by the weights.
             shares[int(table[own])] += source.settings.weight * float(count)
     classes = len(codes.classes)
-    # A head of weight 0 without labels: nothing divides by its counts.
     if shares[1:].sum() == 0:
+        if weight > 0 and not mixture.soft_channels:
+            # Such a run would end with a loss of 0 and random answers.
+            raise SettingsRefused(f"heads.{head}", "no pixel of its sets is labelled for it")
         return torch.zeros(len(codes.allowed))
     single = class_weights(shares[1 : classes + 1] / shares[1:].sum(), power)
     # A class that appears only in sets of classes, never alone, gets the weight of the most frequent class.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from trainer.errors import CheckpointRefused
 from trainer.models.plain import Residual
 from trainer.training.checkpoint import load_weights, read_average
 
@@ -29,21 +30,38 @@ def load_earlier(network: nn.Module, run: Path, *, fresh_heads: Sequence[str] = 
     """
     fresh = tuple(f"heads.{name}." for name in fresh_heads)
     own = network.state_dict()
-    earlier = _with_neck(own, read_average(run))
-    earlier = {name: value for name, value in earlier.items() if not name.startswith(fresh)}
+    average = read_average(run)
+    earlier = {name: value for name, value in _with_neck(own, average).items() if not name.startswith(fresh)}
+    if _has_neck(own) and not _has_neck(average):
+        _check_other_heads(earlier, run)
     kept = {name: value for name, value in own.items() if name.startswith((*fresh, *_new_blocks(network, earlier)))}
     load_weights(network, {**kept, **earlier}, run)
 
 
 def _with_neck(own: Mapping[str, Tensor], earlier: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The earlier weights under the names that they have in a network with a neck."""
-    if not any(name.startswith(_NECK) for name in own) or any(name.startswith(_NECK) for name in earlier):
+    if not _has_neck(own) or _has_neck(earlier):
         return dict(earlier)
     renamed = {}
     for name, value in earlier.items():
         moved = next((to + name.removeprefix(old) for old, to in _INTO_NECK.items() if name.startswith(old)), name)
         renamed[moved] = value
     return renamed
+
+
+def _has_neck(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(_NECK) for name in tensors)
+
+
+def _check_other_heads(earlier: Mapping[str, Tensor], run: Path) -> None:
+    """Refuses further heads of a run without a neck: what they did at strides 32 and 16 has no place behind one."""
+    for name in earlier:
+        head, _, rest = name.removeprefix("heads.").partition(".")
+        if name.startswith("heads.") and rest.startswith(("top.", "steps.16.")):
+            raise CheckpointRefused(
+                run, f"its encoder has no neck, and its head {head} was made for that",
+                f"begin the head anew: fresh_heads: [{head}]",
+            )  # fmt: skip
 
 
 def _new_blocks(network: nn.Module, earlier: Mapping[str, Tensor]) -> list[str]:

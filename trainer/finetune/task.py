@@ -47,6 +47,8 @@ class LandCoverTask(StatelessTask):
         self.network: nn.Module = segmenter
         self.sampler = _sampler(settings, scenes)
         shares = torch.from_numpy(class_shares(scenes, settings.model.classes)).float()
+        if not shares.sum() > 0:
+            raise SettingsRefused(settings.data.set, "no pixel of these images is labelled")
         self.weights = class_weights(shares, settings.class_weight_power)
 
     def draw(self, part: Slice) -> Batch:

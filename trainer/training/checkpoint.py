@@ -170,8 +170,23 @@ def read_checkpoint(run: Path, state: State) -> dict[str, Any] | None:
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether the run has a checkpoint to resume from."""
+    """Whether the run has a checkpoint."""
     return bool(_complete(run))
+
+
+def check_whole(run: Path) -> None:
+    """Looks whether a run can go on in a folder that has a checkpoint.
+
+    Raises:
+        CheckpointRefused: the checkpoint has averaged weights alone.
+    """
+    folder = _newest(run)
+    if not (folder / NETWORK).exists() and (folder / AVERAGE).exists():
+        # No advice to remove it: it may be all that is left of these weights.
+        raise CheckpointRefused(
+            run, "it holds averaged weights alone, as `trainer keep` writes them, and no run can go on in it",
+            "give another run folder, and this one as --start-from",
+        )  # fmt: skip
 
 
 def read_facts(run: Path) -> dict[str, Any]:

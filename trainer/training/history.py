@@ -9,6 +9,8 @@ from typing import Any
 from trainer.errors import CheckpointRefused
 from trainer.training.checkpoint import read_facts
 
+DISTILLED = "distilled"
+"""Facts of the distillation that a kept run's first encoder came from."""
 EARLIER = "earlier"
 """Facts of the earlier runs, in each checkpoint: at export their folders may be gone or hold newer weights."""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.errors import CheckpointRefused
-from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, FACTS, read_average
-from trainer.training.history import EARLIER, history
+from engines.files import synced_file, synced_folder
+from trainer.errors import CheckpointNotWritten, CheckpointRefused
+from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, FACTS, has_checkpoint, read_average, read_facts
+from trainer.training.history import DISTILLED, EARLIER, history
 
 
 def keep(run: Path, out: Path) -> Path:
@@ -29,18 +33,37 @@ def keep(run: Path, out: Path) -> Path:
 
     Raises:
         CheckpointRefused: no checkpoint, a weight that float16 cannot hold, or OUT holds something.
+        CheckpointNotWritten: the disk is full or failed; nothing of it stays.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointRefused(out, "there is something in its place", "give a new folder")
-    *earlier, facts = history(run)
+    *earlier, facts = _with_distillation(history(run))
     tensors = {name: _half(name, value, run) for name, value in read_average(run).items()}
     target = out / CHECKPOINTS / f"step-{facts['step']:08d}"
     partial = target.with_name(target.name + ".part")
-    partial.mkdir(parents=True)
-    save_file(tensors, partial / AVERAGE)
-    (partial / FACTS).write_text(json.dumps({**facts, EARLIER: earlier}, indent=1))
-    partial.rename(target)
+    was_there = out.is_dir()
+    try:
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / AVERAGE)
+        synced_file(partial / AVERAGE)
+        (partial / FACTS).write_text(json.dumps({**facts, EARLIER: earlier}, indent=1))
+        synced_file(partial / FACTS)
+        partial.rename(target)
+        synced_folder(target.parent)
+    except (OSError, SafetensorError) as error:
+        # Nothing stays, so that the same command may be given again.
+        shutil.rmtree(out / CHECKPOINTS if was_there else out, ignore_errors=True)
+        raise CheckpointNotWritten(out, str(error), then="") from error
     return target / AVERAGE
+
+
+def _with_distillation(stretches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same facts; the first also with those of the distillation that gave its encoder."""
+    first, *others = stretches
+    encoder = first.get("settings", {}).get("encoder")
+    if encoder is None or DISTILLED in first or not has_checkpoint(Path(encoder)):
+        return stretches
+    return [{**first, DISTILLED: read_facts(Path(encoder))}, *others]
 
 
 def _half(name: str, value: Tensor, run: Path) -> Tensor:

@@ -24,6 +24,7 @@ from trainer.config import RunSettings, Stage
 from trainer.errors import RunInterrupted, SettingsRefused
 from trainer.training.checkpoint import (
     State,
+    check_whole,
     checkout_commit,
     has_checkpoint,
     read_checkpoint,
@@ -246,6 +247,7 @@ class Run:
 
     def _resume(self) -> bool:
         if has_checkpoint(self.folder):
+            check_whole(self.folder)
             # Before any weight is loaded: a run of other settings is refused and its folder stays as it is.
             check_run_identity(self.folder, read_facts(self.folder).get("settings", {}), self.settings)
         facts = read_checkpoint(self.folder, self.state)

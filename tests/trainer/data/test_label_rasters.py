@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.trainer.tiny_sets import write_set
+from tests.trainer.tiny_sets import write_coarse, write_set
 from trainer import cli
 from trainer.data.label_rasters import write_label_rasters
 from trainer.data.sets import open_set
-from trainer.errors import DataMissing, DataRefused
+from trainer.errors import DataMissing, DataRefused, SettingsRefused
 
 
 def test_a_raster_holds_the_codes_of_the_class_table_and_0_where_nothing_is_labelled(tmp_path: Path) -> None:
@@ -59,3 +59,14 @@ def test_an_image_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.C
     given = write_set(tmp_path, "cover", 30, 1)
     assert cli.main(["labels", given, "9", "--out", str(tmp_path / "out")]) == DataMissing.exit_code
     assert "no image '9' of cover" in capsys.readouterr().err
+
+
+def test_codes_are_of_the_table_that_is_asked_for(tmp_path: Path) -> None:
+    cover = write_set(tmp_path, "cover", 30, 1)
+    coarse = open_set(write_coarse(tmp_path))
+    (path,) = write_label_rasters(coarse, ["0"], tmp_path / "out", cover)
+    # Land may be roof or green there, and is neither; sea is water.
+    codes = np.asarray(Image.open(path))
+    assert [codes[0, column] for column in (0, 15, 31)] == [0, 0, 3]
+    with pytest.raises(SettingsRefused, match=r"its classes roof, green, water are not in head"):
+        write_label_rasters(open_set(cover), ["0"], tmp_path / "out", str(tmp_path / "coarse" / "set.yaml"))

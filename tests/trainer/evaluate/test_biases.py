@@ -101,7 +101,7 @@ def test_a_place_without_any_figure_is_refused_and_not_fitted_on(tmp_path: Path)
     with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
         read_logits(places, tmp_path / "run", "coarse")
     with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
-        score_places(places, mapper_of_run(tmp_path / "run"))
+        score_places(places, mapper_of_run(tmp_path / "run", places.heads))
 
 
 def test_a_cell_of_logits_is_compared_with_the_label_in_its_middle(tmp_path: Path) -> None:

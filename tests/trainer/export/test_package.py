@@ -327,6 +327,23 @@ def test_an_encoder_is_told_with_its_neck(neck: NeckSettings | None, said: str) 
     assert described(model, DeploySettings()).startswith(said)
 
 
+def test_a_decoder_is_told_with_its_blocks_and_no_further_than_it_goes() -> None:
+    decoder = FpnSettings(kind="fpn", widths=(8, 8, 6, 4), stride=8, blocks=(1, 0, 2, 0))
+    told = described(SegmenterSettings(student=LiteSettings(kind="lite"), decoder=decoder), DeploySettings())
+    assert "; feature pyramid of widths (8, 8, 6) from stride 32 to 8, residual blocks (1, 0, 2)." in told
+
+
+def test_a_head_that_began_anew_counts_from_there(finished: Path) -> None:
+    facts = history(finished)[-1]
+    first = facts | {"step": 5, "images": 20}
+    last = {**facts, "step": 3, "images": 12, "settings": facts["settings"] | {"fresh_heads": ["b"]}}
+    scenes = [LabelledScene("x", np.zeros((3, 9, 9), np.uint8), np.ones((9, 9), np.uint8))]
+    whole, fresh = (training_of([first, last], scenes, head=head) for head in (None, "b"))
+    assert (whole.hyperparameters["steps"], fresh.hyperparameters["steps"]) == (8, 3)
+    assert "under a decoder that started at random" in fresh.notes
+    assert "started at random" not in whole.notes
+
+
 def test_a_run_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint = tmp_path / "distilled" / "checkpoints" / "step-00000001"
     checkpoint.mkdir(parents=True)

@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from torch import Tensor
 
-from tests.trainer.tiny_sets import many_sets_settings, write_set
-from trainer.config import FinetuneSettings, checked_settings
+from onboard.scene.grid import Window
+from tests.trainer.tiny_sets import many_sets_settings, write_coarse, write_set
+from trainer.config import DataSettings, FinetuneSettings, checked_settings
+from trainer.data.description import read_description
 from trainer.data.mixture import Mixture, packed
 from trainer.data.sets import open_set
+from trainer.data.soft_labels import SoftFacts, SoftLabels, claim_folder, file_name
+from trainer.data.targets import HeadCodes
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
-from trainer.evaluate.places import PlacesSettings, mapper_of_run, places_table, score_places
+from trainer.evaluate.places import PlaceCount, PlacesSettings, mapper_of_run, places_table, score_places
 from trainer.export.onnx import segmenter_of
 from trainer.finetune.loss import allowed_loss, segmentation_loss, soft_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
@@ -52,6 +58,85 @@ def test_an_image_smaller_than_a_crop_is_packed_with_others_and_never_reflected(
     assert stripes[:16] == stripes[16:32] == stripes[48:]
     assert stripes[:16] == sorted(stripes[:16])
     assert (labels > 0).all()
+
+
+def test_a_smaller_image_in_a_packed_crop_is_not_enlarged_more_than_the_others(
+    tmp_path: Path, settings: FinetuneSettings
+) -> None:
+    mixed = tmp_path / "mixed" / "coarse"
+    path = write_coarse(mixed.parent)
+    for number in range(10, 20):
+        Image.fromarray(np.tile(np.repeat(np.array([1, 2, 3, 1], np.uint8), 5), (20, 1))).save(
+            mixed / "labels" / f"{number}.png"
+        )
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(mixed / "images" / f"{number}.png")
+    data = settings.data.model_copy(update={"sets": (settings.data.sets[1].model_copy(update={"set": path}),)})
+    (source,) = Mixture(data, {"coarse": path}, seed=0).sources
+    small, large = 0, 0
+    for seed in range(30):
+        _, first = source.sampler.draw_window(128, np.random.default_rng(seed))
+        pixels, _, _ = packed(source, 128, 1.0, 0, np.random.default_rng(seed))
+        # A black image of 20 pixels in a crop of images of 32 would fill the place of one of these.
+        assert first.width == 20 or not (pixels == 0).all(dim=0).any(), seed
+        small, large = small + (first.width == 20), large + (first.width == 32)
+    assert min(small, large) > 5
+
+
+def test_soft_labels_lie_on_their_pixels_wherever_a_window_begins(tmp_path: Path) -> None:
+    stride, side = 6, 60
+    ramp = (np.arange(40) * stride + stride / 2 - 0.5).astype(np.uint8)  # each cell holds the place of its middle
+    rows, columns = np.broadcast_arrays(ramp[:, None], ramp[None])
+    claim_folder(tmp_path / "facts", SoftFacts({"a": 2}, stride, "made"))
+    np.save(tmp_path / "facts" / file_name("image"), np.stack([rows, columns]))
+    soft = SoftLabels(tmp_path / "facts", {"a": 2})
+    for first, length in ((6, 60), (61, 60), (65, 60), (64, 120), (100, 30)):
+        found = soft.crop("image", Window(first, first, length, length), side) * 255
+        wanted = torch.from_numpy(first - 0.5 + (np.arange(side) + 0.5) * length / side).float()
+        assert (found[0] - wanted[:, None]).abs().max() < 0.6, (first, length)
+        assert (found[1] - wanted[None]).abs().max() < 0.6, (first, length)
+
+
+def test_labels_that_are_all_empty_are_refused_before_a_step(tmp_path: Path, settings: FinetuneSettings) -> None:
+    described = Path(settings.heads["coarse"].classes_of)
+    described.write_text(yaml.safe_dump({**yaml.safe_load(described.read_text()), "ignore": {"codes": [0]}}))
+    for path in (described.parent / "labels").iterdir():
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
+    with pytest.raises(SettingsRefused, match=r"heads\.coarse: no pixel of its sets is labelled for it"):
+        finetune(settings, tmp_path / "run")
+    one = settings.model_copy(
+        update={
+            "heads": {}, "model": settings.model.model_copy(update={"heads": {}, "classes": 2}),
+            "data": DataSettings(set=settings.heads["coarse"].classes_of),
+        }
+    )  # fmt: skip
+    with pytest.raises(SettingsRefused, match="no pixel of these images is labelled"):
+        finetune(one, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_is_scored_by_its_own_class_table_alone(tmp_path: Path, settings: FinetuneSettings) -> None:
+    finetune(settings, tmp_path / "run")
+    cover, coarse = (item.set for item in settings.data.sets)
+    with pytest.raises(SettingsRefused, match=r"heads\.coarse: .*run's head of that name has the classes land, sea"):
+        mapper_of_run(tmp_path / "run", {"cover": cover, "coarse": cover})
+    assert callable(mapper_of_run(tmp_path / "run", {"cover": cover, "others": cover}))
+    one = settings.model_copy(
+        update={
+            "heads": {}, "model": settings.model.model_copy(update={"heads": {}}), "data": DataSettings(set=cover),
+        }
+    )  # fmt: skip
+    finetune(one, tmp_path / "one")
+    tile = np.zeros((3, 64, 64), np.uint8)
+    assert list(mapper_of_run(tmp_path / "one", {"b": coarse, "a": cover})(tile)) == ["a"]
+    with pytest.raises(SettingsRefused, match=r"its classes are roof, green, water, those of no head of b"):
+        mapper_of_run(tmp_path / "one", {"b": coarse})
+
+
+def test_a_class_above_the_table_is_counted_nowhere(settings: FinetuneSettings) -> None:
+    coarse = settings.heads["coarse"].classes_of
+    count = PlaceCount(open_set(coarse), HeadCodes("coarse", read_description(coarse).classes), coarse)
+    with pytest.raises(ValueError, match="class 3 predicted for head coarse of 2 classes"):
+        count.add(np.ones((2, 2), np.uint8), np.full((2, 2), 3, np.uint8))
 
 
 def test_crops_are_at_the_model_s_own_resolution(settings: FinetuneSettings) -> None:
@@ -150,7 +235,7 @@ def test_a_run_learns_exports_its_weights_and_is_scored_place_by_place(tmp_path:
             {"name": "land and sea", "set": coarse, "split": "train", "head": "coarse"},
         ],
     })  # fmt: skip
-    stripes, sets, land = score_places(places, mapper_of_run(tmp_path / "run"))
+    stripes, sets, land = score_places(places, mapper_of_run(tmp_path / "run", places.heads))
     assert stripes.figure > 0.6
     assert set(sets.iou) == {"water"}  # the only class that its labels are sure of
     assert set(land.iou) == {"land", "sea"}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.trainer.tiny_sets import many_sets_settings
 from trainer import cli
-from trainer.errors import CheckpointRefused
+from trainer.errors import CheckpointNotWritten, CheckpointRefused
+from trainer.export.provenance import _start
 from trainer.finetune.task import finetune
 from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, read_average, read_facts
 from trainer.training.history import history
@@ -70,3 +74,42 @@ def test_the_command_names_the_file_and_its_size(tmp_path: Path, run: Path, caps
     assert cli.main(["keep", str(run), "--out", str(tmp_path / "kept")]) == 0
     file = tmp_path / "kept" / CHECKPOINTS / "step-00000002" / AVERAGE
     assert capsys.readouterr().out == f"{file}: 0.0 MB\n"
+
+
+def test_a_disk_that_is_full_leaves_nothing_and_the_command_may_be_given_again(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_tensors: object, _path: Path) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.training.keep.save_file", full)
+        with pytest.raises(CheckpointNotWritten, match=r"No space left.*; make room and give the same command$"):
+            keep(run, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    assert keep(run, tmp_path / "kept").is_file()
+
+
+def test_no_run_goes_on_in_a_kept_folder_and_nobody_is_told_to_remove_it(tmp_path: Path, run: Path) -> None:
+    keep(run, tmp_path / "kept")
+    with pytest.raises(CheckpointRefused, match=r"averaged weights alone.* give another run folder, and this one as"):
+        finetune(
+            many_sets_settings(tmp_path / "again", start_from=str(tmp_path / "first"), max_steps=9), tmp_path / "kept"
+        )
+    assert len(read_average(tmp_path / "kept")) > 0
+
+
+def test_what_the_encoder_was_distilled_from_is_kept_too(tmp_path: Path, run: Path) -> None:
+    path = run / CHECKPOINTS / "step-00000002" / "state.json"
+    facts = json.loads(path.read_text())
+    distilled = tmp_path / "distilled" / CHECKPOINTS / "step-00000007"
+    distilled.mkdir(parents=True)
+    told = {"teachers": {"sam": {"weights": "/there/sam_vit_l.pth"}}}
+    (distilled / "state.json").write_text(json.dumps({"step": 7, "images": 123456, "settings": told}))
+    facts["earlier"][0]["settings"]["encoder"] = str(tmp_path / "distilled")
+    path.write_text(json.dumps(facts))
+    keep(run, tmp_path / "kept")
+    shutil.rmtree(tmp_path / "distilled")
+    assert _start(history(tmp_path / "kept")).startswith(
+        "a student distilled by Mask-CDKD from sam (sam_vit_l.pth), 123,456 unlabelled images seen"
+    )
