@@ -169,8 +169,8 @@ def test_points_on_two_rows_place_each_vertex_as_the_corners_do(
         columns, found, _ = columns_of(tmp_path / "out" / f"{path.name}.parquet")
         shapes.append(shapely.get_coordinates(shapely.normalize(found)))
         areas.append(columns["area_m2"])
-    assert np.allclose(*shapes, atol=1e-9)
-    assert np.allclose(*areas, rtol=1e-6)
+    assert np.allclose(shapes[0], shapes[1], atol=1e-9)
+    assert np.allclose(areas[0], areas[1], rtol=1e-6)
 
 
 def test_a_map_whose_points_fix_no_place_has_its_pixels_as_coordinates(maps: Path, tmp_path: Path) -> None:
