@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onboard.errors import OnboardError, OptionsRefused
+from onboard.files import is_hidden
 
 if TYPE_CHECKING:
     from onboard.mapping.executors import TileExecutor
@@ -37,14 +38,14 @@ class Outcome:
 
 
 def scenes_of(named: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the GeoTIFFs in them.
+    """Files as they are, folders as the GeoTIFFs in them whose names are not hidden.
 
     Raises:
         OptionsRefused: nothing is there, or two scenes would give maps of one name.
     """
     scenes: list[Path] = []
     for path in named:
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS) if path.is_dir() else [path]
+        inside = _geotiffs_in(path) if path.is_dir() else [path]
         if not inside:
             raise OptionsRefused(
                 f"there is no GeoTIFF in {path}", f"give files, or a folder with {' or '.join(ENDINGS)}"
@@ -56,6 +57,12 @@ def scenes_of(named: Sequence[Path]) -> list[Path]:
             f"two scenes are named {twice[0]}, and so would their maps be", "rename one, or map it into another --out"
         )
     return scenes
+
+
+def _geotiffs_in(folder: Path) -> list[Path]:
+    named = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
+    # By its name alone: the folder itself may lie below a hidden one.
+    return sorted(file for file in named if not is_hidden(Path(file.name)))
 
 
 def run_batch(

@@ -29,6 +29,15 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     return StorageError(path, f"cannot write: {reason}", "repair the disk or choose another --out")
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a part of the path is hidden: it begins with a dot, or is the `__MACOSX` of macOS's zips.
+
+    macOS writes a `._NAME` beside each file that it zips or copies to foreign disks: attributes under the ending of an
+    image. Of a path with folders that nobody delivered, give the part below them.
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def write_all(descriptor: int, data: bytes | memoryview, path: Path) -> None:
     """Writes every byte at the file's position.
 

@@ -24,6 +24,8 @@ from rasterio.vrt import WarpedVRT
 from rio_tiler.errors import NoOverviewWarning, RioTilerError
 from rio_tiler.io import Reader
 
+from ground.control_points import warp_options
+
 SIZE = 256
 MOST_ZOOM = 24
 _ENV = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 64 << 20}
@@ -71,7 +73,7 @@ def _warp_options(source: Any) -> dict[str, Any] | None:
     if source.crs is not None and not points:
         return None
     if points and points_crs is not None:
-        return {"src_crs": points_crs}
+        return warp_options(source, _MERCATOR)
     if source.rpcs is not None:
         return {"src_crs": _DEGREES, "rpcs": source.rpcs}
     raise NoTile("it has no place on Earth")

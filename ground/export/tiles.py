@@ -25,9 +25,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
+from ground.control_points import warp_options
 from ground.errors import AskedWrong
 from ground.export.maps import ExportedMap, classes_of, opened
 from products.classes import MapClass
+from products.control_points import NoPlace
 
 SIDE: Final = 256
 HALF: Final = math.pi * 6378137.0
@@ -119,11 +121,11 @@ def write_pmtiles(exported: ExportedMap, target: Path) -> None:
 def _mercator_extent(dataset: Any, exported: ExportedMap) -> tuple[tuple[float, float, float, float], float]:
     """West, south, east, north in Web Mercator, and the size of a pixel there, metres."""
     is_placed = dataset.crs is not None and not dataset.transform.is_identity
-    if not is_placed and not dataset.gcps[0]:
-        raise AskedWrong(
-            f"{exported.path}: has no grid or control points on Earth, tiles need one", "use --format png or cog8"
-        )
-    with WarpedVRT(dataset, crs=MERCATOR) as warped:
+    try:
+        options = {} if is_placed else _by_points(dataset)
+    except NoPlace as error:
+        raise AskedWrong(f"{exported.path}: {error}, tiles need one", "use --format png or cog8") from error
+    with WarpedVRT(dataset, crs=MERCATOR, **options) as warped:
         # Told by what GDAL proposes: nothing else says beforehand that a map goes over the edge of Web Mercator.
         if not 1 / _WIDEST <= warped.width * warped.height / (dataset.width * dataset.height) <= _WIDEST:
             raise AskedWrong(
@@ -133,6 +135,18 @@ def _mercator_extent(dataset: Any, exported: ExportedMap) -> tuple[tuple[float, 
         west, south, east, north = warped.bounds
         # GDAL's bounds may reach beyond the world by a part of a pixel.
         return (max(west, -HALF), max(south, -HALF), min(east, HALF), min(north, HALF)), float(warped.res[0])
+
+
+def _by_points(dataset: Any) -> dict[str, Any]:
+    """How it is warped by its control points.
+
+    Raises:
+        NoPlace: it has none on Earth, or they fix no place.
+    """
+    points, points_crs = dataset.gcps
+    if not points or points_crs is None:
+        raise NoPlace("has no grid or control points on Earth")
+    return warp_options(dataset, MERCATOR)
 
 
 def _zooms(bounds: tuple[float, float, float, float], size: float) -> Iterator[TileRange]:
@@ -168,13 +182,14 @@ def _tiles(
 ) -> Iterator[tuple[int, int, int, bytes]]:
     """Zoom, column, row from the south, PNG."""
     # From an overview: full resolution would be decoded anew for each zoom.
-    options = {} if level is None else {"overview_level": level}
+    at = {} if level is None else {"overview_level": level}
     palette = {item.code: item.colour for item in classes}
     with ExitStack() as stack:
-        source = stack.enter_context(opened(exported.path, **options))
+        source = stack.enter_context(opened(exported.path, **at))
         if source.gcps[0]:
             # rasterio warps control points to a grid that it chooses itself, not to one that is given.
-            source = stack.enter_context(WarpedVRT(source, crs=MERCATOR, src_nodata=0, nodata=0))
+            options = _by_points(source)
+            source = stack.enter_context(WarpedVRT(source, crs=MERCATOR, src_nodata=0, nodata=0, **options))
         warped = stack.enter_context(
             WarpedVRT(
                 source, crs=MERCATOR, transform=tiles.transform, width=tiles.columns * SIDE, height=tiles.rows * SIDE,

@@ -11,6 +11,7 @@ from pathlib import Path
 from onboard.api.paths import without_paths
 from onboard.api.service import Service
 from onboard.errors import LedgerDamaged, OnboardError, SceneRefused, StorageError
+from onboard.files import is_hidden
 from onboard.jobs.inbox import ARCHIVES, accept_inbox_file, free_name, scene_files
 from onboard.jobs.intake import Delivery, readable
 from onboard.scene.mosaic import names_tiles, tile_names
@@ -88,7 +89,7 @@ def _note_failure(service: Service, path: Path, state: tuple[int, ...] | None, e
 
 def _scenes_in(inbox: Path) -> list[Path]:
     """Files that a scene can be opened by: GeoTIFFs, archives, descriptions of tiles, and no tile that one names."""
-    files = [path for path in sorted(inbox.iterdir()) if not path.name.startswith(".") and path.is_file()]
+    files = [path for path in sorted(inbox.iterdir()) if not is_hidden(Path(path.name)) and path.is_file()]
     described = [path for path in files if names_tiles(path)]
     tiles = {name for path in described for name in tile_names(path)}
     alone = [path for path in files if path.suffix.lower() in ENDINGS and path.name not in tiles]

@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 
 from engines.files import synced_file
 from onboard.errors import OnboardError, SceneRefused
-from onboard.files import storage_error
+from onboard.files import is_hidden, storage_error
 from onboard.scene.tiff import is_tiff_start
 
 MOST_FILES = 10_000
@@ -25,7 +25,7 @@ _LONGEST_HEADER = 1 << 20
 _CHUNK = 1 << 20
 _METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 _REMEDY = "send the scene's files in a plain zip or tar"
-# What a scene can be made of; pictures, shapes and papers of a product are left out.
+# What a scene can be made of; pictures, shapes and papers of a product are left out, as is what has a hidden name.
 KEPT = frozenset([
     ".tif", ".tiff", ".xml", ".til", ".imd", ".rpb", ".txt", ".dim", ".msk", ".ovr", ".aux", ".tfw", ".tifw", ".tiffw",
     ".wld", ".tab", ".prj", ".rpc", ".pvl", ".pass", ".eph",
@@ -63,8 +63,10 @@ def unpack(archive: Path, folder: Path, *, limit: int, before_write: BeforeWrite
     left, files, folders = limit, set[Path](), set[Path]()
     with _translated(archive):
         for name, source in opened(archive):
-            target = folder / _safe(archive, name)
-            if target.suffix.lower() not in KEPT:
+            # The name is judged first: a hidden one that leads outside is refused as any other.
+            below = _safe(archive, name)
+            target = folder / below
+            if is_hidden(below) or target.suffix.lower() not in KEPT:
                 continue
             if target in files:
                 raise SceneRefused(archive, f"has {name!r} twice", _REMEDY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 # Private, but GDAL's errors come raw through it from what fits control points and what turns coordinates.
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, RasterioError
-from rasterio.transform import GCPTransformer, RPCTransformer
+from rasterio.transform import RPCTransformer
 
 from onboard.scene.ellipsoid import area_m2, mean_steps_m
 from onboard.scene.footprint import Unlocated, geojson_of
 from onboard.scene.grid import Window
 from onboard.scene.sidecars import lacks_offset
+from products.control_points import transformer_of, without_jump
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -160,16 +161,15 @@ class Georeference:
             return _unapplied(self.transform, x, y)
         if self.gcps and self.gcp_crs is not None:
             with _unlocated(f"its ground control points ({len(self.gcps)}) fix no place"):
-                is_geographic = self.gcp_crs.is_geographic
-                points = _side_by_side(self.gcps) if is_geographic else list(self.gcps)
                 x, y = _in_crs(self.gcp_crs, longitudes, latitudes)
-                if is_geographic:
-                    x = x + 360 * np.round((np.mean([point.x for point in points]) - x) / 360)
-                return _to_pixels(GCPTransformer(points), x.tolist(), y.tolist())
+                if self.gcp_crs.is_geographic:
+                    near = [point.x for point in without_jump(self.gcps, self.gcp_crs)]
+                    x = x + 360 * np.round((np.mean(near) - x) / 360)
+                return _to_pixels(transformer_of(self.gcps, self.gcp_crs), x.tolist(), y.tolist())
         if self.rpcs is not None:
             with _unlocated("its rational polynomials give no place"):
-                near = np.array(longitudes) + 360 * np.round((self.rpcs.long_off - np.array(longitudes)) / 360)
-                return _to_pixels(_rpc_transformer(self.rpcs), near.tolist(), latitudes)
+                x = np.array(longitudes) + 360 * np.round((self.rpcs.long_off - np.array(longitudes)) / 360)
+                return _to_pixels(_rpc_transformer(self.rpcs), x.tolist(), latitudes)
         raise Unlocated("it has no georeferencing")
 
     def footprint(self, width: int, height: int) -> dict[str, Any] | None:
@@ -194,8 +194,7 @@ class Georeference:
             return self.crs, x.tolist(), y.tolist()
         if self.gcps and self.gcp_crs is not None:
             with _unlocated(f"its ground control points ({len(self.gcps)}) fix no place"):
-                points = _side_by_side(self.gcps) if self.gcp_crs.is_geographic else list(self.gcps)
-                return self.gcp_crs, *_by_transformer(GCPTransformer(points), columns, rows)
+                return self.gcp_crs, *_by_transformer(transformer_of(self.gcps, self.gcp_crs), columns, rows)
         if self.rpcs is not None:
             with _unlocated("its rational polynomials give no place"):
                 return "EPSG:4326", *_by_transformer(_rpc_transformer(self.rpcs), columns, rows)
@@ -251,17 +250,6 @@ def _scaled_rpcs(rpcs: RPC, across: float, down: float) -> RPC:
     scaled.samp_off, scaled.line_off = (rpcs.samp_off + 0.5) / across - 0.5, (rpcs.line_off + 0.5) / down - 0.5
     scaled.samp_scale, scaled.line_scale = rpcs.samp_scale / across, rpcs.line_scale / down
     return scaled
-
-
-def _side_by_side(gcps: Sequence[GroundControlPoint]) -> list[GroundControlPoint]:
-    """Control points in degrees without the jump at the antimeridian: a polynomial would go round the Earth for it."""
-    from rasterio.control import GroundControlPoint
-
-    longitudes = np.array([point.x for point in gcps])
-    if np.ptp(longitudes) <= 180:
-        return list(gcps)
-    near = longitudes[0] + (longitudes - longitudes[0] + 180) % 360 - 180
-    return [GroundControlPoint(gcp.row, gcp.col, x, gcp.y, gcp.z) for gcp, x in zip(gcps, near.tolist(), strict=True)]
 
 
 def _applied(transform: Affine, columns: Points, rows: Points) -> tuple[Points, Points]:

@@ -28,6 +28,7 @@ from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.maxar import maxar_mosaic
 from onboard.scene.sidecars import sidecars_of
 from onboard.scene.tiled_product import Mosaic, Tile
+from onboard.scene.valid import mask_of
 from onboard.scene.vrt import add_georeference, add_metadata
 
 MOST_TILES = 4096
@@ -127,7 +128,7 @@ Opened = Sequence[tuple[Tile, Mapping[str, Any]]]
 
 
 def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
-    """Size, type and place of a tile. Opened as GeoTIFF and nothing else, so that GDAL opens it as that later."""
+    """Size, type, masks, place of a tile. Opened as GeoTIFF and nothing else, so that GDAL opens it as that later."""
     try:
         with warnings.catch_warnings(), rasterio.Env(**SCENE_ENV):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -136,6 +137,7 @@ def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
                 return {
                     "width": source.width, "height": source.height, "count": source.count, "dtype": source.dtypes[0],
                     "nodata": source.nodata, "colours": [colour.name for colour in source.colorinterp],
+                    "masked": [mask_of(source, band) != "none" for band in range(1, source.count + 1)],
                     "georeference": georeference_of(source),
                 }  # fmt: skip
     except (RasterioError, CPLE_BaseError, ValueError) as error:
@@ -219,15 +221,34 @@ def _add_band(root: ET.Element, number: int, name: str, band: int, tiles: Opened
     element = ET.SubElement(root, "VRTRasterBand", dataType=kind, band=str(number))
     if name:
         ET.SubElement(element, "Description").text = name
-    colour = _COLOURS.get(name, "Undefined") if name else facts["colours"][band - 1].capitalize()
-    ET.SubElement(element, "ColorInterp").text = colour
+    # One tile that marks it is enough: an alpha band that is overlooked makes a map of what is no data.
+    colours = {str(facts["colours"][band - 1]) for _, facts in tiles}
+    colour = facts["colours"][band - 1] if "alpha" not in colours else "alpha"
+    ET.SubElement(element, "ColorInterp").text = _COLOURS.get(name, "Undefined") if name else colour.capitalize()
     if facts["nodata"] is not None:
         ET.SubElement(element, "NoDataValue").text = repr(facts["nodata"])
+    _add_sources(element, str(band), tiles)
+    masked = [(tile, facts) for tile, facts in tiles if facts["masked"][band - 1]]
+    if masked:
+        _add_mask(element, band, masked)
+
+
+def _add_mask(element: ET.Element, band: int, tiles: Opened) -> None:
+    """Gives a band of the scene the masks of those of its tiles that have one."""
+    # A mask of each band, and not one of the dataset: sets of tiles (Pleiades Neo) have their own, and so may bands.
+    mask = ET.SubElement(ET.SubElement(element, "MaskBand"), "VRTRasterBand", dataType="Byte")
+    # GDAL gives this value where no source lies. In a tile without a mask all is valid; one taken as a source would be
+    # masked by its nodata tag, which is judged in all bands together (ValidRule).
+    ET.SubElement(mask, "NoDataValue").text = "255"
+    _add_sources(mask, f"mask,{band}", tiles)
+
+
+def _add_sources(element: ET.Element, band: str, tiles: Opened) -> None:
     for tile, size in tiles:
         source = ET.SubElement(element, "SimpleSource")
         # Absolute: the VRT is a text in memory, and has no folder that paths could count from.
         ET.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(tile.path.absolute())
-        ET.SubElement(source, "SourceBand").text = str(band)
+        ET.SubElement(source, "SourceBand").text = band
         extent = {"xSize": str(size["width"]), "ySize": str(size["height"])}
         ET.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0"} | extent)
         ET.SubElement(source, "DstRect", {"xOff": str(tile.col), "yOff": str(tile.row)} | extent)

@@ -65,20 +65,17 @@ class ValidRule:
             nodata: a value instead of the file's tag, or "none" for no value at all.
             alpha: the band that is the alpha, 0 for none, None for the one that is marked so.
         """
-        flags = {band: source.mask_flag_enums[band - 1] for band in dict.fromkeys(bands)}
-        # A mask for the whole dataset is flagged on each of its bands.
-        first = flags[bands[0]]
+        masks = {band: mask_of(source, band) for band in dict.fromkeys(bands)}
         compression = source.compression
         lossy = compression is not None and compression.name.lower() in LOSSY
         return cls(
             nodata=_tags(source, bands, nodata),
             # 0 says that there is none, whatever the file marks.
             alpha=alpha_band(source, bands) if alpha is None else alpha or None,
-            # GDAL reports an alpha band as a mask for all bands as well; that one is judged by its own values.
-            mask=MaskFlags.per_dataset in first and MaskFlags.alpha not in first,
+            # A mask for the whole dataset is flagged on each of its bands.
+            mask=masks[bands[0]] == "dataset",
             floats=np.issubdtype(np.dtype(source.dtypes[bands[0] - 1]), np.floating),
-            # No flag at all: a mask, and of this band only (GDAL RFC 15).
-            band_masks=tuple(band for band, flag in flags.items() if not flag),
+            band_masks=tuple(band for band, mask in masks.items() if mask == "band"),
             alpha_from=_LOSSY_ALPHA if lossy else 1,
         )
 
@@ -137,6 +134,18 @@ class ValidRule:
         differs = [pixels[place] != value for place, value in self.tags.items()]
         every = np.logical_and if self.tag_is_no_value else np.logical_or
         return np.asarray(every.reduce(differs), dtype=np.bool_)
+
+
+def mask_of(source: DatasetReader, band: int) -> Literal["dataset", "band", "none"]:
+    """What mask a band (1-based) has: one of the whole dataset, one of its own, or none; inside or beside the file.
+
+    A nodata tag and an alpha band are none: GDAL shows both as masks, and they are judged by their values.
+    """
+    flags = source.mask_flag_enums[band - 1]
+    # No flag at all: a mask, and of this band only (GDAL RFC 15).
+    if not flags:
+        return "band"
+    return "dataset" if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags else "none"
 
 
 def _tags(source: DatasetReader, bands: tuple[int, ...], nodata: NodataOption) -> tuple[float | None, ...]:

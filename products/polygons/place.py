@@ -7,18 +7,18 @@ polynomials is not resampled first: no class changes, and borders stay shared.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.transform import GCPTransformer, RPCTransformer
+from rasterio.transform import RPCTransformer
 from rasterio.warp import transform as warp
 
+from products.control_points import NoPlace, transformer_of
 from products.polygons.tiles import Floats, Tile
 
 Points = NDArray[np.float64]
@@ -62,23 +62,30 @@ class Place:
         return np.repeat(np.repeat(areas, np.diff(rows), axis=0), np.diff(columns), axis=1)
 
 
+_NOWHERE: Final = Place("pixels", None, lambda pixels: pixels, None)
+
+
 def place_of(dataset: Any) -> Place:
     """The place of an open map: by its transform, else by control points, else by rational polynomials.
 
-    A map that has none of them keeps pixels as coordinates, rows downwards from 0: so programs draw it.
+    A map that has none of them, or points that fix no place, keeps pixels as coordinates, rows downwards from 0: so
+    programs draw it.
     """
     points, points_crs = dataset.gcps
     if not dataset.transform.is_identity:
         place = Place("grid", dataset.crs, _by_affine(dataset.transform), None)
     elif points and points_crs is not None:
-        place = Place("control points", points_crs, _by(GCPTransformer(_without_jump(points, points_crs))), None)
+        try:
+            place = Place("control points", points_crs, _by(transformer_of(points, points_crs)), None)
+        except NoPlace:
+            return _NOWHERE
     elif dataset.rpcs is not None:
         # At the height that the polynomials are centred on, as the map's own footprint.
         height = repr(float(dataset.rpcs.height_off))
         by_polynomials = RPCTransformer(dataset.rpcs, RPC_HEIGHT=height, RPC_PIXEL_ERROR_THRESHOLD="0.001")
         place = Place("rational polynomials", CRS.from_string(_DEGREES), _by(by_polynomials), None)
     else:
-        return Place("pixels", None, lambda pixels: pixels, None)
+        return _NOWHERE
     return Place(place.kind, place.crs, place.coordinates, _equal_area(place, dataset.width, dataset.height))
 
 
@@ -101,18 +108,6 @@ def _by(transformer: Any) -> Callable[[Points], Points]:
         return np.column_stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
 
     return coordinates
-
-
-def _without_jump(points: Sequence[GroundControlPoint], crs: CRS) -> list[GroundControlPoint]:
-    """Control points in degrees without the jump at the antimeridian: a polynomial would go round the Earth for it."""
-    longitudes = np.array([point.x for point in points])
-    if not crs.is_geographic or np.ptp(longitudes) <= 180:
-        return list(points)
-    near = longitudes[0] + (longitudes - longitudes[0] + 180) % 360 - 180
-    return [
-        GroundControlPoint(point.row, point.col, x, point.y, point.z)
-        for point, x in zip(points, near.tolist(), strict=True)
-    ]
 
 
 def _equal_area(place: Place, width: int, height: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,22 @@ PLACES: dict[str, dict[str, Any]] = {
     "nowhere": {},
     "antimeridian": {"crs": "EPSG:4326", "transform": Affine(1e-4, 0, 179.97, 0, -1e-4, 10)},
 }
+
+
+Points = list[tuple[float, float, float, float]]
+ON_TWO_ROWS: Points = sorted([*CORNERS, (0, WIDTH / 2, 10.01, 45.0), (HEIGHT, WIDTH / 2, 10.01, 44.99)])
+"""The place of the corners by six points, which fix no polynomial of the second order."""
+ON_ONE_LINE: Points = [(60 * step, 70 * step, 10 + 0.002 * step, 45 - 0.001 * step) for step in range(7)]
+
+
+def with_points(folder: Path, target: Path, points: Points) -> Path:
+    """A copy of a map's folder with other control points."""
+    shutil.copytree(folder, target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(target / "map.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.gcps = [GroundControlPoint(*point) for point in points], "EPSG:4326"
+    return target
 
 
 def write_scene(path: Path, place: dict[str, Any]) -> Path:

@@ -27,7 +27,16 @@ from rio_cogeo.cogeo import cog_validate
 from ground import cli
 from ground.errors import DiskFailed, GroundError
 from ground.export import whole
-from tests.ground.made_maps import CORNERS, HEIGHT, PLACES, WIDTH, make_maps
+from tests.ground.made_maps import (
+    CORNERS,
+    HEIGHT,
+    ON_ONE_LINE,
+    ON_TWO_ROWS,
+    PLACES,
+    WIDTH,
+    make_maps,
+    with_points,
+)
 from tests.onboard.service import ROOT
 
 FILES = {"cog8": ".tif", "png": ".png", "mbtiles": ".mbtiles", "pmtiles": ".pmtiles"}
@@ -139,6 +148,18 @@ def test_tiles_have_each_class_where_the_map_has_it(maps: Path, tmp_path: Path, 
     assert same / total > 0.94  # the rest lies on borders between stripes of 20 pixels
 
 
+def test_tiles_by_points_on_two_rows_are_those_by_the_corners(maps: Path, tmp_path: Path) -> None:
+    folder = with_points(maps / "points", tmp_path / "rows", ON_TWO_ROWS)
+    pixels = []
+    for path in (folder, maps / "points"):
+        assert export(path, "--format", "mbtiles", "--out", tmp_path / "out") == 0
+        with rasterio.open(tmp_path / "out" / f"{path.name}.mbtiles") as tiles:
+            pixels.append(tiles.read())
+    assert pixels[0].shape == pixels[1].shape
+    # Half of a pixel of the map decides which class a pixel of a tile takes; the two fits differ in their last digits.
+    assert np.mean(np.any(pixels[0] != pixels[1], axis=0)) < 1e-3
+
+
 def write_two_classes(source: Path, target: Path) -> Path:
     """The map with classes 1 and 4 alone: what lies between them in number or colour is neither."""
     with rasterio.open(source) as file:
@@ -199,6 +220,16 @@ def test_tiles_of_a_map_that_web_mercator_has_no_room_for_are_refused(
     assert err.count("\n") == 1
     assert out.splitlines()[-1] == "1 map exported, 1 failed"
     assert [path.name for path in tmp_path.iterdir()] == [f"grid{FILES[kind]}"]
+
+
+def test_tiles_by_points_that_fix_no_place_are_refused_in_one_line(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_points(maps / "points", tmp_path / "line", ON_ONE_LINE)
+    assert export(folder, "--format", "mbtiles", "--out", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert "7 control points on one line fix no place, tiles need one" in err
+    assert err.count("\n") == 1
 
 
 def test_maps_are_given_as_folders_as_a_station_or_as_files(maps: Path, tmp_path: Path) -> None:

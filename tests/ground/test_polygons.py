@@ -27,7 +27,7 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from ground import cli
 from ground.export.maps import opened
 from ground.polygons.command import PACKAGES
-from tests.ground.made_maps import HEIGHT, PLACES, WIDTH, make_maps
+from tests.ground.made_maps import HEIGHT, ON_ONE_LINE, ON_TWO_ROWS, PLACES, WIDTH, make_maps, with_points
 from tests.onboard.service import ROOT
 
 FORMATS = {"geoparquet": ".parquet", "flatgeobuf": ".fgb", "gpkg": ".gpkg"}
@@ -156,6 +156,29 @@ def test_control_points_place_each_vertex(maps: Path, tmp_path: Path, capsys: py
     with GCPTransformer(PLACES["points"]["gcps"]) as transformer:
         x, y = transformer.xy(-at[:, 1], at[:, 0], offset="ul")
     assert np.allclose(shapely.get_coordinates(shapely.normalize(shapes)), np.column_stack([x, y]), atol=1e-12)
+
+
+def test_points_on_two_rows_place_each_vertex_as_the_corners_do(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_points(maps / "points", tmp_path / "rows", ON_TWO_ROWS)
+    shapes, areas = [], []
+    for path in (folder, maps / "points"):
+        assert polygons(path, "--out", tmp_path / "out", "--simplify", "0") == 0
+        assert "placed by its control points" in capsys.readouterr().out
+        columns, found, _ = columns_of(tmp_path / "out" / f"{path.name}.parquet")
+        shapes.append(shapely.get_coordinates(shapely.normalize(found)))
+        areas.append(columns["area_m2"])
+    assert np.allclose(shapes[0], shapes[1], atol=1e-9)
+    assert np.allclose(areas[0], areas[1], rtol=1e-6)
+
+
+def test_a_map_whose_points_fix_no_place_has_its_pixels_as_coordinates(maps: Path, tmp_path: Path) -> None:
+    folder = with_points(maps / "points", tmp_path / "line", ON_ONE_LINE)
+    for path in (folder, maps / "nowhere"):
+        assert polygons(path, "--out", tmp_path / "out", "--simplify", "0") == 0
+    ours, theirs = (columns_of(tmp_path / "out" / f"{name}.parquet") for name in ("line", "nowhere"))
+    assert np.array_equal(ours[1], theirs[1])
 
 
 def test_rational_polynomials_place_each_vertex_at_their_height(

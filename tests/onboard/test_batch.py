@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onboard import cli
+from onboard.batch_cli import scenes_of
 from tests.onboard.service import write_scene
 from tests.tiny_model import write_model
 
@@ -36,10 +37,17 @@ def test_a_folder_is_its_geotiffs(tmp_path: Path, capsys: pytest.CaptureFixture[
     for name in ("b.tif", "a.TIFF"):
         write_scene(tmp_path / "scenes" / name, 40)
     (tmp_path / "scenes" / "notes.txt").write_text("no scene")
+    (tmp_path / "scenes" / "._b.tif").write_bytes(b"attributes, as macOS writes them beside a file")
     assert batch(tmp_path, tmp_path / "scenes", "--json") == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(one["scene"]).name for one in told] == ["a.TIFF", "b.tif"]
     assert all(one["problem"] is None and Path(one["map_path"]).exists() for one in told)
+
+
+def test_a_folder_below_a_hidden_one_and_a_hidden_file_by_its_name_are_taken(tmp_path: Path) -> None:
+    inside = write_scene(tmp_path / ".cache" / "a.tif", 40)
+    named = write_scene(tmp_path / ".b.tif", 40)
+    assert scenes_of([inside.parent, named]) == [inside, named]
 
 
 def test_what_cannot_be_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

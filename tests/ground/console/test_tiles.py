@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.env import get_gdal_config
 
-from tests.ground.console.made import NORTH, SIDE, STEP, WEST
+from tests.ground.console.made import NORTH, SIDE, STEP, WEST, write_made_map
 
 pytest.importorskip("rio_tiler", reason="the extra console is not installed: rio_tiler")
 
@@ -48,3 +49,27 @@ def test_a_scene_is_measured_once_for_all_its_tiles_and_gdal_has_a_cache(
     assert len(measured) == 2, "another scene of this name has the stretch of the first"
     with tiles.displayed(path):
         assert get_gdal_config("GDAL_CACHEMAX") == 64 << 20  # bytes, as rasterio hands it on
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio, about affine
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_map_with_points_on_two_rows_is_drawn_where_they_lie(tmp_path: Path) -> None:
+    path = write_made_map(tmp_path, "rows", place="gcps") / "map.tif"
+    places = [(row, col) for row in (0, SIDE) for col in (0, SIDE / 2, SIDE)]
+    set_points(path, [GroundControlPoint(row, col, WEST + STEP * col, NORTH - STEP * row) for row, col in places])
+    for row, col, code in ((0.25, 0.25, 1), (0.25, 0.75, 2), (0.75, 0.25, 3), (0.75, 0.75, 4)):
+        assert tiles.pixel(path, WEST + STEP * SIDE * col, NORTH - STEP * SIDE * row) == code
+    assert tiles.pixel(path, WEST - STEP * SIDE / 4, NORTH) is None
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_map_whose_points_fix_no_place_is_not_drawn(tmp_path: Path) -> None:
+    path = write_made_map(tmp_path, "line", place="gcps") / "map.tif"
+    set_points(path, [GroundControlPoint(9 * n, 9 * n, WEST + STEP * n, NORTH - STEP * n) for n in range(7)])
+    with pytest.raises(tiles.NoTile, match="7 control points on one line fix no place"):
+        tiles.pixel(path, WEST, NORTH)
+
+
+def set_points(path: Path, points: list[GroundControlPoint]) -> None:
+    with rasterio.open(path, "r+") as file:
+        file.gcps = points, "EPSG:4326"

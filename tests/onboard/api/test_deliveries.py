@@ -151,6 +151,11 @@ def test_one_file_in_an_archive_is_known_as_if_it_had_come_alone(
     assert alone["sha256"] == hashlib.sha256(scene.read_bytes()).hexdigest()
     packed = client.post("/scenes", content=zipped({"alone.tif": scene}), headers=ZIP)
     assert (packed.status_code, packed.json()["id"]) == (200, alone["id"])
+    beside = write_zeros(tmp_path / "._alone.tif", 200)
+    from_macos = client.post(
+        "/scenes", content=zipped({"alone.tif": scene, "__MACOSX/._alone.tif": beside}), headers=ZIP
+    )
+    assert (from_macos.status_code, from_macos.json()["id"]) == (200, alone["id"])
 
 
 def problem(answer: httpx.Response, status: int) -> str:

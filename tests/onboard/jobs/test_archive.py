@@ -55,6 +55,20 @@ def test_the_files_of_a_scene_are_taken_and_pictures_left(tmp_path: Path, make: 
     assert unpacked(path, tmp_path / "out") == {name: data for name, data in FILES.items() if not name.endswith("jpg")}
 
 
+@BOTH
+def test_hidden_files_are_left_as_what_macos_adds(tmp_path: Path, make: Any) -> None:
+    extra = ["__MACOSX/._scene.tif", "__MACOSX/a/scene.tif", "a/._scene.tif", "./._scene.tif", ".Trashes/b/scene.tif"]
+    path = make(tmp_path / "archive", {"./a/scene.tif": b"II*\0", "a/b.c/scene.tfw": b"1"} | dict.fromkeys(extra, b"x"))
+    assert sorted(unpacked(path, tmp_path / "out")) == ["a/b.c/scene.tfw", "a/scene.tif"]
+
+
+@pytest.mark.parametrize("name", ["__MACOSX/../../._x.tif", "/._x.tif", ".a\\..\\..\\x.tif", ".a/" * 9 + "x.tif"])
+@BOTH
+def test_no_hidden_name_leads_outside(tmp_path: Path, make: Any, name: str) -> None:
+    with pytest.raises(SceneRefused, match="leads outside or too deep"):
+        unpacked(make(tmp_path / "archive", {name: b"x"}), tmp_path / "out")
+
+
 def test_a_tiff_is_no_archive_whatever_its_pixels_are(tmp_path: Path) -> None:
     path = tmp_path / "scene.tif"
     path.write_bytes(b"II*\0" + bytes(253) + b"ustar" + bytes(300))

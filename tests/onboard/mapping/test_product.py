@@ -46,6 +46,14 @@ GEOREFERENCES: dict[str, dict[str, Any]] = {
     "geographic": {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-5, 0, 55, 0, -1e-5, 25)},
     "transform without CRS": {"transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 2.8e6)},
     "GCPs": {"gcps": GCPS, "crs": "EPSG:4326"},
+    "GCPs on two rows": {
+        "gcps": [
+            GroundControlPoint(row, col, 55 + col / 1e4, 25 - row / 1e4, 7.0)
+            for row in (0, HEIGHT)
+            for col in (0, WIDTH / 2, WIDTH)
+        ],
+        "crs": "EPSG:4326",
+    },
     "RPCs": {"rpcs": RPCS},
     "nothing": {},
 }
@@ -93,7 +101,7 @@ def test_georeferencing_passes_through_untouched_and_the_item_is_valid(
             assert mapped.rpcs.to_dict() == scene.rpcs.to_dict()
     item = json.loads(summary.item_path.read_text())
     validate_item(item)
-    located = kind in {"north-up", "rotated", "south-up", "geographic", "GCPs", "RPCs"}
+    located = kind in {"north-up", "rotated", "south-up", "geographic", "GCPs", "GCPs on two rows", "RPCs"}
     assert ("bbox" in item) == (item["geometry"] is not None)
     if located and kind != "RPCs":
         west, south, east, north = item["bbox"]

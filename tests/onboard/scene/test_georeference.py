@@ -16,6 +16,7 @@ from rasterio.warp import transform as warp
 
 from onboard.scene.footprint import bbox_of
 from onboard.scene.georeference import Georeference
+from onboard.scene.grid import Window
 from tests.onboard.scene.products import linear_rpcs
 
 UTM40 = CRS.from_epsg(32640)
@@ -52,6 +53,24 @@ def test_gcps_place_a_scene_as_well_as_a_transform() -> None:
     assert by_points is not None
     assert by_transform is not None
     assert np.allclose(by_points["coordinates"], by_transform["coordinates"], atol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [(0, 300), (0.5, 299.5)])
+def test_gcps_on_two_rows_place_a_scene_as_well_as_a_transform(rows: tuple[float, float]) -> None:
+    """GDAL's second order is not solvable for them, or gives any place."""
+    transform = Affine(0.4, 0.3, 5e5, 0.3, -0.4, 2.8e6)
+    places = [(row, column) for row in rows for column in (0.3, 150.1, 222.2, 399.7)]
+    points = tuple(GroundControlPoint(row, column, *(transform @ (column, row))) for row, column in places)
+    by_points, by_transform = Georeference(gcps=points, gcp_crs=UTM40), Georeference(UTM40, transform)
+    footprint, expected = by_points.footprint(400, 300), by_transform.footprint(400, 300)
+    assert footprint is not None
+    assert expected is not None
+    assert np.allclose(footprint["coordinates"], expected["coordinates"], atol=1e-7)
+    assert by_points.gsd_m(400, 300) == pytest.approx(by_transform.gsd_m(400, 300), rel=1e-6)
+    longitudes, latitudes = by_transform.places_in(Window(0, 0, 400, 300), 2)
+    columns, rows_back = by_points.pixels_of((400, 300), longitudes.ravel().tolist(), latitudes.ravel().tolist())
+    assert np.allclose(columns, [0, 200, 400] * 3, atol=1e-3)
+    assert np.allclose(rows_back, np.repeat([0, 150, 300], 3), atol=1e-3)
 
 
 def test_gcps_on_both_sides_of_the_antimeridian_are_neighbours() -> None:

@@ -13,11 +13,13 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 
 from onboard.errors import SceneRefused
+from onboard.scene.decide import SceneOptions
 from onboard.scene.georeference import georeference_of
 from onboard.scene.grid import Window
-from onboard.scene.mosaic import _check, files_of, is_description
+from onboard.scene.mosaic import _check, files_of, is_description, read_mosaic
 from onboard.scene.probe import probe_scene
 from onboard.scene.reader import Scene, open_source
 from onboard.scene.tiled_product import Mosaic, Tile
@@ -49,6 +51,81 @@ def test_a_window_over_four_tiles_is_that_of_the_whole(tmp_path: Path, write: Wr
     with Scene.open(write(tmp_path, PIXELS, SIDE)) as scene, scene.reopen() as other:
         window = Window(100, 90, 200, 150)
         assert np.array_equal(other.read(window).pixels, PIXELS[:, window.rows, window.cols])
+
+
+def write_mask(tile: Path, kind: str) -> None:
+    """Masks another part of each tile: inside it, beside it, or in one of its bands alone."""
+    with rasterio.open(tile) as file:
+        height, width, count = file.height, file.width, file.count
+    mask = np.random.default_rng(len(tile.name) + tile.stat().st_size).integers(0, 2, (height, width), np.uint8) * 255
+    mask[: height // 3] = 0
+    if kind != "one band":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "inside"), rasterio.open(tile, "r+") as file:
+            file.write_mask(mask)
+        return
+    shape = {"width": width, "height": height, "count": count, "dtype": "uint8"}
+    with rasterio.open(f"{tile}.msk", "w", driver="GTiff", **shape) as beside:
+        beside.write(np.stack([np.full_like(mask, 255)] * (count - 1) + [mask]))
+        beside.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": "0" for band in range(1, count + 1)})
+
+
+def valid_in(path: Path, window: Window | None = None) -> NDArray[np.bool_]:
+    """Of a window, or of the whole. Without collars: these are found in the whole and in a tile at other places."""
+    with Scene.open(path, SceneOptions(collar=False)) as scene:
+        window = window or Window(0, 0, scene.width, scene.height)
+        valid = scene.read(window).valid
+        return np.ones((window.height, window.width), bool) if valid is None else valid
+
+
+def valid_in_tiles(product: Path) -> NDArray[np.bool_]:
+    """What the tiles of a product have, each read alone."""
+    whole = np.zeros((HEIGHT, WIDTH), bool)
+    for tile in read_mosaic(product).tiles:
+        part = valid_in(tile.path)
+        whole[tile.row : tile.row + part.shape[0], tile.col : tile.col + part.shape[1]] = part
+    return whole
+
+
+@pytest.mark.parametrize("nodata", [None, 77])
+@pytest.mark.parametrize("kinds", [("inside",), ("beside",), ("one band",), ("", "inside", "", "beside", "one band")])
+@VENDORS
+def test_what_the_masks_of_tiles_leave_out_is_no_data(
+    tmp_path: Path, write: Write, kinds: tuple[str, ...], nodata: int | None
+) -> None:
+    # Grey 77 in all bands is no data where a tag says so, 77 in one band is not, in a tile with a mask or without.
+    pixels = PIXELS.copy()
+    pixels[:, ::9, ::9], pixels[0, 1::9, 1::9] = 77, 77
+    product = write(tmp_path, pixels, SIDE, nodata=nodata)
+    for number, tile in enumerate(read_mosaic(product).tiles):
+        if kind := kinds[number % len(kinds)]:
+            write_mask(tile.path, kind)
+    valid = valid_in(product)
+    assert 0.1 < valid.mean() < 0.9
+    assert np.array_equal(valid, valid_in_tiles(product))
+    window = Window(100, 90, 200, 150)
+    assert np.array_equal(valid_in(product, window), valid[window.rows, window.cols])
+    probe_scene(product)
+
+
+def test_masks_of_one_set_of_tiles_leave_out_its_own_bands_alone(tmp_path: Path) -> None:
+    description = pleiades_neo(tmp_path)
+    for tile in (tmp_path / "NED").glob("*.TIF"):
+        write_mask(tile, "inside")
+    with Scene.open(description, SceneOptions(bands=(1, 2, 3))) as scene:
+        assert scene.valid_rule == "all valid"
+    with Scene.open(description, SceneOptions(bands=(1, 2, 6))) as scene:
+        assert scene.valid_rule == "mask"
+
+
+@pytest.mark.parametrize("marked", ["all tiles", "all but the first"])
+def test_an_alpha_band_of_tiles_leaves_out_what_it_does_in_a_tile_alone(tmp_path: Path, marked: str) -> None:
+    alpha = np.where(np.indices((HEIGHT, WIDTH)).sum(0) % 5 < 2, 0, 255).astype(np.uint8)
+    product = write_maxar(tmp_path, np.concatenate([PIXELS, alpha[None]]), SIDE, photometric="rgb")
+    assert len(list(tmp_path.glob("*.TIF"))) == 12
+    for tile in read_mosaic(product).tiles[0 if marked == "all tiles" else 1 :]:
+        with rasterio.open(tile.path, "r+") as file:
+            file.colorinterp = (*file.colorinterp[:3], ColorInterp.alpha)
+    assert np.array_equal(valid_in(product), alpha > 0)
 
 
 @VENDORS
@@ -96,14 +173,19 @@ def test_a_tile_whose_description_is_missing_has_no_place_rather_than_that_of_th
         assert georeference_of(tile).rpcs is not None
 
 
-def test_pleiades_neo_holds_its_bands_in_two_sets_of_tiles(tmp_path: Path) -> None:
-    description = write_dimap(tmp_path, PIXELS, SIDE, ids=("R", "G", "B"))
-    other = tmp_path / "NED"
-    write_dimap(other, PIXELS[::-1], SIDE)
+def pleiades_neo(folder: Path) -> Path:
+    """Three bands, then the same three from the last to the first in a second set of tiles, NED."""
+    description = write_dimap(folder, PIXELS, SIDE, ids=("R", "G", "B"))
+    write_dimap(folder / "NED", PIXELS[::-1], SIDE)
     text = description.read_text()
     start, end = text.index("<Data_Files>"), text.index("</Data_Files>") + len("</Data_Files>")
     second = text[start:end].replace('href="', 'href="NED/')
     description.write_text(text[:end] + second + text[end:])
+    return description
+
+
+def test_pleiades_neo_holds_its_bands_in_two_sets_of_tiles(tmp_path: Path) -> None:
+    description = pleiades_neo(tmp_path)
     with open_source(description) as source:
         assert np.array_equal(source.read(), np.concatenate([PIXELS, PIXELS[::-1]]))
     assert sum(path.suffix == ".TIF" for path in files_of(description)) == 2 * 12
