@@ -26,7 +26,7 @@ from onboard.scene.dimap import dimap_mosaic
 from onboard.scene.gdal_env import SCENE_ENV
 from onboard.scene.georeference import Georeference, georeference_of
 from onboard.scene.maxar import maxar_mosaic
-from onboard.scene.sidecars import sidecars_of
+from onboard.scene.sidecars import check_rasters_beside, sidecars_of
 from onboard.scene.tiled_product import Mosaic, Tile
 from onboard.scene.valid import mask_of
 from onboard.scene.vrt import add_georeference, add_metadata
@@ -129,6 +129,7 @@ Opened = Sequence[tuple[Tile, Mapping[str, Any]]]
 
 def _opened_facts(mosaic: Mosaic, tile: Tile) -> dict[str, Any]:
     """Size, type, masks, place of a tile. Opened as GeoTIFF and nothing else, so that GDAL opens it as that later."""
+    check_rasters_beside(tile.path)
     try:
         with warnings.catch_warnings(), rasterio.Env(**SCENE_ENV):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

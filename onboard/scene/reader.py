@@ -32,6 +32,7 @@ from onboard.scene.mosaic import is_description, read_mosaic, virtual_raster
 from onboard.scene.pages import page_of
 from onboard.scene.radiometry import Stretch
 from onboard.scene.sample import raster_window, read_bands
+from onboard.scene.sidecars import check_rasters_beside
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -194,7 +195,7 @@ def open_page(
         The dataset, the page's number, and what was assumed of the pages.
 
     Raises:
-        SceneRefused: GDAL cannot open it; its .aux.xml names another file.
+        SceneRefused: GDAL cannot open it; its .aux.xml names another file; a mask or overview beside it is no TIFF.
         OptionsRefused: there is no such page.
     """
     mosaic = virtual_raster(read_mosaic(path)) if is_description(path) else None
@@ -215,6 +216,7 @@ def open_page(
 
 def _opened(path: Path, name: Path | str, decoders: str) -> DatasetReader:
     """A file's page by GDAL's name for it."""
+    check_rasters_beside(path)
     # The driver is named: a file from outside must not choose one that opens other files, as a VRT does.
     source = rasterio.open(name, driver="GTiff", NUM_THREADS=decoders)
     # GDAL opens the overviews that an .aux.xml names, which could be any file of this machine.

@@ -11,10 +11,15 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from onboard.errors import SceneRefused
+from onboard.scene.tiff import is_tiff_start
+
 # Beside NAME.tif, by what follows the whole name; then by what follows the name without its ending; then the last ones
 # by a name of their own. Seen with strace of GDAL 3.10.3 opening a GeoTIFF: the names of its GTiff driver, of masks and
 # overviews, of PAM (.aux.xml, .aux) and of its readers of vendors' metadata (gcore/mdreader).
 _AFTER_NAME = (".aux.xml", ".aux", ".ovr", ".msk", ".msk.ovr", ".xml")
+_RASTERS = (".msk", ".ovr", ".msk.ovr")
+"""Those of them that GDAL opens as a raster, by whatever driver takes them."""
 _AFTER_STEM = (
     ".aux", ".tfw", ".tifw", ".tiffw", ".wld", ".tab", ".prj", ".imd", ".rpb", ".rpc", ".xml", ".txt", ".pvl", ".pass",
     ".eph", "_rpc.txt", "_metadata.txt", "_metadata.xml", "_mtl.txt",
@@ -42,6 +47,22 @@ def sidecars_of(scene: Path) -> list[Path]:
     names.discard(scene.name)
     possible = [name for name in sorted(names) if len(os.fsencode(name)) <= _LONGEST_NAME]
     return [path for name in possible if (path := scene.with_name(name)).is_file()]
+
+
+def check_rasters_beside(scene: Path) -> None:
+    """Looks whether masks and overviews beside a scene are TIFFs: another format could name any file of this machine.
+
+    Raises:
+        SceneRefused: one is none.
+    """
+    for path in (scene.with_name(scene.name + ending) for ending in _both(_RASTERS)):
+        try:
+            with path.open("rb") as file:
+                start = file.read(4)
+        except OSError:  # mostly: it is not there
+            continue
+        if not is_tiff_start(start):
+            raise SceneRefused(scene, f"{path.name} beside it is no TIFF", "deliver it as one, or leave it out")
 
 
 def lacks_offset(scene: Path) -> bool:

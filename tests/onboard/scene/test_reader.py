@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,18 @@ def test_masks_inside_and_beside_the_file_count(tmp_path: Path, inside: bool) ->
         assert valid is not None
         assert np.array_equal(valid, mask[5:25] > 0)
         assert scene.valid_rule == "mask"
+
+
+@pytest.mark.parametrize("ending", [".msk", ".MSK", ".ovr", ".msk.ovr"])
+def test_a_mask_beside_the_file_that_is_no_tiff_is_refused(tmp_path: Path, ending: str) -> None:
+    """As a VRT it could have any file of this machine opened."""
+    path = write(tmp_path / "scene.tif", ramp())
+    beside = tmp_path / f"scene.tif{ending}"
+    beside.write_text("<VRTDataset/>")
+    with pytest.raises(SceneRefused, match=f"scene.tif{ending} beside it is no TIFF"):
+        Scene.open(path, SceneOptions())
+    shutil.copy(path, beside)
+    Scene.open(path, SceneOptions()).close()
 
 
 def test_alpha_zero_is_no_data_and_alpha_is_no_colour(tmp_path: Path) -> None:
