@@ -7,10 +7,11 @@ comprehension and operand of and/or (McCabe, Source: IEEE TSE SE-2(4), 1976). A 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import statistics
-import sys
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("engines", "telemetry", "onboard", "ground", "products", "trainer", "benchmarks")
@@ -19,9 +20,14 @@ _BRANCHES = (ast.If, ast.For, ast.While, ast.AsyncFor, ast.ExceptHandler, ast.If
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints one row for each figure, for each package and for all."""
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.code", description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="checkout (default: .)")
+    root = parser.parse_args(argv).folder
+    # A folder without the packages has no functions, and so no median of their lengths.
+    if not all((root / name).is_dir() for name in PACKAGES):
+        parser.error(f"{root} is no checkout: it lacks one of {', '.join(PACKAGES)}")
     columns = {name: sorted((root / name).rglob("*.py")) for name in PACKAGES}
     columns = {"all": [path for paths in columns.values() for path in paths], **columns}
     table = {name: _figures(paths) for name, paths in columns.items()}

@@ -6,7 +6,7 @@ on one core.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,11 +79,14 @@ class Tally:
         return float(iou_of(self.water.counts)[1])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a finetuning with both heads")
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     tiles = open_set("deepglobe-tiles")
-    network = Network(Path(sys.argv[1]), tiles.description.gsd_m or AT_M)
+    network = Network(arguments.run, tiles.description.gsd_m or AT_M)
     ways = {name: Tally() for name in ("alone", "flips", "flips and scales", "neighbours", "neighbours, flips, scales")}
     grids = neighbours(tiles, tiles.split("val"))
     for grid in grids:

@@ -6,7 +6,8 @@ gives the shares too. Minutes on one core.
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,16 @@ SPLITS = (("train", 6), ("val", 1))
 """Split of the set, and N where every N-th image is taken: a sixth of the training split is 608 tiles."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints one table a split."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a finetuning")
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     for split, every in SPLITS:
         place = {"name": split, "set": SET, "split": split, "head": HEAD, "classes": [CLASS]}
         settings = PlacesSettings.model_validate({"places": [place], "heads": {HEAD: "dubai"}})
-        (read,) = read_logits(settings, Path(sys.argv[1]), HEAD, every=every)
+        (read,) = read_logits(settings, arguments.run, HEAD, every=every)
         print(f"split {split}, {read.images} tiles\n")
         print("| bias | IoU of water | of it found | of fields, grass and forest said to be water |\n|---|---|---|---|")
         for bias in BIASES:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from trainer.data.degrade import DegradeSettings
@@ -145,6 +145,14 @@ class MachineSettings(_Settings):
     accumulate: int = Field(default=1, ge=1)
     workers: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("devices")
+    @classmethod
+    def _at_least_one_device(cls, devices: int | Literal["auto"]) -> int | Literal["auto"]:
+        # By hand: of a bound within the union, pydantic would tell the names of both its types.
+        if devices != "auto" and devices < 1:
+            raise ValueError(f"{devices} is less than 1; give a number from 1 on, or auto")
+        return devices
 
 
 class RunSettings(_Settings):

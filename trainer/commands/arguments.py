@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,17 +28,55 @@ def whole_number_from(least: int) -> Callable[[str], int]:
     return number
 
 
+def positive_number(given: str) -> float:
+    """A type of argparse: a finite number over 0."""
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    # "nan" and "inf" are numbers to Python.
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{given} is no finite number over 0")
+    return value
+
+
+def run_folder(given: str) -> Path:
+    """A type of argparse: a run folder, which exists or can be made.
+
+    Refused here: the loop would meet the file only when it writes, and take it for a full disk.
+    """
+    folder = Path(given)
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is a file, and a run needs a folder; give another one")
+    return folder
+
+
+def check_target(path: Path) -> None:
+    """Refuses a file that cannot be written, before hours of work and not after.
+
+    Raises:
+        OSError: its folder is not there, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written", str(path))
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Configuration, run folder and what may override the configuration."""
     parser.add_argument("--config", type=Path, required=True, help="YAML, see trainer/configs")
     parser.add_argument(
-        "--run", "--run-folder", type=Path, required=True, dest="folder",
+        "--run", "--run-folder", type=run_folder, required=True, dest="folder",
         help="run folder, continued if it exists (under torchrun write --run-folder: it uses --run itself)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, help="overrides the configuration, as do the next options")
     parser.add_argument("--max-minutes", type=float)
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--devices", type=int, help="processes on this machine; torchrun and SLURM set it themselves")
+    parser.add_argument(
+        "--devices", type=whole_number_from(1), help="processes on this machine; torchrun and SLURM set it themselves"
+    )
 
 
 def run_settings(options: argparse.Namespace, kind: type[AnySettings], *more: str) -> AnySettings:

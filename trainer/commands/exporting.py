@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import folder_and_names, print_made, text_of, whole_number_from
+from trainer.commands.arguments import folder_and_names, positive_number, print_made, text_of, whole_number_from
 from trainer.errors import SettingsRefused
 
 # For types alone. Commands import what they need when they run:
@@ -32,8 +32,10 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="run folder of a finetuning")
     parser.add_argument(
-        "--out", type=Path, help="the model appears in OUT/NAME/ (default: engines/shipped; of --head-of, in its place)"
-    )
+        "--out", type=Path,
+        help="the model appears in OUT/NAME/ and replaces one that is there (default: engines/shipped, where none is "
+        "replaced; of --head-of, in its place)",
+    )  # fmt: skip
     parser.add_argument("--name", help="of the model: lower case, no spaces")
     parser.add_argument("--version", help="(default: 1.0.0)")
     parser.add_argument("--description", help=f"in a sentence (default: {DESCRIPTION})")
@@ -44,7 +46,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_heads_arguments(parser)
     parser.add_argument(
-        "--gsd-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        "--gsd-range", type=positive_number, nargs=2, metavar=("LOW", "HIGH"),
         help="metres a pixel at which the model was tested",
     )  # fmt: skip
     parser.add_argument("--terms", default="", help="what the training data's terms allow, in plain words")
@@ -80,7 +82,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--familiarity-holdout", nargs="+", default=[], metavar="SET:NAME,NAME",
         help="known places that set its scale (default: each image of --familiarity is left out in turn)",
     )  # fmt: skip
-    parser.add_argument("--calibration-tiles", type=int, default=4, metavar="N", help="of each scene (default: 4)")
+    parser.add_argument(
+        "--calibration-tiles", type=whole_number_from(1), default=4, metavar="N", help="of each scene (default: 4)"
+    )
     parser.add_argument("--threads", type=whole_number_from(1), help="of PyTorch")
     parser.set_defaults(run=_export)
 
@@ -121,7 +125,7 @@ def _export_one(options: argparse.Namespace) -> None:
         if getattr(options, option):
             raise SettingsRefused(f"--{option.replace('_', '-')}", "it is for --heads; give --description, --notes")
     request = replace(
-        _package_request(options, _name_of(options)),
+        _new_model(options),
         golden_tile=golden_landscape(), head=options.head, deploy=_deploy_of(options, None), twin=options.twin,
         calibration=tuple(map(_calibration_run, options.calibrate)),
     )  # fmt: skip
@@ -134,7 +138,7 @@ def _export_heads(options: argparse.Namespace) -> None:
 
     if options.head is not None:
         raise SettingsRefused("--head", "it is one head, and --heads are several; give one of the two")
-    request = replace(_package_request(options, _name_of(options)), twin=options.twin)
+    request = replace(_new_model(options), twin=options.twin)
     names = heads_of_run(options.folder, options.heads)
     calibration: dict[str, list[CalibrationRun]] = {name: [] for name in names}
     for given in options.calibrate:
@@ -204,10 +208,25 @@ def _package_request(options: argparse.Namespace, name: str) -> PackageRequest:
     )
 
 
-def _name_of(options: argparse.Namespace) -> str:
+def _new_model(options: argparse.Namespace) -> PackageRequest:
+    """Of a model under a name of its own, with what is known to go wrong refused before the golden tile is made.
+
+    Raises:
+        SettingsRefused: there is no name, a folder of it would be replaced unasked, or as check_request.
+        CheckpointRefused: as check_request.
+    """
+    from trainer.export.package import check_request
+
     if options.name is None:
         raise SettingsRefused("--name", "the model needs one: lower-case letters, digits and _ . -")
-    return str(options.name)
+    request = _package_request(options, str(options.name))
+    check_request(request)
+    if options.out is None:
+        # The default folder holds the shipped models, one of which is the default of all commands.
+        there = [request.out / request.folder_name(precision) for precision in request.precisions]
+        if there := [folder for folder in there if folder.exists()]:
+            raise SettingsRefused("--name", f"{there[0]} is there already; give another one, or --out FOLDER")
+    return request
 
 
 def _by_head(given: Sequence[str], option: str, names: Sequence[str]) -> dict[str, str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import errno
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import folder_and_names, whole_number_from
+from trainer.commands.arguments import check_target, folder_and_names, positive_number, whole_number_from
 from trainer.errors import SettingsRefused
+
+if TYPE_CHECKING:
+    from trainer.evaluate.places import PlacesSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -50,10 +54,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_places(places: argparse.ArgumentParser) -> None:
     places.add_argument("which", type=Path, metavar="RUN|MODEL", help="run folder of a finetuning, or model folder")
     places.add_argument("--config", type=Path, default=CONFIGS / "places.yaml")
-    places.add_argument("--gsd", type=float, help="bring images to this many metres a pixel first")
+    places.add_argument("--gsd", type=positive_number, help="bring images to this many metres a pixel first")
     places.add_argument("--only", nargs="+", metavar="WORD", help="places whose names hold one of these words")
     places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
-    places.add_argument("--threads", type=int)
+    places.add_argument("--threads", type=whole_number_from(1))
     places.add_argument("--out", type=Path, help="also write the figures as JSON")
     places.add_argument("--record", action="store_true", help="write them into the model's manifest and card")
     places.set_defaults(run=_places)
@@ -153,9 +157,9 @@ def _places(options: argparse.Namespace) -> None:
             "--config with the places to record"
         )  # fmt: skip
     if options.only:
-        wanted = [word.lower() for word in options.only]
-        chosen = tuple(place for place in settings.places if any(word in place.name.lower() for word in wanted))
-        settings = settings.model_copy(update={"places": chosen})
+        settings = _only(settings, options.only)
+    if options.out is not None:
+        check_target(options.out)
     packaged = (options.which / "manifest.json").is_file()
     if options.record and not packaged:
         raise SettingsRefused("--record", f"{options.which} is no model folder: export the run first")
@@ -169,11 +173,28 @@ def _places(options: argparse.Namespace) -> None:
             scores = score_places(settings, mapper, gsd_m=options.gsd)
     else:
         scores = score_places(settings, mapper_of_run(options.which, settings.heads), gsd_m=options.gsd)
+    if not scores:
+        # A mean of nothing is "not a number", in the table and in the JSON.
+        raise SettingsRefused(str(options.config), f"{options.which} has the head of none of its places: no figure")
     print(places_table(scores))
     if options.record:
         record_places(options.which, scores)
     if options.out is not None:
         options.out.write_text(places_json(scores))
+
+
+def _only(settings: PlacesSettings, words: Sequence[str]) -> PlacesSettings:
+    """The places whose names hold one of the words, in upper or lower case.
+
+    Raises:
+        SettingsRefused: a word is in no name.
+    """
+    names = [place.name.lower() for place in settings.places]
+    if unknown := [word for word in words if not any(word.lower() in name for name in names)]:
+        there = "; ".join(dict.fromkeys(place.name for place in settings.places))  # names have commas
+        raise SettingsRefused("--only", f"no place has {unknown[0]!r} in its name; there are {there}")
+    chosen = [place for place in settings.places if any(word.lower() in place.name.lower() for word in words)]
+    return settings.model_copy(update={"places": tuple(chosen)})
 
 
 def _biases(options: argparse.Namespace) -> None:
@@ -203,8 +224,7 @@ def _profile(options: argparse.Namespace) -> None:
 
     # A folder that is not there is told before anything is counted.
     for path in filter(None, (options.markdown, options.json)):
-        if not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+        check_target(path)
     profiles = [profile_of(PAPER_SEGMENTER, name="paper, rebuilt", tile=options.tile)] if options.paper else []
     profiles += [profile for model in options.model for profile in profiles_of_folder(manifest_path(model).parent)]
     profiles += [profile_of(settings_from_yaml(file), name=file.stem, tile=options.tile) for file in options.config]

@@ -70,10 +70,13 @@ def _join(options: argparse.Namespace) -> None:
 
 def _familiarity(options: argparse.Namespace) -> None:
     from engines.open import manifest_path
+    from trainer.export.package import check_version
     from trainer.familiarity.fit import FamiliarityRequest, add_familiarity, carry_over
     from trainer.familiarity.imagery import Images
 
     folder = manifest_path(str(options.model)).parent
+    if options.version is not None:
+        check_version(options.version)
     if options.like is not None:
         if options.fit or options.holdout or options.in_turn:
             raise SettingsRefused("--like", "it takes over what was fitted: leave --fit, --holdout and --in-turn out")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.command_line import counted
-from trainer.commands.arguments import add_run_arguments, run_settings
+from trainer.commands.arguments import add_run_arguments, positive_number, run_settings
 from trainer.errors import SettingsRefused
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     soften = commands.add_parser("soften", help="write a teacher's soft labels for all sets of a configuration")
     soften.add_argument("--config", type=Path, required=True, help="whose `data.sets` say where soft labels go")
     soften.add_argument("--teacher", type=Path, required=True, help="run folder of a finished finetuning")
-    soften.add_argument("--gsd", type=float, nargs="+", default=[0.8], help="metres a pixel at which images are seen")
+    soften.add_argument(
+        "--gsd", type=positive_number, nargs="+", default=[0.8], help="metres a pixel at which images are seen"
+    )
     soften.add_argument("--quiet", action="store_true")
     soften.set_defaults(run=_soften)
 

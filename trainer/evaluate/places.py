@@ -19,10 +19,11 @@ import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
+from typing_extensions import Self
 
 from engines.manifest import Manifest, PlaceFigure
 from engines.open import open_engine
@@ -53,8 +54,8 @@ class Place(BaseModel):
         set, split, names: the images.
         head: of the model, compared with the labels.
         gsd_m: metres per pixel, in place of the set's own.
-        classes: classes to report; empty for all that the labels name without ambiguity. Leave out classes with too few
-            pixels.
+        classes: classes of the head to report; empty for all that the labels name without ambiguity. Leave out classes
+            with too few pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,12 +70,30 @@ class Place(BaseModel):
 
 
 class PlacesSettings(BaseModel):
-    """The places, and the labelled set whose class table each head has."""
+    """The places, and the labelled set whose class table each head has.
+
+    Raises:
+        SettingsRefused: a class table cannot be read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     places: tuple[Place, ...]
     heads: dict[str, str]
+
+    @model_validator(mode="after")
+    def _places_name_heads_and_their_classes(self) -> Self:
+        for place in self.places:
+            if place.head not in self.heads:
+                raise ValueError(f"{place.name}: no head {place.head!r} in `heads`; there are {', '.join(self.heads)}")
+            # Looked up only where it is needed: most places report all classes.
+            known = _class_names(self.heads[place.head]) if place.classes else []
+            # Ignored, a misspelt class would be missing in the place's mean, and nobody would see it.
+            if unknown := [name for name in place.classes if name not in known]:
+                raise ValueError(
+                    f"{place.name}: no class {unknown[0]!r} in the head {place.head}; there are {', '.join(known)}"
+                )
+        return self
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from engines.verify import read_golden, read_golden_tile, verify_golden, write_a
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import NOTES, notes_of, write_card
 from trainer.export.in_place import put_in_place
-from trainer.export.package import check_name
+from trainer.export.package import check_name, check_version
 from trainer.export.split import SplitGraph, same_network, split
 from trainer.profile.onnx_graph import cost_of_part
 
@@ -69,9 +69,11 @@ def join_heads(
 
     Raises:
         ExportRefused: the encoders differ, or the folders are not of one precision, input and halo.
-        SettingsRefused: a head's name is none.
+        SettingsRefused: a name or the version is none.
         ManifestError, ModelMismatch: a folder is not whole.
     """
+    check_name(name)
+    check_version(version)
     for head in folders:
         check_head_name(head)
     parts = {head: _Part.of(folder) for head, folder in folders.items()}
@@ -160,7 +162,7 @@ def check_head_name(name: str) -> None:
     Raises:
         SettingsRefused: with what a name is.
     """
-    check_name(name, "--head", "head")
+    check_name(name, "--head", "name of a head")
     if f"{name}.onnx" == ENCODER:
         raise SettingsRefused("--head", f"{name} is the encoder's own: give the head another name")
 

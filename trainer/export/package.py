@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,11 +149,10 @@ def package(request: PackageRequest) -> list[Manifest]:
 
     Raises:
         CheckpointRefused: a run has no averaged weights.
-        SettingsRefused: the name is not one for a model, or the scenes to calibrate on are not for that.
+        SettingsRefused: as check_request, or the scenes to calibrate on are not for that.
         ExportRefused: an ONNX file does not reproduce the network's output.
     """
-    for name in map(request.folder_name, request.precisions):
-        check_name(name)
+    check_request(request)
     prepared = Prepared.of(request)
     # All folders are made beside their places and moved together at the end: one precision that is refused leaves none.
     with made_in(request.out) as made:
@@ -188,13 +188,44 @@ def with_familiarity(images: FamiliarityImages, folders: Sequence[Path]) -> list
     return manifests + [carry_over(folder, first) for folder in others]
 
 
-def check_name(name: str, option: str = "--name", thing: str = "model") -> None:
+def check_name(name: str, option: str = "--name", thing: str = "name of a model") -> None:
     """Refuses an invalid name before the export; the manifest would refuse it only afterwards."""
     try:
         TypeAdapter(Slug).validate_python(name)
     except ValidationError as error:
-        wanted = "a name is lower-case letters, digits and _ . -, at most 64 of them"
-        raise SettingsRefused(option, f"{name!r} is no name of a {thing}: {wanted}") from error
+        wanted = "give lower-case letters, digits and _ . -, at most 64, a letter or a digit first"
+        raise SettingsRefused(option, f"{name!r} is no {thing}: {wanted}") from error
+
+
+def check_version(version: str) -> None:
+    """Refuses what is no version of a model, before any work as check_name does.
+
+    Raises:
+        SettingsRefused: with what a version is.
+    """
+    check_name(version, "--version", "version")
+
+
+def check_request(request: PackageRequest) -> None:
+    """Refuses before any work what the manifest would refuse after it: names, version and ground resolutions.
+
+    Raises:
+        SettingsRefused: one of them is none, or the range does not hold the run's resolution.
+        CheckpointRefused: the run is no finetuning with a checkpoint.
+    """
+    for name in map(request.folder_name, request.precisions):
+        check_name(name)
+    check_version(request.version)
+    if request.gsd_range_m is None:
+        return
+    low, high = request.gsd_range_m
+    if not 0 < low <= high < math.inf:
+        raise SettingsRefused("--gsd-range", f"{low:g} {high:g} is no range; give the smaller one first, in metres")
+    gsd_m = finetuning_of(history(request.run)[-1], request.run).data.gsd_m
+    if not low <= (gsd_m or low) <= high:
+        raise SettingsRefused(
+            "--gsd-range", f"{low:g} to {high:g} m does not hold the {gsd_m:g} m that the run was trained at"
+        )
 
 
 @dataclass(frozen=True)

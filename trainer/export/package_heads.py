@@ -19,7 +19,8 @@ from trainer.export.package import (
     CalibrationRun,
     PackageRequest,
     Prepared,
-    check_name,
+    check_request,
+    check_version,
     made_in,
     move_to,
     with_familiarity,
@@ -81,8 +82,7 @@ def package_heads(request: PackageRequest, heads: Mapping[str, HeadOptions]) -> 
         As :func:`trainer.export.package.package`; SettingsRefused for INT8 and twins too.
     """
     _check_precisions(request)
-    for name in map(request.folder_name, request.precisions):
-        check_name(name)
+    check_request(request)
     for head in heads:
         check_head_name(head)
     # Settings and calibration of all heads first: what they refuse is refused before a file is written.
@@ -129,6 +129,7 @@ def package_head(request: PackageRequest, model: Path, head: str) -> Manifest:
     """
     before = Manifest.load(model)
     check_head_name(head)
+    check_version(request.version)
     if not isinstance(before, ManifestWithHeads):
         raise ExportRefused(f"{model} is a model of one graph: make one with heads of it first (trainer join)")
     if before.precision not in ("fp32", "fp16"):

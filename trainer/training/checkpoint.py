@@ -38,6 +38,8 @@ CHECKPOINTS = "checkpoints"
 NETWORK, AVERAGE, OPTIMISER, FACTS = "network.safetensors", "average.safetensors", "optimiser.safetensors", "state.json"
 ANOTHER_RUN = "give the folder of a run that fits, or change the configuration to what this one is of"
 """Remedy where another run than the current one is read."""
+RESUMED = ("images", "pixels", "seconds", "task")
+"""Facts that a run goes on from, besides those that every reader needs."""
 # torch names moments by their weight and not by number: what one
 # strategy saved (one process, DDP, FSDP), another loads.
 _PUT = StateDictOptions(full_state_dict=True, strict=False)
@@ -156,6 +158,8 @@ def read_checkpoint(run: Path, state: State) -> dict[str, Any] | None:
         return None
     folder = folders[-1]
     facts = read_facts(run)
+    if missing := [name for name in RESUMED if name not in facts]:
+        raise CheckpointRefused(folder / FACTS, f"damaged (no {missing[0]!r} in it)")
     wanted = state.network_tensors()
     # The average goes through the network, whose strategy may have
     # sharded it; the network's own weights come last and stay.
@@ -190,16 +194,22 @@ def check_whole(run: Path) -> None:
 
 
 def read_facts(run: Path) -> dict[str, Any]:
-    """The facts of a run's newest checkpoint.
+    """The facts of a run's newest checkpoint; "step" (a number) and "settings" (by name) are always among them.
 
     Raises:
         CheckpointRefused: there is none yet, or it is damaged.
     """
     path = _newest(run) / FACTS
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    # ValueError: no JSON, or no UTF-8.
+    except (OSError, ValueError) as error:
         raise CheckpointRefused(path, f"damaged ({error})", ANOTHER_RUN) from error
+    if not isinstance(facts, dict):
+        raise CheckpointRefused(path, "damaged (no facts by name in it)", ANOTHER_RUN)
+    for name, kind in (("step", int), ("settings", dict)):
+        if not isinstance(facts.get(name), kind):
+            raise CheckpointRefused(path, f"damaged (no {name!r} in it, or of another kind)", ANOTHER_RUN)
     return facts
 
 

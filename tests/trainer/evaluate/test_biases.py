@@ -95,12 +95,13 @@ def test_the_command_fits_a_head_of_a_run_and_says_what_to_export_with(
 def test_a_place_without_any_figure_is_refused_and_not_fitted_on(tmp_path: Path) -> None:
     settings = many_sets_settings(tmp_path / "sets")
     finetune(settings, tmp_path / "run")
-    coarse = settings.heads["coarse"].classes_of
-    place = {"name": "all of it", "set": coarse, "split": "train", "head": "coarse", "classes": ["sky"]}
-    places = PlacesSettings.model_validate({"places": [place], "heads": {"coarse": coarse}})
-    with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
-        read_logits(places, tmp_path / "run", "coarse")
-    with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of sky"):
+    coarse, cover = (settings.heads[head].classes_of for head in ("coarse", "cover"))
+    # Land of the coarse set is roof or green, so that no pixel is roof alone.
+    place = {"name": "all of it", "set": coarse, "split": "train", "head": "cover", "classes": ["roof"]}
+    places = PlacesSettings.model_validate({"places": [place], "heads": {"cover": cover}})
+    with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of roof"):
+        read_logits(places, tmp_path / "run", "cover")
+    with pytest.raises(SettingsRefused, match=r"all of it: no labelled pixel .* is one class alone of roof"):
         score_places(places, mapper_of_run(tmp_path / "run", places.heads))
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +285,7 @@ def test_provenance_says_what_the_student_was_made_of_and_on(tmp_path: Path, fin
     encoder = tmp_path / "encoder" / "checkpoints" / "step-00000001"
     encoder.mkdir(parents=True)
     told = {"teachers": {"sam": {"weights": "/somewhere/sam_vit_l.pth"}, "own": {"weights": None}}}
-    (encoder / "state.json").write_text(json.dumps({"settings": told, "images": 12000}))
+    (encoder / "state.json").write_text(json.dumps({"step": 1, "settings": told, "images": 12000}))
     facts = history(finished)[-1]
     scenes = [LabelledScene("x", np.zeros((3, 9, 9), np.uint8), np.ones((9, 9), np.uint8))]
     assert training_of([facts], scenes).notes.startswith("Supervised, from random weights; 0 minutes on 1 x ")
@@ -292,7 +295,7 @@ def test_provenance_says_what_the_student_was_made_of_and_on(tmp_path: Path, fin
     assert "0 minutes on 4 x H100, in stretches of 0 minutes" in training.notes
     assert training.hyperparameters["optimiser"] == "AdamW, betas 0.9 and 0.999"
     told["teachers"] = {}
-    (encoder / "state.json").write_text(json.dumps({"settings": told, "images": 12000}))
+    (encoder / "state.json").write_text(json.dumps({"step": 1, "settings": told, "images": 12000}))
     assert "pre-trained by masked reconstruction" in training_of([facts], scenes).notes
 
 
@@ -453,3 +456,59 @@ def test_a_name_that_is_none_of_a_model_is_refused_before_the_export(
     with pytest.raises(SystemExit):
         main([*command, "x", "--threads", "-1"])
     assert "--threads: -1 is less than 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": "a b/../c"}, "--version: 'a b/../c' is no version: give lower-case letters"),
+        ({"name": "x" * 60, "precisions": ("fp32", "fp16")}, "-fp16' is no name of a model"),
+        ({"gsd_range_m": (1.3, 0.45)}, "--gsd-range: 1.3 0.45 is no range; give the smaller one first"),
+        ({"gsd_range_m": (0.0, 1.0)}, "--gsd-range: 0 1 is no range"),
+        ({"gsd_range_m": (0.5, math.nan)}, "--gsd-range: 0.5 nan is no range"),
+        ({"gsd_range_m": (0.8, 1.2)}, "--gsd-range: 0.8 to 1.2 m does not hold the 0.7 m that the run was trained at"),
+        ({"gsd_range_m": (0.4, 0.6)}, "does not hold the 0.7 m"),
+    ],
+)
+def test_what_a_manifest_would_refuse_is_refused_before_any_work(
+    tmp_path: Path, finished: Path, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (state,) = finished.glob("checkpoints/*/state.json")
+    facts = json.loads(state.read_text())
+    facts["settings"]["data"]["gsd_m"] = 0.7
+    state.write_text(json.dumps(facts))
+    monkeypatch.setattr("trainer.export.package.segmenter_of", None)  # the first work
+    with pytest.raises(SettingsRefused, match=re.escape(said)):
+        package(replace(request_for(finished, tmp_path / "models"), **changes))
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_range_of_a_run_without_a_ground_resolution_only_has_to_rise(tmp_path: Path, finished: Path) -> None:
+    (made,) = package(request_for(finished, tmp_path / "models", gsd_range_m=(0.4, 0.6)))
+    assert (made.gsd_m, made.gsd_range_m) == (None, (0.4, 0.6))
+
+
+def test_without_out_no_model_that_is_there_is_replaced(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default folder holds the shipped models."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("landcover", "mine-fp16"):
+        (tmp_path / "engines" / "shipped" / name).mkdir(parents=True)
+    made: list[Path] = []
+
+    def packaged(request: PackageRequest) -> list[Manifest]:
+        made.append(request.out / request.name)
+        return []
+
+    monkeypatch.setattr("trainer.export.package.package", packaged)
+    command = ["export", "--run", str(finished), "--name"]
+    assert main([*command, "landcover"]) == 2
+    assert main([*command, "mine", "--precision", "fp32", "fp16"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "--name: engines/shipped/landcover is there already; give another one, or --out FOLDER" in lines[0]
+    assert "--name: engines/shipped/mine-fp16 is there already" in lines[1]
+    assert made == []
+    assert main([*command, "mine"]) == 0
+    assert main([*command, "landcover", "--out", "engines/shipped"]) == 0
+    assert made == [Path("engines/shipped/mine"), Path("engines/shipped/landcover")]

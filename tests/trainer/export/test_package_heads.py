@@ -393,6 +393,8 @@ def test_familiarity_is_fitted_before_joining(
     assert "fit before joining" in capsys.readouterr().err
     assert main(["familiarity", str(models / "cover"), "--like", str(model)]) == 1
     assert "no familiarity to take over" in capsys.readouterr().err
+    assert main(["familiarity", str(models / "cover"), "--like", str(model), "--version", "a b"]) == 2
+    assert "--version: 'a b' is no version" in capsys.readouterr().err
 
 
 BAD_EXPORTS: list[tuple[list[str], str]] = [
@@ -408,6 +410,10 @@ BAD_EXPORTS: list[tuple[list[str], str]] = [
     (["--head", "cover", "--name", "x", "--bias", "cover:water=-1"], "give CLASS=LOGITS"),
     (["--heads", "--name", "x", "--cell", "roads=4"], "--cell: roads=4: give HEAD=VALUE, HEAD one of cover, coarse"),
     (["--heads", "--name", "x", "--cell", "3"], "--cell: 3 is no side of a cell; give one of 1, 2, 4, 8, 16"),
+    (["--heads", "--name", "x", "--gsd-range", "1.3", "0.45"], "--gsd-range: 1.3 0.45 is no range"),
+    (["--heads", "--name", "x", "--gsd-range", "1.1", "1.3"], "1.1 to 1.3 m does not hold the 1 m that the run was"),
+    (["--heads", "--name", "x", "--version", "a b/../c"], "--version: 'a b/../c' is no version"),
+    (["--heads", "--name", "X"], "--name: 'X' is no name of a model"),
     (["--heads", "--name", "x", "--prior", "cover=much"], "--prior: much is no number of logits"),
     (["--heads", "--name", "x", "--calibrate", "run=0"], "with --heads, give HEAD@RUN=NAMES"),
     (["--heads", "--name", "x", "--head-notes", "cover"], "--head-notes: cover: give HEAD=VALUE"),
@@ -418,6 +424,7 @@ BAD_EXPORTS: list[tuple[list[str], str]] = [
     (["--head-of", "{none}", "--head", "land", "--version", "2"], "no such model"),
     (["--head-of", "{both}", "--head", "roads", "--version", "2"], "no head 'roads' in the run made"),
     (["--head-of", "{both}", "--head", "Up", "--version", "2"], "'Up' is no name of a head"),
+    (["--head-of", "{both}", "--head", "coarse", "--version", "a b"], "--version: 'a b' is no version"),
     (["--head-of", "{both}", "--head", "encoder", "--version", "2"], "encoder is the encoder's own"),
     (["--head-of", "{both}", "--head", "x", "--version", "2", "--precision", "fp16"], "it is the model's own"),
 ]  # fmt: skip
@@ -450,6 +457,7 @@ BAD_JOINS: list[tuple[list[str], str]] = [
     (["--head", "a={empty}"], "the folder has no manifest.json"),
     (["--head", "a={both}"], "has heads already"),
     (["--head", "A={cover}"], "'A' is no name of a head"),
+    (["--head", "a={cover}", "--version", "a b"], "--version: 'a b' is no version"),
     (["--head", "a={cover}", "--head", "b={coarse}-fp16"], "has another precision than the model's encoder"),
 ]  # fmt: skip
 

@@ -135,6 +135,8 @@ def test_stages_follow_each_other() -> None:
         ({"learning_speed": 1}, "Extra inputs"),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"machine": {"threads": 0}}, "greater than or equal to 1"),
+        ({"machine": {"devices": -1}}, "-1 is less than 1; give a number from 1 on, or auto"),
+        ({"machine": {"devices": 0}}, "0 is less than 1"),
         ({"model": {"student": {"heads": 0}}}, "greater than or equal to 1"),
         ({"model": {"student": {"stem": "linear"}}}, "needs a convolutional stem"),
     ],

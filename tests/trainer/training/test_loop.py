@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import threading
@@ -277,6 +278,15 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "step-00000000" / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(CheckpointRefused, match=r"network\.safetensors: damaged"):
+        Run(SETTINGS, LineTask(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["images", "pixels", "seconds", "task"])
+def test_a_run_does_not_go_on_from_facts_that_lack_something(tmp_path: Path, name: str) -> None:
+    Run(SETTINGS, LineTask(), tmp_path).save()
+    path = tmp_path / "checkpoints" / "step-00000000" / "state.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+    with pytest.raises(CheckpointRefused, match=rf"state\.json: damaged \(no '{name}' in it\)"):
         Run(SETTINGS, LineTask(), tmp_path)
 
 
