@@ -46,6 +46,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_heads_arguments(parser)
     parser.add_argument(
+        "--gsd", type=positive_number, metavar="METRES",
+        help="a pixel: at which scenes outside of --gsd-range are read (default: that of the run's crops)",
+    )  # fmt: skip
+    parser.add_argument(
         "--gsd-range", type=positive_number, nargs=2, metavar=("LOW", "HIGH"),
         help="metres a pixel at which the model was tested",
     )  # fmt: skip
@@ -174,6 +178,7 @@ def _export_head(options: argparse.Namespace) -> None:
     for option, given in (
         ("--heads", options.heads), ("--name", options.name), ("--familiarity", options.familiarity or None),
         ("--twin", options.twin or None), ("--precision", None if options.precisions == ["fp32"] else True),
+        ("--gsd", options.gsd),
         ("--gsd-range", options.gsd_range),
     ):  # fmt: skip
         if given is not None:
@@ -202,6 +207,7 @@ def _package_request(options: argparse.Namespace, name: str) -> PackageRequest:
         notes=text_of(options.notes) if options.notes else "",
         precisions=tuple(options.precisions),
         calibration_tiles=options.calibration_tiles,
+        gsd_m=options.gsd,
         gsd_range_m=tuple(options.gsd_range) if options.gsd_range else None,
         terms=options.terms,
         familiarity=_familiarity_images(options),

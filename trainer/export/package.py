@@ -108,6 +108,8 @@ class PackageRequest:
         calibration: what the temperature is fitted on; with nothing, the flight settings' stays, and none is reported.
         calibration_tiles: at most so many of each scene.
         head: which head of a run of several; the first where not given.
+        gsd_m: ground resolution that scenes outside the range are read at, metres a pixel; None: that of the run's
+            crops.
         gsd_range_m: lowest and highest ground resolution that the model was tested at, metres a pixel.
         terms: what the training data's terms allow, in plain words.
         familiarity: imagery that the output of that name is fitted on; None leaves it out.
@@ -129,6 +131,7 @@ class PackageRequest:
     calibration: tuple[CalibrationRun, ...] = ()
     calibration_tiles: int = 4
     head: str | None = None
+    gsd_m: float | None = None
     gsd_range_m: tuple[float, float] | None = None
     terms: str = ""
     familiarity: FamiliarityImages | None = None
@@ -221,11 +224,10 @@ def check_request(request: PackageRequest) -> None:
     low, high = request.gsd_range_m
     if not 0 < low <= high < math.inf:
         raise SettingsRefused("--gsd-range", f"{low:g} {high:g} is no range; give the smaller one first, in metres")
-    gsd_m = finetuning_of(history(request.run)[-1], request.run).data.gsd_m
-    if not low <= (gsd_m or low) <= high:
-        raise SettingsRefused(
-            "--gsd-range", f"{low:g} to {high:g} m does not hold the {gsd_m:g} m that the run was trained at"
-        )
+    trained = finetuning_of(history(request.run)[-1], request.run).data.gsd_m
+    for gsd_m, whose in ((trained, "that the run was trained at"), (request.gsd_m, "of --gsd")):
+        if gsd_m is not None and not low <= gsd_m <= high:
+            raise SettingsRefused("--gsd-range", f"{low:g} to {high:g} m does not hold the {gsd_m:g} m {whose}")
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,7 @@ def manifest_of(common: Prepared, exported: Exported) -> Manifest:
             ClassInfo(code=item.code, name=item.name, title=item.title, color=item.colour)
             for item in read_description(settings.data.set).classes
         ),
-        gsd_m=settings.data.gsd_m,
+        gsd_m=settings.data.gsd_m if request.gsd_m is None else request.gsd_m,
         gsd_range_m=request.gsd_range_m,
         terms=request.terms,
         precision="int8" if exported.precision == "int8-fp16" else exported.precision,

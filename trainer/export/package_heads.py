@@ -150,8 +150,10 @@ def package_head(request: PackageRequest, model: Path, head: str) -> Manifest:
     if not request.description:
         own = replace(prepared.request, description=_description(request.run, head))
         prepared = replace(prepared, request=own)
-    if prepared.settings.data.gsd_m is None:
-        # Tiles reach all heads at one resolution, the model's; a run that says none is taken to be of it.
+    own_gsd, tested = prepared.settings.data.gsd_m, before.gsd_range_m
+    if own_gsd is None or (tested is not None and tested[0] <= own_gsd <= tested[1]):
+        # Tiles reach all heads at one resolution, the model's: one that was tested where the run's crops were, or that
+        # of a run which says none.
         data = prepared.settings.data.model_copy(update={"gsd_m": before.gsd_m})
         prepared = replace(prepared, settings=prepared.settings.model_copy(update={"data": data}))
     if precision == "fp16":

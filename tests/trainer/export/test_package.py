@@ -468,6 +468,7 @@ def test_a_name_that_is_none_of_a_model_is_refused_before_the_export(
         ({"gsd_range_m": (0.5, math.nan)}, "--gsd-range: 0.5 nan is no range"),
         ({"gsd_range_m": (0.8, 1.2)}, "--gsd-range: 0.8 to 1.2 m does not hold the 0.7 m that the run was trained at"),
         ({"gsd_range_m": (0.4, 0.6)}, "does not hold the 0.7 m"),
+        ({"gsd_range_m": (0.6, 1.2), "gsd_m": 1.3}, "--gsd-range: 0.6 to 1.2 m does not hold the 1.3 m of --gsd"),
     ],
 )
 def test_what_a_manifest_would_refuse_is_refused_before_any_work(
@@ -486,6 +487,8 @@ def test_what_a_manifest_would_refuse_is_refused_before_any_work(
 def test_a_range_of_a_run_without_a_ground_resolution_only_has_to_rise(tmp_path: Path, finished: Path) -> None:
     (made,) = package(request_for(finished, tmp_path / "models", gsd_range_m=(0.4, 0.6)))
     assert (made.gsd_m, made.gsd_range_m) == (None, (0.4, 0.6))
+    (told,) = package(request_for(finished, tmp_path / "told", gsd_range_m=(0.4, 0.6), gsd_m=0.5))
+    assert told.gsd_m == 0.5
 
 
 def test_without_out_no_model_that_is_there_is_replaced(

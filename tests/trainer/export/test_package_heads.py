@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -241,6 +242,26 @@ def test_a_head_is_added_to_a_model_in_half_precision(place: Path, models: Path,
     assert (model / "encoder.onnx").read_bytes() == (models / "both-fp16" / "encoder.onnx").read_bytes()
     package(request_for(place / "second" / "run", tmp_path, name="alone", precisions=("fp16",)))
     assert same(answers(model, ("land",))["land"], answers(tmp_path / "alone-fp16")["alone-fp16"])
+
+
+@pytest.mark.parametrize(("tested", "is_taken"), [((0.7, 1.3), True), ((0.9, 1.3), False), (None, False)])
+def test_a_head_learnt_at_another_resolution_goes_where_the_model_was_tested_at_it(
+    place: Path, model: Path, tested: tuple[float, float] | None, is_taken: bool
+) -> None:
+    run = Path(shutil.copytree(place / "second" / "run", model.parent / "run"))
+    (state,) = run.glob("checkpoints/*/state.json")
+    facts = json.loads(state.read_text())
+    facts["settings"]["data"]["gsd_m"] = 0.8
+    state.write_text(json.dumps(facts))
+    manifest = Manifest.load(model)
+    assert manifest.gsd_m == 1.0
+    manifest.model_copy(update={"gsd_range_m": tested}).save(model)
+    request = request_for(run, model.parent, version="1.1.0")
+    if is_taken:
+        assert package_head(request, model, "land").gsd_m == 1.0
+    else:
+        with pytest.raises(ExportRefused, match="gsd_m"):
+            package_head(request, model, "land")
 
 
 def test_a_head_of_another_encoder_is_refused_and_the_model_left_alone(place: Path, model: Path) -> None:
