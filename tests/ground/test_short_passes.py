@@ -250,3 +250,18 @@ def test_a_satellite_that_always_leaves_something_out_ends_the_pass(tmp_path: Pa
         report = Station(link, tmp_path).pull()
         assert (report.left, report.window_closed) == (1, False)
         assert len(liar.requests) < 60
+
+
+def test_the_rest_of_a_coarse_map_is_left_where_the_window_closes_behind_it(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def close(line: str) -> None:
+        if "a coarse map" in line:
+            now[0] = 100.0
+
+    window = Window(seconds=10, clock=lambda: now[0])
+    with lying({"m1": bytes(range(200))}) as liar, Link(liar.url, window=window) as link:
+        liar.answers["GET /downlink/plan"] = respond({"items": [liar.planned("m1", length=50)], "left_out": 0})
+        report = Station(link, tmp_path, close).pull()
+    assert (report.coarse, report.left, report.window_closed) == (["m1"], 1, True)
+    assert (tmp_path / "m1" / "coarse.tif").read_bytes() == bytes(range(50))
