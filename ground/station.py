@@ -3,23 +3,26 @@
 A map's folder (ground.folders) holds map.tif, map.json and quicklook.webp, `coarse.tif` where only the head of a map
 fitted into a pass, and `receipt.json` once the satellite knows that the map is here. A receipt follows the rename: a
 map that is acknowledged is on the disk. DEST/catalog.json is a static STAC catalogue of the maps (ground.catalog).
+
+A map that is larger than a pass comes over several. Once its head is here the satellite is asked for more bytes than
+the pass has, so that it plans the map whole: the map goes on at its place in the plan until the bytes are spent.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ground.answers import Checked, Plan, PlannedFile, ReceiptTaken
+from ground.answers import LARGEST_FILE, Checked, Plan, PlannedFile, ReceiptTaken
 from ground.catalog import write_catalog
 from ground.errors import AskedWrong, DiskFailed, MapDamaged
 from ground.folders import COARSE, ITEM, MAP, RECEIPT, MapFolders
 from ground.link import Link, WindowClosed
 from ground.rebuild import CHANGES, ChangesDamaged, NotRebuilt, awaits_rebuild, can_rebuild, rebuild_map
-from ground.transfer import Superseded, Tally, Wanted, fetch, sha256_of
+from ground.transfer import Superseded, Tally, Wanted, fetch, is_beginning, new_name, sha256_of, write_beginning
 
 __all__ = ["COARSE", "ITEM", "MAP", "RECEIPT", "Notify", "PassReport", "Station"]
 
@@ -48,7 +51,7 @@ class PassReport:
         damaged: ids of maps whose bytes aboard are not those that were promised.
         gone: ids of maps that were planned and are not aboard any more.
         why: of each of these, by its id.
-        left: files planned that did not come.
+        left: files planned that did not come whole, and maps of which nothing fits into the pass.
         window_closed: the pass ended by its time or its bytes.
     """
 
@@ -146,21 +149,23 @@ class Station:
             self.notify(f"the catalogue is not written: {error.strerror or error}; the next pass tries again")
 
     def _fetch_planned(self, report: PassReport) -> None:
-        """Plan after plan, until the satellite has nothing more that fits."""
-        held = 0
+        """Plan after plan, until nothing is left aboard that could come."""
+        more: int | None = None
         for _ in range(MOST_PLANS):
-            whole, left_out = self._plan(held)
-            items = [item for item in whole if not self._is_given_up(item, report) and not self._holds(item)]
-            report.left = len(items) + left_out
-            if items:
-                self._fetch_items(items, report)
+            asked = more or self.link.window.bytes_left
+            items, left_out = self._plan(asked)
+            missing = [item for item in items if not self._is_given_up(item, report) and not self._is_here(item)]
+            report.left = len(missing) + left_out + len(self._unplanned(items, report))
+            # What lies behind a map whose head is here waits for the rest of that map: the order is the plan's.
+            fresh = list(takewhile(lambda item: not self._has_head(item), missing))
+            if fresh:
+                self._fetch_items(fresh, report)
+                more = None
                 continue
-            # What the plan names is here already and took the room of what comes behind it.
-            more = sum(item.wanted.length for item in whole)
-            # With no more bytes than before the answer would be the same plan.
-            if more <= held:
+            # Without a limit every plan names all there is.
+            if asked is None or not report.left or asked > LARGEST_FILE:
                 return
-            held = more
+            more = self._next_ask(items, missing, asked)
         self.notify(f"the satellite made {MOST_PLANS} plans in this pass; the next pass goes on")
         # At least 1, so that the exit code says that work is left.
         report.left = max(1, report.left)
@@ -176,7 +181,32 @@ class Station:
                     self.notify(f"{item.map}: another version of {item.asset} is aboard now")
                     return  # to a plan that knows it
             done += item.wanted.length
-            report.left -= 1
+            # Of a map's head the rest is left, unless the map cannot be had.
+            if item.wanted.is_whole or self._is_given_up(item, report):
+                report.left -= 1
+
+    def _unplanned(self, items: list[PlanItem], report: PassReport) -> set[str]:
+        """Ids of maps of which the plan names some files and not, for want of bytes, the one that makes them whole."""
+        whole = {item.map for item in items if item.asset in (MAP, CHANGES)}
+        return {item.map for item in items} - whole - set(report.why)
+
+    def _next_ask(self, items: list[PlanItem], missing: list[PlanItem], asked: int) -> int:
+        """For how many bytes to ask where a plan brings nothing new: more than ``asked``, and so another plan.
+
+        Args:
+            items: of the plan.
+            missing: those of them that are to come; the first one is a map whose head is here.
+            asked: bytes that this plan was asked for.
+        """
+        # None only where there is no limit, and then nothing is asked for.
+        bytes_left = self.link.window.bytes_left or 0
+        # What is here already took the room of what comes behind it.
+        with_here = bytes_left + sum(self._bytes_here(item) for item in items)
+        begun = missing[0] if missing else None
+        if with_here > asked and (begun is None or begun.wanted.bytes - self._bytes_here(begun) <= bytes_left):
+            return with_here
+        # More than the pass has: what is planned then begins to come in this pass, and goes on in the next.
+        return 2 * asked if begun is None else asked + begun.wanted.bytes - begun.wanted.length
 
     def _is_given_up(self, item: PlanItem, report: PassReport) -> bool:
         """For this pass: a plan names it again as long as it has no receipt."""
@@ -213,10 +243,9 @@ class Station:
         self.notify(f"{name}: {finding}")
         return f"; {finding}"
 
-    def _plan(self, held: int) -> tuple[list[PlanItem], int]:
-        """What to fetch, and how many maps it leaves out for want of bytes."""
-        left = self.link.window.bytes_left
-        query: dict[str, Any] = {} if left is None else {"bytes": left + held}
+    def _plan(self, asked: int | None) -> tuple[list[PlanItem], int]:
+        """What to fetch within so many bytes (None: everything), and how many maps it leaves out for want of them."""
+        query: dict[str, Any] = {} if asked is None else {"bytes": asked}
         if self._takes_changes and len(self._wanted_whole) <= MOST_WHOLE:
             query |= {"changes": "true", "whole": sorted(self._wanted_whole)}
         plan = self.link.read(Plan, "GET", "/downlink/plan", params=query)
@@ -227,11 +256,26 @@ class Station:
         wanted = Wanted(f"/maps/{row.map}/{row.asset}", target, row.sha256, row.bytes, row.length)
         return PlanItem(row.map, row.asset, wanted, row.reason)
 
-    def _holds(self, item: PlanItem) -> bool:
+    def _is_here(self, item: PlanItem) -> bool:
+        """Whether its whole file is here, however much of it is planned."""
         wanted = item.wanted
-        if wanted.target.is_file() and wanted.target.stat().st_size == wanted.bytes:
-            return sha256_of(wanted.target) == wanted.sha256
-        return not wanted.is_whole and wanted.part.exists() and wanted.part.stat().st_size >= wanted.length
+        if not wanted.target.is_file() or wanted.target.stat().st_size != wanted.bytes:
+            return False
+        return sha256_of(wanted.target) == wanted.sha256
+
+    def _has_head(self, item: PlanItem) -> bool:
+        """Whether it is a map's head that is here, and its coarse map too: a pass may have ended between the two."""
+        wanted = item.wanted
+        if wanted.is_whole or wanted.part_bytes < wanted.length:
+            return False
+        return is_beginning(wanted.target.with_name(COARSE), wanted.part, wanted.length)
+
+    def _bytes_here(self, item: PlanItem) -> int:
+        """Bytes of the plan that need not come: of what is given up all, so that others have its room."""
+        wanted = item.wanted
+        if self._is_given_up(item, self.report) or self._is_here(item):
+            return wanted.length
+        return min(wanted.part_bytes, wanted.bytes)
 
     def _fetch_item(self, item: PlanItem, report: PassReport, done: int, total: int) -> None:
         got = 0
@@ -245,8 +289,9 @@ class Station:
         fetch(self.link, item.wanted, self.tally, progress)
         if not item.wanted.is_whole:
             # A copy, since the part stays: the rest of the map continues it in a later pass.
-            shutil.copyfile(item.wanted.part, item.wanted.target.with_name(COARSE))
-            report.coarse.append(item.map)
+            write_beginning(item.wanted.target.with_name(COARSE), item.wanted.part, item.wanted.length)
+            if item.map not in report.coarse:
+                report.coarse.append(item.map)
             self.notify(f"{item.map}: a coarse map, {item.wanted.length:,} of {item.wanted.bytes:,} bytes")
             return
         report.files += 1
@@ -254,10 +299,16 @@ class Station:
         if item.asset == CHANGES:
             self._rebuild(item.map, report)
         if item.asset == MAP:
-            item.wanted.target.with_name(COARSE).unlink(missing_ok=True)
+            self._remove_coarse(item.map)
             report.maps.append(item.map)
             self.notify(f"{item.map}: {item.wanted.bytes:,} bytes, whole ({item.reason})")
             self._acknowledge(item.map, report)
+
+    def _remove_coarse(self, name: str) -> None:
+        """Of a map that is whole now; what a cut left of a coarse map goes as well."""
+        path = self._folders.path(name) / COARSE
+        for each in (path, new_name(path)):
+            each.unlink(missing_ok=True)
 
     def _rebuild(self, name: str, report: PassReport) -> None:
         """Makes a map of an earlier one and its changes, or has the next plan name it whole."""
@@ -274,7 +325,7 @@ class Station:
             self._takes_changes = self._takes_changes and not error.is_lasting
             self.notify(f"{name}: not made of its changes: {error}; the whole map is fetched")
             return
-        (self._folders.path(name) / COARSE).unlink(missing_ok=True)
+        self._remove_coarse(name)
         report.maps.append(name)
         report.rebuilt.append(name)
         self.notify(f"{name}: made of {earlier} and its changes, byte for byte")

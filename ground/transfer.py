@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 
@@ -25,6 +26,7 @@ from ground.link import Link, TryLater, reason_of
 SYNC_BYTES = 4 << 20
 """Bytes between two fsyncs of a part: what a power cut at the station may cost."""
 
+_CHUNK = 1 << 20
 MIN_PROGRESS = 1024
 """Bytes that a try must bring to count as one in which the link lived."""
 
@@ -63,6 +65,11 @@ class Wanted:
         """Where it grows."""
         # 64 bits tell the versions of one file apart; before the rename the whole digest is compared.
         return self.target.with_name(f"{self.target.name}.{self.sha256[:16]}.part")
+
+    @property
+    def part_bytes(self) -> int:
+        """How far it has grown; 0 where there is none."""
+        return _size(self.part)
 
 
 @dataclass
@@ -108,7 +115,7 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a plain file."""
     digest = hashlib.sha256()
     with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
-        while chunk := file.read(1 << 20):
+        while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -293,11 +300,56 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """A small file: there in one step with all its bytes, or as it was."""
-    new_path = path.with_name(f"{path.name}.new")
+    with _replacing(path) as file:
+        file.write(data)
+
+
+def write_beginning(path: Path, source: Path, length: int) -> None:
+    """A file of the leading ``length`` bytes of another, in one step as :func:`write_whole`.
+
+    Raises:
+        OSError: it cannot be written, or the other is no plain file or shorter.
+    """
+    with os.fdopen(open_plain(source, os.O_RDONLY), "rb") as from_file, _replacing(path) as file:
+        left = length
+        while left > 0:
+            chunk = from_file.read(min(left, _CHUNK))
+            if not chunk:
+                raise OSError(errno.EIO, f"it has fewer than {length:,} bytes", str(source))
+            file.write(chunk)
+            left -= len(chunk)
+
+
+def is_beginning(path: Path, source: Path, least: int) -> bool:
+    """Whether a file has at least ``least`` bytes and is how another one begins."""
+    try:
+        with (
+            os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file,
+            os.fdopen(open_plain(source, os.O_RDONLY), "rb") as other,
+        ):
+            size = 0
+            while chunk := file.read(_CHUNK):
+                if other.read(len(chunk)) != chunk:
+                    return False
+                size += len(chunk)
+    except OSError:
+        return False
+    return size >= least
+
+
+def new_name(path: Path) -> Path:
+    """Where a file is written before it takes its place; a cut may leave it there."""
+    return path.with_name(f"{path.name}.new")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside the path, which takes its place, durable, when the block ends without an error."""
+    new_path = new_name(path)
     # With O_EXCL below: what has this name, a link too, is removed and never written through.
     new_path.unlink(missing_ok=True)
     with os.fdopen(os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     # After the fsync of the bytes, before that of the folder: a cut leaves the old file or the new one.

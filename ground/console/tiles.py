@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rio_tiler.errors import NoOverviewWarning, RioTilerError
 from rio_tiler.io import Reader
 
 from ground.control_points import warp_options
+from ground.turns import moved, turns_of
 
 SIZE = 256
 MOST_ZOOM = 24
@@ -121,24 +122,34 @@ def pixel(path: Path, longitude: float, latitude: float) -> int | None:
     Raises:
         NoTile: see :func:`displayed`.
     """
+    # The page counts on beyond 180 where a map does.
+    longitude = (longitude + 180) % 360 - 180
     with displayed(path) as raster:
-        try:
-            with Reader(None, dataset=raster) as reader:
+        for degrees in turns_of(raster):
+            with suppress(RioTilerError), moved(raster, degrees) as view, Reader(None, dataset=view) as reader:
                 return int(reader.point(longitude, latitude, indexes=1).data[0])
-        except RioTilerError:
-            return None
+    return None
 
 
 def _tile(raster: Any, x: int, y: int, z: int, bands: list[int], *, masked: bool = False) -> NDArray[Any]:
     """(bands, 256, 256), with the mask as a last band where asked for."""
-    with Reader(None, dataset=raster) as reader:
-        # Nearest, for scenes as well: between two codes there is no class, and a scene shows its own pixels.
-        image = reader.tile(x, y, z, tilesize=SIZE, indexes=bands, resampling_method="nearest")
-    data: NDArray[Any] = np.ma.getdata(image.array)
-    if masked:
-        return np.concatenate([data.astype(np.float32), image.mask[None].astype(np.float32)])
+    drawn: NDArray[Any] | None = None
+    beside: RioTilerError | None = None
+    for degrees in turns_of(raster):
+        try:
+            with moved(raster, degrees) as view, Reader(None, dataset=view) as reader:
+                # Nearest, for scenes as well: between two codes there is no class, and a scene shows its own pixels.
+                image = reader.tile(x, y, z, tilesize=SIZE, indexes=bands, resampling_method="nearest")
+        except RioTilerError as error:
+            beside = error
+            continue
+        part = np.concatenate([np.ma.getdata(image.array).astype(np.float32), image.mask[None].astype(np.float32)])
+        # Both sides of the antimeridian share tiles in low zooms; each has pixels where the other has none.
+        drawn = part if drawn is None else np.where(drawn[-1:] > 0, drawn, part)
+    if drawn is None:
+        raise beside or NoTile("no part of it lies on Earth")
     # 0 is no data in maps and confidence, and transparent in both palettes.
-    return np.where(image.mask[None] > 0, data, 0).astype(np.uint8)
+    return drawn if masked else np.where(drawn[-1:] > 0, drawn[:-1], 0).astype(np.uint8)
 
 
 @lru_cache(maxsize=64)

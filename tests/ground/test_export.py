@@ -20,6 +20,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform
 from rio_cogeo.cogeo import cog_validate
@@ -206,20 +207,108 @@ def test_pmtiles_has_the_same_tiles(maps: Path, tmp_path: Path) -> None:
         assert reader.Reader(source).metadata()["name"] == "grid"
 
 
+def put_at(source: Path, target: Path, crs: str, place: rasterio.Affine) -> Path:
+    """The same map somewhere else."""
+    target.parent.mkdir(parents=True)
+    with rasterio.open(source) as file:
+        codes, palette, tags = file.read(1), file.colormap(1), file.tags()
+    profile = {"width": codes.shape[1], "height": codes.shape[0], "count": 1, "dtype": "uint8", "nodata": 0}
+    with rasterio.open(target, "w", driver="GTiff", crs=crs, transform=place, **profile) as file:
+        file.write(codes, 1)
+        file.write_colormap(1, palette)
+        file.update_tags(**tags)
+    with rasterio.open(target, "r+") as file:
+        file.build_overviews([2, 4], Resampling.mode)
+    return target
+
+
+NO_ROOM = {
+    "over the pole": ("EPSG:3031", rasterio.Affine(0.5, 0, -150, 0, -0.5, 130)),
+    "near the pole": ("EPSG:3031", rasterio.Affine(10, 0, 9e4, 0, -10, 9e4)),
+    "antimeridian in metres": ("EPSG:32601", rasterio.Affine(2, 0, 166500, 0, -2, 500000)),
+}
+
+
 @pytest.mark.parametrize("kind", ["mbtiles", "pmtiles"])
-@pytest.mark.parametrize(
-    ("name", "text"), [("nowhere", "has no grid or control points"), ("antimeridian", "crosses the antimeridian")]
-)
+@pytest.mark.parametrize("name", ["nowhere", *NO_ROOM])
 def test_tiles_of_a_map_that_web_mercator_has_no_room_for_are_refused(
-    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str, text: str
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str
 ) -> None:
     pytest.importorskip("pmtiles")
-    assert export(maps / name, maps / "grid", "--format", kind, "--out", tmp_path) == 1
-    out, err = capsys.readouterr()
+    path, text, out = maps / name, "has no grid or control points", tmp_path / "out"
+    if name in NO_ROOM:
+        path = put_at(maps / "grid" / "map.tif", tmp_path / "made" / "map.tif", *NO_ROOM[name]).parent
+        text = "crosses the antimeridian or lies at a pole"
+    assert export(path, maps / "grid", "--format", kind, "--out", out) == 1
+    said, err = capsys.readouterr()
     assert text in err
     assert err.count("\n") == 1
-    assert out.splitlines()[-1] == "1 map exported, 1 failed"
-    assert [path.name for path in tmp_path.iterdir()] == [f"grid{FILES[kind]}"]
+    assert said.splitlines()[-1] == "1 map exported, 1 failed"
+    assert [path.name for path in out.iterdir()] == [f"grid{FILES[kind]}"]
+
+
+STEP = 1e-4
+"""Degrees a pixel: stripes of 20 pixels are broad enough to be found in tiles."""
+
+
+@pytest.mark.parametrize("west", [200.0, 540.0, -200.0, 180.0, 179.965, 539.965, -180.035])
+def test_tiles_of_a_grid_beyond_180_degrees_are_where_the_same_places_are(
+    maps: Path, tmp_path: Path, west: float
+) -> None:
+    """On both sides of the antimeridian, where the map crosses it."""
+    source = maps / "grid" / "map.tif"
+    path = put_at(source, tmp_path / "made" / "map.tif", "EPSG:4326", rasterio.Affine(STEP, 0, west, 0, -STEP, 10))
+    assert export(path.parent, "--format", "mbtiles", "--out", tmp_path) == 0
+    codes, palette, *_ = read(source)
+    with closing(sqlite3.connect(tmp_path / "made.mbtiles")) as base:
+        facts = dict(base.execute("SELECT name, value FROM metadata"))
+        rows = base.execute("SELECT zoom_level, tile_column, tile_row, tile_data FROM tiles").fetchall()
+    zoom = int(facts["maxzoom"])
+    tiles = {(column, 2**zoom - 1 - row): data for z, column, row, data in rows if z == zoom}
+    pictures = {place: np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")) for place, data in tiles.items()}
+    same = total = 0
+    for row, column in np.random.default_rng(0).integers(0, codes.shape, (3000, 2)):
+        longitude = (west + (column + 0.5) * STEP + 180) % 360 - 180
+        (x,), (y,) = transform("EPSG:4326", "EPSG:3857", [longitude], [10 - (row + 0.5) * STEP])
+        across, down = ((place / 40075016.6855784 + 0.5) * 2**zoom * 256 for place in (x, -y))
+        picture = pictures.get((int(across // 256), int(down // 256)), np.zeros((256, 256, 4), np.uint8))
+        shown, code = picture[int(down % 256), int(across % 256)], codes[row, column]
+        total += 1
+        same += bool(np.all(shown == palette[code])) if code else shown[3] == 0
+    assert same / total > 0.94
+    crosses = west % 360 in (179.965, 539.965 % 360, -180.035 % 360)
+    coarsest = int(facts["minzoom"])
+    assert len({column for z, column, *_ in rows if z == coarsest}) == (2 if crosses else 1)
+    ends = {0, 2**coarsest - 1}
+    assert ({column for z, column, *_ in rows if z == coarsest} == ends) == crosses
+    bounds = [float(number) for number in facts["bounds"].split(",")]
+    assert (bounds[2] - bounds[0] == pytest.approx(360)) == crosses
+    assert -180 <= float(facts["center"].split(",")[0]) <= 180
+
+
+def test_pmtiles_of_a_grid_beyond_180_degrees_is_written(maps: Path, tmp_path: Path) -> None:
+    reader = pytest.importorskip("pmtiles.reader")
+    place = rasterio.Affine(STEP, 0, 200, 0, -STEP, 10)
+    path = put_at(maps / "grid" / "map.tif", tmp_path / "made" / "map.tif", "EPSG:4326", place)
+    for each in (path.parent, maps / "antimeridian"):
+        assert export(each, "--format", "pmtiles", "--out", tmp_path) == 0
+    with (tmp_path / "made.pmtiles").open("rb") as file:
+        assert len(dict(reader.all_tiles(reader.MmapSource(file)))) > 1
+    with (tmp_path / "antimeridian.pmtiles").open("rb") as file:
+        places = [place for place, _ in reader.all_tiles(reader.MmapSource(file))]
+    deepest = max(zoom for zoom, *_ in places)
+    assert {0, 2**deepest - 1} <= {column for zoom, column, _ in places if zoom == deepest}
+
+
+def test_a_map_of_the_whole_world_and_a_little_more_has_tiles(maps: Path, tmp_path: Path) -> None:
+    width, height = 700, 560
+    for name, west in (("hangs over", -180.5), ("from zero", 0.0)):
+        place = rasterio.Affine(361 / width if "over" in name else 360 / width, 0, west, 0, -160 / height, 80)
+        path = put_at(maps / "grid" / "map.tif", tmp_path / name / "map.tif", "EPSG:4326", place)
+        assert export(path.parent, "--format", "mbtiles", "--out", tmp_path) == 0
+        with rasterio.open(tmp_path / f"{name}.mbtiles") as tiles:
+            shown = tiles.read(4) > 0
+        assert shown[shown.shape[0] // 2, :].mean() > 0.95
 
 
 def test_tiles_by_points_that_fix_no_place_are_refused_in_one_line(

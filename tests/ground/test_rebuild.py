@@ -20,7 +20,7 @@ import uvicorn
 from rasterio import Affine
 
 from engines.open import open_engine
-from ground.link import Link
+from ground.link import Link, Window
 from ground.station import PassReport, Station
 from onboard.api.app import app_of
 from onboard.api.downlink import held_of
@@ -156,6 +156,23 @@ def test_a_map_comes_as_its_changes_and_is_made_byte_for_byte(serving: Aboard, m
     assert delivered(serving, "second")
     again, _ = pull(serving, tmp_path / "dest")
     assert (again.files, again.maps) == (0, [])
+
+
+def test_changes_that_are_longer_than_a_pass_come_over_several(serving: Aboard, maps: Path, tmp_path: Path) -> None:
+    """They have no leading part that is of use, so no plan of so few bytes names them."""
+    budget = 2_000
+    assert (maps / "second" / "changes.tif").stat().st_size > budget
+    assert "changes.tif" not in planned(serving, bytes=budget, changes="true")
+    for _ in range(30):
+        with Link(serving.url, window=Window(bytes=budget)) as link:
+            report = Station(link, tmp_path / "dest").pull()
+        assert report.received_bytes <= budget
+        if not (report.left or report.window_closed):
+            break
+        assert report.received_bytes > 0
+    assert report.rebuilt == ["second"]
+    assert sha256(tmp_path / "dest" / "second" / "map.tif") == sha256(maps / "second" / "map.tif")
+    assert delivered(serving, "second")
 
 
 def test_without_the_earlier_map_the_whole_comes_and_until_then_it_stays_aboard(
