@@ -80,6 +80,7 @@ EXAMPLES = {
     "ablate": "trainer ablate --config trainer/configs/study.yaml --work out/study --results docs/study/arms",
     "export": "trainer export --run runs/deepglobe --out models --name deepglobe",
     "join": "trainer join models/both --head=cover=models/cover --head=crops=models/crops --name both",
+    "extract": "trainer extract landcover deepglobe --name mine-deepglobe --out models",
     "evaluate": "trainer evaluate --model engines/shipped/dubai-lite --bootstrap",
     "profile": "trainer profile --model dubai-lite --paper",
 }

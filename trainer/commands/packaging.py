@@ -1,17 +1,18 @@
-"""Commands that put models together, or add to one: join, familiarity."""
+"""Commands that put models together, take them apart, or add to one: join, extract, familiarity."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from trainer.commands.arguments import print_made, text_of, whole_number_from
+from trainer.commands.arguments import positive_number, print_made, text_of, whole_number_from
 from trainer.errors import SettingsRefused
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds their parsers."""
     _add_join(commands.add_parser("join", help="make one model with heads of several models of one encoder"))
+    _add_extract(commands.add_parser("extract", help="make a model of some heads of a model: the same files"))
     _add_familiarity(
         commands.add_parser("familiarity", help="add an output to a model: how like its training imagery a tile is")
     )
@@ -28,6 +29,18 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--description", default="", help="in a sentence")
     parser.add_argument("--notes", type=Path, help="markdown for the card")
     parser.set_defaults(run=_join)
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="shipped name or folder of a model with heads")
+    parser.add_argument("heads", nargs="+", metavar="HEAD", help="the first is used unless others are asked for")
+    parser.add_argument("--name", required=True, help="of the model that is made: lower case, no spaces")
+    parser.add_argument("--out", type=Path, required=True, help="it appears in OUT/NAME/, and replaces one there")
+    parser.add_argument(
+        "--gsd-range", type=positive_number, nargs=2, metavar=("LOW", "HIGH"),
+        help="metres a pixel at which these heads were tested (default: those of the model)",
+    )  # fmt: skip
+    parser.set_defaults(run=_extract)
 
 
 def _add_familiarity(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +79,15 @@ def _join(options: argparse.Namespace) -> None:
         folders, options.out, name=options.name, version=options.version, description=options.description, notes=notes
     )
     print_made({options.out: Manifest.load(options.out)})
+
+
+def _extract(options: argparse.Namespace) -> None:
+    from engines.open import manifest_path
+    from trainer.export.extract import extract_heads
+
+    model, out = manifest_path(options.model).parent, options.out / options.name
+    gsd_range = tuple(options.gsd_range) if options.gsd_range else None
+    print_made({out: extract_heads(model, options.heads, out, name=options.name, gsd_range_m=gsd_range)})
 
 
 def _familiarity(options: argparse.Namespace) -> None:

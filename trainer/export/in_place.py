@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -36,3 +36,15 @@ def put_in_place(folders: Iterable[tuple[Path, Path]]) -> None:
         undo.pop_all()
     for before in aside:
         shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder made beside its place, which it takes when all went well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # On the same file system as the result, so that moving it is a rename.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".made-") as work:
+        made = Path(work) / "made"
+        made.mkdir()
+        yield made
+        put_in_place([(made, out)])

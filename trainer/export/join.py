@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +20,7 @@ from engines.manifest import Encoder, Head, HeadsManifest, Manifest, ManifestWit
 from engines.verify import read_golden, read_golden_tile, verify_golden, write_answer
 from trainer.errors import ExportRefused, SettingsRefused
 from trainer.export.card import NOTES, notes_of, write_card
-from trainer.export.in_place import put_in_place
+from trainer.export.in_place import new_folder
 from trainer.export.package import check_name, check_version
 from trainer.export.split import SplitGraph, same_network, split
 from trainer.profile.onnx_graph import cost_of_part
@@ -81,7 +79,7 @@ def join_heads(
     for head, part in parts.items():
         _check_same_encoder(head, part, first.manifest, first.graph.encoder)
     tile = read_golden_tile(first.manifest, first.folder)
-    with _new_folder(out) as made:
+    with new_folder(out) as made:
         network = _with_all_features(first, parts.values())
         (made / ENCODER).write_bytes(network.SerializeToString())
         golden = first.manifest.golden
@@ -97,7 +95,7 @@ def join_heads(
             total_parameters=_parameters(network),
             cost=cost_of_part(first.sized.encoder),
         )
-        manifest = _valid(
+        manifest = valid_manifest(
             schema_version=2, name=name, version=version,
             created=datetime.now(timezone.utc).replace(microsecond=0), description=description, encoder=encoder,
             input=_common_input([part.manifest.input for part in parts.values()]), halo=first.manifest.halo,
@@ -108,7 +106,7 @@ def join_heads(
         )  # fmt: skip
         if notes:
             (made / NOTES).write_text(notes, encoding="utf-8")
-        _finish(manifest, made)
+        finish(manifest, made)
     return manifest
 
 
@@ -136,7 +134,7 @@ def add_head(model: Path, name: str, folder: Path, out: Path, *, version: str) -
         raise ExportRefused(f"head {name} reads {missing[0]}, which the encoder's file does not give")
     # A damaged file must not be copied into a model that then looks whole.
     before.check_files(model)
-    with _new_folder(out) as made:
+    with new_folder(out) as made:
         # Files are copied as they are, byte by byte: their digests are what
         # others compare, and aboard only the new head goes up.
         kept = [head for head in source.heads if head.name != name]
@@ -151,8 +149,10 @@ def add_head(model: Path, name: str, folder: Path, out: Path, *, version: str) -
         heads = tuple(places if len(kept) < len(source.heads) else [*places, head])
         created = datetime.now(timezone.utc).replace(microsecond=0)
         common = _common_input([source.input, part.manifest.input])
-        manifest = _valid(**dict(source) | {"version": version, "created": created, "input": common, "heads": heads})
-        _finish(manifest, made)
+        manifest = valid_manifest(
+            **dict(source) | {"version": version, "created": created, "input": common, "heads": heads}
+        )
+        finish(manifest, made)
     return manifest
 
 
@@ -173,7 +173,7 @@ def _common_input(inputs: Sequence[ModelInput]) -> ModelInput:
     return inputs[0].model_copy(update={"tile_sides": tuple(sides) if len(sides) > 1 else None})
 
 
-def _valid(**fields: object) -> HeadsManifest:
+def valid_manifest(**fields: object) -> HeadsManifest:
     """The manifest's file.
 
     Raises:
@@ -254,7 +254,7 @@ def _parameters(model: onnx.ModelProto) -> int:
     return sum(int(np.prod(dims, dtype=np.int64)) for dims in sizes if len(dims) > 0)
 
 
-def _finish(manifest: HeadsManifest, folder: Path) -> None:
+def finish(manifest: HeadsManifest, folder: Path) -> None:
     """Writes manifest and card, and looks whether the joined graph gives the recorded answers."""
     view = ManifestWithHeads.of(manifest)
     view.save(folder)
@@ -263,15 +263,3 @@ def _finish(manifest: HeadsManifest, folder: Path) -> None:
     engine = OnnxRuntimeEngine(view.with_heads(view.head_names), folder)
     with engine:
         verify_golden(engine)
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder made beside its place, which it takes when all went well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # On the same file system as the result, so that moving it is a rename.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".join-") as work:
-        made = Path(work) / "made"
-        made.mkdir()
-        yield made
-        put_in_place([(made, out)])
