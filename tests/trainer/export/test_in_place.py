@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.export.join import _new_folder
+from trainer.export.in_place import new_folder
 from trainer.export.package import made_in, move_to
 
 
@@ -38,7 +38,7 @@ def test_a_folder_that_cannot_be_moved_brings_all_old_ones_back(tmp_path: Path) 
 
 def test_a_joined_model_that_cannot_be_moved_brings_the_old_one_back(tmp_path: Path) -> None:
     model(tmp_path / "heads", "old")
-    with pytest.raises(FileNotFoundError), _new_folder(tmp_path / "heads") as made:
+    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "heads") as made:
         made.rmdir()
     assert contents(tmp_path) == {"heads": "old"}
 
