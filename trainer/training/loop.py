@@ -51,10 +51,11 @@ class Steps(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         step, micro = divmod(number, self.accumulate)
-        first = (micro * self.world + self.rank) * self.count
-        # An image's number in the batch is the same for any number of
-        # processes and micro-batches, and chance hangs on it alone.
-        return self.task.draw(Slice(step, self.stage, range(first, first + self.count)))
+        # Every n-th image and not a stretch: sets lie one after the other in a batch, and batch norms would follow the
+        # sets of one process alone. An image's number in the batch is the same for any number of processes and
+        # micro-batches, and chance hangs on it alone.
+        parts = self.world * self.accumulate
+        return self.task.draw(Slice(step, self.stage, range(micro * self.world + self.rank, self.count * parts, parts)))
 
 
 class Run:

@@ -20,7 +20,7 @@ from trainer.config import MachineSettings, RunSettings, Stage
 from trainer.errors import CheckpointNotWritten, CheckpointRefused, RunInterrupted, SettingsRefused
 from trainer.training.checkpoint import read_average, read_facts
 from trainer.training.curves import curves_picture
-from trainer.training.loop import Run
+from trainer.training.loop import Run, Steps
 from trainer.training.record import Record, read_record
 from trainer.training.task import Batch, Slice
 
@@ -63,6 +63,26 @@ class LineTask:
 
     def show(self, folder: Path, step: int) -> None:
         (folder / f"shown-{step}").touch()
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 3)])
+def test_each_part_of_a_batch_is_spread_over_all_of_it(world: int, accumulate: int) -> None:
+    """Sets lie one after the other in a batch: a process that drew a stretch of it would see some of them alone."""
+
+    class Drawn(LineTask):
+        def draw(self, part: Slice) -> Batch:
+            return (torch.tensor([part.step, *part.numbers]),)
+
+    stage = Stage(until=1.0, crop=4, batch=24)
+    numbers: list[int] = []
+    for rank in range(world):
+        steps = Steps(Drawn(), stage, rank=rank, world=world, accumulate=accumulate)
+        for micro in range(accumulate):
+            step, *own = steps[5 * accumulate + micro][0].tolist()
+            assert (step, len(own)) == (5, 24 // (world * accumulate))
+            assert np.ptp(own) >= 24 - 24 // len(own)
+            numbers += own
+    assert sorted(numbers) == list(range(24))
 
 
 class Cut(Exception):
