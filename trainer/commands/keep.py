@@ -16,11 +16,15 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument(
+        "--mean-with", type=Path, action="append", default=[], metavar="RUN",
+        help="the mean of these weights and of another run's of the same network; may be repeated",
+    )  # fmt: skip
     parser.set_defaults(run=_keep)
 
 
 def _keep(options: argparse.Namespace) -> None:
     from trainer.training.keep import keep
 
-    path = keep(options.run_folder, options.out)
+    path = keep(options.run_folder, options.out, options.mean_with)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -8,11 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trainer.errors import CheckpointRefused
+from trainer.models.necks import has_neck, with_neck
 from trainer.models.plain import Residual
 from trainer.training.checkpoint import load_weights, read_average
-
-_NECK = "student.neck."
-_INTO_NECK = {"decoder.top.": f"{_NECK}top.", "decoder.steps.16.": f"{_NECK}step."}
 
 
 def load_earlier(network: nn.Module, run: Path, *, fresh_heads: Sequence[str] = ()) -> None:
@@ -31,26 +29,11 @@ def load_earlier(network: nn.Module, run: Path, *, fresh_heads: Sequence[str] = 
     fresh = tuple(f"heads.{name}." for name in fresh_heads)
     own = network.state_dict()
     average = read_average(run)
-    earlier = {name: value for name, value in _with_neck(own, average).items() if not name.startswith(fresh)}
-    if _has_neck(own) and not _has_neck(average):
+    earlier = {name: value for name, value in with_neck(own, average).items() if not name.startswith(fresh)}
+    if has_neck(own) and not has_neck(average):
         _check_other_heads(earlier, run)
     kept = {name: value for name, value in own.items() if name.startswith((*fresh, *_new_blocks(network, earlier)))}
     load_weights(network, {**kept, **earlier}, run)
-
-
-def _with_neck(own: Mapping[str, Tensor], earlier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The earlier weights under the names that they have in a network with a neck."""
-    if not _has_neck(own) or _has_neck(earlier):
-        return dict(earlier)
-    renamed = {}
-    for name, value in earlier.items():
-        moved = next((to + name.removeprefix(old) for old, to in _INTO_NECK.items() if name.startswith(old)), name)
-        renamed[moved] = value
-    return renamed
-
-
-def _has_neck(tensors: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(_NECK) for name in tensors)
 
 
 def _check_other_heads(earlier: Mapping[str, Tensor], run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from engines.files import synced_file, synced_folder
 from trainer.errors import CheckpointNotWritten, CheckpointRefused
+from trainer.models.necks import has_neck, with_neck
 from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, FACTS, has_checkpoint, read_average, read_facts
 from trainer.training.history import DISTILLED, EARLIER, history
 
 
-def keep(run: Path, out: Path) -> Path:
+def keep(run: Path, out: Path, mean_with: Sequence[Path] = ()) -> Path:
     """Writes OUT/checkpoints/step-N with the averaged weights of ``run`` as float16, and its facts.
 
     Whatever reads the averaged weights of a run takes OUT in its place (start, encoder, export, places); the run itself
@@ -27,6 +29,8 @@ def keep(run: Path, out: Path) -> Path:
     Args:
         run: folder of a distillation or a finetuning.
         out: a new folder.
+        mean_with: runs of the same network, or of one without its neck: weights are the mean over all, and ``run``'s
+            own where another has none of the name and shape, as of a head that began anew. Facts are ``run``'s.
 
     Returns:
         The file of the weights.
@@ -38,7 +42,8 @@ def keep(run: Path, out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointRefused(out, "there is something in its place", "give a new folder")
     *earlier, facts = _with_distillation(history(run))
-    tensors = {name: _half(name, value, run) for name, value in read_average(run).items()}
+    whole = _mean(read_average(run), [read_average(other) for other in mean_with])
+    tensors = {name: _half(name, value, run) for name, value in whole.items()}
     target = out / CHECKPOINTS / f"step-{facts['step']:08d}"
     partial = target.with_name(target.name + ".part")
     was_there = out.is_dir()
@@ -55,6 +60,24 @@ def keep(run: Path, out: Path) -> Path:
         shutil.rmtree(out / CHECKPOINTS if was_there else out, ignore_errors=True)
         raise CheckpointNotWritten(out, str(error), then="") from error
     return target / AVERAGE
+
+
+def _mean(own: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    moved = [_comparable(own, other) for other in others]
+    mean = {}
+    for name, value in own.items():
+        alike = [other[name] for other in moved if name in other and other[name].shape == value.shape]
+        # Counters of batches have no mean; a weight that some run lacks stays as it is.
+        has_mean = value.is_floating_point() and len(alike) == len(others)
+        mean[name] = torch.stack([value.float(), *(item.float() for item in alike)]).mean(dim=0) if has_mean else value
+    return mean
+
+
+def _comparable(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if has_neck(own) and not has_neck(other):
+        # Its further heads were made for features that the neck does not give.
+        other = {name: value for name, value in other.items() if not name.startswith("heads.")}
+    return with_neck(own, other)
 
 
 def _with_distillation(stretches: list[dict[str, Any]]) -> list[dict[str, Any]]:

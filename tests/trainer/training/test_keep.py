@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tests.trainer.finetune.test_start_from import NECK, of_lite
 from tests.trainer.tiny_sets import many_sets_settings
 from trainer import cli
 from trainer.errors import CheckpointNotWritten, CheckpointRefused
@@ -113,3 +114,24 @@ def test_what_the_encoder_was_distilled_from_is_kept_too(tmp_path: Path, run: Pa
     assert _start(history(tmp_path / "kept")).startswith(
         "a student distilled by Mask-CDKD from sam (sam_vit_l.pth), 123,456 unlabelled images seen"
     )
+
+
+def test_the_mean_of_several_runs_is_taken_where_they_have_the_same_weights(tmp_path: Path, run: Path) -> None:
+    keep(run, tmp_path / "kept", [tmp_path / "first"])
+    one, other, mean = (read_average(tmp_path / name) for name in ("second", "first", "kept"))
+    name = "decoder.classifier.weight"
+    assert not torch.equal(one[name], other[name])
+    assert torch.allclose(mean[name].float(), (one[name] + other[name]) / 2, atol=1e-3)
+    assert history(tmp_path / "kept") == history(run)
+
+
+def test_a_head_that_another_run_lacks_in_that_shape_stays_as_it_is(tmp_path: Path) -> None:
+    plain, necked = of_lite(tmp_path / "plain"), of_lite(tmp_path / "necked", neck=NECK, seed=4)
+    finetune(plain, tmp_path / "first")
+    finetune(necked, tmp_path / "second")
+    keep(tmp_path / "second", tmp_path / "kept", [tmp_path / "first"])
+    one, other, mean = (read_average(tmp_path / name) for name in ("second", "first", "kept"))
+    top, head = "student.neck.top.0.weight", "heads.coarse.steps.8.coarse.weight"
+    assert torch.allclose(mean[top].float(), (one[top] + other["decoder.top.0.weight"]) / 2, atol=1e-3)
+    assert one[head].shape == other[head].shape, "of the same shape, and of another meaning"
+    assert torch.equal(mean[head], one[head].half())
