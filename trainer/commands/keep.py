@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
+
+from trainer.commands.arguments import whole_number_from
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,11 +23,20 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--mean-with", type=Path, action="append", default=[], metavar="RUN",
         help="the mean of these weights and of another run's of the same network; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--norms", type=whole_number_from(1), metavar="N",
+        help="take the statistics of batch norms anew, from N batches of 16 crops of RUN's sets, as a mean needs them",
+    )  # fmt: skip
     parser.set_defaults(run=_keep)
 
 
 def _keep(options: argparse.Namespace) -> None:
     from trainer.training.keep import keep
 
-    path = keep(options.run_folder, options.out, options.mean_with)
+    changed = None
+    if options.norms is not None:
+        from trainer.finetune.norms import with_new_norms
+
+        changed = partial(with_new_norms, run=options.run_folder, batches=options.norms)
+    path = keep(options.run_folder, options.out, options.mean_with, changed)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

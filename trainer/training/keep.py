@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from trainer.models.necks import has_neck, with_neck
 from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, FACTS, has_checkpoint, read_average, read_facts
 from trainer.training.history import DISTILLED, EARLIER, history
 
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
-def keep(run: Path, out: Path, mean_with: Sequence[Path] = ()) -> Path:
+
+def keep(run: Path, out: Path, mean_with: Sequence[Path] = (), changed: Change | None = None) -> Path:
     """Writes OUT/checkpoints/step-N with the averaged weights of ``run`` as float16, and its facts.
 
     Whatever reads the averaged weights of a run takes OUT in its place (start, encoder, export, places); the run itself
@@ -31,6 +33,7 @@ def keep(run: Path, out: Path, mean_with: Sequence[Path] = ()) -> Path:
         out: a new folder.
         mean_with: runs of the same network, or of one without its neck: weights are the mean over all, and ``run``'s
             own where another has none of the name and shape, as of a head that began anew. Facts are ``run``'s.
+        changed: what is done to the weights before they are written; None: nothing.
 
     Returns:
         The file of the weights.
@@ -43,6 +46,8 @@ def keep(run: Path, out: Path, mean_with: Sequence[Path] = ()) -> Path:
         raise CheckpointRefused(out, "there is something in its place", "give a new folder")
     *earlier, facts = _with_distillation(history(run))
     whole = _mean(read_average(run), [read_average(other) for other in mean_with])
+    if changed is not None:
+        whole = changed(whole)
     tensors = {name: _half(name, value, run) for name, value in whole.items()}
     target = out / CHECKPOINTS / f"step-{facts['step']:08d}"
     partial = target.with_name(target.name + ".part")

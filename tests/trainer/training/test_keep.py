@@ -14,12 +14,15 @@ from safetensors.torch import load_file, save_file
 from tests.trainer.finetune.test_start_from import NECK, of_lite
 from tests.trainer.tiny_sets import many_sets_settings
 from trainer import cli
+from trainer.config import DataSettings
 from trainer.errors import CheckpointNotWritten, CheckpointRefused
 from trainer.export.provenance import _start
+from trainer.finetune.many_sets import ManySetsTask, mixture_of
 from trainer.finetune.task import finetune
-from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, read_average, read_facts
+from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, load_weights, read_average, read_facts
 from trainer.training.history import history
 from trainer.training.keep import keep
+from trainer.training.task import Slice
 
 
 @pytest.fixture
@@ -135,3 +138,43 @@ def test_a_head_that_another_run_lacks_in_that_shape_stays_as_it_is(tmp_path: Pa
     assert torch.allclose(mean[top].float(), (one[top] + other["decoder.top.0.weight"]) / 2, atol=1e-3)
     assert one[head].shape == other[head].shape, "of the same shape, and of another meaning"
     assert torch.equal(mean[head], one[head].half())
+
+
+def test_norms_are_taken_anew_of_crops_of_all_sets(tmp_path: Path, run: Path) -> None:
+    command = ["keep", str(run), "--mean-with", str(tmp_path / "first"), "--out"]
+    assert cli.main([*command, str(tmp_path / "plain")]) == 0
+    assert cli.main([*command, str(tmp_path / "anew"), "--norms", "20"]) == 0
+    assert cli.main([*command, str(tmp_path / "again"), "--norms", "20"]) == 0
+    plain, anew, again = (read_average(tmp_path / name) for name in ("plain", "anew", "again"))
+    different = {name for name in plain if not torch.equal(plain[name], anew[name])}
+    assert different
+    assert all(name.endswith((".running_mean", ".running_var")) for name in different)
+    assert all(torch.equal(anew[name], again[name]) for name in anew), "the crops hang on the run's seed alone"
+    # Of crops of the made sets' three colours: what the first layer of the decoder gives for them.
+    settings = many_sets_settings(tmp_path / "seen")
+    task = ManySetsTask(settings, mixture_of(settings))
+    load_weights(task.segmenter, anew, run)
+    top = task.segmenter.decoder.top
+    seen: list[torch.Tensor] = []
+    top[0].register_forward_hook(lambda _module, _given, out: seen.append(out.detach()))
+    stage = settings.stages[0].model_copy(update={"batch": 16})
+    with torch.inference_mode():
+        for step in range(100, 120):
+            task.segmenter.eval().all_logits(task.draw(Slice(step, stage, range(16)))[0])
+    whole = torch.cat(seen).transpose(0, 1).flatten(1)
+    scale = whole.std(dim=1)
+    assert ((anew["decoder.top.1.running_mean"].float() - whole.mean(dim=1)).abs() < 0.2 * scale).all()
+
+
+def test_norms_of_a_run_of_one_set_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = many_sets_settings(tmp_path / "sets two")
+    one = settings.model_copy(
+        update={
+            "heads": {}, "model": settings.model.model_copy(update={"heads": {}}),
+            "data": DataSettings(set=settings.heads["cover"].classes_of),
+        }
+    )  # fmt: skip
+    finetune(one, tmp_path / "one")
+    assert cli.main(["keep", str(tmp_path / "one"), "--out", str(tmp_path / "kept"), "--norms", "2"]) == 2
+    assert "is a run of one set" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
