@@ -58,7 +58,7 @@ def test_a_scene_goes_in_and_its_map_comes_out(data: Path, tmp_path: Path) -> No
         assert list((data / "scenes").glob("s*")) == []
         with served.client() as client:
             (item,) = client.get("/maps").json()["features"]
-            assert item["properties"]["datetime"] == "2026-01-02T03:04:05+00:00"
+            assert item["properties"]["datetime"] == "2026-01-02T03:04:05Z"
             assert item["properties"]["title"] == "Land cover of one"
             again = client.post("/scenes", content=scene.read_bytes(), headers={"Content-Type": "image/tiff"})
             assert (again.status_code, again.json()["id"], again.json()["state"]) == (200, posted["id"], "mapped")

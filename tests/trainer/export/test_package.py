@@ -20,6 +20,7 @@ from engines.metrics import Confusion
 from engines.open import open_engine
 from engines.verify import read_packed
 from onboard.mapping.run import MapRequest, map_scene
+from tests.trainer.tiny_sets import many_sets_settings
 from trainer.cli import main
 from trainer.config import DataSettings, FinetuneSettings, MachineSettings, Stage
 from trainer.data.description import read_description
@@ -336,14 +337,18 @@ def test_a_decoder_is_told_with_its_blocks_and_no_further_than_it_goes() -> None
     assert "; feature pyramid of widths (8, 8, 6) from stride 32 to 8, residual blocks (1, 0, 2)." in told
 
 
-def test_a_head_that_began_anew_counts_from_there(finished: Path) -> None:
+def test_a_head_that_began_anew_counts_from_there(tmp_path: Path, finished: Path) -> None:
     facts = history(finished)[-1]
-    first = facts | {"step": 5, "images": 20}
-    last = {**facts, "step": 3, "images": 12, "settings": facts["settings"] | {"fresh_heads": ["b"]}}
-    scenes = [LabelledScene("x", np.zeros((3, 9, 9), np.uint8), np.ones((9, 9), np.uint8))]
-    whole, fresh = (training_of([first, last], scenes, head=head) for head in (None, "b"))
-    assert (whole.hyperparameters["steps"], fresh.hyperparameters["steps"]) == (8, 3)
-    assert "under a decoder that started at random" in fresh.notes
+    settings = [
+        many_sets_settings(tmp_path / "a"),
+        many_sets_settings(tmp_path / "b", start_from="a", fresh_heads=["coarse"]),
+    ]
+    first, last = (facts | {"settings": item.model_dump(mode="json")} for item in settings)
+    stretches = [first | {"step": 5, "images": 20}, last | {"step": 3, "images": 12}]
+    whole, cover, coarse = (training_of(stretches, [], head=head) for head in (None, "cover", "coarse"))
+    steps = [training.hyperparameters["steps"] for training in (whole, cover, coarse)]
+    assert steps == [8, 8, 3]
+    assert "under a decoder that started at random" in coarse.notes
     assert "started at random" not in whole.notes
 
 
