@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data.description import read_description
@@ -35,7 +33,9 @@ def write_label_rasters(labelled: LabelledSet, names: Sequence[str], out: Path, 
         DataRefused: an image and its label do not fit, or a label value lies outside the class table.
         SettingsRefused: there is no such table, or the set does not say what its classes mean there.
     """
-    codes = None if table is None else _codes_in(labelled, table)
+    codes = None
+    if table is not None:
+        codes = HeadCodes(table, read_description(table).classes).single_codes(labelled.description, table)
     # All are compared before the first is written.
     for name in names:
         labelled.label_path(name)
@@ -50,11 +50,3 @@ def write_label_rasters(labelled: LabelledSet, names: Sequence[str], out: Path, 
         Image.fromarray(labels if codes is None else codes[labels]).save(partial, format="PNG")
         partial.replace(path)
     return paths
-
-
-def _codes_in(labelled: LabelledSet, table: str) -> NDArray[np.uint8]:
-    """Code in another class table of each code 0..C of the set's labels; 0 where it means several classes there."""
-    codes = HeadCodes(table, read_description(table).classes)
-    single = codes.table_of(labelled.description, table).copy()
-    single[single > len(codes.classes)] = 0
-    return single

@@ -62,6 +62,11 @@ class HeadCodes:
         codes = [0, *(self._code(meanings.get(item.name), labels.name) for item in labels.classes)]
         return np.asarray(codes, dtype=np.uint8)
 
+    def single_codes(self, labels: SetDescription, translation: str) -> NDArray[np.uint8]:
+        """As :meth:`table_of`, with 0 where a label means several classes: no answer there is right or wrong."""
+        table = self.table_of(labels, translation)
+        return np.where(table > len(self.classes), 0, table).astype(np.uint8)
+
     def _code(self, meaning: Meaning | None, source: str) -> int:
         if meaning is None:
             return 0

@@ -30,11 +30,14 @@ def extract_heads(
         notes: Markdown for its card; None: the head's own, of one head, else none.
 
     Raises:
-        SettingsRefused: the name is none, the model has no such head, or the range does not hold its ground resolution.
+        SettingsRefused: the name is none, the model has no such head, the range does not hold its ground resolution, or
+            it would take its own place.
         ExportRefused: it is a model of one graph.
         ManifestError, ModelMismatch: the model is not whole.
     """
     check_name(name)
+    if out.resolve() == model.resolve():
+        raise SettingsRefused("--out", f"{out} is the model itself, which would lose its other heads; give another one")
     before = Manifest.load(model)
     if not isinstance(before, ManifestWithHeads):
         raise ExportRefused(f"{model} is a model of one graph, which has no heads to take")

@@ -384,10 +384,7 @@ def _sure_labels(labelled: LabelledSet, name: str, table: str) -> LabelledScene:
     if labelled.name == table:
         return scene
     codes = HeadCodes(table, read_description(table).classes)
-    single = codes.table_of(labelled.description, table).copy()
-    # Codes above K stand for several classes: there a confidence is neither right nor wrong.
-    single[single > len(codes.classes)] = 0
-    return LabelledScene(scene.name, scene.pixels, single[scene.labels])
+    return LabelledScene(scene.name, scene.pixels, codes.single_codes(labelled.description, table)[scene.labels])
 
 
 def reporting_only(labelled: LabelledSet) -> set[str]:

@@ -42,7 +42,7 @@ def _check_other_heads(earlier: Mapping[str, Tensor], run: Path) -> None:
         head, _, rest = name.removeprefix("heads.").partition(".")
         if name.startswith("heads.") and rest.startswith(("top.", "steps.16.")):
             raise CheckpointRefused(
-                run, f"its encoder has no neck, and its head {head} was made for that",
+                run, f"its encoder has no neck, so its head {head} does not fit one that has",
                 f"begin the head anew: fresh_heads: [{head}]",
             )  # fmt: skip
 

@@ -16,7 +16,15 @@ from torch import Tensor
 from engines.files import synced_file, synced_folder
 from trainer.errors import CheckpointNotWritten, CheckpointRefused
 from trainer.models.necks import has_neck, with_neck
-from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, FACTS, has_checkpoint, read_average, read_facts
+from trainer.training.checkpoint import (
+    ANOTHER_RUN,
+    AVERAGE,
+    CHECKPOINTS,
+    FACTS,
+    has_checkpoint,
+    read_average,
+    read_facts,
+)  # fmt: skip
 from trainer.training.history import DISTILLED, EARLIER, history
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -32,20 +40,25 @@ def keep(run: Path, out: Path, mean_with: Sequence[Path] = (), changed: Change |
         run: folder of a distillation or a finetuning.
         out: a new folder.
         mean_with: runs of the same network, or of one without its neck: weights are the mean over all, and ``run``'s
-            own where another has none of the name and shape, as of a head that began anew. Facts are ``run``'s.
+            own in further heads that another lacks, or has in another shape. What these runs were fitted on is told
+            with ``run``'s own facts.
         changed: what is done to the weights before they are written; None: nothing.
 
     Returns:
         The file of the weights.
 
     Raises:
-        CheckpointRefused: no checkpoint, a weight that float16 cannot hold, or OUT holds something.
+        CheckpointRefused: no checkpoint, a run of another network, a weight that float16 cannot hold, or OUT holds
+            something.
         CheckpointNotWritten: the disk is full or failed; nothing of it stays.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointRefused(out, "there is something in its place", "give a new folder")
     *earlier, facts = _with_distillation(history(run))
-    whole = _mean(read_average(run), [read_average(other) for other in mean_with])
+    # A card of the mean names all that its weights have learnt from.
+    others = [stretch for other in mean_with for stretch in history(other)]
+    earlier += [stretch for stretch in others if stretch not in (*earlier, facts)]
+    whole = _mean(read_average(run), {other: read_average(other) for other in mean_with})
     if changed is not None:
         whole = changed(whole)
     tensors = {name: _half(name, value, run) for name, value in whole.items()}
@@ -67,11 +80,17 @@ def keep(run: Path, out: Path, mean_with: Sequence[Path] = (), changed: Change |
     return target / AVERAGE
 
 
-def _mean(own: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    moved = [_comparable(own, other) for other in others]
+def _mean(own: Mapping[str, Tensor], others: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    moved = {run: _comparable(own, other) for run, other in others.items()}
     mean = {}
     for name, value in own.items():
-        alike = [other[name] for other in moved if name in other and other[name].shape == value.shape]
+        alike = []
+        for run, other in moved.items():
+            if name in other and other[name].shape == value.shape:
+                alike.append(other[name])
+            # Without this look the mean with another network would be these weights, and nobody would be told.
+            elif not name.startswith("heads."):
+                raise CheckpointRefused(run, f"{name} is not in it, or of another shape", ANOTHER_RUN)
         # Counters of batches have no mean; a weight that some run lacks stays as it is.
         has_mean = value.is_floating_point() and len(alike) == len(others)
         mean[name] = torch.stack([value.float(), *(item.float() for item in alike)]).mean(dim=0) if has_mean else value

@@ -132,7 +132,7 @@ def test_a_neck_begins_as_the_upper_half_of_the_first_decoder(tmp_path: Path) ->
     assert before.network.state_dict()["decoder.top.3.norm.weight"].any(), "a block that does something was moved"
     # The other head's upper half has no place in a network with a neck.
     told = settings.model_copy(update={"fresh_heads": ()})
-    with pytest.raises(CheckpointRefused, match=r"its head coarse was made for that; .*: fresh_heads: \[coarse\]"):
+    with pytest.raises(CheckpointRefused, match=r"its head coarse does not fit .*: fresh_heads: \[coarse\]"):
         ManySetsTask(told, mixture_of(told))
 
 
