@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,3 +128,30 @@ def print_made(models: Mapping[Path, Manifest]) -> None:
         heads = f", heads {', '.join(manifest.head_names)}" if manifest.head_names else ""
         megabytes = sum(file.bytes for file in files) / 1e6
         print(f"{folder}: {megabytes:.1f} MB, sha256 {manifest.model.sha256}{heads}")
+
+
+def bias_of(given: Sequence[str], head: str | None) -> dict[str, float]:
+    """Logits by class of one head, of [HEAD:]CLASS=LOGITS; of a model of one graph with None.
+
+    Raises:
+        SettingsRefused: one is not of that form.
+    """
+    wanted = "CLASS=LOGITS, as water=-0.5" if head is None else "HEAD:CLASS=LOGITS, as landcover:water=-0.5"
+    biases: dict[str, float] = {}
+    for item in given:
+        where, colon, rest = item.rpartition(":")
+        name, sign, logits = rest.partition("=")
+        if bool(colon) == (head is None) or not sign or not is_number(logits) or not math.isfinite(float(logits)):
+            raise SettingsRefused("--bias", f"{item} is no bias; give {wanted}")
+        if where == (head or ""):
+            biases[name] = float(logits)
+    return biases
+
+
+def is_number(text: str) -> bool:
+    """Whether Python reads it as a number; "nan" and "inf" are some."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

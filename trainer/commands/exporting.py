@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import folder_and_names, positive_number, print_made, text_of, whole_number_from
+from trainer.commands.arguments import (
+    bias_of,
+    folder_and_names,
+    is_number,
+    positive_number,
+    print_made,
+    text_of,
+    whole_number_from,
+)
 from trainer.errors import SettingsRefused
 
 # For types alone. Commands import what they need when they run:
@@ -281,27 +289,13 @@ def _deploy_of(options: argparse.Namespace, head: str | None) -> DeploySettings:
     prior = _own_or_common(options.prior, "--prior", head) or "4"
     cell = _own_or_common(options.cell, "--cell", head) or "2"
     # "nan" and "inf" are numbers to Python.
-    if not _is_number(prior) or not 0 <= float(prior) < math.inf:
+    if not is_number(prior) or not 0 <= float(prior) < math.inf:
         raise SettingsRefused("--prior", f"{prior} is no number of logits; give 0 or more")
     if not cell.isdecimal() or int(cell) not in CELLS:
         raise SettingsRefused("--cell", f"{cell} is no side of a cell; give one of {', '.join(map(str, CELLS))} pixels")
     return DeploySettings(
-        confidence=options.confidence, prior=float(prior), cell=int(cell), bias=_bias_of(options.bias, head)
+        confidence=options.confidence, prior=float(prior), cell=int(cell), bias=bias_of(options.bias, head)
     )
-
-
-def _bias_of(given: Sequence[str], head: str | None) -> dict[str, float]:
-    """Logits by class of one head; of a model of one graph with None."""
-    wanted = "CLASS=LOGITS, as water=-0.5" if head is None else "HEAD:CLASS=LOGITS, as landcover:water=-0.5"
-    biases: dict[str, float] = {}
-    for item in given:
-        where, colon, rest = item.rpartition(":")
-        name, sign, logits = rest.partition("=")
-        if bool(colon) == (head is None) or not sign or not _is_number(logits) or not math.isfinite(float(logits)):
-            raise SettingsRefused("--bias", f"{item} is no bias; give {wanted}")
-        if where == (head or ""):
-            biases[name] = float(logits)
-    return biases
 
 
 def _own_or_common(given: Sequence[str], option: str, head: str | None) -> str | None:
@@ -311,11 +305,3 @@ def _own_or_common(given: Sequence[str], option: str, head: str | None) -> str |
     if head is None and len(common) < len(given):
         raise SettingsRefused(option, "HEAD=VALUE is for --heads; give the value alone")
     return (common + own)[-1] if common or own else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import check_target, folder_and_names, positive_number, whole_number_from
+from trainer.commands.arguments import bias_of, check_target, folder_and_names, positive_number, whole_number_from
 from trainer.errors import SettingsRefused
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_places(places: argparse.ArgumentParser) -> None:
     places.add_argument("which", type=Path, metavar="RUN|MODEL", help="run folder of a finetuning, or model folder")
     places.add_argument("--config", type=Path, default=CONFIGS / "places.yaml")
+    places.add_argument(
+        "--bias", action="append", default=[], metavar="HEAD:CLASS=LOGITS",
+        help="of a run: what to add to a class's logits, as `trainer export --bias` would; may be repeated",
+    )  # fmt: skip
     places.add_argument("--gsd", type=positive_number, help="bring images to this many metres a pixel first")
     places.add_argument("--only", nargs="+", metavar="WORD", help="places whose names hold one of these words")
     places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
@@ -138,11 +142,9 @@ def _split_in_words(options: argparse.Namespace) -> str:
 def _places(options: argparse.Namespace) -> None:
     from engines.manifest import Manifest
     from trainer.config import read_settings
+    from trainer.evaluate.mappers import head_of_model, mapper_of_model, mapper_of_run
     from trainer.evaluate.places import (
         PlacesSettings,
-        head_of_model,
-        mapper_of_model,
-        mapper_of_run,
         places_json,
         places_table,
         record_places,
@@ -161,6 +163,8 @@ def _places(options: argparse.Namespace) -> None:
     if options.out is not None:
         check_target(options.out)
     packaged = (options.which / "manifest.json").is_file()
+    if options.bias and packaged:
+        raise SettingsRefused("--bias", f"{options.which} is a model folder, which has its biases: export the run anew")
     if options.record and not packaged:
         raise SettingsRefused("--record", f"{options.which} is no model folder: export the run first")
     if packaged and Manifest.load(options.which).head_names:
@@ -172,7 +176,9 @@ def _places(options: argparse.Namespace) -> None:
         with mapper_of_model(options.which, head, threads=options.threads, backend=options.backend) as mapper:
             scores = score_places(settings, mapper, gsd_m=options.gsd)
     else:
-        scores = score_places(settings, mapper_of_run(options.which, settings.heads), gsd_m=options.gsd)
+        heads = dict.fromkeys(given.partition(":")[0] for given in options.bias)
+        bias = {head: bias_of(options.bias, head) for head in heads}
+        scores = score_places(settings, mapper_of_run(options.which, settings.heads, bias), gsd_m=options.gsd)
     if not scores:
         # A mean of nothing is "not a number", in the table and in the JSON.
         raise SettingsRefused(str(options.config), f"{options.which} has the head of none of its places: no figure")

@@ -20,7 +20,8 @@ from trainer.data.description import read_description
 from trainer.data.sets import open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
-from trainer.evaluate.places import PlaceCount, PlaceScores, PlacesSettings, heads_of_run, padded_logits
+from trainer.evaluate.mappers import heads_of_run, padded_logits
+from trainer.evaluate.places import PlaceCount, PlaceScores, PlacesSettings
 from trainer.export.onnx import segmenter_of
 
 STEPS: Final = (0.4, 0.2, 0.1)

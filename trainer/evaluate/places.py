@@ -8,40 +8,25 @@ over places, because a mean over pixels would be dominated by the largest place.
 from __future__ import annotations
 
 import json
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from rasterio.errors import NotGeoreferencedWarning
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- the name the whole field uses
 from typing_extensions import Self
 
 from engines.manifest import Manifest, PlaceFigure
-from engines.open import open_engine
-from onboard.mapping.run import MapRequest, map_scene
-from onboard.scene.reader import SceneOptions
-from trainer.config import FinetuneSettings
 from trainer.data.description import read_description
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
+from trainer.evaluate.mappers import CONFIDENCE, Mapper, class_names, mapper_of_model
 from trainer.export.card import write_card
-from trainer.export.onnx import segmenter_of
-from trainer.models.segmenter import Segmenter
-from trainer.training.precision import fast_inference
 
-Mapper = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.uint8]]]
-"""Pixels uint8 (3, H, W) to codes 1..K uint8 (H, W) of each head, and its confidence x 255 by HEAD + CONFIDENCE."""
-CONFIDENCE = " confidence"
 BINS = 15
 """Of equal width, for the calibration error. Source: Guo et al., ICML 2017."""
 
@@ -87,7 +72,7 @@ class PlacesSettings(BaseModel):
             if place.head not in self.heads:
                 raise ValueError(f"{place.name}: no head {place.head!r} in `heads`; there are {', '.join(self.heads)}")
             # Looked up only where it is needed: most places report all classes.
-            known = _class_names(self.heads[place.head]) if place.classes else []
+            known = class_names(self.heads[place.head]) if place.classes else []
             # Ignored, a misspelt class would be missing in the place's mean, and nobody would see it.
             if unknown := [name for name in place.classes if name not in known]:
                 raise ValueError(
@@ -251,78 +236,6 @@ def _mapped_at(mapper: Mapper, pixels: NDArray[np.uint8], zoom: float) -> Mappin
     return back
 
 
-def mapper_of_run(run: Path, tables: Mapping[str, str]) -> Mapper:
-    """A mapper that uses the averaged weights of a run: whole images, the most probable class of each pixel.
-
-    Args:
-        run: its folder.
-        tables: the set whose class table each head of the places has.
-
-    Raises:
-        CheckpointRefused: it has none.
-        SettingsRefused: as :func:`heads_of_run`.
-    """
-    settings, segmenter = segmenter_of(run)
-    heads = heads_of_run(settings, run, tables)
-    segmenter = segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return mapper_of_network(segmenter, heads, settings.model.student.grain)
-
-
-def heads_of_run(settings: FinetuneSettings, run: Path, tables: Mapping[str, str]) -> list[str]:
-    """Names of a run's heads, in its order; a run of one head has no name for it, and gets that of its class table.
-
-    Args:
-        settings: of the run.
-        run: its folder, for messages.
-        tables: the set whose class table each head of the places has.
-
-    Raises:
-        SettingsRefused: a head has other classes than the places' head of its name, or the only head those of none.
-    """
-    if not settings.heads:
-        own = _class_names(settings.data.set)
-        for head, table in tables.items():
-            if _class_names(table) == own:
-                return [head]
-        raise SettingsRefused(str(run), f"its classes are {', '.join(own)}, those of no head of {', '.join(tables)}")
-    for head, item in settings.heads.items():
-        own = _class_names(item.classes_of)
-        if head in tables and own != _class_names(tables[head]):
-            raise SettingsRefused(f"heads.{head}", f"{run}'s head of that name has the classes {', '.join(own)}")
-    return list(settings.heads)
-
-
-def mapper_of_network(segmenter: Segmenter, heads: list[str], grain: int) -> Mapper:
-    """A mapper that uses a network in memory; images are padded to multiples of ``grain`` by edge replication."""
-
-    @torch.inference_mode()
-    def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
-        height, width = pixels.shape[1:]
-        padded = (height + -height % grain, width + -width % grain)
-        maps = {}
-        for head, values in zip(heads, padded_logits(segmenter, pixels, grain), strict=True):
-            whole = F.interpolate(values, size=padded, mode="bilinear", align_corners=False)
-            maps[head] = (whole[0, :, :height, :width].argmax(dim=0) + 1).byte().numpy()
-        return maps
-
-    return mapped
-
-
-@torch.inference_mode()
-def padded_logits(segmenter: Segmenter, pixels: NDArray[np.uint8], grain: int) -> list[Tensor]:
-    """Logits of each head, float32 (1, K, H / stride, W / stride), of an image uint8 (3, H, W).
-
-    H and W are padded to multiples of ``grain`` by edge replication, at the right and below, so that pixels keep their
-    places.
-    """
-    height, width = pixels.shape[1:]
-    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].float()
-    image = F.pad(image, (0, -width % grain, 0, -height % grain), mode="replicate")
-    with fast_inference():
-        logits = segmenter.all_logits(image.contiguous(memory_format=torch.channels_last))
-    return [item.float() for item in logits]
-
-
 def score_heads(
     settings: PlacesSettings,
     folder: Path,
@@ -345,7 +258,7 @@ def score_heads(
     scores: dict[tuple[str, str], PlaceScores] = {}
     for head in heads:
         view = manifest.with_heads([head])
-        if [item.name for item in view.classes] != _class_names(settings.heads[head]):
+        if [item.name for item in view.classes] != class_names(settings.heads[head]):
             raise SettingsRefused(
                 f"heads.{head}", f"{folder}'s head of that name has the classes {', '.join(view.class_titles.values())}"
             )
@@ -355,72 +268,6 @@ def score_heads(
             scores |= {(item.place, head): item for item in score_places(own, mapper, gsd_m=gsd_m)}
     order = [(place.name, place.head) for place in settings.places]
     return [scores[key] for key in order if key in scores]
-
-
-@contextmanager
-def mapper_of_model(
-    folder: Path,
-    head: str,
-    *,
-    threads: int | None = None,
-    backend: str = "onnxruntime",
-    heads: Sequence[str] = (),
-) -> Iterator[Mapper]:
-    """A mapper that uses a packaged model and the onboard pipeline; its engine is closed at the end of the context.
-
-    Args:
-        folder: of the model.
-        head: name of the head that its classes belong to.
-        threads: of the engine.
-        backend: name of the backend.
-        heads: the one head to open, of a model with heads.
-
-    Raises:
-        EngineError, OnboardError: as the pipeline raises them.
-    """
-    with open_engine(folder, heads=heads, backend=backend, threads=threads) as engine:
-
-        def mapped(pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.uint8]]:
-            with tempfile.TemporaryDirectory(prefix="places-") as made:
-                scene = Path(made) / "scene.tif"
-                _, height, width = pixels.shape
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", NotGeoreferencedWarning)  # no georeference is needed
-                    size = {"width": width, "height": height, "count": 3}
-                    with rasterio.open(scene, "w", driver="GTiff", dtype="uint8", photometric="RGB", **size) as copy:
-                        copy.write(pixels)
-                    options = SceneOptions(collar=False)
-                    request = MapRequest(
-                        scene=scene, out=Path(made) / "maps", name="map", scene_options=options,
-                        confidence=engine.manifest.output.confidence is not None,
-                    )  # fmt: skip
-                    summary = map_scene(request, engine)
-                    files = {head: summary.map_path, head + CONFIDENCE: summary.confidence_path}
-                    maps: dict[str, NDArray[np.uint8]] = {}
-                    for name, path in files.items():
-                        if path is not None:
-                            with rasterio.open(path) as source:
-                                maps[name] = source.read(1)
-            return maps
-
-        yield mapped
-
-
-def head_of_model(folder: Path, heads: Mapping[str, str]) -> str:
-    """The head whose class names a packaged model has.
-
-    Raises:
-        SettingsRefused: none of them.
-    """
-    names = [item.name for item in Manifest.load(folder).classes]
-    for head, table in heads.items():
-        if _class_names(table) == names:
-            return head
-    raise SettingsRefused(str(folder), f"its classes {', '.join(names)} are those of no head ({', '.join(heads)})")
-
-
-def _class_names(table: str) -> list[str]:
-    return [item.name for item in read_description(table).classes]
 
 
 def record_places(folder: Path, scores: list[PlaceScores]) -> None:

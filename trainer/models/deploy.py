@@ -61,18 +61,21 @@ PLAIN_DEPLOY = DeploySettings(cell=1, prior=0, rounds=0)
 """A class for every pixel from its own logits, as in the paper."""
 
 
-def with_bias(segmenter: Segmenter, bias: Mapping[str, float], classes: Sequence[str]) -> Segmenter:
+def with_bias(
+    segmenter: Segmenter, bias: Mapping[str, float], classes: Sequence[str], head: str | None = None
+) -> Segmenter:
     """The same network, whose last layer has a bias added for some classes; it costs nothing when it runs.
 
     Args:
-        segmenter: of one head; it is changed.
+        segmenter: it is changed.
         bias: logits by name of the class.
-        classes: names of its classes in the order of its channels.
+        classes: names of the head's classes in the order of its channels.
+        head: one of the further heads; None for the first.
 
     Raises:
         SettingsRefused: no class has such a name.
     """
-    layer = segmenter.decoder.classifier
+    layer = (segmenter.decoder if head is None else segmenter.heads[head]).classifier
     assert isinstance(layer, nn.Conv2d) and layer.bias is not None  # noqa: S101 -- of every decoder here
     for name, logits in bias.items():
         if name not in classes:

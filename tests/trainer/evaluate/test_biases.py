@@ -16,7 +16,8 @@ from trainer.data.sets import open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
 from trainer.evaluate.biases import PlaceLogits, fit_biases, read_logits
-from trainer.evaluate.places import PlaceCount, PlacesSettings, mapper_of_run, score_places
+from trainer.evaluate.mappers import mapper_of_run
+from trainer.evaluate.places import PlaceCount, PlacesSettings, score_places
 from trainer.finetune.task import finetune
 
 

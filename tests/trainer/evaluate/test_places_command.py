@@ -18,7 +18,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings of two places of a head; whatever opens a run fails."""
     many_sets_settings(tmp_path)
     cover = str(tmp_path / "cover" / "set.yaml")
-    monkeypatch.setattr("trainer.evaluate.places.segmenter_of", None)
+    monkeypatch.setattr("trainer.evaluate.mappers.segmenter_of", None)
     monkeypatch.setattr("trainer.evaluate.biases.segmenter_of", None)
     rows = [{"name": name, "set": cover, "split": "train", "head": "cover"} for name in ("Tokyo", "Fields, wet")]
     return {"places": rows, "heads": {"cover": cover}}

@@ -24,7 +24,8 @@ from trainer.data.sets import open_set
 from trainer.data.soft_labels import SoftFacts, SoftLabels, claim_folder, file_name
 from trainer.data.targets import HeadCodes
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
-from trainer.evaluate.places import PlaceCount, PlacesSettings, mapper_of_run, places_table, score_places
+from trainer.evaluate.mappers import mapper_of_run
+from trainer.evaluate.places import PlaceCount, PlacesSettings, places_table, score_places
 from trainer.export.onnx import segmenter_of
 from trainer.finetune.loss import allowed_loss, segmentation_loss, soft_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
@@ -128,8 +129,26 @@ def test_a_run_is_scored_by_its_own_class_table_alone(tmp_path: Path, settings: 
     finetune(one, tmp_path / "one")
     tile = np.zeros((3, 64, 64), np.uint8)
     assert list(mapper_of_run(tmp_path / "one", {"b": coarse, "a": cover})(tile)) == ["a"]
-    with pytest.raises(SettingsRefused, match=r"its classes are roof, green, water, those of no head of b"):
+    with pytest.raises(SettingsRefused, match=r"its classes roof, green, water are those of no head \(b\)"):
         mapper_of_run(tmp_path / "one", {"b": coarse})
+
+
+def test_a_bias_is_added_to_the_head_that_it_is_for(tmp_path: Path, settings: FinetuneSettings) -> None:
+    finetune(settings, tmp_path / "run")
+    tables = {name: head.classes_of for name, head in settings.heads.items()}
+    tile = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    plain = mapper_of_run(tmp_path / "run", tables)(tile)
+    for head, name, code in (("cover", "green", 2), ("coarse", "sea", 2)):
+        maps = mapper_of_run(tmp_path / "run", tables, {head: {name: 1000.0}})(tile)
+        (other,) = set(tables) - {head}
+        assert (maps[head] == code).all()
+        assert np.array_equal(maps[other], plain[other])
+    for bias, said in (
+        ({"sky": {}}, "no head 'sky'; there are cover, coarse"),
+        ({"cover": {"sea": 1.0}}, "no class 'sea'"),
+    ):
+        with pytest.raises(SettingsRefused, match=said):
+            mapper_of_run(tmp_path / "run", tables, bias)
 
 
 def test_a_class_above_the_table_is_counted_nowhere(settings: FinetuneSettings) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainer.config import MachineSettings
-from trainer.evaluate.places import mapper_of_network
+from trainer.evaluate.mappers import mapper_of_network
 from trainer.finetune.soften import Teacher
 from trainer.models.plain import FpnSettings, PlainSettings
 from trainer.models.segmenter import Segmenter, SegmenterSettings
