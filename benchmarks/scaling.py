@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.pipeline import made_landscape
 from benchmarks.spread import spread
 from engines.engine import Engine, Prediction, Tiles
+from engines.manifest_fields import SIDE_STEP
 from engines.open import open_engine
 from engines.testing import ConstantEngine
 from onboard.mapping.run import MapRequest, map_scene
@@ -22,6 +23,8 @@ from onboard.scene.probe import Probes
 
 SIDES = (1_000, 2_000, 4_000, 8_000, 12_000, 20_000)
 GRID_SIDES = (600, 1_000, 1_025, 1_100, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000, 12_000)
+GRID_RANGES = ((513, 1_024), (1_025, 2_000), (2_001, 4_000), (4_001, 12_000))
+"""Sides of square scenes over which means are taken: every seventh."""
 CELL = 16
 STEPS = {
     "judge": "probe in a process of its own, which stands ready",
@@ -50,6 +53,7 @@ def cost_per_pixel(folder: Path, *, quick: bool) -> None:
     sides = SIDES[:4] if quick else SIDES
     with open_engine() as engine:
         tiles_by_size(engine)
+    tiles_by_step()
     rows = []
     for side in sides:
         scene = made_landscape(folder, width=side, height=side)
@@ -106,6 +110,19 @@ def tiles_by_size(engine: Engine) -> None:
         print(f"{side:>6} x {side:<6} {len(grid):>4} of {grid.tile_width} x {grid.tile_height}: "
               f"{grid.computed_pixels / side**2:5.2f}; of {size} alone {fixed.computed_pixels / side**2:5.2f}; "
               f"{grid.computed_pixels / fixed.computed_pixels:.2f} of them")  # fmt: skip
+
+
+def tiles_by_step() -> None:
+    """Prints the same as means over square scenes, for sides from 512 to 1,024 in steps of so many pixels."""
+    steps = (256, SIDE_STEP)
+    print(f"means over square scenes, sides 512 to 1024 in steps of {', '.join(map(str, steps))}; 1024 alone")
+    for low, high in GRID_RANGES:
+        means = []
+        for sides in (*(tuple(range(512, 1025, step)) for step in steps), (1024,)):
+            grids = ((side, Grid(side, side, tile_size=tile_shape(side, side, sides, halo=64), halo=64))
+                     for side in range(low, high + 1, 7))  # fmt: skip
+            means.append(float(np.mean([grid.computed_pixels / side**2 for side, grid in grids])))
+        print(f"{low:>6,} to {high:<6,} {'; '.join(f'{mean:.2f}' for mean in means)}")
 
 
 def _steps(scene: Path, out: Path, probes: Probes) -> dict[str, float]:
