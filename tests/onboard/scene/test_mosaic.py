@@ -217,6 +217,15 @@ def test_a_tile_that_is_a_virtual_raster_of_a_strangers_is_refused(tmp_path: Pat
 
 
 @VENDORS
+def test_a_mask_beside_a_tile_that_is_no_tiff_is_refused(tmp_path: Path, write: Write) -> None:
+    product = write(tmp_path, PIXELS, SIDE)
+    tile = next(tmp_path.glob("*R1C1*.TIF"))
+    tile.with_name(f"{tile.name}.msk").write_text("<VRTDataset/>")
+    with pytest.raises(SceneRefused, match=rf"{tile.name}\.msk beside it is no TIFF"):
+        probe_scene(product)
+
+
+@VENDORS
 def test_products_that_are_not_whole_are_refused_in_one_line(tmp_path: Path, write: Write) -> None:
     product = write(tmp_path / "a", PIXELS, SIDE)
     next((tmp_path / "a").glob("*R1C2*.TIF")).unlink()

@@ -81,3 +81,20 @@ def test_places_of_other_heads_than_the_run_s_give_no_figure_and_no_nan(
     both = {"places": [place | {"classes": ["roof"]}, place | {"name": "there"}], "heads": {"cover": cover}}
     assert run_with(tmp_path, both, "--only", "HER", "--out", str(tmp_path / "x.json")) == 0
     assert '"place": "here"' in (tmp_path / "x.json").read_text()
+
+
+def test_a_bias_is_for_a_run_and_names_its_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = many_sets_settings(tmp_path)
+    finetune(settings, tmp_path / "run")
+    cover = settings.heads["cover"].classes_of
+    here = {"places": [{"name": "here", "set": cover, "split": "train", "head": "cover"}], "heads": {"cover": cover}}
+    assert run_with(tmp_path, here, "--bias", "cover:green=1000", "--bias", "cover:roof=-1.5") == 0
+    assert "roof was said to be green 100.0%" in capsys.readouterr().out
+    for given, said in (
+        ("green=1", "give HEAD:CLASS=LOGITS"), ("cover:green=nan", "is no bias"), ("sky:green=1", "no head 'sky'"),
+    ):  # fmt: skip
+        assert run_with(tmp_path, here, "--bias", given) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    assert run_with(tmp_path, here, "--bias", "cover:green=1") == 2
+    assert "is a model folder, which has its biases" in capsys.readouterr().err

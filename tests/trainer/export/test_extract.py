@@ -75,6 +75,13 @@ def test_what_cannot_be_taken_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_does_not_take_its_own_place(tmp_path: Path, model: Path) -> None:
+    before = files(model)
+    with pytest.raises(SettingsRefused, match="is the model itself, which would lose its other heads"):
+        extract_heads(model, [SECOND], tmp_path / "x" / ".." / "both", name="both")
+    assert files(model) == before
+
+
 def test_a_model_of_one_graph_and_a_damaged_one_are_refused(tmp_path: Path, model: Path) -> None:
     write_model(tmp_path / "graph")
     with pytest.raises(ExportRefused, match="is a model of one graph"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from trainer.config import DataSettings
 from trainer.errors import CheckpointNotWritten, CheckpointRefused
 from trainer.export.provenance import _start
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
+from trainer.finetune.norms import with_new_norms
 from trainer.finetune.task import finetune
+from trainer.models.segmenter import SegmenterSettings
 from trainer.training.checkpoint import AVERAGE, CHECKPOINTS, load_weights, read_average, read_facts
 from trainer.training.history import history
 from trainer.training.keep import keep
@@ -128,6 +131,25 @@ def test_the_mean_of_several_runs_is_taken_where_they_have_the_same_weights(tmp_
     assert history(tmp_path / "kept") == history(run)
 
 
+def test_a_mean_with_another_network_is_refused_by_name(tmp_path: Path, run: Path) -> None:
+    settings = many_sets_settings(tmp_path / "wide")
+    model = settings.model.model_dump()
+    model["student"]["widths"] = [8, 8, 8, 8, 16]
+    finetune(settings.model_copy(update={"model": SegmenterSettings.model_validate(model)}), tmp_path / "other")
+    with pytest.raises(CheckpointRefused, match=r"other: \S+ is not in it, or of another shape"):
+        keep(run, tmp_path / "kept", [tmp_path / "other"])
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_mean_tells_what_each_of_its_runs_was_fitted_on(tmp_path: Path, run: Path) -> None:
+    finetune(many_sets_settings(tmp_path / "apart", seed=7), tmp_path / "apart run")
+    keep(run, tmp_path / "kept", [tmp_path / "apart run", tmp_path / "first"])
+    told = history(tmp_path / "kept")
+    # That of `run` last, and none twice: the first run is an ancestor of the second.
+    assert [facts["settings"]["seed"] for facts in told] == [0, 7, 0]
+    assert told[-1] == history(run)[-1]
+
+
 def test_a_head_that_another_run_lacks_in_that_shape_stays_as_it_is(tmp_path: Path) -> None:
     plain, necked = of_lite(tmp_path / "plain"), of_lite(tmp_path / "necked", neck=NECK, seed=4)
     finetune(plain, tmp_path / "first")
@@ -164,6 +186,16 @@ def test_norms_are_taken_anew_of_crops_of_all_sets(tmp_path: Path, run: Path) ->
     whole = torch.cat(seen).transpose(0, 1).flatten(1)
     scale = whole.std(dim=1)
     assert ((anew["decoder.top.1.running_mean"].float() - whole.mean(dim=1)).abs() < 0.2 * scale).all()
+
+
+def test_norms_of_a_published_trunk_keep_their_statistics(tmp_path: Path) -> None:
+    finetune(of_lite(tmp_path / "sets", neck=NECK), tmp_path / "run")
+    keep(tmp_path / "run", tmp_path / "plain")
+    keep(tmp_path / "run", tmp_path / "anew", changed=partial(with_new_norms, run=tmp_path / "run", batches=2))
+    plain, anew = read_average(tmp_path / "plain"), read_average(tmp_path / "anew")
+    different = {name for name in plain if not torch.equal(plain[name], anew[name])}
+    assert any(name.startswith("student.neck.") for name in different)
+    assert not any(name.startswith("student.stem.") for name in different)
 
 
 def test_norms_of_a_run_of_one_set_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
