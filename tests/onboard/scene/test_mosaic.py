@@ -222,7 +222,7 @@ def test_a_mask_beside_a_tile_that_is_no_tiff_is_refused(tmp_path: Path, write: 
     tile = next(tmp_path.glob("*R2C2*.TIF"))
     tile.with_name(f"{tile.name}.msk").write_text("<VRTDataset/>")
     with pytest.raises(SceneRefused, match=rf"{tile.name}\.msk beside it is no TIFF"):
-        probe_scene(product)
+        Scene.open(product, SceneOptions())
 
 
 @VENDORS
