@@ -1,4 +1,4 @@
-"""Where ground control points place a raster: GDAL's polynomial, or a affine fit where they do not fix that one.
+"""Where ground control points place a raster: GDAL's polynomial, or an affine fit where they do not fix that one.
 
 GDAL takes a polynomial of the second order from six points on. Points on two lines leave it open, as do those of every
 conic: GDAL then says that it is not solvable, or, where rounding hides that, gives places millions of pixels away.
