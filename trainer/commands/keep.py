@@ -25,7 +25,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )  # fmt: skip
     parser.add_argument(
         "--norms", type=whole_number_from(1), metavar="N",
-        help="take the statistics of batch norms anew, from N batches of 16 crops of RUN's sets, as a mean needs them",
+        help="take the statistics of batch norms anew, as a mean needs them, from N batches of 16 crops of the sets "
+        "that taught RUN's encoder",
     )  # fmt: skip
     parser.set_defaults(run=_keep)
 

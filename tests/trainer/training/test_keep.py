@@ -202,6 +202,34 @@ def test_norms_of_a_published_trunk_keep_their_statistics(tmp_path: Path) -> Non
     assert not any(name.startswith("student.stem.") for name in different)
 
 
+def test_norms_after_a_head_alone_are_those_of_the_sets_that_taught_the_encoder(tmp_path: Path) -> None:
+    """The sets of the head alone took 11 points of Tokyo from a mean of landcover's weights."""
+    whole = many_sets_settings(tmp_path / "sets")
+    finetune(whole, tmp_path / "first")
+    (coarse,) = (item for item in whole.data.sets if "coarse" in item.set)
+    head = whole.model_copy(
+        update={
+            "start_from": tmp_path / "first", "frozen_encoder": True,
+            "heads": {**whole.heads, "cover": whole.heads["cover"].model_copy(update={"weight": 0.0})},
+            "data": whole.data.model_copy(update={"sets": (coarse,)}),
+        }
+    )  # fmt: skip
+    finetune(head, tmp_path / "head")
+    tensors = read_average(tmp_path / "head")
+    anew, wanted = (with_new_norms(tensors, run=tmp_path / name, batches=3) for name in ("head", "first"))
+    assert all(torch.equal(anew[name], value) for name, value in wanted.items())
+    own = with_new_norms(tensors, run=_with_settings(tmp_path / "head", frozen_encoder=False), batches=3)
+    assert any(not torch.equal(own[name], value) for name, value in wanted.items()), "the head's own sets are others"
+
+
+def _with_settings(run: Path, **changed: object) -> Path:
+    (path,) = run.rglob("state.json")
+    facts = json.loads(path.read_text())
+    facts["settings"] |= changed
+    path.write_text(json.dumps(facts))
+    return run
+
+
 def test_norms_of_a_run_of_one_set_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = many_sets_settings(tmp_path / "sets two")
     one = settings.model_copy(
