@@ -49,8 +49,9 @@ NEW, DYING_PROBE, DYING_WORKER = (f"{_MAJOR}.{int(_MINOR) + step}.0" for step in
 TRAINING: dict[str, Any] = {
     "name": "roads", "data": {"set": "massachusetts-roads"},
     "model": {
-        "classes": 2, "student": {"kind": "lite", "stem": "lite0", "fused": True},
-        "decoder": {"kind": "fpn", "widths": [64, 48, 32, 24]},
+        "classes": 2,
+        "student": {"kind": "lite", "stem": "lite0", "fused": True, "neck": {"widths": [128, 96], "blocks": [4, 2]}},
+        "decoder": {"kind": "fpn", "widths": [128, 96, 32, 24]},
     },
     "stages": [{"until": 1.0, "crop": 96, "batch": 4}], "max_steps": 16, "learning_rate": 2e-3, "average": 0.9,
     "label_stride": 2, "frozen_encoder": True, "machine": {"precision": "32-true", "threads": 1, "workers": 0},
