@@ -155,6 +155,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from functools import partial
     from itertools import chain
+    from math import isnan
 
     from engines.compare import carried_tiles, compare, scene_tiles
     from engines.errors import SettingRefused
@@ -179,7 +180,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     opened = partial(open_engine, threads=arguments.threads, check_golden=False)
     with ExitStack() as stack:
         engine = stack.enter_context(opened(arguments.model, heads=heads, backend=arguments.backend))
-        reference = stack.enter_context(opened(reference_model, heads=heads if known else (), backend=REFERENCE))
+        # The engine's own head, where the reference has one of its name; else the reference's first.
+        same = [head.name for head in engine.manifest.opened_heads if head.name in known]
+        reference = stack.enter_context(opened(reference_model, heads=same, backend=REFERENCE))
         pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
         tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
         comparison = compare(reference, engine, tiles if scenes else carried_tiles(engine))
@@ -190,7 +193,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         "tiles": comparison.tiles,
         "agreement": comparison.pixel_agreement,
         "worst_tile": {"agreement": comparison.worst_tile[0], "name": comparison.worst_tile[1]},
-        "iou_between": dict(zip(names, comparison.iou_between, strict=True)),
+        # JSON has no NaN, which stands for a class in neither map.
+        "iou_between": {
+            name: None if isnan(iou) else iou for name, iou in zip(names, comparison.iou_between, strict=True)
+        },
         "collapsed": comparison.collapsed,
         "miou": None if comparison.miou is None else {"reference": comparison.miou[0], "engine": comparison.miou[1]},
     }
@@ -220,7 +226,7 @@ def _print_comparison(facts: dict[str, Any]) -> None:
     worst = "worst {agreement:.4%} ({name})".format(**facts["worst_tile"])
     print(f"agreement  {facts['agreement']:.4%} of {counted(facts['tiles'], 'tile')}, {worst}")
     for name, value in facts["iou_between"].items():
-        print(f"           {name}: IoU between them {value:.4f}")
+        print(f"           {name}: " + ("in neither map" if value is None else f"IoU between them {value:.4f}"))
     if facts["miou"] is not None:
         reference, engine = facts["miou"]["reference"], facts["miou"]["engine"]
         difference, allowed = 100 * (engine - reference), 100 * facts["most_loss"]
