@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 
 from engines.errors import BackendUnavailable, one_line
 
-REMEDY = f"CUDA_ENABLE_CURAND=False {sys.executable} -m pip install pycuda, or take onnxruntime"
+# PyCUDA's setup finds CUDA by nvcc on the path, or by a file of settings; it reads no variable (2026.1, setup.py).
+REMEDY = (
+    f"PATH=/usr/local/cuda/bin:$PATH {sys.executable} -m pip install pycuda (docs/jetson-operations.md), "
+    "or take onnxruntime"
+)
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
