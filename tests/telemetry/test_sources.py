@@ -72,6 +72,39 @@ def test_a_counter_that_wrapped_counts_on() -> None:
     assert counter_step_j(99.0, 1.0, 100.0) == 2.0
 
 
+def test_a_counter_that_was_set_back_is_no_wrap(tmp_path: Path) -> None:
+    """After sleep a package's counter begins at 0: a wrap would be 262 kJ in a moment, and an orbit's energy gone."""
+    source = Rapl(made_rapl(tmp_path, "9000000\n"))
+    energy = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
+    source.read()
+    energy.write_text("1000000\n")
+    power = source.read()[1]
+    assert (power.value, power.reason) == (None, "the counter was set back")
+    energy.write_text("1000100\n")
+    assert (source.read()[1].value or 0) > 0
+    source.close()
+    # A real wrap: near the range before, near 0 after it.
+    source = Rapl(made_rapl(tmp_path, "262143328800\n"))
+    source.read()
+    energy.write_text("50\n")
+    power = source.read()[1]
+    assert power.value is not None
+    assert 0 < power.value < 10_000
+
+
+def test_no_power_is_told_across_a_silence(tmp_path: Path) -> None:
+    """A process that was stopped for an hour cannot know how often the counter wrapped."""
+    source = Rapl(made_rapl(tmp_path, "5000000\n"))
+    source.read()
+    ((rail, (at_s, joules)),) = source._before.items()
+    source._before[rail] = (at_s - 3600, joules)
+    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("9000000\n")
+    power = source.read()[1]
+    assert power.value is None
+    assert "after a silence" in power.reason
+    assert source.read()[1].value == 0
+
+
 def test_zones_of_one_name_on_two_sockets_are_two_rails(tmp_path: Path) -> None:
     zones = {
         "intel-rapl:0": "package-0",
