@@ -15,15 +15,16 @@ import numpy as np
 from engines.command_line import counted
 from engines.cpu import processor
 from engines.engine import Engine, Tiles
-from engines.errors import BackendUnavailable, SettingRefused
+from engines.errors import BackendUnavailable, EngineDamaged, EngineElsewhere, InferenceFailed, SettingRefused
 from engines.manifest import Manifest
 from engines.open import backend_states, manifest_path, open_engine
 from engines.profiling.layer_report import LayerReport, layers_or_problem
-from engines.profiling.power import Wattmeter, power_meter
+from engines.profiling.power import Wattmeter, joules_between, power_meter
 from engines.profiling.roofline import Rates, Roof, roof, useful_pixels
 from engines.verify import golden_tiles
 
 _LEAST_CALLS = 3
+_MOST_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def time_batches(
     Raises:
         SettingRefused: a batch the engine does not take, or no time.
     """
-    if not seconds > 0:
-        raise SettingRefused("seconds", seconds, "more than 0")
+    # NaN is neither; to infinity a bench would never end.
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise SettingRefused("seconds", seconds, f"more than 0, {_MOST_SECONDS:g} at most")
     for batch in batches:
         if not 1 <= batch <= engine.max_batch:
             raise SettingRefused("batch", batch, f"a whole number from 1 to {engine.max_batch}")
@@ -164,11 +166,13 @@ def bench(
                             timings = time_batches(engine, batches, seconds=seconds, meter=meter)
                             engine_name = f"{engine.backend} {engine.precision}"
                             result.rows.append(Row(name, engine_name, pixels, flops, timings))
-                    except BackendUnavailable as error:
-                        # A backend that the user named is an error; one of "all" is a row with the reason.
+                    except (BackendUnavailable, EngineElsewhere, EngineDamaged, InferenceFailed) as error:
+                        # A backend that the user named is an error; one of "all" is a row with the reason, beside what
+                        # was measured of the others.
                         if backends is not None:
                             raise
-                        result.rows.append(Row(name, backend, pixels, flops, [], error.problem))
+                        problem = getattr(error, "problem", str(error))
+                        result.rows.append(Row(name, backend, pixels, flops, [], problem))
             if devices:
                 result.count(model, manifest, (*devices, cpu))
     return result
@@ -189,14 +193,15 @@ def machine() -> str:
 def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None) -> BatchTiming:
     # Not timed: the first call allocates, and some runtimes compile in it.
     engine.infer(tiles)
-    before = None if meter is None else meter.joules()
+    before = None if meter is None else meter.energy()
     latencies: list[float] = []
     begin = time.perf_counter()
     while len(latencies) < _LEAST_CALLS or time.perf_counter() - begin < seconds:
         started = time.perf_counter()
         engine.infer(tiles)
         latencies.append(time.perf_counter() - started)
-    after = None if meter is None else meter.joules()
+    took = time.perf_counter() - begin
+    joules = None if meter is None or before is None else joules_between(before, meter.energy(), took)
     p50, p95 = np.percentile(latencies, (50, 95)) * 1e3
     return BatchTiming(
         batch=len(tiles),
@@ -206,5 +211,5 @@ def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),
         latency_min_ms=min(latencies) * 1e3,
-        joules_per_tile=None if before is None or after is None else (after - before) / (len(tiles) * len(latencies)),
+        joules_per_tile=None if joules is None else joules / (len(tiles) * len(latencies)),
     )
