@@ -115,10 +115,11 @@ def test_quiet_hours_and_a_span_over_midnight() -> None:
     assert found == {0.5: False, 5.9: True, 6.1: False, 7.6: True, 21.9: True, 23.0: False}
 
 
-@pytest.mark.parametrize("text", ["6-7", "25:00-26:00", "06:61-07:00", "night"])
+@pytest.mark.parametrize("text", ["6-7", "25:00-26:00", "06:61-07:00", "night", "23:00-24:30", "06:00-06:00"])
 def test_a_span_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(OptionsRefused, match="ONBOARD_QUIET_HOURS"):
         quiet_spans(text)
+    assert quiet_spans("22:00-24:00") == ((79200.0, 86400.0),)
 
 
 def test_an_urgent_scene_may_overdraw_and_a_routine_one_pays_for_it() -> None:
