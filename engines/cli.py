@@ -265,7 +265,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     manifest = Manifest.load(file)
     manifest.check_files(file.parent)
     if manifest.golden is not None:
-        read_golden(manifest, file.parent)
+        read_golden(manifest.with_heads(manifest.head_names), file.parent)
     print(manifest.to_json() if arguments.json else render(manifest.with_heads(manifest.head_names)))
     return 0
 
