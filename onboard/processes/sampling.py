@@ -122,12 +122,12 @@ class Sampling:
     def _note(self, latest: dict[str, Reading]) -> None:
         """Writes events for sources lost and found, the history, throttling and over-current."""
         for source in self.sampler.sources:
-            readings = [reading for reading in latest.values() if reading.source == source.name]
-            measures = any(reading.value is not None for reading in readings)
+            measures = self.sampler.measuring.get(source.name, False)
             was_measuring = self._is_measuring.get(source.name)
             self._is_measuring[source.name] = measures
             if was_measuring is True and not measures:
-                why = source.state().problem or readings[0].reason
+                reasons = (reading.reason for reading in latest.values() if reading.source == source.name)
+                why = source.state().problem or next(filter(None, reasons), "it gives no value")
                 self._event("warning", "source-lost", f"{source.name} measures nothing any more: {why}")
             elif was_measuring is False and measures:
                 self._event("info", "source-found", f"{source.name} measures again")

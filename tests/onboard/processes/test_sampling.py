@@ -18,6 +18,8 @@ from onboard.settings import Settings
 from telemetry.history import History
 from telemetry.readings import Reading, SourceState
 from telemetry.sampler import Sampler
+from telemetry.sources.ina3221 import Ina3221
+from tests.telemetry.trees import orin_nx
 
 
 class Hanging:
@@ -113,6 +115,19 @@ def test_a_source_that_falls_silent_is_lost_and_says_why(bench: Bench) -> None:
     bench.source.hangs = False
     bench.run_for(2)
     assert bench.events() == [lost, ("source-found", "jtop measures again")]
+
+
+def test_jtop_beside_the_chip_that_it_reads_loses_no_source(bench: Bench, tmp_path: Path) -> None:
+    """Both report VDD_IN; jtop is started beside the chip where power modes may be set."""
+    bench.sampler.sources = [Ina3221(orin_nx(tmp_path / "board")), bench.source]
+    bench.sampler.__post_init__()
+    told = bench.run_for(10)
+    assert told.main_power_w() == 19.0
+    assert told.sources == {"ina3221": "", "jtop": ""}
+    assert bench.events() == []
+    bench.source.hangs = True
+    bench.run_for(10)
+    assert [kind for kind, _ in bench.events()] == ["source-lost"]
 
 
 @pytest.mark.parametrize("left", [{}, {"gpu": 0.0}])
