@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from telemetry.sources.nvpmodel import STATUS, TABLE
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -47,3 +49,11 @@ def test_pycuda_is_told_where_it_reads_that_it_need_not_link_curand(file: str) -
     exec(settings[1].replace("\\n", "\n"), read)
     assert (read["CUDA_ENABLE_CURAND"], read["CUDA_ROOT"]) == (False, "/usr/local/cuda")
     assert "CUDA_ENABLE_CURAND=" not in recipe
+
+
+def test_a_jetsons_container_sees_what_telemetry_reads() -> None:
+    """What is read besides /sys and /proc lies on the host."""
+    compose = (ROOT / "docker" / "compose.yaml").read_text()
+    mounted = [Path(line) for line in re.findall(r"^ +- (/\S+):\1:ro$", compose, re.MULTILINE)]
+    for file in ("/etc/nv_tegra_release", f"/{STATUS}", f"/{TABLE}", "/sys/class/thermal"):
+        assert any(Path(file).is_relative_to(path) for path in mounted), file
