@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from engines.backend import BackendState
@@ -162,8 +163,19 @@ def test_bench_without_onnx_still_says_the_bound(
 
 def test_bench_counts_layers_only_where_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph at all")
+    (tmp_path / "empty.onnx").write_bytes(b"")  # a copy that was cut off at once
+    same = onnx.helper.make_node("Identity", ["x"], ["y"])
+    port = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    constant = onnx.helper.make_node("Constant", [], ["y"], value_float=1.0)
+    for name, node, inputs in (("view", same, [port]), ("constant", constant, [])):
+        graph = onnx.helper.make_graph([node], name, inputs, [other])
+        onnx.save(onnx.helper.make_model(graph), tmp_path / f"{name}.onnx")
     for arguments, line in (
         ([str(tmp_path / "broken.onnx"), "--roofline", "--layers"], "is no ONNX file; name an .onnx file"),
+        ([str(tmp_path / "empty.onnx"), "--roofline", "--layers"], "an ONNX file without a graph; copy it again"),
+        ([str(tmp_path / "view.onnx"), "--roofline", "--layers"], "costs anything; name a file with a network in it"),
+        ([str(tmp_path / "constant.onnx"), "--roofline", "--layers"], "name"),
         ([str(tmp_path / "none.onnx"), "--roofline", "--layers"], "no such file or directory; name an .onnx file"),
         (["--layers"], "give --roofline with it"),
     ):
