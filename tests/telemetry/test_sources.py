@@ -42,6 +42,20 @@ def test_a_garbled_channel_has_a_reason_and_not_zero(tmp_path: Path, garbled: st
     assert all(reading.value for reading in readings if reading is not first)
 
 
+@pytest.mark.parametrize("garbled", ["4294967295\n", "-32768\n"])
+def test_a_current_that_no_board_draws_is_none(tmp_path: Path, garbled: str) -> None:
+    """One sample of it would be a whole orbit's energy to the governor."""
+    readings = {one.rail: one for one in Ina3221(made_orin_nx(tmp_path, curr1_input=garbled)).read()}
+    assert readings["VDD_IN"].value is None
+    assert readings["VDD_IN"].reason.startswith("in1_input x curr1_input: says ")
+    assert readings["VDD_SOC"].value == pytest.approx(3.8)
+
+
+def test_a_current_just_below_zero_is_noise(tmp_path: Path) -> None:
+    readings = {one.rail: one for one in Ina3221(made_orin_nx(tmp_path, curr3_input="-8\n")).read()}
+    assert readings["VDD_SOC"].value == pytest.approx(-0.152)
+
+
 def test_a_vanished_file_has_a_reason(tmp_path: Path) -> None:
     made_orin_nx(tmp_path)
     (tmp_path / HWMON / "in2_input").unlink()
