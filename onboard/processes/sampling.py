@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 REPORT_S = 0.5
 MODE_S = 10.0
 """Between two looks at the power mode, which changes when somebody changes it."""
+MODE_AGAIN_S = 60.0
+"""Until a power mode that could not be asked for is asked for again: jtop may not have answered yet."""
 _TEXT = 48
 
 
@@ -63,7 +65,8 @@ class Sampling:
     _reported_s: float = float("-inf")
     _refreshed_s: float = float("-inf")
     _mode: str = ""
-    _asked_mode: str = ""
+    _asked: tuple[str, str] = ("", "")
+    _asked_s: float = float("-inf")
     _main: str = ""
     _main_problem: str = ""
     _problems: dict[str, str] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class Sampling:
         latest = self.sampler.latest
         self._refresh(sample.monotonic_s)
         self._note(latest)
-        self._set_mode()
+        self._set_mode(sample.monotonic_s)
         self._report(sample.monotonic_s, latest)
 
     def _work(self, now: float) -> dict[str, float]:
@@ -159,15 +162,20 @@ class Sampling:
         elif was_throttling and not held_back:
             self._event("info", "throttling-ended", "the board runs free again")
 
-    def _set_mode(self) -> None:
-        """Asks jtop's service for the mode that the governor wants, once for each wish."""
+    def _set_mode(self, now: float) -> None:
+        """Asks jtop's service for the mode that the governor wants, once for each wish, and again where it failed."""
         wanted = self.heartbeat.wanted_mode
-        if not wanted or wanted in (self._asked_mode, self._mode):
+        mode, problem = self._asked
+        if not wanted or wanted == self._mode:
             return
-        # Noted whatever comes of it: a mode that the service refuses would be asked for twice a second.
-        self._asked_mode = wanted
+        # A mode that the service refuses would be asked for twice a second.
+        if wanted == mode and (not problem or now - self._asked_s < MODE_AGAIN_S):
+            return
         jtop = next((source for source in self.sampler.sources if isinstance(source, Jtop)), None)
         problem = "there is no jtop here" if jtop is None else jtop.set_mode(wanted, self.modes)
+        before, self._asked, self._asked_s = self._asked, (wanted, problem), now
+        if self._asked == before:
+            return
         if problem:
             self._event("warning", "power-mode", f"{wanted} could not be asked for: {problem}")
         else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from telemetry.history import History
 from telemetry.readings import Reading, SourceState
 from telemetry.sampler import Sampler
 from telemetry.sources.ina3221 import Ina3221
+from telemetry.sources.jtop import Jtop
 from tests.telemetry.trees import orin_nx
 
 
@@ -53,6 +54,7 @@ class Bench:
     ledger: Ledger
     governor: Governor
     pipe: int
+    sampling: Sampling = field(init=False)
     now_s: float = 0.0
 
     def run_for(self, seconds: int) -> TelemetryMessage:
@@ -80,7 +82,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         history = History(Path(":memory:"))
         made = Bench(source, Sampler([source], 1.0), ledger, Governor(Limits(hot_c=80.0, mean_w=40.0)), reading)
         made.sampler.clock = lambda: made.now_s
-        Sampling(settings, made.sampler, history, ledger, writing)
+        made.sampling = Sampling(settings, made.sampler, history, ledger, writing)
         yield made
         history.close()
     os.close(reading)
@@ -128,6 +130,33 @@ def test_jtop_beside_the_chip_that_it_reads_loses_no_source(bench: Bench, tmp_pa
     bench.source.hangs = True
     bench.run_for(10)
     assert [kind for kind, _ in bench.events()] == ["source-lost"]
+
+
+def test_a_power_mode_that_could_not_be_asked_for_is_asked_for_again(bench: Bench) -> None:
+    """At the start jtop has not answered yet when the governor wants its first mode."""
+
+    class Service(Jtop):
+        problem, asked = "it has not answered yet", 0
+
+        def read(self) -> list[Reading]:
+            return []
+
+        def set_mode(self, _name: str, _allowed: Sequence[str]) -> str:
+            self.asked += 1
+            return self.problem
+
+    service = Service()
+    bench.sampler.sources = [bench.source, service]
+    bench.sampler.__post_init__()
+    bench.sampling.heartbeat = Heartbeat(wanted_mode="40W")
+    bench.run_for(130)
+    assert service.asked == 3
+    failed = ("power-mode", "40W could not be asked for: it has not answered yet")
+    assert bench.events() == [failed]
+    service.problem = ""
+    bench.run_for(180)
+    assert service.asked == 4
+    assert bench.events() == [failed, ("power-mode", "40W was asked for by the governor")]
 
 
 @pytest.mark.parametrize("left", [{}, {"gpu": 0.0}])
