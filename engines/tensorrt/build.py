@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged, EngineNotWritten
+from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged, EngineNotWritten, SettingRefused
 from engines.files import replace_file
 from engines.graph_sides import of_side
 from engines.heads_graph import graph_of
@@ -59,6 +59,7 @@ def build_engine(
         BackendUnavailable: the package cannot build for this device, or onnx is missing.
         BuildFailed: TensorRT could not parse or build it.
         EngineNotWritten: ``out`` cannot be written, or is full.
+        SettingRefused: the graph takes one tile in a call, and ``batches`` are tuned for more.
     """
     try:
         return _built(manifest, folder, out, runtime, device, batches or Batches(), workspace_bytes, progress)
@@ -167,6 +168,10 @@ class _Build:
             if tensor.shape[0] == -1:
                 counts = (batches.least, batches.usual, batches.most)
                 profile.set_shape(tensor.name, *((count, *rest) for count in counts))
+            elif batches.usual > tensor.shape[0]:
+                # It would be built all the same, and fail at its first call.
+                required = f"{tensor.shape[0]} as the usual number: the graph takes no more tiles in one call"
+                raise SettingRefused("batches", f"{batches.least},{batches.usual},{batches.most}", required)
         config.add_optimization_profile(profile)
         self._aim(config, device)
         if self._progress is not None and hasattr(trt, "IProgressMonitor"):

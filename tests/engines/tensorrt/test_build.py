@@ -34,6 +34,7 @@ from engines.tensorrt.graph_io import uint8_at_the_edges
 from engines.tensorrt.runtime import Device, Runtime, l4t_version, runtime, this_device
 from engines.verify import read_golden
 from tests.tiny_convolutional import write_convolutional
+from tests.tiny_model import write_model
 
 AMPERE = Device("any", "8.6")
 SHIPPED = manifest_path("dubai-lite")
@@ -201,6 +202,15 @@ def test_what_cannot_be_parsed_says_where_the_log_is(manifest: Manifest, rtx: Ru
         build_engine(entry, tmp_path, tmp_path / "out", rtx, AMPERE)
     assert "NoSuchOperator" in failure.value.log.read_text()
     assert list((tmp_path / "out").glob("*.engine")) == []
+
+
+def test_batches_that_the_graph_does_not_take_are_refused(rtx: Runtime, tmp_path: Path) -> None:
+    """A graph whose number of tiles is fixed builds for any batches, and its engine fails at the first call."""
+    folder = write_model(tmp_path / "model", batch=1)
+    one = Manifest.load(folder)
+    with pytest.raises(SettingRefused, match="1 as the usual number"):
+        build_engine(one, folder, tmp_path / "built", rtx, AMPERE, batches=Batches(1, 4, 8))
+    assert build_engine(one, folder, tmp_path / "built", rtx, AMPERE).is_file()
 
 
 def test_a_folder_that_takes_no_engine_is_an_error_of_its_own(
