@@ -1,6 +1,6 @@
 # The service on a Jetson. JetPack 6.2 by default; for another, name its images:
 #   docker build -f docker/jetson.Dockerfile -t onboard:jetson .
-#   ... --build-arg DEVEL=... --build-arg BASE=...    (JetPack 7.2: see docs/deploy-jetson.md)
+#   ... --build-arg DEVEL=... --build-arg BASE=...    (JetPack 7.2: see docs/jetson-operations.md)
 ARG DEVEL=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
 ARG BASE=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-runtime
 

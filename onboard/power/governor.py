@@ -314,7 +314,9 @@ class Governor:
     def _account(self, watts: float, span_s: float, now_s: float) -> None:
         limits = self.limits
         if limits.mean_w is not None:
-            self._store_j = min(self._store_most_j, self._store_j + (limits.mean_w - watts) * span_s)
+            # Of a silence that is longer than a window only the window counts: no later one holds more of it.
+            counted_s = min(span_s, limits.window_s)
+            self._store_j = min(self._store_most_j, self._store_j + (limits.mean_w - watts) * counted_s)
         if self._orbit_began_s is not None:
             self._orbit_j += watts * span_s
             # A silence may span orbits: the new one has only the energy that fell into it.

@@ -105,6 +105,25 @@ def test_a_peak_makes_it_rest() -> None:
     assert states[-1]
 
 
+def test_a_long_silence_costs_no_more_than_a_window() -> None:
+    """A service that was stopped for ten hours while it worked waited four hours for its mean power afterwards."""
+    governor = Governor(Limits(mean_w=15.0, window_s=600.0))
+    now = 0.0
+    for _ in range(60):
+        now += 1.0
+        governor.add_measurement(Measurement(now, 19.0))
+        governor.decide(now)
+    now += 36_000.0
+    governor.add_measurement(Measurement(now, 19.0))
+    back = now
+    while not governor.decide(now).work:
+        now += 1.0
+        governor.add_measurement(Measurement(now, 5.0))
+        assert now - back < 3600
+    # 4 W over the mean for 600 s are 2,400 J: at 10 W below it they are back in four minutes, and some to begin with.
+    assert 240 <= now - back <= 360
+
+
 def test_quiet_hours_and_a_span_over_midnight() -> None:
     now = [0.0]
     governor = Governor(Limits(quiet=quiet_spans("06:00-07:30,22:00-01:00")), seconds_of_day=lambda: now[0])
