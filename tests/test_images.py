@@ -42,3 +42,12 @@ def test_commands_find_the_engines_that_the_service_built(file: str, monkeypatch
     data = Path(settings["ONBOARD_DATA_DIR"])
     # As onboard.processes.engine_opening has them.
     assert (engines_dir(), cache_dir() / "backends.json") == (data / "engines", data / "backends.json")
+
+
+def test_the_guides_checks_of_the_gpu_have_its_groups() -> None:
+    """The image's user is 10001:10001: with a group named there, Docker adds none of /etc/group."""
+    guide = (ROOT / "docs" / "deploy-jetson.md").read_text().replace("\\\n", "")
+    checks = [line for line in guide.splitlines() if "docker run" in line and ("cuInit" in line or "doctor" in line)]
+    assert len(checks) == 2
+    assert all("$GPU_GROUPS" in line for line in checks)
+    assert "USER 10001:10001" in (ROOT / "docker" / "jetson.Dockerfile").read_text()
