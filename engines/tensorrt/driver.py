@@ -11,8 +11,9 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -109,6 +110,20 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Gives the context back; streams and events are gone before."""
+
+
+def check_package() -> None:
+    """Passes where one of the packages is installed; loads none.
+
+    Raises:
+        BackendUnavailable: none is. An engine could be built for minutes, and then not be run.
+    """
+    for name in ("pycuda", "cuda.bindings"):
+        # ModuleNotFoundError: there is no package "cuda" to look into.
+        with suppress(ModuleNotFoundError):
+            if find_spec(name) is not None:
+                return
+    raise BackendUnavailable("tensorrt", "neither pycuda nor cuda-python is installed", REMEDY)
 
 
 def open_driver() -> Driver:
