@@ -24,7 +24,7 @@ from onboard.power.receiver import TelemetryMessage
 from onboard.processes.child import STDIN, lines_of, run_child
 from onboard.processes.heartbeat import Heartbeat, heartbeat_of
 from onboard.settings import Settings, read_settings
-from telemetry.discover import Source, main_rail, measured_period_s, sources
+from telemetry.discover import SCOPES, Source, main_rail, measured_period_s, scope_of, sources
 from telemetry.history import History
 from telemetry.readings import Reading, field_of
 from telemetry.sampler import Sample, Sampler
@@ -68,6 +68,7 @@ class Sampling:
     _asked: tuple[str, str] = ("", "")
     _asked_s: float = float("-inf")
     _main: str = ""
+    _main_scope: int = 0
     _main_problem: str = ""
     _problems: dict[str, str] = field(default_factory=dict)
     _is_measuring: dict[str, bool] = field(default_factory=dict)
@@ -114,8 +115,10 @@ class Sampling:
         self._mode = power_mode(self.settings.telemetry_root)[0] or ""
         power = [reading for reading in self.sampler.latest.values() if reading.quantity == "power_w"]
         best = main_rail(power)
-        if best is not None:
+        # A narrower rail takes no wider one's place: a limit for the machine is not kept by what its GPU draws.
+        if best is not None and (not self._main or SCOPES.index(scope_of(best)) <= self._main_scope):
             self._main, self._main_problem = field_of(best.quantity, best.rail), ""
+            self._main_scope = SCOPES.index(scope_of(best))
         elif not self._main:
             reasons = [reading.reason for reading in power] or [
                 source.state().problem for source in self.sampler.sources[:2]

@@ -132,6 +132,28 @@ def test_jtop_beside_the_chip_that_it_reads_loses_no_source(bench: Bench, tmp_pa
     assert [kind for kind, _ in bench.events()] == ["source-lost"]
 
 
+def test_a_narrower_rail_takes_no_wider_ones_place(bench: Bench) -> None:
+    """A limit for the machine is not kept by what its GPU draws: the governor is blind instead."""
+
+    class Rail(Hanging):
+        def __init__(self, name: str, rail: str, watts: float) -> None:
+            super().__init__()
+            self.name, self.rail, self.watts = name, rail, watts
+
+        def read(self) -> list[Reading]:
+            return [] if self.hangs else [Reading("power_w", self.watts, self.name, self.rail)]
+
+    package, gpu = Rail("rapl", "package-0", 60.0), Rail("nvml", "gpu-0", 20.0)
+    bench.sampler.sources = [package, gpu]
+    bench.sampler.__post_init__()
+    assert bench.run_for(20).main_power_w() == 60.0
+    package.hangs = True
+    told = bench.run_for(30)
+    assert (told.main, told.main_power_w()) == ("power_w:package-0", None)
+    package.hangs = False
+    assert bench.run_for(20).main_power_w() == 60.0
+
+
 def test_a_power_mode_that_could_not_be_asked_for_is_asked_for_again(bench: Bench) -> None:
     """At the start jtop has not answered yet when the governor wants its first mode."""
 
