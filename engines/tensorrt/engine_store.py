@@ -67,8 +67,14 @@ def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, tensorr
         )
         return build_engine(manifest, folder, built, tensorrt, device, batches=batches)
     for path in sorted(built.glob(f"{manifest.name}_*{SUFFIX}")):
-        BuiltEngine.load(path).check(path, manifest, folder, tensorrt, device)  # says what differs
-        return path  # it was renamed, and fits all the same
+        try:
+            BuiltEngine.load(path).check(path, manifest, folder, tensorrt, device)
+        except (EngineDamaged, EngineElsewhere) as error:  # noqa: PERF203 -- there are one or two
+            refusal = refusal or error  # says what differs
+        else:
+            return path  # it was renamed, and fits all the same
+    if refusal is not None:
+        raise refusal
     remedy = build_command(manifest, folder, built)
     raise BackendUnavailable(BACKEND, f"{built} holds no engine of {manifest.name} for {device.slug}", remedy)
 

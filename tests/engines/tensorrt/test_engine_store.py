@@ -60,6 +60,9 @@ def test_an_engine_for_the_architecture_serves_where_none_is_of_this_gpu(model: 
 def test_a_renamed_engine_is_found_if_it_fits(model: Path, tmp_path: Path) -> None:
     name = Manifest.load(model).name
     renamed = built_for(model, tmp_path / "built", HERE, f"{name}_mine{SUFFIX}")
+    (tmp_path / "built" / f"{name}_left_over{SUFFIX}").write_bytes(b"an engine without its facts")
+    elsewhere = built_for(model, tmp_path / "built", replace(HERE, name="NVIDIA A40"), f"{name}_another{SUFFIX}")
+    assert elsewhere < renamed
     assert found(model, tmp_path / "built") == renamed
 
 
