@@ -288,11 +288,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     if arguments.json:
         print(json.dumps(result.facts() | {"machine": machine()}))
-        return 0
-    print(f"machine  {machine()}")
-    print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
-    print(result.table())
-    return 0
+    else:
+        print(f"machine  {machine()}")
+        print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
+        print(result.table())
+    return 130 if result.interrupted else 0
 
 
 def _files(manifest: Manifest) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
@@ -72,13 +73,17 @@ class Row:
 
 @dataclass
 class Bench:
-    """Results of one run. `peak` is this machine's own; `roofs` and `layers` are computed, not measured."""
+    """Results of one run, of a part of it if `interrupted`.
+
+    `peak` is this machine's own; `roofs` and `layers` are computed, not measured.
+    """
 
     peak: Rates
     rows: list[Row] = field(default_factory=list)
     roofs: list[tuple[str, int, Roof]] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     def count(self, model: str | Path | None, manifest: Manifest, devices: Sequence[Rates]) -> None:
         """Adds a model's roofline bounds on `devices`, and the expected time of its layers."""
@@ -95,7 +100,9 @@ class Bench:
     def facts(self) -> dict[str, Any]:
         """For machines."""
         roofs = [{"model": model, "pixels": pixels, **asdict(roof)} for model, pixels, roof in self.roofs]
-        return {"peak": asdict(self.peak), "rows": [asdict(row) for row in self.rows], "roofs": roofs}
+        return {"peak": asdict(self.peak), "rows": [asdict(row) for row in self.rows], "roofs": roofs} | (
+            {"interrupted": True} if self.interrupted else {}
+        )
 
     def table(self) -> str:
         """For people: a line for each batch, then the roofs."""
@@ -147,13 +154,17 @@ def bench(
 
     Raises:
         OpeningRefused: a model or a backend that was named cannot be opened.
+        KeyboardInterrupt: before anything was measured; afterwards the rows are given back.
     """
     result = Bench(cpu)
+    named = backends or [state.name for state in backend_states() if state.version]
+    if not named:
+        raise BackendUnavailable("bench", "no backend is usable here", "`engines list` says why")
     with power_meter() as meter:
-        for model in models:
-            manifest = Manifest.load(manifest_path(model))
-            for backend in backends or [state.name for state in backend_states() if state.version]:
-                for heads in _sets_of_heads(manifest):
+        try:
+            for model in models:
+                manifest = Manifest.load(manifest_path(model))
+                for backend, heads in itertools.product(named, _sets_of_heads(manifest)):
                     opened = manifest.with_heads(heads)
                     name = " + ".join([f"{manifest.name} {manifest.version}", *heads[1:]])
                     pixels, flops = useful_pixels(opened), None if opened.cost is None else opened.cost.flops
@@ -173,8 +184,14 @@ def bench(
                             raise
                         problem = getattr(error, "problem", str(error))
                         result.rows.append(Row(name, backend, pixels, flops, [], problem))
-            if devices:
-                result.count(model, manifest, (*devices, cpu))
+                if devices:
+                    result.count(model, manifest, (*devices, cpu))
+        except KeyboardInterrupt:
+            # What was measured took minutes; where nothing was, there is nothing to show.
+            if not result.rows:
+                raise
+            result.interrupted = True
+            result.problems.append("interrupted: what comes after these rows was not measured")
     return result
 
 

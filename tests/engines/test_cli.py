@@ -226,6 +226,34 @@ def test_a_backend_that_fails_is_a_row_among_the_others(
     assert main(["bench", str(tiny_model), "--threads", "1", "--seconds", "0.01", "--backend", "old"]) == 2
 
 
+def test_an_interrupted_bench_shows_what_it_measured(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(model: str, **options: Any) -> Any:
+        if options["backend"] == "slow":
+            raise KeyboardInterrupt
+        return open_engine(model, **options)
+
+    monkeypatch.setattr(bench, "open_engine", opened)
+    command = ["bench", str(tiny_model), "--threads", "1", "--seconds", "0.01"]
+    assert main([*command, "--backend", "onnxruntime", "slow"]) == 130
+    shown = capsys.readouterr().out
+    assert "tiny 1.0, onnxruntime fp32" in shown
+    assert "interrupted: what comes after these rows was not measured" in shown
+    assert main([*command, "--backend", "onnxruntime", "slow", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["interrupted"]
+    assert main([*command, "--backend", "slow"]) == 130
+    assert capsys.readouterr() == ("", "engines: interrupted\n")
+
+
+def test_a_bench_without_any_backend_says_so(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "backend_states", lambda: [BackendState("onnxruntime", None, "gone; install it")])
+    assert main(["bench", str(tiny_model)]) == 2
+    assert "no backend is usable here" in capsys.readouterr().err
+
+
 def test_bench_counts_tiles_not_calls() -> None:
     with ConstantEngine(tile_size=8, delay_s=0.01) as engine:
         one, four = bench.time_batches(engine, (1, 4), seconds=0.01)
