@@ -1,6 +1,6 @@
 # The service on a Jetson. JetPack 6.2 by default; for another, name its images:
 #   docker build -f docker/jetson.Dockerfile -t onboard:jetson .
-#   ... --build-arg DEVEL=... --build-arg BASE=...    (JetPack 7.2: see docs/deploy-jetson.md)
+#   ... --build-arg DEVEL=... --build-arg BASE=...    (JetPack 7.2: see docs/jetson-operations.md)
 ARG DEVEL=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
 ARG BASE=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-runtime
 
@@ -11,10 +11,11 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends python3-venv python3-dev g++ \
  && rm -rf /var/lib/apt/lists/*
 COPY docker/requirements/pycuda-make.txt docker/requirements/pycuda.txt /src/
-# curand has no use here and its headers need not be there; libcuda itself comes with the driver, at run time.
-ENV CUDA_ENABLE_CURAND=False \
-    LIBRARY_PATH=/usr/local/cuda/lib64/stubs
-RUN python3 -m venv /opt/make \
+# curand has no use here, and the image that flies may lack its library: then PyCUDA would not load. PyCUDA reads its
+# settings from this file, none from the environment. libcuda itself comes with the driver, at run time.
+ENV LIBRARY_PATH=/usr/local/cuda/lib64/stubs
+RUN printf "CUDA_ENABLE_CURAND = False\nCUDA_ROOT = '/usr/local/cuda'\n" > /etc/aksetup-defaults.py \
+ && python3 -m venv /opt/make \
  && /opt/make/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r /src/pycuda-make.txt \
  && /opt/make/bin/pip wheel --no-cache-dir --require-hashes --no-build-isolation --no-deps \
       --wheel-dir /wheels -r /src/pycuda.txt
@@ -61,7 +62,7 @@ ENV PATH=/opt/onboard/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ONBOARD_DATA_DIR=/data \
-    ENGINES_CACHE_DIR=/data/cache \
+    ENGINES_CACHE_DIR=/data \
     ONBOARD_HOST=0.0.0.0 \
     ONBOARD_MODEL=landcover-fp16 \
     ONBOARD_BACKEND=tensorrt

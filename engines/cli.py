@@ -155,6 +155,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from functools import partial
     from itertools import chain
+    from math import isnan
 
     from engines.compare import carried_tiles, compare, scene_tiles
     from engines.errors import SettingRefused
@@ -179,7 +180,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     opened = partial(open_engine, threads=arguments.threads, check_golden=False)
     with ExitStack() as stack:
         engine = stack.enter_context(opened(arguments.model, heads=heads, backend=arguments.backend))
-        reference = stack.enter_context(opened(reference_model, heads=heads if known else (), backend=REFERENCE))
+        # The engine's own head, where the reference has one of its name; else the reference's first.
+        same = [head.name for head in engine.manifest.opened_heads if head.name in known]
+        reference = stack.enter_context(opened(reference_model, heads=same, backend=REFERENCE))
         pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
         tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
         comparison = compare(reference, engine, tiles if scenes else carried_tiles(engine))
@@ -190,7 +193,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         "tiles": comparison.tiles,
         "agreement": comparison.pixel_agreement,
         "worst_tile": {"agreement": comparison.worst_tile[0], "name": comparison.worst_tile[1]},
-        "iou_between": dict(zip(names, comparison.iou_between, strict=True)),
+        # JSON has no NaN, which stands for a class in neither map.
+        "iou_between": {
+            name: None if isnan(iou) else iou for name, iou in zip(names, comparison.iou_between, strict=True)
+        },
         "collapsed": comparison.collapsed,
         "miou": None if comparison.miou is None else {"reference": comparison.miou[0], "engine": comparison.miou[1]},
     }
@@ -220,7 +226,7 @@ def _print_comparison(facts: dict[str, Any]) -> None:
     worst = "worst {agreement:.4%} ({name})".format(**facts["worst_tile"])
     print(f"agreement  {facts['agreement']:.4%} of {counted(facts['tiles'], 'tile')}, {worst}")
     for name, value in facts["iou_between"].items():
-        print(f"           {name}: IoU between them {value:.4f}")
+        print(f"           {name}: " + ("in neither map" if value is None else f"IoU between them {value:.4f}"))
     if facts["miou"] is not None:
         reference, engine = facts["miou"]["reference"], facts["miou"]["engine"]
         difference, allowed = 100 * (engine - reference), 100 * facts["most_loss"]
@@ -259,7 +265,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     manifest = Manifest.load(file)
     manifest.check_files(file.parent)
     if manifest.golden is not None:
-        read_golden(manifest, file.parent)
+        read_golden(manifest.with_heads(manifest.head_names), file.parent)
     print(manifest.to_json() if arguments.json else render(manifest.with_heads(manifest.head_names)))
     return 0
 
@@ -282,11 +288,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     if arguments.json:
         print(json.dumps(result.facts() | {"machine": machine()}))
-        return 0
-    print(f"machine  {machine()}")
-    print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
-    print(result.table())
-    return 0
+    else:
+        print(f"machine  {machine()}")
+        print(f"peak     {cpu.flops_per_s / 1e9:.0f} GFLOP/s FP32, {cpu.bytes_per_s / 1e9:.1f} GB/s ({cpu.source})")
+        print(result.table())
+    return 130 if result.interrupted else 0
 
 
 def _files(manifest: Manifest) -> list[str]:

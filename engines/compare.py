@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -15,7 +16,7 @@ from rasterio.windows import Window
 
 from engines.engine import Engine
 from engines.errors import SettingRefused
-from engines.manifest import Acceptance, Precision
+from engines.manifest import Acceptance, Manifest, ModelInput, Precision
 from engines.metrics import Confusion, iou_of
 from engines.verify import read_golden
 
@@ -102,7 +103,7 @@ def compare(reference: Engine, engine: Engine, tiles: Iterable[RealTile]) -> Com
         TilesRefused, InferenceFailed: as `Engine.infer`.
     """
     expected_model, given_model = reference.manifest, engine.manifest
-    if (expected_model.classes, expected_model.input) != (given_model.classes, given_model.input):
+    if (expected_model.classes, _input_of(expected_model)) != (given_model.classes, _input_of(given_model)):
         raise SettingRefused("reference", expected_model.name, f"a model of {given_model.name}'s classes and input")
     classes = len(expected_model.classes)
     comparison = Comparison(Confusion(classes), Confusion(classes), Confusion(classes))
@@ -111,7 +112,8 @@ def compare(reference: Engine, engine: Engine, tiles: Iterable[RealTile]) -> Com
         given = engine.infer(tile.pixels[np.newaxis]).classes[0][tile.core]
         comparison.between.add(expected, given)
         same = float((expected == given).mean())
-        comparison.worst_tile = min(comparison.worst_tile, (same, tile.name))
+        if not comparison.tiles or same < comparison.worst_tile[0]:
+            comparison.worst_tile = (same, tile.name)
         comparison.tiles += 1
         # Open water is of one class in both maps, and a few other pixels in one of them are no collapse.
         if same < _ALIKE and _of_one_class(expected) != _of_one_class(given):
@@ -122,6 +124,11 @@ def compare(reference: Engine, engine: Engine, tiles: Iterable[RealTile]) -> Com
     if not comparison.tiles:
         raise SettingRefused("scenes", "none", "at least one scene with one tile in it")
     return comparison
+
+
+def _input_of(manifest: Manifest) -> ModelInput:
+    """The input without the sides that it takes beside `tile_size`: only tiles of that size are compared."""
+    return manifest.input.model_copy(update={"tile_sides": None})
 
 
 def _of_one_class(classes: NDArray[np.uint8]) -> bool:
@@ -189,8 +196,11 @@ def _labels(path: Path, size: tuple[int, int], classes: int) -> NDArray[np.uint8
         if (labels.height, labels.width) != size:
             given = f"{labels.height} x {labels.width}"
             raise SettingRefused("labels", f"{path}, {given} pixels", f"labels of the scene's {size[0]} x {size[1]}")
-        codes: NDArray[np.uint8] = labels.read(1)
-    if codes.max() > classes:
-        given = f"{path}, which holds {codes.max()}"
-        raise SettingRefused("labels", given, f"codes of 0 (none) to {classes}; what is to be ignored is 0")
-    return codes
+        codes: NDArray[Any] = labels.read(1)
+    required = f"codes of 0 (none) to {classes}; what is to be ignored is 0"
+    # Cast to bytes a -1 would be 255, and a code of 2.7 or NaN would be any.
+    if codes.dtype.kind not in "iu":
+        raise SettingRefused("labels", f"{path}, of {codes.dtype}", f"whole numbers, {required}")
+    if wrong := next((int(code) for code in (codes.max(), codes.min()) if not 0 <= code <= classes), 0):
+        raise SettingRefused("labels", f"{path}, which holds {wrong}", required)
+    return codes.astype(np.uint8)

@@ -15,6 +15,7 @@ EngineError                 an internal failure (exit code 1)
     ├── ModelMismatch       model file and manifest do not belong together: deliver both again
     ├── EngineElsewhere     build the engine for this device, TensorRT and model
     ├── EngineDamaged       build the engine again
+    ├── EngineNotWritten    free space, or name a folder that can be written
     ├── BackendUnavailable  install the runtime, or take another backend
     ├── SettingRefused      correct the option
     └── HeadsRefused        name heads that the model has
@@ -173,6 +174,17 @@ class EngineDamaged(OpeningRefused):
     def __init__(self, path: Path, problem: str) -> None:
         self.path, self.problem = path, problem
         super().__init__(f"{path}: {problem}; `engines build` makes it anew, or remove it")
+
+
+class EngineNotWritten(OpeningRefused):
+    """A built engine, or what goes beside it, cannot be written; the model is not to blame."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        self.folder, self.problem = folder, problem
+        super().__init__(
+            f"{folder}: the engine cannot be written there ({problem}); free space, or name a folder that can be "
+            "written (engines build --out; without it ENGINES_CACHE_DIR)"
+        )
 
 
 class BackendUnavailable(OpeningRefused):

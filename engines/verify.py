@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,12 +194,24 @@ def _golden_arrays(
     # Read once: the arrays come from the bytes that were checked. No pickles, which run code: models come up the link.
     content = golden.read_verified(folder)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with _archive(content) as arrays:
             return {name: arrays[name] for name in (*required, *(set(optional) & set(arrays.files)))}
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelMismatch(
             folder / golden.file, "content", given=f"not readable ({error})", required="arrays tile and classes"
         ) from error
+
+
+def _archive(content: bytes) -> Any:
+    """NumPy's archive of arrays.
+
+    Raises:
+        ValueError: it is one array alone, which NumPy reads as well. Others of NumPy, zipfile and zlib: it is none.
+    """
+    loaded = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        raise ValueError("one array and no archive")  # noqa: TRY004 -- a fault of the file, caught as the others are
+    return loaded
 
 
 def _check_array(array: NDArray[np.uint8], path: Path, name: str, shape: tuple[int, ...]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.command_line import bytes_text, counted
+from engines.cpu import usable_cores
 from engines.errors import EngineError
 from engines.manifest import Manifest
 from engines.open import backend_states, default_model, shipped_models
@@ -23,6 +25,9 @@ from telemetry.sources.thermal import hottest_of
 
 _JTOP_S = 5.0
 """Longest wait for jtop's first word."""
+_BETWEEN_S = 0.2
+"""Between two reads: the watts of a counter of joules are the mean between them. It counts in steps of a millisecond:
+at once after the first read it would say 0 W."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,8 @@ def _machine() -> Iterator[Finding]:
     import numpy as np
     import rasterio
 
-    cores = len(os.sched_getaffinity(0))
     memory = bytes_text(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    usable = counted(cores, "core")
+    usable = counted(usable_cores(), "core")
     yield Finding("machine", "processor", f"{platform.machine()}, {usable} usable, {memory} of memory")
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, rasterio {rasterio.__version__}"
     yield Finding("machine", "software", f"{versions}, GDAL {rasterio.__gdal_version__}")
@@ -155,8 +159,10 @@ def _measured(root: Path) -> Iterator[Finding]:
             "measured", state.name, ", ".join(state.rails) + period if state.found else "",
             "" if state.found else f"{state.problem}; {state.remedy}",
         )  # fmt: skip
-    # Twice: RAPL counts joules, and its watts are the mean since the read before.
-    readings = [reading for source in available for reading in (*source.read(), *source.read())]
+    for source in available:
+        source.read()
+    time.sleep(_BETWEEN_S)
+    readings = [reading for source in available for reading in source.read()]
     best, hottest = main_rail(readings), hottest_of(readings)
     if best is not None:
         covers = {"module": "the whole module", "package": "the processor only", "gpu": "the GPU only"}[scope_of(best)]
@@ -174,12 +180,19 @@ def _measured(root: Path) -> Iterator[Finding]:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    whole = folder.absolute()
+    existing = next(path for path in (whole, *whole.parents) if _is_there(path))
     # Of the nearest folder that exists: mapping makes --out, this command makes nothing.
     free = shutil.disk_usage(existing).free
     # One byte a pixel for the canvas and about half of that while the COG is made.
     yield Finding("disk", str(folder), f"{bytes_text(free)} free, room for a scene of about {free / 1.5e6:,.0f} Mpx")
     if not os.access(existing, os.W_OK):
         yield Finding("disk", "writing", missing=f"{existing} is not writable; choose another --out")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    # A folder above it is closed to this user: one that can be seen is further up.
+    except PermissionError:
+        return False

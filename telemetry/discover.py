@@ -21,6 +21,9 @@ from telemetry.sources.throttle import OverCurrent, Throttle
 MODULE_RAILS = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN", "total")
 """Rails that carry a whole module, by the boards' own names; jtop calls its sum "total"."""
 
+SCOPES = ("module", "package", "gpu")
+"""What a main rail may cover, widest first; see scope_of."""
+
 
 class Source(Protocol):
     """A source of readings, such as a power monitor.
@@ -78,10 +81,9 @@ def scope_of(reading: Reading) -> str:
 
 def main_rail(readings: Iterable[Reading]) -> Reading | None:
     """The power reading of widest scope: module before package before GPU; None where there is none."""
-    order = ("module", "package", "gpu")
     measured = [reading for reading in readings if reading.quantity == "power_w" and reading.value is not None]
-    candidates = [reading for reading in measured if scope_of(reading) in order]
-    return min(candidates, key=lambda reading: order.index(scope_of(reading)), default=None)
+    candidates = [reading for reading in measured if scope_of(reading) in SCOPES]
+    return min(candidates, key=lambda reading: SCOPES.index(scope_of(reading)), default=None)
 
 
 def measured_period_s(

@@ -38,16 +38,29 @@ class Sample:
         return {name: value for name, value in measured if value is not None}
 
 
+@dataclass(frozen=True)
+class _Owner:
+    """Who last had a value of a field: the source's place in the order, when, and how often it is read."""
+
+    place: int
+    at_s: float
+    period_s: float
+
+
 @dataclass
 class Sampler:
     """Samples sources; `run` blocks, `start` does it in a thread.
 
+    Two sources may report one field (jtop reads the chip that the INA3221 source reads too): the one that stands first
+    counts, the other takes its place while the first has no value.
+
     Attributes:
-        sources: each is read no more often than its own period.
+        sources: in order of preference; each is read no more often than its own period.
         interval_s: time between two turns, in seconds.
         listeners: called with each sample, in the sampler's thread; they must return quickly.
         energy: by field "power_w:RAIL", since the start.
         latest: by field, the last reading; it has no value where its source was read and did not report the field.
+        measuring: by name of a source, whether its last read gave any value.
     """
 
     sources: Sequence[Source]
@@ -61,6 +74,8 @@ class Sampler:
         self._last: float | None = None
         self._stop = threading.Event()
         self.latest: dict[str, Reading] = {}
+        self.measuring: dict[str, bool] = {}
+        self._owners: dict[str, _Owner] = {}
 
     @property
     def energy(self) -> dict[str, Energy]:
@@ -99,11 +114,10 @@ class Sampler:
         for position, source in enumerate(self.sources):
             if now >= self._due[position]:
                 period = max(self.interval_s, source.period_s)
-                source_readings = source.read()
-                source_readings = [*source_readings, *self._missing(source, source_readings)]
-                for reading in source_readings:
-                    self._take(reading, now, period)
-                readings += source_readings
+                read = source.read()
+                self.measuring[source.name] = any(reading.value is not None for reading in read)
+                mine = _Owner(position, now, period)
+                readings += [one for one in (*read, *self._missing(source, read)) if self._take(one, mine)]
                 # Half a turn early, since rounding up would make it a whole turn late.
                 self._due[position] = now + period - self.interval_s / 2
         gap = 0.0 if self._last is None or now - self._last <= LATE * self.interval_s else now - self._last
@@ -122,9 +136,19 @@ class Sampler:
             if last.source == source.name and name not in names
         ]
 
-    def _take(self, reading: Reading, now: float, period_s: float) -> None:
+    def _take(self, reading: Reading, mine: _Owner) -> bool:
+        """Keeps a reading; False where another source counts for its field now."""
         name = field_of(reading.quantity, reading.rail)
+        owner = self._owners.get(name, mine)
+        is_fresh = mine.at_s - owner.at_s <= LATE * owner.period_s
+        if owner.place != mine.place and is_fresh and (owner.place < mine.place or reading.value is None):
+            return False
         self.latest[name] = reading
+        if reading.value is not None:
+            self._owners[name] = mine
         if reading.quantity == "power_w":
+            meter = self._meters.setdefault(name, EnergyMeter(0.0))
             # By the source's own period: one that is slower than the sampler is not late at each sample.
-            self._meters.setdefault(name, EnergyMeter(LATE * period_s)).add(now, reading.value)
+            meter.longest_s = LATE * mine.period_s
+            meter.add(mine.at_s, reading.value)
+        return True

@@ -69,8 +69,8 @@ OWN_ADAPTER = {
 }
 
 
-COMPUTED_IMPORTS = {"engines/tensorrt/runtime.py"}
-"""Files that import one of several modules by a name in a variable (TensorRT and TensorRT for RTX)."""
+COMPUTED_IMPORTS = {"engines/loading.py", "engines/tensorrt/runtime.py"}
+"""Files that import modules by a name in a variable: what loads runtimes, and TensorRT beside TensorRT for RTX."""
 
 
 def imports(path: Path) -> set[str]:
@@ -82,7 +82,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules.add(node.module)
             modules.update(f"{node.module}.{alias.name}" for alias in node.names if node.module in PACKAGES)
-        elif isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__"}:
+        elif isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__", "load_package"}:
             named = node.args[0] if node.args else None
             if isinstance(named, ast.Constant):
                 modules.add(str(named.value))

@@ -13,6 +13,7 @@ from engines.cpu import usable_cores
 from engines.engine import ClosesOnExit, EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.heads_graph import graph_of
+from engines.loading import load_package
 from engines.manifest import Manifest
 from engines.outputs import check_sides_are_open, output_ports, prediction_of
 
@@ -139,12 +140,10 @@ class OnnxRuntimeEngine(ClosesOnExit):
 
 def _runtime() -> ModuleType:
     try:
-        import onnxruntime
+        return load_package("onnxruntime")
     except (ImportError, OSError) as error:
         remedy = f"{sys.executable} -m pip install onnxruntime"
-        raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", remedy) from error
-    runtime: ModuleType = onnxruntime
-    return runtime
+        raise BackendUnavailable(BACKEND, f"it does not load here ({one_line(error)})", remedy) from error
 
 
 def _faults(ort: ModuleType) -> tuple[type[Exception], ...]:

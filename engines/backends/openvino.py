@@ -20,6 +20,7 @@ from engines.cpu import usable_cores
 from engines.engine import ClosesOnExit, EngineOptions, Prediction, Tiles, checked_tiles, engine_digest
 from engines.errors import BackendUnavailable, InferenceFailed, ModelMismatch, one_line
 from engines.heads_graph import graph_of
+from engines.loading import load_package
 from engines.manifest import Manifest
 from engines.outputs import check_sides_are_open, output_ports, prediction_of
 
@@ -44,7 +45,12 @@ def bf16_version() -> str:
         BackendUnavailable: not installed, or the processor has none.
     """
     version = openvino_version()
-    if "BF16" not in _runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    try:
+        capabilities = _runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except RuntimeError as error:  # the plugin for processors is not whole
+        remedy = f"{sys.executable} -m pip install openvino, or take onnxruntime"
+        raise BackendUnavailable(BACKEND_BF16, f"it does not load here ({one_line(error)})", remedy) from error
+    if "BF16" not in capabilities:
         raise BackendUnavailable(BACKEND_BF16, "this processor has no bfloat16", "take openvino or onnxruntime")
     return version
 
@@ -131,12 +137,10 @@ class OpenVinoEngine(ClosesOnExit):
 
 def _runtime() -> ModuleType:
     try:
-        import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        return load_package("openvino")
     except (ImportError, OSError) as error:
         remedy = f"{sys.executable} -m pip install openvino"
-        raise BackendUnavailable(BACKEND, f"not usable here ({one_line(error)})", remedy) from error
-    runtime: ModuleType = openvino
-    return runtime
+        raise BackendUnavailable(BACKEND, f"it does not load here ({one_line(error)})", remedy) from error
 
 
 def _set_sides(ov: ModuleType, model: Any, manifest: Manifest) -> None:

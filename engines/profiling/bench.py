@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
@@ -15,15 +16,16 @@ import numpy as np
 from engines.command_line import counted
 from engines.cpu import processor
 from engines.engine import Engine, Tiles
-from engines.errors import BackendUnavailable, SettingRefused
+from engines.errors import BackendUnavailable, EngineDamaged, EngineElsewhere, InferenceFailed, SettingRefused
 from engines.manifest import Manifest
 from engines.open import backend_states, manifest_path, open_engine
 from engines.profiling.layer_report import LayerReport, layers_or_problem
-from engines.profiling.power import Wattmeter, power_meter
+from engines.profiling.power import Wattmeter, joules_between, power_meter
 from engines.profiling.roofline import Rates, Roof, roof, useful_pixels
 from engines.verify import golden_tiles
 
 _LEAST_CALLS = 3
+_MOST_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ def time_batches(
     Raises:
         SettingRefused: a batch the engine does not take, or no time.
     """
-    if not seconds > 0:
-        raise SettingRefused("seconds", seconds, "more than 0")
+    # NaN is neither; to infinity a bench would never end.
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise SettingRefused("seconds", seconds, f"more than 0, {_MOST_SECONDS:g} at most")
     for batch in batches:
         if not 1 <= batch <= engine.max_batch:
             raise SettingRefused("batch", batch, f"a whole number from 1 to {engine.max_batch}")
@@ -70,13 +73,17 @@ class Row:
 
 @dataclass
 class Bench:
-    """Results of one run. `peak` is this machine's own; `roofs` and `layers` are computed, not measured."""
+    """Results of one run, of a part of it if `interrupted`.
+
+    `peak` is this machine's own; `roofs` and `layers` are computed, not measured.
+    """
 
     peak: Rates
     rows: list[Row] = field(default_factory=list)
     roofs: list[tuple[str, int, Roof]] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     def count(self, model: str | Path | None, manifest: Manifest, devices: Sequence[Rates]) -> None:
         """Adds a model's roofline bounds on `devices`, and the expected time of its layers."""
@@ -93,7 +100,9 @@ class Bench:
     def facts(self) -> dict[str, Any]:
         """For machines."""
         roofs = [{"model": model, "pixels": pixels, **asdict(roof)} for model, pixels, roof in self.roofs]
-        return {"peak": asdict(self.peak), "rows": [asdict(row) for row in self.rows], "roofs": roofs}
+        return {"peak": asdict(self.peak), "rows": [asdict(row) for row in self.rows], "roofs": roofs} | (
+            {"interrupted": True} if self.interrupted else {}
+        )
 
     def table(self) -> str:
         """For people: a line for each batch, then the roofs."""
@@ -145,13 +154,17 @@ def bench(
 
     Raises:
         OpeningRefused: a model or a backend that was named cannot be opened.
+        KeyboardInterrupt: before anything was measured; afterwards the rows are given back.
     """
     result = Bench(cpu)
+    named = backends or [state.name for state in backend_states() if state.version]
+    if not named:
+        raise BackendUnavailable("bench", "no backend is usable here", "`engines list` says why")
     with power_meter() as meter:
-        for model in models:
-            manifest = Manifest.load(manifest_path(model))
-            for backend in backends or [state.name for state in backend_states() if state.version]:
-                for heads in _sets_of_heads(manifest):
+        try:
+            for model in models:
+                manifest = Manifest.load(manifest_path(model))
+                for backend, heads in itertools.product(named, _sets_of_heads(manifest)):
                     opened = manifest.with_heads(heads)
                     name = " + ".join([f"{manifest.name} {manifest.version}", *heads[1:]])
                     pixels, flops = useful_pixels(opened), None if opened.cost is None else opened.cost.flops
@@ -164,13 +177,21 @@ def bench(
                             timings = time_batches(engine, batches, seconds=seconds, meter=meter)
                             engine_name = f"{engine.backend} {engine.precision}"
                             result.rows.append(Row(name, engine_name, pixels, flops, timings))
-                    except BackendUnavailable as error:
-                        # A backend that the user named is an error; one of "all" is a row with the reason.
+                    except (BackendUnavailable, EngineElsewhere, EngineDamaged, InferenceFailed) as error:
+                        # A backend that the user named is an error; one of "all" is a row with the reason, beside what
+                        # was measured of the others.
                         if backends is not None:
                             raise
-                        result.rows.append(Row(name, backend, pixels, flops, [], error.problem))
-            if devices:
-                result.count(model, manifest, (*devices, cpu))
+                        problem = getattr(error, "problem", str(error))
+                        result.rows.append(Row(name, backend, pixels, flops, [], problem))
+                if devices:
+                    result.count(model, manifest, (*devices, cpu))
+        except KeyboardInterrupt:
+            # What was measured took minutes; where nothing was, there is nothing to show.
+            if not result.rows:
+                raise
+            result.interrupted = True
+            result.problems.append("interrupted: what comes after these rows was not measured")
     return result
 
 
@@ -189,14 +210,15 @@ def machine() -> str:
 def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None) -> BatchTiming:
     # Not timed: the first call allocates, and some runtimes compile in it.
     engine.infer(tiles)
-    before = None if meter is None else meter.joules()
+    before = None if meter is None else meter.energy()
     latencies: list[float] = []
     begin = time.perf_counter()
     while len(latencies) < _LEAST_CALLS or time.perf_counter() - begin < seconds:
         started = time.perf_counter()
         engine.infer(tiles)
         latencies.append(time.perf_counter() - started)
-    after = None if meter is None else meter.joules()
+    took = time.perf_counter() - begin
+    joules = None if meter is None or before is None else joules_between(before, meter.energy(), took)
     p50, p95 = np.percentile(latencies, (50, 95)) * 1e3
     return BatchTiming(
         batch=len(tiles),
@@ -206,5 +228,5 @@ def _timed(engine: Engine, tiles: Tiles, seconds: float, meter: Wattmeter | None
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),
         latency_min_ms=min(latencies) * 1e3,
-        joules_per_tile=None if before is None or after is None else (after - before) / (len(tiles) * len(latencies)),
+        joules_per_tile=None if joules is None else joules / (len(tiles) * len(latencies)),
     )

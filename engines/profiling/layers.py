@@ -100,7 +100,13 @@ def layers_of_bytes(content: bytes, path: Path, *, shape: tuple[int, ...] | None
         model = onnx.load_from_string(content)
     except Exception as error:  # protobuf's DecodeError has no public home
         raise ModelNotFound(path, "is no ONNX file", "name an .onnx file") from error
-    return layers_of(model, shape=shape)
+    # No bytes at all are a valid message, of a model without a graph: a file whose copy was cut off, for one.
+    if not model.graph.node:
+        raise ModelNotFound(path, "is an ONNX file without a graph", "copy it again, or name another .onnx file")
+    layers = layers_of(model, shape=shape)
+    if not layers:
+        raise BackendUnavailable("roofline", f"no layer of {path} costs anything", "name a file with a network in it")
+    return layers
 
 
 def layers_of(model: onnx.ModelProto, *, shape: tuple[int, ...] | None = None) -> tuple[Layer, ...]:
@@ -137,8 +143,9 @@ def _sized(model: onnx.ModelProto, shape: tuple[int, ...] | None) -> onnx.GraphP
     for port in [*ports, *copy.graph.output]:
         if port.type.tensor_type.shape.dim:
             port.type.tensor_type.shape.dim[0].dim_value = 1
-    for place, size in zip(ports[0].type.tensor_type.shape.dim, shape or (), strict=False):
-        place.dim_value = size
+    for port in ports[:1]:  # a graph of constants has none
+        for place, size in zip(port.type.tensor_type.shape.dim, shape or (), strict=False):
+            place.dim_value = size
     # Shapes that the exporter noted have an open batch, and inference would keep them.
     del copy.graph.value_info[:]
     # data_prop follows small integers through the graph: a Reshape may have a target that is computed.

@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import Protocol
 
 from telemetry.discover import main_rail, sources
+from telemetry.energy import Energy
 from telemetry.readings import field_of
 from telemetry.sampler import Sampler
 
+LEAST_COVERED = 0.5
+"""Share of the time that must have been measured for a figure of energy: a sensor may vanish meanwhile, and a bench may
+be shorter than the time between two samples."""
+
 
 class Wattmeter(Protocol):
-    """Joules since it was made; None where this machine measures no power."""
+    """Counts energy since it was made."""
 
-    def joules(self) -> float | None:
+    def energy(self) -> Energy:
         """Of the whole machine, or of what of it is measured."""
+
+
+def joules_between(before: Energy, after: Energy, seconds: float) -> float | None:
+    """Energy of so many seconds by the mean power between two readings; None where too little of it was measured."""
+    step = after.since(before)
+    return None if step.mean_w is None or step.covered_s < LEAST_COVERED * seconds else step.mean_w * seconds
 
 
 @contextmanager
@@ -35,8 +46,8 @@ def power_meter(root: Path = Path("/")) -> Iterator[Wattmeter | None]:
     name = field_of(rail.quantity, rail.rail)
 
     class Meter:
-        def joules(self) -> float | None:
-            return sampler.energy[name].joules
+        def energy(self) -> Energy:
+            return sampler.energy[name]
 
     thread = sampler.start()
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged
+from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged, EngineNotWritten, SettingRefused
 from engines.files import replace_file
 from engines.graph_sides import of_side
 from engines.heads_graph import graph_of
@@ -58,8 +58,27 @@ def build_engine(
     Raises:
         BackendUnavailable: the package cannot build for this device, or onnx is missing.
         BuildFailed: TensorRT could not parse or build it.
+        EngineNotWritten: ``out`` cannot be written, or is full.
+        SettingRefused: the graph takes one tile in a call, and ``batches`` are tuned for more.
     """
-    batches = batches or Batches()
+    try:
+        return _built(manifest, folder, out, runtime, device, batches or Batches(), workspace_bytes, progress)
+    except OSError as error:
+        # Files of the model are read by functions that raise errors of their own: this one is of `out`.
+        raise EngineNotWritten(out, error.strerror or str(error)) from error
+
+
+def _built(
+    manifest: Manifest,
+    folder: Path,
+    out: Path,
+    runtime: Runtime,
+    device: Device,
+    batches: Batches,
+    workspace_bytes: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> Path:
+    """See build_engine; an OSError is of ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / engine_name(manifest, runtime, device, batches)
     if path.exists():
@@ -149,6 +168,10 @@ class _Build:
             if tensor.shape[0] == -1:
                 counts = (batches.least, batches.usual, batches.most)
                 profile.set_shape(tensor.name, *((count, *rest) for count in counts))
+            elif batches.usual > tensor.shape[0]:
+                # It would be built all the same, and fail at its first call.
+                required = f"{tensor.shape[0]} as the usual number: the graph takes no more tiles in one call"
+                raise SettingRefused("batches", f"{batches.least},{batches.usual},{batches.most}", required)
         config.add_optimization_profile(profile)
         self._aim(config, device)
         if self._progress is not None and hasattr(trt, "IProgressMonitor"):
@@ -164,10 +187,12 @@ class _Build:
         except OSError:
             # No bytes make a new cache, which this build fills.
             content = b""
-        cache = config.create_timing_cache(content)
-        if cache is not None:
-            # Timings of another device are refused, though the name fits.
-            config.set_timing_cache(cache, ignore_mismatch=False)
+        # Timings of another device or driver are refused, though the name fits, and so is a damaged file. A new cache
+        # takes its place: without one there would be none to keep, and that file would stay.
+        for given in (content, b""):
+            cache = config.create_timing_cache(given)
+            if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+                return
 
     def keep_cache(self, config: Any, path: Path) -> None:
         """Saves this build's timings for the next one."""

@@ -11,8 +11,9 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -21,7 +22,11 @@ from numpy.typing import NDArray
 
 from engines.errors import BackendUnavailable, one_line
 
-REMEDY = f"CUDA_ENABLE_CURAND=False {sys.executable} -m pip install pycuda, or take onnxruntime"
+# PyCUDA's setup finds CUDA by nvcc on the path, or by a file of settings; it reads no variable (2026.1, setup.py).
+REMEDY = (
+    f"PATH=/usr/local/cuda/bin:$PATH {sys.executable} -m pip install pycuda (docs/jetson-operations.md), "
+    "or take onnxruntime"
+)
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
@@ -105,6 +110,20 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Gives the context back; streams and events are gone before."""
+
+
+def check_package() -> None:
+    """Passes where one of the packages is installed; loads none.
+
+    Raises:
+        BackendUnavailable: none is. An engine could be built for minutes, and then not be run.
+    """
+    for name in ("pycuda", "cuda.bindings"):
+        # ModuleNotFoundError: there is no package "cuda" to look into.
+        with suppress(ModuleNotFoundError):
+            if find_spec(name) is not None:
+                return
+    raise BackendUnavailable("tensorrt", "neither pycuda nor cuda-python is installed", REMEDY)
 
 
 def open_driver() -> Driver:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engines.errors import EngineDamaged, EngineElsewhere, SettingRefused
 from engines.manifest import Manifest
+from engines.manifest_fields import os_reason
 from engines.tensorrt.runtime import Device, Runtime
 
 SUFFIX = ".engine"
@@ -98,7 +99,10 @@ class BuiltEngine:
         if differences:
             raise EngineElsewhere(path, differences, build_command(manifest, folder, path.parent))
         # Last: an engine from elsewhere is refused as such, whether or not its bytes are whole.
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise EngineDamaged(path, f"it is {os_reason(error)}") from error
         if digest != self.sha256:
             raise EngineDamaged(path, f"its SHA-256 is {digest[:12]}, {self.sha256[:12]} was built")
 

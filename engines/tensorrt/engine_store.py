@@ -12,7 +12,7 @@ from engines.engine import Engine, EngineOptions
 from engines.errors import BackendUnavailable, EngineDamaged, EngineElsewhere
 from engines.manifest import Manifest
 from engines.tensorrt.build import build_engine
-from engines.tensorrt.driver import open_driver
+from engines.tensorrt.driver import check_package, open_driver
 from engines.tensorrt.engine_file import SUFFIX, Batches, BuiltEngine, build_command, engine_name
 from engines.tensorrt.runner import TensorRtEngine
 from engines.tensorrt.runtime import BACKEND, Device, Runtime, runtime, this_device
@@ -30,6 +30,7 @@ def open_built(manifest: Manifest, folder: Path, options: EngineOptions) -> Engi
         BuildFailed: TensorRT cannot build an engine of the model.
     """
     tensorrt, device = runtime(), this_device()
+    check_package()
     path = engine_for(manifest, folder, options, tensorrt, device)
     return TensorRtEngine(manifest, folder, path, tensorrt, open_driver(), options)
 
@@ -66,8 +67,14 @@ def engine_for(manifest: Manifest, folder: Path, options: EngineOptions, tensorr
         )
         return build_engine(manifest, folder, built, tensorrt, device, batches=batches)
     for path in sorted(built.glob(f"{manifest.name}_*{SUFFIX}")):
-        BuiltEngine.load(path).check(path, manifest, folder, tensorrt, device)  # says what differs
-        return path  # it was renamed, and fits all the same
+        try:
+            BuiltEngine.load(path).check(path, manifest, folder, tensorrt, device)
+        except (EngineDamaged, EngineElsewhere) as error:  # noqa: PERF203 -- there are one or two
+            refusal = refusal or error  # says what differs
+        else:
+            return path  # it was renamed, and fits all the same
+    if refusal is not None:
+        raise refusal
     remedy = build_command(manifest, folder, built)
     raise BackendUnavailable(BACKEND, f"{built} holds no engine of {manifest.name} for {device.slug}", remedy)
 
@@ -80,9 +87,10 @@ def tensorrt_version() -> str:
     """Version of TensorRT, and the name of the GPU it would run on.
 
     Raises:
-        BackendUnavailable: TensorRT or the GPU is missing.
+        BackendUnavailable: TensorRT, the GPU, or the package that reaches it is missing.
     """
     tensorrt, device = runtime(), this_device()
+    check_package()
     return f"{tensorrt.version} ({tensorrt.name}) on {device.name}"
 
 

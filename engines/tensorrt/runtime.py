@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from engines.errors import BackendUnavailable
+from engines.loading import load_package
 
 BACKEND = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
@@ -63,7 +63,7 @@ def runtime(packages: tuple[str, ...] = PACKAGES) -> Runtime:
     """
     for name in packages:
         try:
-            module = importlib.import_module(name)
+            module = load_package(name)
         # OSError: the package is there, but one of the libraries that it loads is not.
         except (ImportError, OSError):
             continue

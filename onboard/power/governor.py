@@ -33,6 +33,7 @@ STORE_SHARE = 0.008
 HYSTERESIS_K = 2.0
 """Below the hot limit at which work goes on, where no other is set."""
 _SMOOTH_S = 3.0
+_DAY_S = 86400.0
 _ASSUMED_REST_SHARE = 0.7
 _LEARN_S = 60.0
 """Time constant of the estimates of what work and rest take."""
@@ -313,7 +314,9 @@ class Governor:
     def _account(self, watts: float, span_s: float, now_s: float) -> None:
         limits = self.limits
         if limits.mean_w is not None:
-            self._store_j = min(self._store_most_j, self._store_j + (limits.mean_w - watts) * span_s)
+            # Of a silence that is longer than a window only the window counts: no later one holds more of it.
+            counted_s = min(span_s, limits.window_s)
+            self._store_j = min(self._store_most_j, self._store_j + (limits.mean_w - watts) * counted_s)
         if self._orbit_began_s is not None:
             self._orbit_j += watts * span_s
             # A silence may span orbits: the new one has only the energy that fell into it.
@@ -403,7 +406,12 @@ def quiet_spans(text: str) -> tuple[tuple[float, float], ...]:
     spans = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = _SPAN.fullmatch(part)
-        if match is None or int(match[1]) > 23 or int(match[3]) > 24 or int(match[2]) > 59 or int(match[4]) > 59:
+        if match is None or int(match[1]) > 23 or int(match[2]) > 59 or int(match[4]) > 59:
             raise OptionsRefused(f"ONBOARD_QUIET_HOURS has {part!r}", "give spans like 06:00-07:30,22:00-01:00")
-        spans.append((60.0 * (60 * int(match[1]) + int(match[2])), 60.0 * (60 * int(match[3]) + int(match[4]))))
+        begin, end = (60.0 * (60 * int(match[at]) + int(match[at + 1])) for at in (1, 3))
+        # No time of day is behind 24:00: a span until 24:30 would end half an hour early. One without length is none.
+        if end > _DAY_S or begin == end:
+            remedy = "end a span at another time than it begins, 24:00 at the latest; past midnight write 23:00-00:30"
+            raise OptionsRefused(f"ONBOARD_QUIET_HOURS has {part!r}", remedy)
+        spans.append((begin, end))
     return tuple(spans)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from engines.engine import Engine
-from engines.errors import AnswerChanged, ConstantsChanged, EngineError, InferenceFailed
+from engines.errors import AnswerChanged, ConstantsChanged, EngineError, EngineNotWritten, InferenceFailed
 from engines.manifest import Manifest
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_config import MappingConfig
@@ -139,7 +139,8 @@ def _heads_of(manifest: Manifest) -> list[str]:
 
 def _is_the_models(error: EngineError, *, has_proved: bool) -> bool:
     """Whether the model may be to blame, rather than a flipped bit or a device that was lost for a while."""
-    # It computed right at its opening: what changed since is the memory, not the model.
-    if isinstance(error, (AnswerChanged, ConstantsChanged)):
+    # It computed right at its opening: what changed since is the memory, not the model. A disk that takes no engine
+    # takes none of any model.
+    if isinstance(error, (AnswerChanged, ConstantsChanged, EngineNotWritten)):
         return False
     return not (has_proved and isinstance(error, InferenceFailed) and error.retryable)

@@ -24,7 +24,7 @@ from onboard.power.receiver import TelemetryMessage
 from onboard.processes.child import STDIN, lines_of, run_child
 from onboard.processes.heartbeat import Heartbeat, heartbeat_of
 from onboard.settings import Settings, read_settings
-from telemetry.discover import Source, main_rail, measured_period_s, sources
+from telemetry.discover import SCOPES, Source, main_rail, measured_period_s, scope_of, sources
 from telemetry.history import History
 from telemetry.readings import Reading, field_of
 from telemetry.sampler import Sample, Sampler
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 REPORT_S = 0.5
 MODE_S = 10.0
 """Between two looks at the power mode, which changes when somebody changes it."""
+MODE_AGAIN_S = 60.0
+"""Until a power mode that could not be asked for is asked for again: jtop may not have answered yet."""
 _TEXT = 48
 
 
@@ -63,8 +65,10 @@ class Sampling:
     _reported_s: float = float("-inf")
     _refreshed_s: float = float("-inf")
     _mode: str = ""
-    _asked_mode: str = ""
+    _asked: tuple[str, str] = ("", "")
+    _asked_s: float = float("-inf")
     _main: str = ""
+    _main_scope: int = 0
     _main_problem: str = ""
     _problems: dict[str, str] = field(default_factory=dict)
     _is_measuring: dict[str, bool] = field(default_factory=dict)
@@ -88,7 +92,7 @@ class Sampling:
         latest = self.sampler.latest
         self._refresh(sample.monotonic_s)
         self._note(latest)
-        self._set_mode()
+        self._set_mode(sample.monotonic_s)
         self._report(sample.monotonic_s, latest)
 
     def _work(self, now: float) -> dict[str, float]:
@@ -111,8 +115,10 @@ class Sampling:
         self._mode = power_mode(self.settings.telemetry_root)[0] or ""
         power = [reading for reading in self.sampler.latest.values() if reading.quantity == "power_w"]
         best = main_rail(power)
-        if best is not None:
+        # A narrower rail takes no wider one's place: a limit for the machine is not kept by what its GPU draws.
+        if best is not None and (not self._main or SCOPES.index(scope_of(best)) <= self._main_scope):
             self._main, self._main_problem = field_of(best.quantity, best.rail), ""
+            self._main_scope = SCOPES.index(scope_of(best))
         elif not self._main:
             reasons = [reading.reason for reading in power] or [
                 source.state().problem for source in self.sampler.sources[:2]
@@ -122,12 +128,12 @@ class Sampling:
     def _note(self, latest: dict[str, Reading]) -> None:
         """Writes events for sources lost and found, the history, throttling and over-current."""
         for source in self.sampler.sources:
-            readings = [reading for reading in latest.values() if reading.source == source.name]
-            measures = any(reading.value is not None for reading in readings)
+            measures = self.sampler.measuring.get(source.name, False)
             was_measuring = self._is_measuring.get(source.name)
             self._is_measuring[source.name] = measures
             if was_measuring is True and not measures:
-                why = source.state().problem or readings[0].reason
+                reasons = (reading.reason for reading in latest.values() if reading.source == source.name)
+                why = source.state().problem or next(filter(None, reasons), "it gives no value")
                 self._event("warning", "source-lost", f"{source.name} measures nothing any more: {why}")
             elif was_measuring is False and measures:
                 self._event("info", "source-found", f"{source.name} measures again")
@@ -159,15 +165,20 @@ class Sampling:
         elif was_throttling and not held_back:
             self._event("info", "throttling-ended", "the board runs free again")
 
-    def _set_mode(self) -> None:
-        """Asks jtop's service for the mode that the governor wants, once for each wish."""
+    def _set_mode(self, now: float) -> None:
+        """Asks jtop's service for the mode that the governor wants, once for each wish, and again where it failed."""
         wanted = self.heartbeat.wanted_mode
-        if not wanted or wanted in (self._asked_mode, self._mode):
+        mode, problem = self._asked
+        if not wanted or wanted == self._mode:
             return
-        # Noted whatever comes of it: a mode that the service refuses would be asked for twice a second.
-        self._asked_mode = wanted
+        # A mode that the service refuses would be asked for twice a second.
+        if wanted == mode and (not problem or now - self._asked_s < MODE_AGAIN_S):
+            return
         jtop = next((source for source in self.sampler.sources if isinstance(source, Jtop)), None)
         problem = "there is no jtop here" if jtop is None else jtop.set_mode(wanted, self.modes)
+        before, self._asked, self._asked_s = self._asked, (wanted, problem), now
+        if self._asked == before:
+            return
         if problem:
             self._event("warning", "power-mode", f"{wanted} could not be asked for: {problem}")
         else:

@@ -46,6 +46,8 @@ _TURN_S = 0.1
 _LONGEST_LINE = 1 << 16
 _PAUSE_S = 0.5
 """After a turn that failed."""
+_STOOD_SHARE = 0.5
+"""Of the longest silence: a turn that comes later than this after the one before was held up, as children were."""
 
 
 @dataclass
@@ -133,6 +135,7 @@ class Supervisor:
         self._last: Heartbeat | None = None
         self._suspect: str | None = None
         self._is_ledger_doubted = False
+        self._turned: float | None = None
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT.
@@ -161,6 +164,7 @@ class Supervisor:
         """Serves with a ledger that was checked, until a signal stops it or a child finds the ledger damaged."""
         self._is_ledger_doubted = False
         # No child runs: only so may the mark be rewritten and running scenes be queued again.
+        self._turned = None
         with open_ledger(self.settings) as ledger:
             self._reconcile(ledger)
             ledger.checkpoint(wait_s=5.0)
@@ -212,12 +216,27 @@ class Supervisor:
             if child.process is None and now >= child.due:
                 self._start(child, now)
         self._listen(backlog)
+        self._forgive_standstill()
         for child in self.children:
             self._kill_if_silent(backlog, child)
         backlog.turn()
         if all(child.has_spoken for child in self.children):
             self._systemd.ready()
         self._systemd.alive()
+
+    def _forgive_standstill(self) -> None:
+        """Counts silence anew where this process itself stood still: a paused container, a stopped virtual machine.
+
+        The children stood still too and had no time to write a line since; killing them would count as a crash of the
+        scene under way.
+        """
+        now = time.monotonic()
+        before, self._turned = self._turned, now
+        if before is None or now - before <= _STOOD_SHARE * self.settings.heartbeat_timeout_s:
+            return
+        log.warning("everything stood still for %.0f s; the children's silence is counted from now on", now - before)
+        for child in self.children:
+            child.heard = now
 
     def _kill_if_silent(self, backlog: DeferredWrites, child: Child) -> None:
         """Kills the child before it writes the event: a child that hangs may hold the lock that the event waits for."""

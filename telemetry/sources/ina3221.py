@@ -13,6 +13,9 @@ from telemetry.sources.sysfs import Gauge, NumberFile, SysfsSource, text_or_reas
 
 NAME = "ina3221"
 _PATTERN = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"
+LOWEST_W, HIGHEST_W = -1.0, 1000.0
+"""Bounds of what the chip measures on a board: 26 V at some ten amperes. A current near 0 may read a little below it.
+To the governor one sample of a garbled register would be a whole orbit's energy."""
 # The driver's virtual channel adds shunt voltages, and boards call unconnected inputs NC: neither is a rail.
 _NO_RAIL = re.compile(r"sum of shunt|^NC$", re.IGNORECASE)
 
@@ -32,4 +35,4 @@ class Ina3221(SysfsSource):
                 if label and not _NO_RAIL.search(label):
                     files = NumberFile(folder / f"in{number}_input"), NumberFile(folder / f"curr{number}_input")
                     # Millivolts times milliamperes are microwatts.
-                    yield Gauge("power_w", label, files, scale=1e-6)
+                    yield Gauge("power_w", label, files, 1e-6, LOWEST_W, HIGHEST_W)

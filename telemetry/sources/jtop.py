@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from telemetry.readings import Reading, SourceState, Timestamp
+from telemetry.sources.ina3221 import HIGHEST_W, LOWEST_W
 
 NAME = "jtop"
 SILENCE_S = 5.0
@@ -199,4 +200,6 @@ def _reading(quantity: str, rail: str, value: object, at: Timestamp) -> Reading:
         return Reading(quantity, None, NAME, rail, at, reason="jtop gives no number")
     if quantity == "temperature_c" and value <= OFFLINE_C:
         return Reading(quantity, None, NAME, rail, at, reason="the sensor is switched off")
+    if quantity == "power_w" and not LOWEST_W <= value <= HIGHEST_W:
+        return Reading(quantity, None, NAME, rail, at, reason=f"jtop says {value:g} W")
     return Reading(quantity, float(value), NAME, rail, at)

@@ -70,9 +70,8 @@ class Nvml:
         # NVML counts its users: only after the last one's shutdown does it look for a lost GPU again.
         self.close()
         self._tried, self._lost = self._clock(), False
-        try:
-            import pynvml  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
+        pynvml = _package()
+        if pynvml is None:
             self._trouble = "nvidia-ml-py is not installed", f"{sys.executable} -m pip install nvidia-ml-py"
             return
         try:
@@ -114,6 +113,15 @@ class Nvml:
         self._trouble = f"gpu-{index}: {_said(error)}", "reset the GPU or restart the machine"
 
 
+def _package() -> Any:
+    """The package; None where it is not there, or is a folder that an uninstallation left."""
+    try:
+        import pynvml  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
+    return pynvml if hasattr(pynvml, "nvmlInit") else None
+
+
 def _said(error: Exception) -> str:
     return f"NVML: {error}".lower()
 
@@ -128,9 +136,8 @@ def ecc_state() -> str:
 
     Source: NVML API reference, nvmlDeviceGetEccMode.
     """
-    try:
-        import pynvml
-    except ImportError:
+    pynvml = _package()
+    if pynvml is None:
         return "not known (nvidia-ml-py is not installed)"
     try:
         pynvml.nvmlInit()

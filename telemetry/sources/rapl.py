@@ -21,6 +21,11 @@ from telemetry.sources.sysfs import (
 )
 
 NAME = "rapl"
+MOST_W = 10_000.0
+"""No zone draws as much: a higher figure is a counter that was set back, by sleep or a driver loaded anew."""
+LONGEST_S = 60.0
+"""Longest between two readings that make a mean. Counters wrap within minutes on a busy server (65 kJ at some hundred
+watts): after a longer silence, such as a stopped process has, nobody knows how often."""
 
 
 class Rapl(SysfsSource):
@@ -75,12 +80,18 @@ class Rapl(SysfsSource):
         self._before[counter.rail] = (now, counter.value)
         if before is None or now <= before[0]:
             return Reading("power_w", None, NAME, counter.rail, reason="a counter's first reading")
+        if now - before[0] > LONGEST_S:
+            return Reading("power_w", None, NAME, counter.rail, reason="a counter's first reading after a silence")
         # The range is looked up where it is needed only: once in hours, not ten times a second.
         range_j = 0.0 if counter.value >= before[1] else self.range_j().get(counter.rail, 0.0)
         step = counter_step_j(before[1], counter.value, range_j)
         if step < 0:
             return Reading("power_w", None, NAME, counter.rail, reason="the counter fell, and its range is not known")
-        return Reading("power_w", step / (now - before[0]), NAME, counter.rail)
+        watts = step / (now - before[0])
+        # A counter that was set back looks like one that wrapped, and would add its whole range to the energy.
+        if watts > MOST_W and counter.value < before[1]:
+            return Reading("power_w", None, NAME, counter.rail, reason="the counter was set back")
+        return Reading("power_w", watts, NAME, counter.rail)
 
 
 def counter_step_j(before_j: float, after_j: float, range_j: float) -> float:

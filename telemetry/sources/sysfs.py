@@ -109,7 +109,8 @@ class Gauge:
                 return Reading(self.quantity, None, source, self.rail, reason=reason)
             value *= number
         if not self.lowest <= value <= self.highest:
-            return Reading(self.quantity, None, source, self.rail, reason=f"{self.files[0].path.name}: says {value:g}")
+            names = " x ".join(file.path.name for file in self.files)
+            return Reading(self.quantity, None, source, self.rail, reason=f"{names}: says {value:g}")
         return Reading(self.quantity, value, source, self.rail)
 
 

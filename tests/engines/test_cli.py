@@ -1,21 +1,27 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 
+from engines.backend import BackendState
 from engines.cli import main, render
 from engines.command_line import counted
-from engines.errors import SettingRefused
+from engines.errors import EngineElsewhere, InferenceFailed, SettingRefused
 from engines.manifest import Cost, DataSet, Evaluation, Manifest, Training
-from engines.open import backend_states
+from engines.open import backend_states, open_engine
 from engines.profiling import bench
 from engines.testing import ConstantEngine, manifest_for_testing
+from telemetry.energy import Energy
 from tests.tiny_heads import write_heads_model
 
 MakeModel = Callable[..., Path]
@@ -157,8 +163,19 @@ def test_bench_without_onnx_still_says_the_bound(
 
 def test_bench_counts_layers_only_where_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph at all")
+    (tmp_path / "empty.onnx").write_bytes(b"")  # a copy that was cut off at once
+    same = onnx.helper.make_node("Identity", ["x"], ["y"])
+    port = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    constant = onnx.helper.make_node("Constant", [], ["y"], value_float=1.0)
+    for name, node, inputs in (("view", same, [port]), ("constant", constant, [])):
+        graph = onnx.helper.make_graph([node], name, inputs, [other])
+        onnx.save(onnx.helper.make_model(graph), tmp_path / f"{name}.onnx")
     for arguments, line in (
         ([str(tmp_path / "broken.onnx"), "--roofline", "--layers"], "is no ONNX file; name an .onnx file"),
+        ([str(tmp_path / "empty.onnx"), "--roofline", "--layers"], "an ONNX file without a graph; copy it again"),
+        ([str(tmp_path / "view.onnx"), "--roofline", "--layers"], "costs anything; name a file with a network in it"),
+        ([str(tmp_path / "constant.onnx"), "--roofline", "--layers"], "name"),
         ([str(tmp_path / "none.onnx"), "--roofline", "--layers"], "no such file or directory; name an .onnx file"),
         (["--layers"], "give --roofline with it"),
     ):
@@ -168,16 +185,73 @@ def test_bench_counts_layers_only_where_it_can(tmp_path: Path, capsys: pytest.Ca
 
 def test_bench_tells_joules_where_power_is_measured() -> None:
     class Meter:
-        def __init__(self) -> None:
-            self.told = 0.0
+        """Measures 30 W, from the second reading on too."""
 
-        def joules(self) -> float:
-            self.told += 30.0
-            return self.told
+        def __init__(self, *, vanishes: bool) -> None:
+            self.vanishes, self.began = vanishes, time.perf_counter()
 
-    with ConstantEngine(tile_size=8) as engine:
-        (timing,) = bench.time_batches(engine, (2,), seconds=0.01, meter=Meter())
-    assert timing.joules_per_tile == pytest.approx(30.0 / (2 * timing.calls))
+        def energy(self) -> Energy:
+            seconds = 0.0 if self.vanishes else time.perf_counter() - self.began
+            return Energy(30.0 * seconds, seconds, 0.0, 30.0)
+
+    with ConstantEngine(tile_size=8, delay_s=0.01) as engine:
+        (timing,) = bench.time_batches(engine, (2,), seconds=0.1, meter=Meter(vanishes=False))
+        (blind,) = bench.time_batches(engine, (2,), seconds=0.1, meter=Meter(vanishes=True))
+    assert timing.joules_per_tile == pytest.approx(30.0 / timing.tiles_per_s, rel=0.2)
+    assert blind.joules_per_tile is None  # and not 0
+
+
+def test_a_backend_that_fails_is_a_row_among_the_others(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that an older TensorRT built, or memory that does not suffice, spoils no other figure."""
+    failures = {
+        "old": EngineElsewhere(Path("a.engine"), ["its TensorRT is 10.3.0, here it is 10.7.0"], "engines build tiny"),
+        "small": InferenceFailed("small", "no memory", retryable=True),
+    }
+
+    def opened(model: str, **options: Any) -> Any:
+        if error := failures.get(options["backend"]):
+            raise error
+        return open_engine(model, **options)
+
+    states = [BackendState(name, "1.0", None) for name in ("old", "onnxruntime", "small")]
+    monkeypatch.setattr(bench, "open_engine", opened)
+    monkeypatch.setattr(bench, "backend_states", lambda: states)
+    assert main(["bench", str(tiny_model), "--threads", "1", "--seconds", "0.01", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [bool(row["timings"]) for row in rows] == [False, True, False]
+    assert "engines build tiny" in rows[0]["problem"]
+    assert rows[2]["problem"] == "no memory"
+    assert main(["bench", str(tiny_model), "--threads", "1", "--seconds", "0.01", "--backend", "old"]) == 2
+
+
+def test_an_interrupted_bench_shows_what_it_measured(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(model: str, **options: Any) -> Any:
+        if options["backend"] == "slow":
+            raise KeyboardInterrupt
+        return open_engine(model, **options)
+
+    monkeypatch.setattr(bench, "open_engine", opened)
+    command = ["bench", str(tiny_model), "--threads", "1", "--seconds", "0.01"]
+    assert main([*command, "--backend", "onnxruntime", "slow"]) == 130
+    shown = capsys.readouterr().out
+    assert "tiny 1.0, onnxruntime fp32" in shown
+    assert "interrupted: what comes after these rows was not measured" in shown
+    assert main([*command, "--backend", "onnxruntime", "slow", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["interrupted"]
+    assert main([*command, "--backend", "slow"]) == 130
+    assert capsys.readouterr() == ("", "engines: interrupted\n")
+
+
+def test_a_bench_without_any_backend_says_so(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "backend_states", lambda: [BackendState("onnxruntime", None, "gone; install it")])
+    assert main(["bench", str(tiny_model)]) == 2
+    assert "no backend is usable here" in capsys.readouterr().err
 
 
 def test_bench_counts_tiles_not_calls() -> None:
@@ -188,7 +262,10 @@ def test_bench_counts_tiles_not_calls() -> None:
     assert 1e3 / four.latency_min_ms < four.tiles_per_s <= 100  # counting calls, it could not be above
 
 
-@pytest.mark.parametrize(("batches", "seconds"), [((9,), 1.0), ((0,), 1.0), ((1,), 0.0)])
+@pytest.mark.parametrize(
+    ("batches", "seconds"),
+    [((9,), 1.0), ((0,), 1.0), ((1,), 0.0), ((1,), math.inf), ((1,), math.nan)],
+)
 def test_bench_refuses_what_it_cannot_time(batches: tuple[int, ...], seconds: float) -> None:
     with ConstantEngine(tile_size=8, max_batch=8) as engine, pytest.raises(SettingRefused):
         bench.time_batches(engine, batches, seconds=seconds)

@@ -19,6 +19,7 @@ from engines.errors import SettingRefused
 from engines.manifest import Manifest
 from engines.open import open_engine
 from engines.testing import ConstantEngine
+from tests.tiny_heads import write_heads_model
 from tests.tiny_model import random_tiles, tiny_classes
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -151,6 +152,53 @@ def test_a_tile_just_of_one_class_in_both_has_not_collapsed(tiny_model: Path) ->
     one, other = Said(tiny_model, nearly), Said(tiny_model, np.where(np.arange(1024).reshape(32, 32) < 1, 2, 1))
     assert not compare(one, other, [RealTile("sea", random_tiles(1)[0], whole)]).collapsed
     assert compare(one, Said(tiny_model, np.full((32, 32), 3)), [RealTile("sea", random_tiles(1)[0], whole)]).collapsed
+
+
+def test_a_reference_that_takes_more_sides_is_compared(tiny_model: Path) -> None:
+    """landcover takes tiles from 512 pixels on, landcover-int8 squares of 1024 alone: both take those."""
+    reference = Tiny(tiny_model)
+    sides = reference.manifest.input.model_copy(update={"tile_sides": (16, 32)})
+    reference.manifest = reference.manifest.model_copy(update={"input": sides})
+    found = compare(reference, Tiny(tiny_model), carried_tiles(Tiny(tiny_model)))
+    assert found.worst_tile == (1.0, "golden tile")
+
+
+def test_a_head_is_compared_with_the_head_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """landcover-deepglobe is the second head of landcover by itself."""
+    reference = write_heads_model(tmp_path / "reference")
+    alone = json.loads((reference / "manifest.json").read_text())
+    other = write_heads_model(tmp_path / "alone")
+    del alone["heads"][0]
+    (other / "manifest.json").write_text(json.dumps(alone))
+    command = ["verify", str(other), "--reference", str(reference), "--backend", "onnxruntime", "--threads", "1"]
+    assert main(command) == 0
+    assert "agreement  100.0000% of 1 tile" in capsys.readouterr().out
+
+
+def test_a_class_in_neither_map_is_null_in_json(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = write(tmp_path / "grey.tif", np.full((3, 32, 32), 90, np.uint8))
+    command = ["verify", str(tiny_model), "--backend", "onnxruntime", "--threads", "1", "--scenes", str(grey)]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert None in told["iou_between"].values()
+    assert main(command) == 0
+    assert "in neither map" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "fill", "says"), [("int16", -1, "which holds -1"), ("float32", 2.5, "of float32")])
+def test_labels_that_are_no_codes_are_refused(
+    tiny_model: Path, scene: Callable[..., tuple[Path, Path]], kind: str, fill: float, says: str
+) -> None:
+    pixels, labels = scene()
+    with rasterio.open(labels) as source:
+        codes = source.read().astype(kind)
+    codes[0, :5] = fill
+    with rasterio.open(labels, "w", driver="GTiff", count=1, height=61, width=50, dtype=kind) as out:
+        out.write(codes)
+    with pytest.raises(SettingRefused, match=says):
+        list(scene_tiles(pixels, labels, Tiny(tiny_model)))
 
 
 def test_models_of_other_classes_are_not_compared(tiny_model: Path) -> None:

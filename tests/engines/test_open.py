@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from engines import open as opening
 from engines.backend import Backend
 from engines.errors import BackendUnavailable, GoldenFailed, ModelNotFound, SettingRefused
+from engines.loading import load_package
 from engines.manifest import Manifest
 from engines.open import backend_states, default_model, load_runtime, manifest_path, open_engine, shipped_models
 from engines.testing import ConstantEngine
@@ -98,6 +101,26 @@ def test_backends_tell_their_version_or_why_not(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(opening, "BACKENDS", {"x": absent})
     (state,) = backend_states()
     assert (state.version, state.problem) == (None, "not here; install it")
+
+
+def test_the_rest_of_an_installation_is_no_backend_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the package's name is an empty package to Python."""
+    for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    states = {state.name: state for state in backend_states()}
+    assert not any(state.version for state in states.values())
+    assert all("is a folder without its package" in str(states[name].problem) for name in ("onnxruntime", "openvino"))
+
+
+def test_a_package_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was built against another NumPy raises what it likes."""
+    (tmp_path / "built_for_another_numpy.py").write_text("raise AttributeError('_ARRAY_API not found')")
+    (tmp_path / "left_behind_runtime" / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="does not load: AttributeError: _ARRAY_API not found"):
+        load_package("built_for_another_numpy")
+    with pytest.raises(ImportError, match="a folder without its package"):
+        load_package("left_behind_runtime")
 
 
 def test_an_engine_that_fails_its_golden_tile_is_closed_again(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.cli import main
 from engines.errors import GoldenFailed, ManifestError, ModelMismatch
 from engines.manifest import GoldenTile, Manifest
 from engines.open import open_engine
 from engines.testing import ConstantEngine
 from engines.verify import pixel_agreement, read_golden, verify_golden, write_golden
+from tests.tiny_heads import write_heads_model
 
 MakeModel = Callable[..., Path]
 
@@ -119,6 +122,29 @@ def test_golden_arrays_of_another_kind_are_refused(tiny_model: Path, arrays: dic
     regolden(tiny_model, **arrays)
     with pytest.raises(ModelMismatch, match=says):
         open_engine(tiny_model)
+
+
+def test_one_array_or_a_damaged_archive_is_refused(tiny_model: Path) -> None:
+    """Damaged before its digest was taken."""
+    alone = io.BytesIO()
+    np.save(alone, np.zeros((3, 32, 32), np.uint8))
+    whole = bytearray((tiny_model / "golden.npz").read_bytes())
+    whole[60:90] = bytes(255 - byte for byte in whole[60:90])  # within the first array's compressed bytes
+    for content in (alone.getvalue(), bytes(whole)):
+        reseal(tiny_model, content)
+        with pytest.raises(ModelMismatch, match="content is not readable"):
+            read_golden(Manifest.load(tiny_model), tiny_model)
+
+
+def test_inspect_reads_the_golden_answers_of_all_heads(tmp_path: Path) -> None:
+    folder = write_heads_model(tmp_path / "model")
+    file = folder / "manifest.json"
+    told = json.loads(file.read_text())
+    answer = told["heads"][1]["golden"]
+    (folder / answer["file"]).write_bytes(b"none")
+    answer["sha256"] = hashlib.sha256(b"none").hexdigest()
+    file.write_text(json.dumps(told))
+    assert main(["inspect", str(folder)]) == 2
 
 
 def test_equal_golden_tiles_are_equal_files(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_watts_heat_load_and_mode_of_the_stand_in(begun: Begin) -> None:
     assert set(source.state().rails) == {"VDD_IN", "VDD_SOC", "cpu", "gpu"}
 
 
+def test_a_power_that_no_board_draws_is_none(begun: Begin) -> None:
+    found = told(begun("jtop.power['rail']['VDD_SOC']['power'] = 4_294_967_295"))
+    assert (found["power_w:VDD_SOC"].value, found["power_w:VDD_SOC"].reason) == (None, "jtop says 4.29497e+06 W")
+    assert found["power_w:VDD_IN"].value == 19.0
+
+
 def test_a_sum_without_a_name_is_the_total(begun: Begin) -> None:
     source = begun("jtop.power = {'rail': {'CPU': {'power': 500}, 'GPU': {}}, 'tot': {'power': 500, 'avg': 0}}")
     found = told(source)

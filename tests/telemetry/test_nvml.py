@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from telemetry.sources.nvml import RETRY_S, Nvml
+from telemetry.sources.nvml import RETRY_S, Nvml, ecc_state
 
 
 class NVMLError(Exception):
@@ -175,3 +175,10 @@ def test_no_package_and_no_driver_say_what_to_do(monkeypatch: pytest.MonkeyPatch
     state = Nvml().state()
     assert "driver not loaded" in state.problem
     assert state.remedy
+
+
+def test_the_rest_of_an_installation_is_no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", ModuleType("pynvml"))
+    assert Nvml().read() == []
+    assert "not installed" in Nvml().state().problem
+    assert "not installed" in ecc_state()

@@ -45,6 +45,40 @@ def test_each_source_is_asked_at_its_own_pace() -> None:
     assert slow.asked == 10
 
 
+def test_of_two_sources_of_one_field_the_first_counts_while_it_measures() -> None:
+    """On a Jetson whose power modes may be set, jtop reads the chip that the INA3221 source reads too."""
+    now = [0.0]
+    chip, service = _Made("chip", 0.1), _Made("service", 1.0)
+    chip.rails = service.rails = ("VDD_IN",)
+    service.value = 12.0
+    sampler = Sampler([chip, service], 0.1, clock=lambda: now[0])
+
+    def turns(count: int) -> set[tuple[str, float | None]]:
+        seen = set()
+        for _ in range(count):
+            sampler.turn()
+            now[0] += 0.1
+            seen.add((sampler.latest["power_w:VDD_IN"].source, sampler.latest["power_w:VDD_IN"].value))
+        return seen
+
+    assert turns(50) == {("chip", 10.0)}
+    assert sampler.measuring == {"chip": True, "service": True}
+    assert sampler.energy["power_w:VDD_IN"].joules == pytest.approx(10.0 * 4.9)
+    chip.value = None  # its driver was taken away
+    turns(15)
+    before = sampler.energy["power_w:VDD_IN"]
+    assert turns(50) == {("service", 12.0)}
+    assert sampler.measuring == {"chip": False, "service": True}
+    since = sampler.energy["power_w:VDD_IN"].since(before)
+    assert since.joules == pytest.approx(12.0 * since.covered_s)
+    assert since.covered_s == pytest.approx(5.0, abs=1.1)
+    chip.value = 10.0
+    turns(1)
+    assert turns(50) == {("chip", 10.0)}
+    service.value = None
+    assert turns(50) == {("chip", 10.0)}
+
+
 def test_a_late_sample_says_how_late_and_its_time_is_no_energy() -> None:
     now = [0.0]
     sampler = Sampler([_Made("a", 0.1)], 0.1, clock=lambda: now[0])

@@ -42,6 +42,20 @@ def test_a_garbled_channel_has_a_reason_and_not_zero(tmp_path: Path, garbled: st
     assert all(reading.value for reading in readings if reading is not first)
 
 
+@pytest.mark.parametrize("garbled", ["4294967295\n", "-32768\n"])
+def test_a_current_that_no_board_draws_is_none(tmp_path: Path, garbled: str) -> None:
+    """One sample of it would be a whole orbit's energy to the governor."""
+    readings = {one.rail: one for one in Ina3221(made_orin_nx(tmp_path, curr1_input=garbled)).read()}
+    assert readings["VDD_IN"].value is None
+    assert readings["VDD_IN"].reason.startswith("in1_input x curr1_input: says ")
+    assert readings["VDD_SOC"].value == pytest.approx(3.8)
+
+
+def test_a_current_just_below_zero_is_noise(tmp_path: Path) -> None:
+    readings = {one.rail: one for one in Ina3221(made_orin_nx(tmp_path, curr3_input="-8\n")).read()}
+    assert readings["VDD_SOC"].value == pytest.approx(-0.152)
+
+
 def test_a_vanished_file_has_a_reason(tmp_path: Path) -> None:
     made_orin_nx(tmp_path)
     (tmp_path / HWMON / "in2_input").unlink()
@@ -70,6 +84,39 @@ def test_rapl_gives_joules_and_its_range(tmp_path: Path) -> None:
 def test_a_counter_that_wrapped_counts_on() -> None:
     assert counter_step_j(10.0, 12.5, 100.0) == 2.5
     assert counter_step_j(99.0, 1.0, 100.0) == 2.0
+
+
+def test_a_counter_that_was_set_back_is_no_wrap(tmp_path: Path) -> None:
+    """After sleep a package's counter begins at 0: a wrap would be 262 kJ in a moment, and an orbit's energy gone."""
+    source = Rapl(made_rapl(tmp_path, "9000000\n"))
+    energy = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
+    source.read()
+    energy.write_text("1000000\n")
+    power = source.read()[1]
+    assert (power.value, power.reason) == (None, "the counter was set back")
+    energy.write_text("1000100\n")
+    assert (source.read()[1].value or 0) > 0
+    source.close()
+    # A real wrap: near the range before, near 0 after it.
+    source = Rapl(made_rapl(tmp_path, "262143328800\n"))
+    source.read()
+    energy.write_text("50\n")
+    power = source.read()[1]
+    assert power.value is not None
+    assert 0 < power.value < 10_000
+
+
+def test_no_power_is_told_across_a_silence(tmp_path: Path) -> None:
+    """A process that was stopped for an hour cannot know how often the counter wrapped."""
+    source = Rapl(made_rapl(tmp_path, "5000000\n"))
+    source.read()
+    ((rail, (at_s, joules)),) = source._before.items()
+    source._before[rail] = (at_s - 3600, joules)
+    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("9000000\n")
+    power = source.read()[1]
+    assert power.value is None
+    assert "after a silence" in power.reason
+    assert source.read()[1].value == 0
 
 
 def test_zones_of_one_name_on_two_sockets_are_two_rails(tmp_path: Path) -> None:

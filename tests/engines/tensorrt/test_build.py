@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,24 @@ from numpy.typing import NDArray
 
 from engines.cli import main
 from engines.engine import EngineOptions
-from engines.errors import BackendUnavailable, BuildFailed, EngineDamaged, EngineElsewhere, SettingRefused
+from engines.errors import (
+    BackendUnavailable,
+    BuildFailed,
+    EngineDamaged,
+    EngineElsewhere,
+    EngineNotWritten,
+    SettingRefused,
+)
 from engines.manifest import Manifest
 from engines.open import manifest_path
-from engines.tensorrt.build import build_engine
+from engines.tensorrt.build import _Build, build_engine
 from engines.tensorrt.engine_file import Batches, BuiltEngine, engine_name
 from engines.tensorrt.engine_store import engine_for
 from engines.tensorrt.graph_io import uint8_at_the_edges
 from engines.tensorrt.runtime import Device, Runtime, l4t_version, runtime, this_device
 from engines.verify import read_golden
 from tests.tiny_convolutional import write_convolutional
+from tests.tiny_model import write_model
 
 AMPERE = Device("any", "8.6")
 SHIPPED = manifest_path("dubai-lite")
@@ -193,6 +202,66 @@ def test_what_cannot_be_parsed_says_where_the_log_is(manifest: Manifest, rtx: Ru
         build_engine(entry, tmp_path, tmp_path / "out", rtx, AMPERE)
     assert "NoSuchOperator" in failure.value.log.read_text()
     assert list((tmp_path / "out").glob("*.engine")) == []
+
+
+def test_batches_that_the_graph_does_not_take_are_refused(rtx: Runtime, tmp_path: Path) -> None:
+    """A graph whose number of tiles is fixed builds for any batches, and its engine fails at the first call."""
+    folder = write_model(tmp_path / "model", batch=1)
+    one = Manifest.load(folder)
+    with pytest.raises(SettingRefused, match="1 as the usual number"):
+        build_engine(one, folder, tmp_path / "built", rtx, AMPERE, batches=Batches(1, 4, 8))
+    assert build_engine(one, folder, tmp_path / "built", rtx, AMPERE).is_file()
+
+
+def test_a_folder_that_takes_no_engine_is_an_error_of_its_own(
+    rtx: Runtime, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service waits and tries again for an error of the engines; any other exception ends its worker."""
+    tiny = Manifest.load(tiny_model)
+    (tmp_path / "file").write_text("no folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(EngineNotWritten, match=r"cannot be written there .*; free space, or name a folder"):
+            build_engine(tiny, tiny_model, out, rtx, AMPERE)
+
+    def full(path: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("engines.tensorrt.build.replace_file", full)
+    with pytest.raises(EngineNotWritten, match="No space left on device"):
+        build_engine(tiny, tiny_model, tmp_path / "full", rtx, AMPERE)
+
+
+def test_an_engine_that_cannot_be_read_is_built_anew(rtx: Runtime, tiny_model: Path, tmp_path: Path) -> None:
+    tiny = Manifest.load(tiny_model)
+    path = build_engine(tiny, tiny_model, tmp_path, rtx, AMPERE)
+    path.unlink()
+    path.mkdir()  # reading it fails, for root too
+    with pytest.raises(EngineDamaged, match="not readable"):
+        engine_for(tiny, tiny_model, EngineOptions(built=tmp_path), rtx, AMPERE)
+
+
+def test_timings_that_tensorrt_refuses_are_replaced(tmp_path: Path) -> None:
+    """Of another driver, or damaged: the name fits all the same, and they would be tried at each build for ever."""
+
+    class Config:
+        kept: bytes | None = None
+
+        def create_timing_cache(self, content: bytes) -> bytes | None:
+            return None if content == b"damaged" else content
+
+        def set_timing_cache(self, cache: bytes, *, ignore_mismatch: bool) -> bool:
+            assert not ignore_mismatch
+            if cache == b"another driver's":
+                return False
+            self.kept = cache
+            return True
+
+    for content, kept in ((b"damaged", b""), (b"another driver's", b""), (b"fits", b"fits")):
+        (tmp_path / "timing.cache").write_bytes(content)
+        config, build = Config(), object.__new__(_Build)
+        build.trt = ModuleType("tensorrt")
+        build.use_cache(config, tmp_path / "timing.cache")
+        assert config.kept == kept
 
 
 def test_an_architecture_that_cannot_be_built_for_is_refused(manifest: Manifest, rtx: Runtime, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,9 @@ import pytest
 from engines.engine import EngineOptions
 from engines.errors import BackendUnavailable, EngineElsewhere
 from engines.manifest import Manifest
+from engines.tensorrt import driver, engine_store
 from engines.tensorrt.engine_file import SUFFIX, Batches, BuiltEngine, build_command, engine_name
-from engines.tensorrt.engine_store import engine_for
+from engines.tensorrt.engine_store import TENSORRT, engine_for
 from engines.tensorrt.runtime import Device, Runtime
 from tests.tiny_heads import write_heads_model
 from tests.tiny_model import write_model
@@ -58,6 +60,9 @@ def test_an_engine_for_the_architecture_serves_where_none_is_of_this_gpu(model: 
 def test_a_renamed_engine_is_found_if_it_fits(model: Path, tmp_path: Path) -> None:
     name = Manifest.load(model).name
     renamed = built_for(model, tmp_path / "built", HERE, f"{name}_mine{SUFFIX}")
+    (tmp_path / "built" / f"{name}_left_over{SUFFIX}").write_bytes(b"an engine without its facts")
+    elsewhere = built_for(model, tmp_path / "built", replace(HERE, name="NVIDIA A40"), f"{name}_another{SUFFIX}")
+    assert elsewhere < renamed
     assert found(model, tmp_path / "built") == renamed
 
 
@@ -81,3 +86,18 @@ def test_a_shipped_model_is_named_by_its_name() -> None:
 
     file = manifest_path("dubai-lite")
     assert build_command(Manifest.load(file), file.parent, Path("out")) == "engines build dubai-lite --out out"
+
+
+def test_without_a_package_for_cuda_nothing_is_built(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT comes with JetPack, PyCUDA does not: the engine would be built for minutes before it is missed."""
+    monkeypatch.setattr(engine_store, "runtime", lambda: RUNTIME)
+    monkeypatch.setattr(engine_store, "this_device", lambda: HERE)
+    monkeypatch.setattr(engine_store, "build_engine", lambda *_, **__: pytest.fail("it was built"))
+    monkeypatch.setattr(driver, "find_spec", lambda _name: None)
+    assert TENSORRT.state().version is None
+    with pytest.raises(BackendUnavailable, match=r"neither pycuda nor cuda-python .* pip install pycuda"):
+        TENSORRT.open(Manifest.load(model), model, EngineOptions(built=tmp_path, build=True))
+    monkeypatch.setattr(driver, "find_spec", lambda name: ModuleSpec(name, None))
+    assert TENSORRT.state().version == "1.2.3 (tensorrt_rtx) on NVIDIA A10"

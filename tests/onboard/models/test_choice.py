@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.engine import Engine
-from engines.errors import AnswerChanged, GoldenFailed, InferenceFailed
+from engines.errors import AnswerChanged, EngineNotWritten, GoldenFailed, InferenceFailed
 from engines.testing import IdentityEngine
 from onboard.jobs.ledger import Ledger
 from onboard.jobs.mapping_config import MappingConfig
@@ -133,6 +133,7 @@ def test_only_failures_of_the_model_count_against_it(settings: Settings, ledger:
     choice = ModelChoice(settings, ledger, Opened())
     choice.open()
     assert not choice.failed(AnswerChanged("onnxruntime", "fp32", differing=3))  # a flipped bit
+    assert not choice.failed(EngineNotWritten(tmp_path, "No space left on device"))
     ledger.models.prove(second)
     assert not choice.failed(InferenceFailed("tensorrt", "the device fell off the bus", retryable=True))
     assert ledger.models.active_id() == second

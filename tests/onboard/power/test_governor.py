@@ -105,6 +105,25 @@ def test_a_peak_makes_it_rest() -> None:
     assert states[-1]
 
 
+def test_a_long_silence_costs_no_more_than_a_window() -> None:
+    """A service that was stopped for ten hours while it worked waited four hours for its mean power afterwards."""
+    governor = Governor(Limits(mean_w=15.0, window_s=600.0))
+    now = 0.0
+    for _ in range(60):
+        now += 1.0
+        governor.add_measurement(Measurement(now, 19.0))
+        governor.decide(now)
+    now += 36_000.0
+    governor.add_measurement(Measurement(now, 19.0))
+    back = now
+    while not governor.decide(now).work:
+        now += 1.0
+        governor.add_measurement(Measurement(now, 5.0))
+        assert now - back < 3600
+    # 4 W over the mean for 600 s are 2,400 J: at 10 W below it they are back in four minutes, and some to begin with.
+    assert 240 <= now - back <= 360
+
+
 def test_quiet_hours_and_a_span_over_midnight() -> None:
     now = [0.0]
     governor = Governor(Limits(quiet=quiet_spans("06:00-07:30,22:00-01:00")), seconds_of_day=lambda: now[0])
@@ -115,10 +134,11 @@ def test_quiet_hours_and_a_span_over_midnight() -> None:
     assert found == {0.5: False, 5.9: True, 6.1: False, 7.6: True, 21.9: True, 23.0: False}
 
 
-@pytest.mark.parametrize("text", ["6-7", "25:00-26:00", "06:61-07:00", "night"])
+@pytest.mark.parametrize("text", ["6-7", "25:00-26:00", "06:61-07:00", "night", "23:00-24:30", "06:00-06:00"])
 def test_a_span_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(OptionsRefused, match="ONBOARD_QUIET_HOURS"):
         quiet_spans(text)
+    assert quiet_spans("22:00-24:00") == ((79200.0, 86400.0),)
 
 
 def test_an_urgent_scene_may_overdraw_and_a_routine_one_pays_for_it() -> None:

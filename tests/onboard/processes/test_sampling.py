@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,9 @@ from onboard.settings import Settings
 from telemetry.history import History
 from telemetry.readings import Reading, SourceState
 from telemetry.sampler import Sampler
+from telemetry.sources.ina3221 import Ina3221
+from telemetry.sources.jtop import Jtop
+from tests.telemetry.trees import orin_nx
 
 
 class Hanging:
@@ -51,6 +54,7 @@ class Bench:
     ledger: Ledger
     governor: Governor
     pipe: int
+    sampling: Sampling = field(init=False)
     now_s: float = 0.0
 
     def run_for(self, seconds: int) -> TelemetryMessage:
@@ -78,7 +82,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         history = History(Path(":memory:"))
         made = Bench(source, Sampler([source], 1.0), ledger, Governor(Limits(hot_c=80.0, mean_w=40.0)), reading)
         made.sampler.clock = lambda: made.now_s
-        Sampling(settings, made.sampler, history, ledger, writing)
+        made.sampling = Sampling(settings, made.sampler, history, ledger, writing)
         yield made
         history.close()
     os.close(reading)
@@ -113,6 +117,68 @@ def test_a_source_that_falls_silent_is_lost_and_says_why(bench: Bench) -> None:
     bench.source.hangs = False
     bench.run_for(2)
     assert bench.events() == [lost, ("source-found", "jtop measures again")]
+
+
+def test_jtop_beside_the_chip_that_it_reads_loses_no_source(bench: Bench, tmp_path: Path) -> None:
+    """Both report VDD_IN; jtop is started beside the chip where power modes may be set."""
+    bench.sampler.sources = [Ina3221(orin_nx(tmp_path / "board")), bench.source]
+    bench.sampler.__post_init__()
+    told = bench.run_for(10)
+    assert told.main_power_w() == 19.0
+    assert told.sources == {"ina3221": "", "jtop": ""}
+    assert bench.events() == []
+    bench.source.hangs = True
+    bench.run_for(10)
+    assert [kind for kind, _ in bench.events()] == ["source-lost"]
+
+
+def test_a_narrower_rail_takes_no_wider_ones_place(bench: Bench) -> None:
+    """A limit for the machine is not kept by what its GPU draws: the governor is blind instead."""
+
+    class Rail(Hanging):
+        def __init__(self, name: str, rail: str, watts: float) -> None:
+            super().__init__()
+            self.name, self.rail, self.watts = name, rail, watts
+
+        def read(self) -> list[Reading]:
+            return [] if self.hangs else [Reading("power_w", self.watts, self.name, self.rail)]
+
+    package, gpu = Rail("rapl", "package-0", 60.0), Rail("nvml", "gpu-0", 20.0)
+    bench.sampler.sources = [package, gpu]
+    bench.sampler.__post_init__()
+    assert bench.run_for(20).main_power_w() == 60.0
+    package.hangs = True
+    told = bench.run_for(30)
+    assert (told.main, told.main_power_w()) == ("power_w:package-0", None)
+    package.hangs = False
+    assert bench.run_for(20).main_power_w() == 60.0
+
+
+def test_a_power_mode_that_could_not_be_asked_for_is_asked_for_again(bench: Bench) -> None:
+    """At the start jtop has not answered yet when the governor wants its first mode."""
+
+    class Service(Jtop):
+        problem, asked = "it has not answered yet", 0
+
+        def read(self) -> list[Reading]:
+            return []
+
+        def set_mode(self, _name: str, _allowed: Sequence[str]) -> str:
+            self.asked += 1
+            return self.problem
+
+    service = Service()
+    bench.sampler.sources = [bench.source, service]
+    bench.sampler.__post_init__()
+    bench.sampling.heartbeat = Heartbeat(wanted_mode="40W")
+    bench.run_for(130)
+    assert service.asked == 3
+    failed = ("power-mode", "40W could not be asked for: it has not answered yet")
+    assert bench.events() == [failed]
+    service.problem = ""
+    bench.run_for(180)
+    assert service.asked == 4
+    assert bench.events() == [failed, ("power-mode", "40W was asked for by the governor")]
 
 
 @pytest.mark.parametrize("left", [{}, {"gpu": 0.0}])

@@ -45,6 +45,15 @@ while True:
     os.write(out, b"alive\\n")
     time.sleep(0.2)
 """
+BEATS_SLOWLY = """
+import os, sys, time
+out = int(sys.argv[sys.argv.index("--heartbeat") + 1])
+with open(os.path.join(os.environ["ONBOARD_DATA_DIR"], "lives"), "a") as file:
+    file.write(f"{os.getpid()}\\n")
+while True:
+    os.write(out, b"alive\\n")
+    time.sleep(0.4)
+"""
 
 
 def environment(data: Path, **settings: str) -> dict[str, str]:
@@ -82,6 +91,33 @@ def test_a_worker_that_hangs_with_the_ledgers_lock_is_killed_and_the_supervisor_
 
         until(told, "no event")
         assert supervisor.poll() is None
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(30) == 0
+
+
+def test_children_of_a_service_that_stood_still_are_not_killed(tmp_path: Path) -> None:
+    """A paused container stops all of its processes at once: none of them is at fault."""
+    data = tmp_path / "data"
+    settings = environment(data, ONBOARD_HEARTBEAT_TIMEOUT_S="2")
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISE, BEATS_SLOWLY], cwd=ROOT, env=settings, stderr=subprocess.DEVNULL
+    )
+    try:
+        lives = data / "lives"
+        until(lambda: lives.exists() and lives.read_text().endswith("\n"), "no worker", 20)
+        worker = int(lives.read_text())
+        time.sleep(1)  # it has spoken by now: before its first line a child has a minute
+        for process in (supervisor.pid, worker):
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(3)
+        for process in (supervisor.pid, worker):
+            os.kill(process, signal.SIGCONT)
+        time.sleep(2)
+        assert lives.read_text() == f"{worker}\n"
+        # One that stays silent afterwards is killed as ever.
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: lives.read_text() != f"{worker}\n", "the stopped worker stays", 20)
     finally:
         supervisor.terminate()
         assert supervisor.wait(30) == 0
