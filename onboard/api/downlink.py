@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from onboard.api.service import Service, TheCaller, TheService
-from onboard.downlink.plan import CHANGES, Held, Weights, plan
+from onboard.downlink.plan import CHANGES, Held, Weights, first_left_out, plan
 from onboard.jobs.highwater import read_mark
 from onboard.jobs.map_store import MapRow
 from onboard.jobs.published import AREAS, MAP_FILE, maps_of
@@ -47,12 +48,24 @@ class PlannedFile(BaseModel):
     )
 
 
+class LeftOutMap(BaseModel):
+    """A map of which no raster is planned, not even a leading part."""
+
+    map: str
+    priority: str
+    bytes: int = Field(description="the least that brings its map or a leading part, with what it needs")
+
+
 class PlanAnswer(BaseModel):
     """A plan, in the order to fetch."""
 
     budget_bytes: int | None
     planned_bytes: int
     left_out: int = Field(description="maps without a receipt of which nothing fits")
+    first_left_out: LeftOutMap | None = Field(
+        description="the first map, in the plan's order, for which the bytes are not enough; less urgent ones may be "
+        "planned all the same, and a station that wants the order kept asks for more bytes than its pass has"
+    )
     items: list[PlannedFile]
 
 
@@ -106,7 +119,9 @@ def get_plan(
     # Both must want it: the setting, and a station that says it can make maps of changes.
     on_ground = ground_holds(service) if changes and service.settings.changes_first else None
     held = [held_of(row, None if row.id in whole else on_ground) for row in rows]
-    items = plan(held, budget, weights_of(service.settings))
+    weights = weights_of(service.settings)
+    items = plan(held, budget, weights)
+    waiting = first_left_out(held, items, weights)
     files = [
         PlannedFile(
             map=item.map, asset=item.asset, href=f"/maps/{item.map}/{item.asset}", offset=0, length=item.length,
@@ -117,7 +132,8 @@ def get_plan(
     ]  # fmt: skip
     return PlanAnswer(
         budget_bytes=budget, planned_bytes=sum(item.length for item in items),
-        left_out=len(rows) - len({item.map for item in items}), items=files,
+        left_out=len(rows) - len({item.map for item in items}),
+        first_left_out=None if waiting is None else LeftOutMap(**asdict(waiting)), items=files,
     )  # fmt: skip
 
 

@@ -216,6 +216,30 @@ def test_a_map_without_a_leading_part_that_fits_is_begun_all_the_same(
     assert (dest / "one" / "map.tif").read_bytes() == (aboard.data / "maps" / "one" / "map.tif").read_bytes()
 
 
+def test_routine_maps_wait_for_an_urgent_one_of_which_not_even_a_part_fits(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routine = {f"r{number}": ("small", "routine") for number in range(4)}
+    aboard, dest, budget = serve(**routine, urgent=("plain", "urgent")), tmp_path / "dest", 20_000
+    first = pull(aboard, dest, budget, capsys)
+    assert (first.code, first.report["maps"], first.report["coarse"]) == (3, [], [])
+    assert first.report["left"] >= len(routine) + 1
+    # The whole pass went to the urgent map; plans are answers that count as well.
+    assert sum(path.stat().st_size for path in (dest / "urgent").iterdir()) == first.report["received_bytes"]
+    assert first.report["received_bytes"] > 0.5 * budget
+    came = [name for each in pull_all(aboard, dest, budget, capsys) for name in each.report["maps"]]
+    assert (came[0], sorted(came)) == ("urgent", ["r0", "r1", "r2", "r3", "urgent"])
+    assert all(aboard.delivered(name) for name in came)
+
+
+def test_a_plan_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> None:
+    files = {"m1": bytes(range(200)), "m2": bytes(range(100))}
+    with lying(files) as liar, Link(liar.url, window=Window(bytes=50_000)) as link:
+        rows = [liar.planned(name) | {"priority": name} for name in files]
+        liar.answers["GET /downlink/plan"] = respond({"items": rows, "left_out": 1})
+        assert Station(link, tmp_path).pull().maps == ["m1", "m2"]
+
+
 def test_a_coarse_map_that_a_cut_kept_from_being_made_is_made_by_the_next_pass(
     serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
