@@ -30,12 +30,15 @@ from ground.errors import DiskFailed, GroundError
 from ground.export import whole
 from tests.ground.made_maps import (
     CORNERS,
+    GEOCENTRIC,
     HEIGHT,
+    LOCAL,
     ON_ONE_LINE,
     ON_TWO_ROWS,
     PLACES,
     WIDTH,
     make_maps,
+    with_crs,
     with_points,
 )
 from tests.onboard.service import ROOT
@@ -318,6 +321,19 @@ def test_tiles_by_points_that_fix_no_place_are_refused_in_one_line(
     assert export(folder, "--format", "mbtiles", "--out", tmp_path / "out") == 2
     err = capsys.readouterr().err
     assert "7 control points on one line fix no place, tiles need one" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("crs", "reason"), [
+    (LOCAL, "no way leads from its CRS to longitude and latitude"), (GEOCENTRIC, "its CRS is geocentric"),
+])  # fmt: skip
+def test_tiles_of_a_map_whose_crs_has_no_place_on_earth_are_refused_in_one_line(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], crs: str, reason: str
+) -> None:
+    folder = with_crs(maps / "grid", tmp_path / "local", crs)
+    assert export(folder, "--format", "mbtiles", "--out", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert f"has no place on Earth ({reason}), tiles need one" in err
     assert err.count("\n") == 1
 
 
