@@ -337,6 +337,23 @@ def test_tiles_of_a_map_whose_crs_has_no_place_on_earth_are_refused_in_one_line(
     assert err.count("\n") == 1
 
 
+def test_a_description_that_a_full_disk_cut_is_one_line(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = rasterio.shutil.copy
+
+    def cut(source: Any, target: Path, **options: Any) -> None:
+        copy(source, target, **options)
+        Path(f"{target}.aux.xml").write_bytes(b"")
+
+    monkeypatch.setattr(rasterio.shutil, "copy", cut)
+    assert export(maps / "grid", "--format", "png", "--out", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert "aux.xml was not written whole" in err
+    assert err.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_maps_are_given_as_folders_as_a_station_or_as_files(maps: Path, tmp_path: Path) -> None:
     alone = shutil.copy(maps / "grid" / "map.tif", tmp_path / "alone.tif")
     for paths, names in (

@@ -27,6 +27,7 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from ground import cli
 from ground.export.maps import opened
 from ground.polygons.command import PACKAGES
+from tests.full_disk import files_of_at_most
 from tests.ground.made_maps import (
     GEOCENTRIC,
     HEIGHT,
@@ -246,6 +247,25 @@ def test_a_map_whose_crs_has_no_place_on_earth_keeps_its_coordinates_and_has_no_
     assert np.allclose(shapely.area(shapes), pixel * columns["pixels"])
     assert polygons(folder, "--out", tmp_path / "small", "--min-area", "100m2") == 2
     assert "no areas; give the smallest patch in pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", [30_000, 70_000, 90_000])
+def test_a_geopackage_that_a_full_disk_cut_is_not_put_in_place(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: int
+) -> None:
+    """Without polygons: for one of them GDAL says it itself."""
+    folder = shutil.copytree(maps / "nowhere", tmp_path / "empty")
+    with rasterio.open(folder / "map.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.write(np.zeros((HEIGHT, WIDTH), np.uint8), 1)
+    out = tmp_path / "out"
+    assert polygons(folder, "--out", out, "--format", "gpkg") == 0
+    (whole,) = out.iterdir()
+    assert whole.stat().st_size > room
+    whole.unlink()
+    with files_of_at_most(room):
+        assert polygons(folder, "--out", out, "--format", "gpkg") == 1
+    assert "cannot be written" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
 
 
 def test_the_smallest_patch_in_square_metres_or_pixels(
