@@ -113,6 +113,8 @@ class Station:
         self._takes_changes = takes_changes and can_rebuild()
         self._wanted_whole: set[str] = set()
         self._said: set[str] = set()
+        # What the satellite found, by a map's id.
+        self._damaged_aboard: dict[str, str] = {}
         self._folders: MapFolders
 
     def pull(self) -> PassReport:
@@ -248,7 +250,7 @@ class Station:
             report.damaged.append(item.map)
             report.why[item.map] = str(error)
             self.notify(f"{item.map}: {error}")
-            report.why[item.map] += self._have_checked(item.map)
+            report.why[item.map] += self._damaged_aboard.get(item.map) or self._have_checked(item.map)[1]
         except AskedWrong as error:
             # Any other refusal, as of the token, would meet every further file as well.
             if error.status != NOT_FOUND:
@@ -257,18 +259,29 @@ class Station:
             report.why[item.map] = error.problem
             self.notify(f"{item.map}: not aboard any more")
 
-    def _have_checked(self, name: str) -> str:
-        """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass."""
+    def _is_damaged_aboard(self, item: PlanItem) -> bool:
+        self.notify(f"{item.map}: {item.asset} came wrong; the satellite is asked to check its own")
+        damaged, finding = self._have_checked(item.map)
+        if item.asset not in damaged:
+            return False
+        self._damaged_aboard[item.map] = finding
+        return True
+
+    def _have_checked(self, name: str) -> tuple[list[str], str]:
+        """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass.
+
+        Returns the names of files that are damaged, and the finding for people.
+        """
         try:
             answer = self.link.read(Checked, "POST", f"/maps/{name}/check")
-            damaged, erased = ", ".join(answer.damaged), answer.erased
         except AskedWrong:
-            return ""  # gone meanwhile, or a service that does not know the question
+            return [], ""  # gone meanwhile, or a service that does not know the question
+        damaged = ", ".join(answer.damaged)
         finding = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
-        if erased:
+        if answer.erased:
             finding += ", and the map erased: deliver its scene again"
         self.notify(f"{name}: {finding}")
-        return f"; {finding}"
+        return answer.damaged, f"; {finding}"
 
     def _plan(self, asked: int | None) -> Plan:
         """What to fetch within so many bytes (None: everything)."""
@@ -312,7 +325,7 @@ class Station:
             if self.progress is not None:
                 self.progress(min(done + got, total), total)
 
-        fetch(self.link, item.wanted, self.tally, progress)
+        fetch(self.link, item.wanted, self.tally, progress, lambda: self._is_damaged_aboard(item))
         if not item.wanted.is_whole:
             # A copy, since the part stays: the rest of the map continues it in a later pass.
             write_beginning(item.wanted.target.with_name(COARSE), item.wanted.part, item.wanted.length)

@@ -232,6 +232,17 @@ def test_routine_maps_wait_for_an_urgent_one_of_which_not_even_a_part_fits(
     assert all(aboard.delivered(name) for name in came)
 
 
+def test_a_damaged_map_that_is_larger_than_a_pass_is_found_and_keeps_no_other_up_there(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aboard, dest = serve(r0=("small", "routine"), urgent=("plain", "urgent")), tmp_path / "dest"
+    raster = aboard.data / "maps" / "urgent" / "map.tif"
+    raster.write_bytes(raster.read_bytes()[:1000] + bytes(raster.stat().st_size - 1000))
+    passes = pull_all(aboard, dest, 20_000, capsys)
+    assert [name for each in passes for name in each.report["damaged"]] == ["urgent"]
+    assert [name for each in passes for name in each.report["maps"]] == ["r0"]
+
+
 def test_a_plan_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> None:
     files = {"m1": bytes(range(200)), "m2": bytes(range(100))}
     with lying(files) as liar, Link(liar.url, window=Window(bytes=50_000)) as link:
