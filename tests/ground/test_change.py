@@ -254,3 +254,21 @@ def test_a_change_never_takes_the_place_of_a_map_that_it_reads(
     assert change(*maps, "--out", out, "--name", "c", "--overwrite") == 2
     assert "is a map that is read here; choose another --out" in capsys.readouterr().err
     assert ((out / "c.tif").is_symlink(), sources[1].read_bytes()) == (True, before)
+
+
+def test_maps_without_a_pixel_in_common_are_refused_and_not_called_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = blocks(1, lowest=1)
+    before = write(tmp_path / "before", codes)
+    upper, lower = codes.copy(), codes.copy()
+    upper[120:], lower[:120] = 0, 0
+    zone = write(tmp_path / "zone", codes, crs="EPSG:32641", transform=GRID["transform"])
+    pairs = {
+        "far away": (before, zone, "--resample"),
+        "other halves": (write(tmp_path / "upper", upper), write(tmp_path / "lower", lower)),
+    }
+    for name, arguments in pairs.items():
+        assert change(*arguments, "--out", tmp_path / name) == 2
+        assert "no pixel has a class in both maps" in capsys.readouterr().err
+        assert list((tmp_path / name).iterdir()) == []
