@@ -272,3 +272,21 @@ def test_maps_without_a_pixel_in_common_are_refused_and_not_called_unchanged(
         assert change(*arguments, "--out", tmp_path / name) == 2
         assert "no pixel has a class in both maps" in capsys.readouterr().err
         assert list((tmp_path / name).iterdir()) == []
+
+
+def test_grids_of_one_place_that_begin_on_both_sides_of_the_antimeridian_are_compared(tmp_path: Path) -> None:
+    codes = blocks(1, lowest=1)
+    later = codes.copy()
+    later[60:120, 60:120] = codes[60:120, 60:120] % 3 + 1
+    step = 1 / 4096  # exact in both numbers
+    east, west = (
+        {"crs": "EPSG:4326", "transform": Affine(step, 0, start, 0, -step, -16)} for start in (179.96875, -180.03125)
+    )
+    for number, (before, after) in enumerate([(east, west), (west, east), (east, east)]):
+        folders = (
+            write(tmp_path / f"before{number}", codes, **before),
+            write(tmp_path / f"after{number}", later, **after),
+        )
+        assert change(*folders, "--out", tmp_path / "out", "--name", str(number)) == 0
+        document = json.loads((tmp_path / "out" / f"{number}.json").read_text())
+        assert (document["pixels_compared"], document["pixels_changed"]) == (codes.size, 3600)
