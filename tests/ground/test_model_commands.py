@@ -93,7 +93,8 @@ def test_a_short_pass_asks_once_what_is_aboard_and_says_where_nothing_went_up(
         for name, file in unit.files.items()
     ]
     model = {"digest": unit.digest, "name": unit.name, "version": unit.version, "origin": "uplink",
-             "state": "receiving", "reason": "", "files": files, "figures": {}, "failures": 0, "in_service": False}  # fmt: skip
+             "state": "receiving", "reason": "", "files": files, "figures": {}, "failures": 0,
+             "in_service": False}  # fmt: skip
     answer = {
         "takes_models": True,
         "problem": None,
