@@ -67,8 +67,14 @@ class Plan(_Answer):
 
     items: Annotated[list[PlannedFile], Field(max_length=MOST_FILES)]
     left_out: Count
-    # Satellites of an earlier version do not say it.
+    # Satellites of an earlier version do not say these.
     first_left_out: LeftOutMap | None = None
+    planned_files: Count = 0
+
+    @property
+    def unlisted(self) -> int:
+        """Planned files that a long plan does not list: the next one does."""
+        return max(0, self.planned_files - len(self.items))
 
 
 class ReceiptTaken(_Answer):

@@ -162,7 +162,7 @@ class Station:
             plan = self._plan(asked)
             items = [self._item(row) for row in plan.items]
             missing = [item for item in items if not self._is_given_up(item, report) and not self._is_here(item)]
-            report.left = len(missing) + plan.left_out + len(self._unplanned(items, report))
+            report.left = len(missing) + plan.unlisted + plan.left_out + len(self._unplanned(items, report))
             urgent = self._more_urgent(plan.first_left_out, missing)
             # What lies behind a map whose head is here waits for the rest of that map: the order is the plan's.
             fresh = list(takewhile(lambda item: not self._has_head(item), _not_waiting(missing, urgent)))

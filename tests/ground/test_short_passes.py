@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import rasterio
 import uvicorn
 
 from engines.open import open_engine
-from ground import cli, station
+from ground import cli, link, station
 from ground.link import Link, Window
 from ground.passes import read_passes
 from ground.station import Station
+from onboard.api import downlink
 from onboard.api.app import app_of
 from onboard.api.service import Service
 from onboard.jobs.ledger import Ledger
@@ -241,6 +243,21 @@ def test_a_damaged_map_that_is_larger_than_a_pass_is_found_and_keeps_no_other_up
     passes = pull_all(aboard, dest, 20_000, capsys)
     assert [name for each in passes for name in each.report["damaged"]] == ["urgent"]
     assert [name for each in passes for name in each.report["maps"]] == ["r0"]
+
+
+def test_a_plan_that_is_longer_than_an_answer_comes_in_several(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 14,000 maps the plan had more than the 16 MiB that a station takes, and no map came down.
+    monkeypatch.setattr(link, "LONGEST_JSON", 5000)
+    monkeypatch.setattr(downlink, "MOST_FILES", 7, raising=False)
+    maps = {f"m{number}": ("small", "routine") for number in range(6)}
+    aboard, dest = serve(**maps), tmp_path / "dest"
+    answer = httpx.get(f"{aboard.url}/downlink/plan").json()
+    assert (len(answer["items"]), answer["planned_files"], answer["planned_maps"]) == (7, 18, 6)
+    assert cli.main(["pull", aboard.url, "--dest", str(dest), "--json"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)["maps"]) == sorted(maps)
+    assert all(aboard.delivered(name) for name in maps)
 
 
 def test_a_plan_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> None:
