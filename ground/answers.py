@@ -71,11 +71,6 @@ class Plan(_Answer):
     first_left_out: LeftOutMap | None = None
     planned_files: Count = 0
 
-    @property
-    def unlisted(self) -> int:
-        """Planned files that a long plan does not list: the next one does."""
-        return max(0, self.planned_files - len(self.items))
-
 
 class ReceiptTaken(_Answer):
     """The satellite knows that a map is here."""

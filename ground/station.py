@@ -157,19 +157,26 @@ class Station:
     def _fetch_planned(self, report: PassReport) -> None:
         """Plan after plan, until nothing is left aboard that could come."""
         more: int | None = None
+        skip = 0
         for _ in range(MOST_PLANS):
             asked = more or self.link.window.bytes_left
-            plan = self._plan(asked)
+            plan = self._plan(asked, skip)
             items = [self._item(row) for row in plan.items]
             missing = [item for item in items if not self._is_given_up(item, report) and not self._is_here(item)]
-            report.left = len(missing) + plan.unlisted + plan.left_out + len(self._unplanned(items, report))
+            # A long plan lists its beginning.
+            unlisted = max(0, plan.planned_files - skip - len(items))
+            report.left = len(missing) + unlisted + plan.left_out + len(self._unplanned(items, report))
             urgent = self._more_urgent(plan.first_left_out, missing)
             # What lies behind a map whose head is here waits for the rest of that map: the order is the plan's.
             fresh = list(takewhile(lambda item: not self._has_head(item), _not_waiting(missing, urgent)))
             if fresh:
                 self._fetch_items(fresh, report)
-                more = None
+                more, skip = None, 0
                 continue
+            if items and not missing and unlisted:
+                more, skip = asked, skip + len(items)
+                continue
+            skip = 0
             # Without a limit every plan names all there is.
             if asked is None or not report.left or asked > LARGEST_FILE:
                 return
@@ -283,9 +290,11 @@ class Station:
         self.notify(f"{name}: {finding}")
         return answer.damaged, f"; {finding}"
 
-    def _plan(self, asked: int | None) -> Plan:
-        """What to fetch within so many bytes (None: everything)."""
+    def _plan(self, asked: int | None, skip: int = 0) -> Plan:
+        """What to fetch within so many bytes (None: everything), without the first files of the plan."""
         query: dict[str, Any] = {} if asked is None else {"bytes": asked}
+        if skip:
+            query["skip"] = skip
         if self._takes_changes and len(self._wanted_whole) <= MOST_WHOLE:
             query |= {"changes": "true", "whole": sorted(self._wanted_whole)}
         return self.link.read(Plan, "GET", "/downlink/plan", params=query)

@@ -111,6 +111,7 @@ def get_plan(
     changes: Annotated[
         bool, Query(description="the station makes maps of earlier ones and changes.tif, where ONBOARD_CHANGES_FIRST")
     ] = False,
+    skip: Annotated[int, Query(ge=0, le=2**62, description="files of the plan that are not listed again")] = 0,
     whole: Annotated[
         list[str], Query(description="ids of maps that are wanted whole all the same", max_length=_MOST_WHOLE)
     ] = [],  # noqa: B006 -- FastAPI copies it
@@ -132,7 +133,7 @@ def get_plan(
             bytes=item.bytes, whole=item.whole, sha256=item.sha256, priority=item.priority, value=item.value,
             reason=item.reason, unfamiliar_share=item.unfamiliar,
         )
-        for item in items[:MOST_FILES]
+        for item in items[skip : skip + MOST_FILES]
     ]  # fmt: skip
     planned_maps = len({item.map for item in items})
     return PlanAnswer(

@@ -317,3 +317,14 @@ def test_the_rest_of_a_coarse_map_is_left_where_the_window_closes_behind_it(tmp_
         report = Station(link, tmp_path, close).pull()
     assert (report.coarse, report.left, report.window_closed) == (["m1"], 1, True)
     assert (tmp_path / "m1" / "coarse.tif").read_bytes() == bytes(range(50))
+
+
+def test_a_long_plan_that_begins_with_pictures_that_are_here_does_not_end_the_pass(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downlink, "MOST_FILES", 2)
+    maps = {f"m{number}": ("small", "routine") for number in range(6)}
+    aboard, dest = serve(**maps), tmp_path / "dest"
+    passes = pull_all(aboard, dest, 60_000, capsys)
+    assert all(each.report["received_bytes"] > 0 for each in passes)
+    assert sorted(name for each in passes for name in each.report["maps"]) == sorted(maps)
