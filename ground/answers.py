@@ -39,6 +39,7 @@ class PlannedFile(_Answer):
     sha256: Sha256
     bytes: Annotated[int, Field(ge=1, le=LARGEST_FILE)]
     length: Annotated[int, Field(ge=1, le=LARGEST_FILE)]
+    priority: str = ""
     reason: str = ""
 
     @model_validator(mode="after")
@@ -53,11 +54,22 @@ class PlannedFile(_Answer):
         return self
 
 
+class LeftOutMap(_Answer):
+    """A map for which the bytes of a plan are not enough; ``bytes`` would bring something of it."""
+
+    map: Name
+    priority: str
+    bytes: Annotated[int, Field(ge=0, le=LARGEST_FILE)]
+
+
 class Plan(_Answer):
     """What to fetch, in its order."""
 
     items: Annotated[list[PlannedFile], Field(max_length=MOST_FILES)]
     left_out: Count
+    # Satellites of an earlier version do not say these.
+    first_left_out: LeftOutMap | None = None
+    planned_files: Count = 0
 
 
 class ReceiptTaken(_Answer):

@@ -5,7 +5,8 @@ fitted into a pass, and `receipt.json` once the satellite knows that the map is 
 map that is acknowledged is on the disk. DEST/catalog.json is a static STAC catalogue of the maps (ground.catalog).
 
 A map that is larger than a pass comes over several. Once its head is here the satellite is asked for more bytes than
-the pass has, so that it plans the map whole: the map goes on at its place in the plan until the bytes are spent.
+the pass has, so that it plans the map whole: the map goes on at its place in the plan until the bytes are spent. The
+same is done where not even a part of an urgent map fits into the pass, and less urgent maps wait until it has come.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ground.answers import LARGEST_FILE, Checked, Plan, PlannedFile, ReceiptTaken
+from ground.answers import LARGEST_FILE, Checked, LeftOutMap, Plan, PlannedFile, ReceiptTaken
 from ground.catalog import write_catalog
 from ground.errors import AskedWrong, DiskFailed, MapDamaged
 from ground.folders import COARSE, ITEM, MAP, RECEIPT, MapFolders
 from ground.link import Link, WindowClosed
+from ground.orders import PRIORITIES
 from ground.rebuild import CHANGES, ChangesDamaged, NotRebuilt, awaits_rebuild, can_rebuild, rebuild_map
 from ground.transfer import Superseded, Tally, Wanted, fetch, is_beginning, new_name, sha256_of, write_beginning
 
@@ -76,6 +78,7 @@ class PlanItem:
     map: str
     asset: str
     wanted: Wanted
+    priority: str
     reason: str
 
 
@@ -109,6 +112,9 @@ class Station:
         self._superseded: set[tuple[str, str]] = set()
         self._takes_changes = takes_changes and can_rebuild()
         self._wanted_whole: set[str] = set()
+        self._said: set[str] = set()
+        # What the satellite found, by a map's id.
+        self._damaged_aboard: dict[str, str] = {}
         self._folders: MapFolders
 
     def pull(self) -> PassReport:
@@ -151,24 +157,45 @@ class Station:
     def _fetch_planned(self, report: PassReport) -> None:
         """Plan after plan, until nothing is left aboard that could come."""
         more: int | None = None
+        skip = 0
         for _ in range(MOST_PLANS):
             asked = more or self.link.window.bytes_left
-            items, left_out = self._plan(asked)
+            plan = self._plan(asked, skip)
+            items = [self._item(row) for row in plan.items]
             missing = [item for item in items if not self._is_given_up(item, report) and not self._is_here(item)]
-            report.left = len(missing) + left_out + len(self._unplanned(items, report))
+            # A long plan lists its beginning.
+            unlisted = max(0, plan.planned_files - skip - len(items))
+            report.left = len(missing) + unlisted + plan.left_out + len(self._unplanned(items, report))
+            urgent = self._more_urgent(plan.first_left_out, missing)
             # What lies behind a map whose head is here waits for the rest of that map: the order is the plan's.
-            fresh = list(takewhile(lambda item: not self._has_head(item), missing))
+            fresh = list(takewhile(lambda item: not self._has_head(item), _not_waiting(missing, urgent)))
             if fresh:
                 self._fetch_items(fresh, report)
-                more = None
+                more, skip = None, 0
                 continue
+            if items and not missing and unlisted:
+                more, skip = asked, skip + len(items)
+                continue
+            skip = 0
             # Without a limit every plan names all there is.
             if asked is None or not report.left or asked > LARGEST_FILE:
                 return
-            more = self._next_ask(items, missing, asked)
+            if urgent is None:
+                more = self._next_ask(items, missing, asked)
+            else:
+                self._say_once(
+                    f"{urgent.map}: {urgent.priority}, more than fits into this pass; less urgent maps wait for it"
+                )
+                # Where other maps of its priority take these bytes, the next plan is asked for more.
+                more = asked + max(asked, urgent.bytes)
         self.notify(f"the satellite made {MOST_PLANS} plans in this pass; the next pass goes on")
         # At least 1, so that the exit code says that work is left.
         report.left = max(1, report.left)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.notify(line)
 
     def _fetch_items(self, items: list[PlanItem], report: PassReport) -> None:
         total, done = sum(item.wanted.length for item in items), 0
@@ -189,6 +216,15 @@ class Station:
         """Ids of maps of which the plan names some files and not, for want of bytes, the one that makes them whole."""
         whole = {item.map for item in items if item.asset in (MAP, CHANGES)}
         return {item.map for item in items} - whole - set(report.why)
+
+    def _more_urgent(self, left_out: LeftOutMap | None, missing: list[PlanItem]) -> LeftOutMap | None:
+        """The map that a plan leaves out, where something less urgent is planned and would come before it."""
+        # Without a limit nothing is left out; what is given up must not keep others up there.
+        if left_out is None or left_out.map in self.report.why or self.link.window.bytes is None:
+            return None
+        # A map whose turn came goes on before any other.
+        first = next((item for item in missing if self._has_head(item) or _waits(item, left_out)), None)
+        return left_out if first is not None and _waits(first, left_out) else None
 
     def _next_ask(self, items: list[PlanItem], missing: list[PlanItem], asked: int) -> int:
         """For how many bytes to ask where a plan brings nothing new: more than ``asked``, and so another plan.
@@ -221,7 +257,7 @@ class Station:
             report.damaged.append(item.map)
             report.why[item.map] = str(error)
             self.notify(f"{item.map}: {error}")
-            report.why[item.map] += self._have_checked(item.map)
+            report.why[item.map] += self._damaged_aboard.get(item.map) or self._have_checked(item.map)[1]
         except AskedWrong as error:
             # Any other refusal, as of the token, would meet every further file as well.
             if error.status != NOT_FOUND:
@@ -230,31 +266,43 @@ class Station:
             report.why[item.map] = error.problem
             self.notify(f"{item.map}: not aboard any more")
 
-    def _have_checked(self, name: str) -> str:
-        """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass."""
+    def _is_damaged_aboard(self, item: PlanItem) -> bool:
+        self.notify(f"{item.map}: {item.asset} came wrong; the satellite is asked to check its own")
+        damaged, finding = self._have_checked(item.map)
+        if item.asset not in damaged:
+            return False
+        self._damaged_aboard[item.map] = finding
+        return True
+
+    def _have_checked(self, name: str) -> tuple[list[str], str]:
+        """Has the satellite look at its own bytes: what is damaged aboard must not cost the link in every pass.
+
+        Returns the names of files that are damaged, and the finding for people.
+        """
         try:
             answer = self.link.read(Checked, "POST", f"/maps/{name}/check")
-            damaged, erased = ", ".join(answer.damaged), answer.erased
         except AskedWrong:
-            return ""  # gone meanwhile, or a service that does not know the question
+            return [], ""  # gone meanwhile, or a service that does not know the question
+        damaged = ", ".join(answer.damaged)
         finding = f"aboard {damaged} is damaged" if damaged else "aboard all its files are whole"
-        if erased:
+        if answer.erased:
             finding += ", and the map erased: deliver its scene again"
         self.notify(f"{name}: {finding}")
-        return f"; {finding}"
+        return answer.damaged, f"; {finding}"
 
-    def _plan(self, asked: int | None) -> tuple[list[PlanItem], int]:
-        """What to fetch within so many bytes (None: everything), and how many maps it leaves out for want of them."""
+    def _plan(self, asked: int | None, skip: int = 0) -> Plan:
+        """What to fetch within so many bytes (None: everything), without the first files of the plan."""
         query: dict[str, Any] = {} if asked is None else {"bytes": asked}
+        if skip:
+            query["skip"] = skip
         if self._takes_changes and len(self._wanted_whole) <= MOST_WHOLE:
             query |= {"changes": "true", "whole": sorted(self._wanted_whole)}
-        plan = self.link.read(Plan, "GET", "/downlink/plan", params=query)
-        return [self._item(row) for row in plan.items], plan.left_out
+        return self.link.read(Plan, "GET", "/downlink/plan", params=query)
 
     def _item(self, row: PlannedFile) -> PlanItem:
         target = self._folders.path(row.map) / row.asset
         wanted = Wanted(f"/maps/{row.map}/{row.asset}", target, row.sha256, row.bytes, row.length)
-        return PlanItem(row.map, row.asset, wanted, row.reason)
+        return PlanItem(row.map, row.asset, wanted, row.priority, row.reason)
 
     def _is_here(self, item: PlanItem) -> bool:
         """Whether its whole file is here, however much of it is planned."""
@@ -286,7 +334,7 @@ class Station:
             if self.progress is not None:
                 self.progress(min(done + got, total), total)
 
-        fetch(self.link, item.wanted, self.tally, progress)
+        fetch(self.link, item.wanted, self.tally, progress, lambda: self._is_damaged_aboard(item))
         if not item.wanted.is_whole:
             # A copy, since the part stays: the rest of the map continues it in a later pass.
             write_beginning(item.wanted.target.with_name(COARSE), item.wanted.part, item.wanted.length)
@@ -391,3 +439,17 @@ class Station:
             path = self._folders.path(name)
             if (path / MAP).is_file() and not (path / RECEIPT).exists() and not self._folders.made_here(name):
                 yield name
+
+
+def _waits(item: PlanItem, left_out: LeftOutMap | None) -> bool:
+    """Whether it is less urgent than a map that a plan leaves out."""
+    return left_out is not None and _rank(item.priority) > _rank(left_out.priority)
+
+
+def _not_waiting(items: list[PlanItem], left_out: LeftOutMap | None) -> list[PlanItem]:
+    return [item for item in items if not _waits(item, left_out)]
+
+
+def _rank(priority: str) -> int:
+    """0 for the most urgent; words that are not known come last."""
+    return PRIORITIES.index(priority) if priority in PRIORITIES else len(PRIORITIES)

@@ -80,15 +80,28 @@ class Tally:
     repeated: int = 0
 
 
-def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = None) -> None:
+def fetch(
+    link: Link,
+    wanted: Wanted,
+    tally: Tally,
+    progress: Progress | None = None,
+    is_damaged_aboard: Callable[[], bool] = lambda: False,
+) -> None:
     """Fetches until it is there; the target appears by one rename, after its bytes were verified and synced.
 
     Of a leading part there is nothing to verify it by: it stays a part, and the rest continues it.
 
+    Args:
+        link: to the satellite.
+        wanted: the file.
+        tally: counts the bytes.
+        progress: called with bytes that came.
+        is_damaged_aboard: asked when the file arrived wrong: where it is, it is not fetched a second time.
+
     Raises:
         WindowClosed: the pass is over; the part stays and the next pass continues.
         LinkDown, AskedWrong: see :meth:`ground.link.Link.json`.
-        MapDamaged: it arrived whole twice, and wrong, or ends too early aboard.
+        MapDamaged: it arrived whole and wrong, twice or as it lies aboard, or ends too early aboard.
         Superseded: another version is there now.
         DiskFailed: the disk is full or failed; the part stays.
     """
@@ -104,10 +117,13 @@ def fetch(link: Link, wanted: Wanted, tally: Tally, progress: Progress | None = 
         if digest == wanted.sha256:
             _put_in_place(wanted)
             return
+        # Asked at once: a file larger than a pass never arrives twice in one. And while the part is here: where the
+        # window closes in the question, the next pass asks it.
+        is_lost = attempt == 2 or is_damaged_aboard()
         tally.repeated += wanted.bytes
         # Left in place it would count as complete, and the second try would fetch nothing.
         wanted.part.unlink()
-        if attempt == 2:
+        if is_lost:
             raise MapDamaged(wanted.target, f"SHA-256 {wanted.sha256}", f"SHA-256 {digest}")
 
 

@@ -31,7 +31,7 @@ points all over a scene 0.05 and more."""
 
 
 class NoPlace(ValueError):
-    """Control points fix no place: too few, on one line, or in one place."""
+    """There is no place on Earth: control points are too few or on one line, or a CRS has none."""
 
 
 def transformer_of(points: Sequence[GroundControlPoint], crs: CRS) -> Any:

@@ -87,6 +87,12 @@ def _write(before: Path, after: Path, options: argparse.Namespace, target: Path)
     with opened_pair(before, after, resample=options.resample, same_pixels=options.same_pixels) as pair:
         tags = {"BEFORE_SHA256": facts[0].sha256, "AFTER_SHA256": facts[1].sha256}
         changes = write_changes(pair, target, tags)
+        # Warped grids overlap nowhere where their places are apart; "0 % changed" would be said of no pixel.
+        if not changes.compared:
+            raise AskedWrong(
+                "no pixel has a class in both maps: they do not overlap, or one has no data where they do",
+                "give two maps of one place",
+            )
         notes = doubts(*facts, resampled=pair.resampled)
     document = {
         "before": facts[0].__dict__ | {"map": str(before)}, "after": facts[1].__dict__ | {"map": str(after)},

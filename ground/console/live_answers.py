@@ -85,6 +85,9 @@ class Plan(_Answer):
 
     planned_bytes: int = Field(ge=0)
     left_out: int = Field(ge=0)
+    # Of the whole plan, of which a long one lists the beginning; satellites of an earlier version list all.
+    planned_files: int = Field(0, ge=0)
+    planned_maps: int = Field(0, ge=0)
     items: list[PlannedFile] = Field(max_length=100_000)
 
 

@@ -117,8 +117,9 @@ def get_passes(
         "bytes": sum(sum(record.files.values()) for record in records), "coming": coming[:_MOST_LISTED],
         "coming_count": len(coming),
         "plan": None if live.plan is None or console.satellite.contact[0] != "up" else {
-            "bytes": live.plan.planned_bytes, "files": len(live.plan.items), "left_out": live.plan.left_out,
-            "maps": len({item.map for item in live.plan.items}),
+            "bytes": live.plan.planned_bytes, "left_out": live.plan.left_out,
+            "files": live.plan.planned_files or len(live.plan.items),
+            "maps": live.plan.planned_maps or len({item.map for item in live.plan.items}),
             "items": [item.model_dump() for item in live.plan.items[:_MOST_LISTED]],
         },
     }  # fmt: skip

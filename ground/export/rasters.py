@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import rasterio.shutil
+from rasterio.errors import RasterioIOError
 
 from ground.export.maps import ExportedMap, classes_of, opened
 from products.classes import MapClass
@@ -66,8 +67,11 @@ def write_png(exported: ExportedMap, target: Path) -> None:
 def add_attribute_table(target: Path, classes: Sequence[MapClass]) -> None:
     """Adds class names and the table to what GDAL keeps beside the file."""
     path = target.with_name(f"{target.name}.aux.xml")
-    # GDAL wrote it in this process, with its own escapes.
-    root = ET.parse(path).getroot() if path.exists() else ET.Element("PAMDataset")  # noqa: S314
+    try:
+        # GDAL wrote it in this process, with its own escapes.
+        root = ET.parse(path).getroot() if path.exists() else ET.Element("PAMDataset")  # noqa: S314
+    except ET.ParseError as error:  # GDAL reports no error where a full disk cuts this file
+        raise RasterioIOError(f"{path.name} was not written whole") from error
     band = root.find("PAMRasterBand[@band='1']")
     if band is None:
         band = ET.SubElement(root, "PAMRasterBand", band="1")

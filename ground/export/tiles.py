@@ -32,6 +32,7 @@ from ground.export.maps import ExportedMap, classes_of, opened
 from ground.turns import moved, turns_of
 from products.classes import MapClass
 from products.control_points import NoPlace
+from products.degrees import degrees_of
 
 SIDE: Final = 256
 HALF: Final = math.pi * 6378137.0
@@ -150,7 +151,7 @@ def _sides(dataset: Any, exported: ExportedMap) -> tuple[list[Side], float]:
     """The map's parts in Web Mercator, and the size of a pixel there, metres."""
     is_placed = dataset.crs is not None and not dataset.transform.is_identity
     try:
-        options = {} if is_placed else _by_points(dataset)
+        options = _on_earth(dataset) if is_placed else _by_points(dataset)
     except NoPlace as error:
         raise AskedWrong(f"{exported.path}: {error}, tiles need one", OTHERS) from error
     turns = turns_of(dataset)
@@ -179,6 +180,20 @@ def _sides(dataset: Any, exported: ExportedMap) -> tuple[list[Side], float]:
             OTHERS,
         )
     return sides, size
+
+
+def _on_earth(dataset: Any) -> dict[str, Any]:
+    """Nothing to be told to the warper.
+
+    Raises:
+        NoPlace: its grid lies nowhere on Earth.
+    """
+    west, north = dataset.transform.c, dataset.transform.f
+    try:
+        degrees_of(dataset.crs, [west], [north])
+    except NoPlace as error:
+        raise NoPlace(f"has no place on Earth ({error})") from error
+    return {}
 
 
 def _by_points(dataset: Any) -> dict[str, Any]:

@@ -97,10 +97,14 @@ def write_whole_files(write: Writer, target: Path, kept: Collection[tuple[int, i
         sync(target.parent)
     except OSError as error:
         raise DiskFailed(target, error) from error
-    except (RasterioError, CPLE_BaseError, sqlite3.Error) as error:
+    except AskedWrong:
+        raise
+    except (GroundError, RasterioError, CPLE_BaseError, sqlite3.Error) as error:
         # GDAL and SQLite give no errno: that the disk is full is told by what is left of it.
         if shutil.disk_usage(target.parent).free < 1 << 20:
             raise DiskFailed(target, OSError(errno.ENOSPC, "no room is left")) from error
+        if isinstance(error, GroundError):
+            raise
         raise GroundError(f"{target}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

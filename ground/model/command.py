@@ -171,8 +171,16 @@ def _bases(options: argparse.Namespace) -> list[Path] | None:
 
 def _outcome(report: Any) -> str:
     sent = f"{size(report.sent_bytes)} sent of {size(report.model_bytes)}"
-    left = f"; about {size(report.left_bytes)} left: the same command continues" if report.left_bytes else ""
-    return f"{report.state or 'not reached'}, {sent}{left}" + (f"; {report.reason}" if not left else "")
+    parts = [f"{report.state or 'state not known'}, {sent}"]
+    if report.left_bytes:
+        parts.append(f"about {size(report.left_bytes)} left: the same command continues")
+    elif report.reason:
+        parts.append(report.reason)
+    if report.window_closed and not report.sent_bytes:
+        parts.append(
+            "nothing went up in this pass, which ended with the satellite's answers: give it more --bytes or time"
+        )
+    return "; ".join(parts)
 
 
 def _ls(options: argparse.Namespace) -> int:

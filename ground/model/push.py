@@ -126,6 +126,7 @@ class Push:
     def _send_metadata(self, aboard: ModelsAboard) -> ModelsAboard:
         if not aboard.takes_models:
             raise AskedWrong(f"this satellite takes no models: {aboard.problem}", "see docs/uplink.md")
+        sent_before = self.report.sent_bytes
         # None may be left out: the satellite takes a root by the keys of the one before it.
         for path in roots_after(self._keys, aboard.root_version or 0):
             self._put_metadata("root", path)
@@ -134,7 +135,8 @@ class Push:
         model = aboard.model(self._unit.digest)
         if signed is not None and (model is None or signed.signed.version != aboard.list_version):
             self._put_metadata("list", self._keys / LIST_FILE)
-        return self._models()
+        # Asked again only where it says something else now: with each model aboard the answer is longer, by 2 kB or so.
+        return aboard if self.report.sent_bytes == sent_before else self._models()
 
     def _put_metadata(self, kind: str, path: Path) -> None:
         try:

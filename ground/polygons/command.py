@@ -123,7 +123,11 @@ def _write(exported: Any, options: argparse.Namespace, files: Sequence[Path], ta
     except AskedWrong as error:
         raise AskedWrong(f"{exported.path}: {error.problem}", error.remedy) from error
     others = [f"{path.suffix} {size(path.stat().st_size)}" for path in here[1:]]
-    area = "in pixels: the map has no place" if written.area_m2 is None else area_text(written.area_m2)
+    # A grid of a local CRS keeps its coordinates, and has no areas.
+    nowhere = "in pixels: the map has no place"
+    if kind != "pixels":
+        nowhere = "without areas: the map's CRS has no place on Earth"
+    area = nowhere if written.area_m2 is None else area_text(written.area_m2)
     placed = [f"placed by its {kind}"] if kind in ("control points", "rational polynomials") else []
     return ", ".join([*others, count(written.polygons, "polygon"), area, *placed])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from onboard.api.service import Service, TheCaller, TheService
-from onboard.downlink.plan import CHANGES, Held, Weights, plan
+from onboard.downlink.plan import CHANGES, Held, Weights, first_left_out, plan
 from onboard.jobs.highwater import read_mark
 from onboard.jobs.map_store import MapRow
 from onboard.jobs.published import AREAS, MAP_FILE, maps_of
@@ -23,6 +24,8 @@ from onboard.settings import Settings
 router = APIRouter(tags=["downlink"])
 _PAGE = 500
 _MOST_WHOLE = 500
+MOST_FILES = 1000
+"""Files that an answer lists, 0.4 MB of JSON; those of 10,000 maps took 13 MB of the pass, in each plan anew."""
 
 GroundHolds = Callable[[str, str], bool]
 """Whether the ground has given the receipt of a map, by id and SHA-256 of its map.tif."""
@@ -47,12 +50,26 @@ class PlannedFile(BaseModel):
     )
 
 
+class LeftOutMap(BaseModel):
+    """A map of which no raster is planned, not even a leading part."""
+
+    map: str
+    priority: str
+    bytes: int = Field(description="the least that brings its map or a leading part, with what it needs")
+
+
 class PlanAnswer(BaseModel):
     """A plan, in the order to fetch."""
 
     budget_bytes: int | None
-    planned_bytes: int
+    planned_bytes: int = Field(description="of the whole plan")
+    planned_files: int = Field(description="of the whole plan; `items` lists its beginning, and the next plan goes on")
+    planned_maps: int
     left_out: int = Field(description="maps without a receipt of which nothing fits")
+    first_left_out: LeftOutMap | None = Field(
+        description="the first map, in the plan's order, for which the bytes are not enough; less urgent ones may be "
+        "planned all the same, and a station that wants the order kept asks for more bytes than its pass has"
+    )
     items: list[PlannedFile]
 
 
@@ -94,6 +111,7 @@ def get_plan(
     changes: Annotated[
         bool, Query(description="the station makes maps of earlier ones and changes.tif, where ONBOARD_CHANGES_FIRST")
     ] = False,
+    skip: Annotated[int, Query(ge=0, le=2**62, description="files of the plan that are not listed again")] = 0,
     whole: Annotated[
         list[str], Query(description="ids of maps that are wanted whole all the same", max_length=_MOST_WHOLE)
     ] = [],  # noqa: B006 -- FastAPI copies it
@@ -106,18 +124,22 @@ def get_plan(
     # Both must want it: the setting, and a station that says it can make maps of changes.
     on_ground = ground_holds(service) if changes and service.settings.changes_first else None
     held = [held_of(row, None if row.id in whole else on_ground) for row in rows]
-    items = plan(held, budget, weights_of(service.settings))
+    weights = weights_of(service.settings)
+    items = plan(held, budget, weights)
+    waiting = first_left_out(held, items, weights)
     files = [
         PlannedFile(
             map=item.map, asset=item.asset, href=f"/maps/{item.map}/{item.asset}", offset=0, length=item.length,
             bytes=item.bytes, whole=item.whole, sha256=item.sha256, priority=item.priority, value=item.value,
             reason=item.reason, unfamiliar_share=item.unfamiliar,
         )
-        for item in items
+        for item in items[skip : skip + MOST_FILES]
     ]  # fmt: skip
+    planned_maps = len({item.map for item in items})
     return PlanAnswer(
         budget_bytes=budget, planned_bytes=sum(item.length for item in items),
-        left_out=len(rows) - len({item.map for item in items}), items=files,
+        planned_files=len(items), planned_maps=planned_maps, left_out=len(rows) - planned_maps,
+        first_left_out=None if waiting is None else LeftOutMap(**asdict(waiting)), items=files,
     )  # fmt: skip
 
 

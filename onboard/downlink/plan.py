@@ -105,6 +105,15 @@ class PlanItem:
         return self.length == self.bytes
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A map of which a plan has no raster, not even a leading part; ``bytes`` is the least that would bring one."""
+
+    map: str
+    priority: str
+    bytes: int
+
+
 def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = None) -> list[PlanItem]:
     """Items in the order they should be fetched, together no more than ``budget`` bytes (None: everything).
 
@@ -124,7 +133,7 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
     for rank in sorted({entry.rank for entry in held}):
         ordered = sorted(
             (entry for entry in held if entry.rank == rank),
-            key=lambda entry: (-worth[entry.id][0] / _size(entry), entry.sequence),
+            key=lambda entry: _turn(entry, worth),
         )
         if short:
             for entry in ordered:
@@ -137,6 +146,30 @@ def plan(held: Sequence[Held], budget: int | None, weights: Weights | None = Non
                 items.append(item)
                 left -= item.length
     return _with_optional(items, held, worth, left)
+
+
+def first_left_out(held: Sequence[Held], items: Sequence[PlanItem], weights: Weights | None = None) -> LeftOut | None:
+    """The first map that a plan leaves out for want of bytes, in the plan's order; None where it leaves none out."""
+    planned = {(item.map, item.asset) for item in items}
+    waiting = [entry for entry in held if (entry.id, entry.last) not in planned]
+    if not waiting:
+        return None
+    worth = _worth(held, weights or Weights())
+    entry = min(waiting, key=lambda entry: (entry.rank, *_turn(entry, worth)))
+    sizes = {
+        name: size
+        for name, (size, _) in entry.files.items()
+        if name in (entry.last, ITEM, *entry.further_maps) and (entry.id, name) not in planned
+    }
+    # As _whole_or_leading has it: all that the maps need, or the item and the shortest part that opens.
+    item_bytes = sizes.get(ITEM, 0)
+    fewest = min([sum(sizes.values()), *(item_bytes + length for length, _ in entry.leading)])
+    return LeftOut(entry.id, entry.priority, fewest)
+
+
+def _turn(entry: Held, worth: Mapping[str, tuple[float, str]]) -> tuple[float, int]:
+    """Sorts the maps of one priority."""
+    return -worth[entry.id][0] / _size(entry), entry.sequence
 
 
 def _with_optional(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
+from pyogrio.errors import DataSourceError
 
 from products.polygons.outlines import Polygons
 from products.polygons.place import Place
@@ -126,7 +127,7 @@ def write_with_gdal(parquet: Path, target: Path, place: Place) -> None:
     """Writes the polygons of a GeoParquet file in the format of another suffix, batch after batch.
 
     Raises:
-        DataSourceError: of pyogrio: it cannot be written.
+        DataSourceError: of pyogrio: it cannot be written, or is not whole.
     """
     import pyogrio
 
@@ -141,6 +142,22 @@ def write_with_gdal(parquet: Path, target: Path, place: Place) -> None:
             driver=DRIVERS[target.suffix],
             geometry_name=_GEOMETRY, geometry_type="Polygon", crs=None if place.crs is None else place.crs.to_wkt(),
         )  # fmt: skip
+        _check_is_whole(target, file.metadata.num_rows)
+
+
+def _check_is_whole(path: Path, rows: int) -> None:
+    """Passes a file that GDAL reads with so many polygons.
+
+    GDAL reports no error where the disk was full for a file without polygons, or as it closed one.
+    """
+    import pyogrio
+
+    info = pyogrio.read_info(path, force_feature_count=True)
+    if info["features"] != rows:
+        raise DataSourceError(f"{info['features']:,} of {rows:,} polygons are in it")
+    # The index is the last that GDAL writes into a GeoPackage.
+    if path.suffix == ".gpkg" and not info["capabilities"]["fast_spatial_filter"]:
+        raise DataSourceError("its spatial index is missing")
 
 
 def _schema(columns: Columns) -> pa.Schema:

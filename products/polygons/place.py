@@ -19,6 +19,7 @@ from rasterio.transform import RPCTransformer
 from rasterio.warp import transform as warp
 
 from products.control_points import NoPlace, transformer_of
+from products.degrees import degrees_of
 from products.polygons.tiles import Floats, Tile
 
 Points = NDArray[np.float64]
@@ -120,8 +121,8 @@ def _equal_area(place: Place, width: int, height: int) -> str | None:
             # Corners that lie nowhere are answered below, not on the terminal.
             warnings.simplefilter("ignore")
             x, y = place.coordinates(corners).T
-            longitudes, latitudes = warp(place.crs, _DEGREES, x.tolist(), y.tolist())[:2]
-    except RasterioError:
+            longitudes, latitudes = degrees_of(place.crs, x.tolist(), y.tolist())
+    except (NoPlace, RasterioError):
         return None
     if not np.isfinite([longitudes, latitudes]).all() or max(map(abs, latitudes)) > 90:
         return None

@@ -36,6 +36,19 @@ ON_TWO_ROWS: Points = sorted([*CORNERS, (0, WIDTH / 2, 10.01, 45.0), (HEIGHT, WI
 ON_ONE_LINE: Points = [(60 * step, 70 * step, 10 + 0.002 * step, 45 - 0.001 * step) for step in range(7)]
 
 
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+"""A CRS of a building site, from which no way leads to longitude and latitude."""
+GEOCENTRIC = "EPSG:4978"
+
+
+def with_crs(folder: Path, target: Path, crs: str) -> Path:
+    """A copy of a map's folder with another CRS."""
+    shutil.copytree(folder, target)
+    with rasterio.open(target / "map.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.crs = crs
+    return target
+
+
 def with_points(folder: Path, target: Path, points: Points) -> Path:
     """A copy of a map's folder with other control points."""
     shutil.copytree(folder, target)

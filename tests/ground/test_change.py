@@ -254,3 +254,39 @@ def test_a_change_never_takes_the_place_of_a_map_that_it_reads(
     assert change(*maps, "--out", out, "--name", "c", "--overwrite") == 2
     assert "is a map that is read here; choose another --out" in capsys.readouterr().err
     assert ((out / "c.tif").is_symlink(), sources[1].read_bytes()) == (True, before)
+
+
+def test_maps_without_a_pixel_in_common_are_refused_and_not_called_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = blocks(1, lowest=1)
+    before = write(tmp_path / "before", codes)
+    upper, lower = codes.copy(), codes.copy()
+    upper[120:], lower[:120] = 0, 0
+    zone = write(tmp_path / "zone", codes, crs="EPSG:32641", transform=GRID["transform"])
+    pairs = {
+        "far away": (before, zone, "--resample"),
+        "other halves": (write(tmp_path / "upper", upper), write(tmp_path / "lower", lower)),
+    }
+    for name, arguments in pairs.items():
+        assert change(*arguments, "--out", tmp_path / name) == 2
+        assert "no pixel has a class in both maps" in capsys.readouterr().err
+        assert list((tmp_path / name).iterdir()) == []
+
+
+def test_grids_of_one_place_that_begin_on_both_sides_of_the_antimeridian_are_compared(tmp_path: Path) -> None:
+    codes = blocks(1, lowest=1)
+    later = codes.copy()
+    later[60:120, 60:120] = codes[60:120, 60:120] % 3 + 1
+    step = 1 / 4096  # exact in both numbers
+    east, west = (
+        {"crs": "EPSG:4326", "transform": Affine(step, 0, start, 0, -step, -16)} for start in (179.96875, -180.03125)
+    )
+    for number, (before, after) in enumerate([(east, west), (west, east), (east, east)]):
+        folders = (
+            write(tmp_path / f"before{number}", codes, **before),
+            write(tmp_path / f"after{number}", later, **after),
+        )
+        assert change(*folders, "--out", tmp_path / "out", "--name", str(number)) == 0
+        document = json.loads((tmp_path / "out" / f"{number}.json").read_text())
+        assert (document["pixels_compared"], document["pixels_changed"]) == (codes.size, 3600)

@@ -30,12 +30,15 @@ from ground.errors import DiskFailed, GroundError
 from ground.export import whole
 from tests.ground.made_maps import (
     CORNERS,
+    GEOCENTRIC,
     HEIGHT,
+    LOCAL,
     ON_ONE_LINE,
     ON_TWO_ROWS,
     PLACES,
     WIDTH,
     make_maps,
+    with_crs,
     with_points,
 )
 from tests.onboard.service import ROOT
@@ -319,6 +322,36 @@ def test_tiles_by_points_that_fix_no_place_are_refused_in_one_line(
     err = capsys.readouterr().err
     assert "7 control points on one line fix no place, tiles need one" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("crs", "reason"), [
+    (LOCAL, "no way leads from its CRS to longitude and latitude"), (GEOCENTRIC, "its CRS is geocentric"),
+])  # fmt: skip
+def test_tiles_of_a_map_whose_crs_has_no_place_on_earth_are_refused_in_one_line(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], crs: str, reason: str
+) -> None:
+    folder = with_crs(maps / "grid", tmp_path / "local", crs)
+    assert export(folder, "--format", "mbtiles", "--out", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert f"has no place on Earth ({reason}), tiles need one" in err
+    assert err.count("\n") == 1
+
+
+def test_a_description_that_a_full_disk_cut_is_one_line(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = rasterio.shutil.copy
+
+    def cut(source: Any, target: Path, **options: Any) -> None:
+        copy(source, target, **options)
+        Path(f"{target}.aux.xml").write_bytes(b"")
+
+    monkeypatch.setattr(rasterio.shutil, "copy", cut)
+    assert export(maps / "grid", "--format", "png", "--out", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert "aux.xml was not written whole" in err
+    assert err.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_maps_are_given_as_folders_as_a_station_or_as_files(maps: Path, tmp_path: Path) -> None:

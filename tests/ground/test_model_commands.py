@@ -9,7 +9,8 @@ import pytest
 
 from ground import cli
 from ground.model import difference
-from ground.model.unit import file_of, unit_of
+from ground.model.unit import MANIFEST, file_of, unit_of
+from tests.ground.liar import lying, respond
 from tests.tiny_model import write_model
 
 
@@ -79,6 +80,41 @@ def test_what_is_not_signed_is_not_sent(keys: Path, tmp_path: Path, capsys: pyte
     folder = write_model(tmp_path / "model")
     line = refused(capsys, "push", str(folder), "http://127.0.0.1:9", "--keys", str(keys))
     assert "sign it with `ground model sign`" in line
+
+
+def test_a_short_pass_asks_once_what_is_aboard_and_says_where_nothing_went_up(
+    keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "model")
+    assert cli.main(["model", "sign", str(folder), "--keys", str(keys)]) == 0
+    unit = unit_of(folder)
+    files = [
+        {"name": name, "sha256": file.sha256, "bytes": file.bytes, "held": 0 if name == MANIFEST else file.bytes}
+        for name, file in unit.files.items()
+    ]
+    model = {"digest": unit.digest, "name": unit.name, "version": unit.version, "origin": "uplink",
+             "state": "receiving", "reason": "", "files": files, "figures": {}, "failures": 0,
+             "in_service": False}  # fmt: skip
+    answer = {
+        "takes_models": True,
+        "problem": None,
+        "root_version": 1,
+        "list_version": 1,
+        "models": [model],
+        "aboard": [],
+    }
+    size, manifest = len(json.dumps(answer)), unit.files[MANIFEST]
+    taken = {"sha256": manifest.sha256, "bytes": manifest.bytes, "held": 100, "whole": False}
+    with lying() as liar:
+        put = f"PUT /models/files/{manifest.sha256}"
+        liar.answers |= {"GET /models": respond(answer), put: respond(taken)}
+        push = ["model", "push", str(folder), liar.url, "--keys", str(keys), "--whole"]
+        capsys.readouterr()
+        assert cli.main([*push, "--bytes", str(size)]) == 3
+        assert "nothing went up in this pass" in capsys.readouterr().out
+        liar.requests.clear()
+        assert cli.main([*push, "--bytes", str(size + 300)]) == 3
+        assert liar.requests[:2] == ["GET /models", put]
 
 
 def test_the_smallest_way_up_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,19 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from ground import cli
 from ground.export.maps import opened
 from ground.polygons.command import PACKAGES
-from tests.ground.made_maps import HEIGHT, ON_ONE_LINE, ON_TWO_ROWS, PLACES, WIDTH, make_maps, with_points
+from tests.full_disk import files_of_at_most
+from tests.ground.made_maps import (
+    GEOCENTRIC,
+    HEIGHT,
+    LOCAL,
+    ON_ONE_LINE,
+    ON_TWO_ROWS,
+    PLACES,
+    WIDTH,
+    make_maps,
+    with_crs,
+    with_points,
+)
 from tests.onboard.service import ROOT
 
 FORMATS = {"geoparquet": ".parquet", "flatgeobuf": ".fgb", "gpkg": ".gpkg"}
@@ -218,6 +230,42 @@ def test_a_map_without_a_place_lies_as_qgis_draws_it(
     assert np.array_equal(shapely.area(shapes), columns["pixels"])
     for kind in ("flatgeobuf", "gpkg"):
         assert "EPSG" not in str(pyogrio.read_info(tmp_path / f"nowhere{FORMATS[kind]}")["crs"])
+
+
+@pytest.mark.parametrize("crs", [LOCAL, GEOCENTRIC])
+def test_a_map_whose_crs_has_no_place_on_earth_keeps_its_coordinates_and_has_no_areas(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], crs: str
+) -> None:
+    folder = with_crs(maps / "grid", tmp_path / "local", crs)
+    assert polygons(folder, "--out", tmp_path, "--simplify", "0", "--format", ",".join(FORMATS)) == 0
+    assert "without areas: the map's CRS has no place on Earth" in capsys.readouterr().out
+    columns, shapes, _ = columns_of(tmp_path / "local.parquet")
+    assert np.all(np.isnan(columns["area_m2"]))
+    with rasterio.open(folder / "map.tif") as file:
+        bounds, pixel = file.bounds, file.res[0] * file.res[1]
+    assert tuple(shapely.total_bounds(shapes)) == tuple(bounds)
+    assert np.allclose(shapely.area(shapes), pixel * columns["pixels"])
+    assert polygons(folder, "--out", tmp_path / "small", "--min-area", "100m2") == 2
+    assert "no areas; give the smallest patch in pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", [30_000, 70_000, 90_000])
+def test_a_geopackage_that_a_full_disk_cut_is_not_put_in_place(
+    maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: int
+) -> None:
+    """Without polygons: for one of them GDAL says it itself."""
+    folder = shutil.copytree(maps / "nowhere", tmp_path / "empty")
+    with rasterio.open(folder / "map.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.write(np.zeros((HEIGHT, WIDTH), np.uint8), 1)
+    out = tmp_path / "out"
+    assert polygons(folder, "--out", out, "--format", "gpkg") == 0
+    (whole,) = out.iterdir()
+    assert whole.stat().st_size > room
+    whole.unlink()
+    with files_of_at_most(room):
+        assert polygons(folder, "--out", out, "--format", "gpkg") == 1
+    assert "cannot be written" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
 
 
 def test_the_smallest_patch_in_square_metres_or_pixels(

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import rasterio
 import uvicorn
 
 from engines.open import open_engine
-from ground import cli, station
+from ground import cli, link, station
 from ground.link import Link, Window
 from ground.passes import read_passes
 from ground.station import Station
+from onboard.api import downlink
 from onboard.api.app import app_of
 from onboard.api.service import Service
 from onboard.jobs.ledger import Ledger
@@ -216,6 +218,56 @@ def test_a_map_without_a_leading_part_that_fits_is_begun_all_the_same(
     assert (dest / "one" / "map.tif").read_bytes() == (aboard.data / "maps" / "one" / "map.tif").read_bytes()
 
 
+def test_routine_maps_wait_for_an_urgent_one_of_which_not_even_a_part_fits(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routine = {f"r{number}": ("small", "routine") for number in range(4)}
+    aboard, dest, budget = serve(**routine, urgent=("plain", "urgent")), tmp_path / "dest", 20_000
+    first = pull(aboard, dest, budget, capsys)
+    assert (first.code, first.report["maps"], first.report["coarse"]) == (3, [], [])
+    assert first.report["left"] >= len(routine) + 1
+    # The whole pass went to the urgent map; plans are answers that count as well.
+    assert sum(path.stat().st_size for path in (dest / "urgent").iterdir()) == first.report["received_bytes"]
+    assert first.report["received_bytes"] > 0.5 * budget
+    came = [name for each in pull_all(aboard, dest, budget, capsys) for name in each.report["maps"]]
+    assert (came[0], sorted(came)) == ("urgent", ["r0", "r1", "r2", "r3", "urgent"])
+    assert all(aboard.delivered(name) for name in came)
+
+
+def test_a_damaged_map_that_is_larger_than_a_pass_is_found_and_keeps_no_other_up_there(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aboard, dest = serve(r0=("small", "routine"), urgent=("plain", "urgent")), tmp_path / "dest"
+    raster = aboard.data / "maps" / "urgent" / "map.tif"
+    raster.write_bytes(raster.read_bytes()[:1000] + bytes(raster.stat().st_size - 1000))
+    passes = pull_all(aboard, dest, 20_000, capsys)
+    assert [name for each in passes for name in each.report["damaged"]] == ["urgent"]
+    assert [name for each in passes for name in each.report["maps"]] == ["r0"]
+
+
+def test_a_plan_that_is_longer_than_an_answer_comes_in_several(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 14,000 maps the plan had more than the 16 MiB that a station takes, and no map came down.
+    monkeypatch.setattr(link, "LONGEST_JSON", 5000)
+    monkeypatch.setattr(downlink, "MOST_FILES", 7, raising=False)
+    maps = {f"m{number}": ("small", "routine") for number in range(6)}
+    aboard, dest = serve(**maps), tmp_path / "dest"
+    answer = httpx.get(f"{aboard.url}/downlink/plan").json()
+    assert (len(answer["items"]), answer["planned_files"], answer["planned_maps"]) == (7, 18, 6)
+    assert cli.main(["pull", aboard.url, "--dest", str(dest), "--json"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)["maps"]) == sorted(maps)
+    assert all(aboard.delivered(name) for name in maps)
+
+
+def test_a_plan_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> None:
+    files = {"m1": bytes(range(200)), "m2": bytes(range(100))}
+    with lying(files) as liar, Link(liar.url, window=Window(bytes=50_000)) as link:
+        rows = [liar.planned(name) | {"priority": name} for name in files]
+        liar.answers["GET /downlink/plan"] = respond({"items": rows, "left_out": 1})
+        assert Station(link, tmp_path).pull().maps == ["m1", "m2"]
+
+
 def test_a_coarse_map_that_a_cut_kept_from_being_made_is_made_by_the_next_pass(
     serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,3 +317,14 @@ def test_the_rest_of_a_coarse_map_is_left_where_the_window_closes_behind_it(tmp_
         report = Station(link, tmp_path, close).pull()
     assert (report.coarse, report.left, report.window_closed) == (["m1"], 1, True)
     assert (tmp_path / "m1" / "coarse.tif").read_bytes() == bytes(range(50))
+
+
+def test_a_long_plan_that_begins_with_pictures_that_are_here_does_not_end_the_pass(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downlink, "MOST_FILES", 2)
+    maps = {f"m{number}": ("small", "routine") for number in range(6)}
+    aboard, dest = serve(**maps), tmp_path / "dest"
+    passes = pull_all(aboard, dest, 60_000, capsys)
+    assert all(each.report["received_bytes"] > 0 for each in passes)
+    assert sorted(name for each in passes for name in each.report["maps"]) == sorted(maps)

@@ -8,7 +8,7 @@ import rasterio.errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onboard.downlink.plan import Held, Weights, plan
+from onboard.downlink.plan import Held, LeftOut, Weights, first_left_out, plan
 from onboard.downlink.retention import erasable
 from onboard.jobs.map_store import MapRow
 from onboard.mapping.cog_prefix import prefixes_of
@@ -53,6 +53,17 @@ def test_without_a_budget_everything_goes(made: list[tuple[int, int, float, int]
     items = plan(rows, None)
     assert len(items) == 3 * len(rows)
     assert all(item.whole for item in items)
+
+
+def test_the_first_map_that_is_left_out_is_named_with_the_least_that_brings_something_of_it() -> None:
+    rows = [held("routine", 2, 1, 300), held("urgent", 0, 2, 8000), held("second", 0, 3, 9000)]
+    items = plan(rows, 600)
+    assert {item.map for item in items if item.asset == "map.tif"} == {"routine"}
+    # Its item is planned with its picture, so that a leading part is all that it needs.
+    assert first_left_out(rows, items) == LeftOut("urgent", "urgent", 800)
+    assert first_left_out(rows, []) == LeftOut("urgent", "urgent", 900)
+    assert first_left_out([held("whole", leading=[])], []) == LeftOut("whole", "routine", 1100)
+    assert first_left_out(rows, plan(rows, None)) is None
 
 
 def test_optional_files_go_with_what_all_maps_leave_and_before_their_map() -> None:

@@ -28,16 +28,16 @@ pytest.importorskip("pyogrio")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def write_scene(path: Path) -> Path:
+def write_scene(path: Path, crs: str = "EPSG:32640") -> Path:
     pixels = np.kron(np.random.default_rng(2).integers(0, 256, (3, 20, 25), dtype=np.uint8), np.ones((9, 9), np.uint8))
-    place: dict[str, Any] = {"crs": "EPSG:32640", "transform": Affine(2, 0, 3e5, 0, -2, 2.8e6)}
+    place: dict[str, Any] = {"crs": crs, "transform": Affine(2, 0, 3e5, 0, -2, 2.8e6)}
     with rasterio.open(path, "w", "GTiff", 225, 180, 3, dtype="uint8", **place) as file:
         file.write(pixels)
     return path
 
 
-def process(tmp_path: Path, model: Path, *more: str) -> Path:
-    scene = write_scene(tmp_path / "scene.tif")
+def process(tmp_path: Path, model: Path, *more: str, crs: str = "EPSG:32640") -> Path:
+    scene = write_scene(tmp_path / "scene.tif", crs)
     command = [
         "process",
         str(scene),
@@ -80,6 +80,14 @@ def test_they_are_the_grounds_and_stand_in_the_item(
             n for name, n in zip(table["name"].to_pylist(), table["pixels"].to_pylist(), strict=True) if name == title
         ]
         assert sum(of_class) == pixels
+
+
+def test_a_scene_in_a_local_crs_has_polygons_without_areas(tmp_path: Path) -> None:
+    local = 'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+    folder = process(tmp_path, write_model(tmp_path / "model"), "--polygons", "geoparquet", crs=local)
+    table = pq.read_table(folder / "polygons.parquet")
+    assert table["area_m2"].null_count == len(table) > 0
+    assert json.loads((folder / "map.json").read_text())["geometry"] is None
 
 
 def test_each_head_has_polygons_with_its_confidence(tmp_path: Path) -> None:
