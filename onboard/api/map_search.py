@@ -208,8 +208,11 @@ def _spans(west: float, east: float) -> list[tuple[float, float]]:
 
 def time_of(item: Any) -> datetime:
     """When the scene of a map's item was taken."""
+    text = str(item["properties"]["datetime"])
+    # Maps of earlier versions have years before 1000 without their zeros: one such map must not end every search.
+    year, dash, rest = text.partition("-")
     # Python 3.10's fromisoformat does not know "Z".
-    return datetime.fromisoformat(str(item["properties"]["datetime"]).replace("Z", "+00:00"))
+    return datetime.fromisoformat(f"{year:0>4}{dash}{rest}".replace("Z", "+00:00"))
 
 
 def _was_taken_in(item: Any, interval: Interval | None) -> bool:

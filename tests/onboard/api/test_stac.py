@@ -19,7 +19,7 @@ from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
 from onboard.api.geometry import shape_of
-from onboard.api.map_search import LOCATED, UNLOCATED, MapSearch
+from onboard.api.map_search import LOCATED, UNLOCATED, MapSearch, interval_of
 from onboard.api.stac_documents import Extent
 from onboard.errors import OptionsRefused
 from onboard.jobs.map_store import MapRow
@@ -318,3 +318,14 @@ def test_a_map_of_a_time_that_utc_cannot_say_does_not_end_the_collection(time: s
     extent = Extent()
     extent.add({"properties": {"datetime": time}})
     assert extent.as_json()["temporal"]["interval"] == [[time, time]]
+
+
+def test_a_map_of_an_earlier_version_with_a_short_year_is_listed_by_its_time() -> None:
+    """Years before 1000 stood in items without their zeros."""
+    item = {"properties": {"datetime": "1-01-01T00:00:00Z"}, "geometry": None}
+    extent = Extent()
+    extent.add(item)
+    assert extent.as_json()["temporal"]["interval"] == [["0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"]]
+    row = MapRow("m", 1, "routine", {}, item)
+    assert MapSearch(interval=interval_of("../1900-01-01T00:00:00Z")).matches(row)
+    assert not MapSearch(interval=interval_of("2024-01-01T00:00:00Z/..")).matches(row)
