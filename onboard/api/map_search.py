@@ -25,8 +25,8 @@ LARGEST_PAGE: Final = 1000
 _ROWS_AT_ONCE = 200
 # With a zone, as items' times have one: Python does not compare the two kinds.
 _EARLIEST, _LATEST = (time.replace(tzinfo=timezone.utc) for time in (datetime.min, datetime.max))
-# RFC 3339, 5.6: small letters, and a blank for the T, are allowed.
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)")
+# RFC 3339, 5.6: small letters, and a blank for the T, are allowed. A `+` that a URL does not escape comes as a blank.
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[ +-]\d\d:\d\d)")
 
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees; one whose west lies east of its east crosses the antimeridian."""
@@ -187,7 +187,8 @@ def _time(text: str, open_end: datetime | None) -> datetime:
         raise ValueError(text)
     date, clock, fraction, zone = match.groups()
     # Python 3.10 reads fractions of three or six digits only.
-    return datetime.fromisoformat(f"{date}T{clock}.{(fraction or '0')[:6]:0<6}{zone.upper().replace('Z', '+00:00')}")
+    zone = zone.upper().replace("Z", "+00:00").replace(" ", "+")
+    return datetime.fromisoformat(f"{date}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
 
 
 def _lies_in(item: Any, box: Box | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -28,6 +29,8 @@ from onboard.mapping.stac import rfc3339
 
 WRITE_BYTES = 1 << 20
 """Bytes gathered before a thread writes them."""
+# Only behind a time: between a date and a time a blank stands for the T.
+_OFFSET_AFTER_BLANK = re.compile(r"([Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
 
 
 class FromInbox(BaseModel):
@@ -49,6 +52,12 @@ class DeliveryQuery(BaseModel):
     heads: str = Field(
         "", max_length=1200, description="of a model with heads, those whose maps are wanted, like landcover,deepglobe"
     )
+
+    @field_validator("acquired", mode="before")
+    @classmethod
+    def _with_plus(cls, given: object) -> object:
+        # A `+` that a URL does not escape comes as a blank.
+        return _OFFSET_AFTER_BLANK.sub(r"\1+\2", given) if isinstance(given, str) else given
 
     @field_validator("acquired")
     @classmethod

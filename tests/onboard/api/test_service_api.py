@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import numpy as np
@@ -22,7 +23,9 @@ import pystac
 import pytest
 import rasterio
 from affine import Affine
+from pydantic import ValidationError
 
+from onboard.api.uploads import DeliveryQuery
 from tests.onboard.service import ROOT, Served, running, write_scene
 
 TIFF = {"Content-Type": "image/tiff"}
@@ -405,6 +408,25 @@ def test_a_scene_that_is_delivered_again_has_what_the_new_delivery_says(served: 
         client.delete(f"/scenes/{first['id']}")
         last = served.post(scene, name="last")
         assert (last["name"], last["acquired"]) == ("last", "2020-01-01T00:00:00.250000Z"), "what is not said stays"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("2020-01-01T05:00:00+05:00", "2020-01-01T00:00:00Z"),
+        ("2020-01-01%2005:00:00.25+05:00", "2020-01-01T00:00:00.250000Z"),
+        ("2020-01-01T05:00:00%2B05:00", "2020-01-01T00:00:00Z"),
+        ("2020-01-01T05:00:00-05:00", "2020-01-01T10:00:00Z"),
+        ("2020-01-01+05:00", None),  # a date and a time of a zone that is not said
+    ],
+)
+def test_a_plus_that_is_not_escaped_in_a_url_is_the_offsets(typed: str, expected: str | None) -> None:
+    (text,) = parse_qs(f"acquired={typed}")["acquired"]
+    if expected is None:
+        with pytest.raises(ValidationError, match="timezone"):
+            DeliveryQuery.model_validate({"acquired": text})
+        return
+    assert DeliveryQuery.model_validate({"acquired": text}).delivery("scene").acquired == expected
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])

@@ -253,6 +253,9 @@ def test_the_listing_of_maps_ends_where_its_maps_end(client: httpx.Client, maps:
     first = client.get("/maps", params={"limit": 3}).json()
     (following,) = (link["href"] for link in first["links"] if link["rel"] == "next")
     assert [item["id"] for item in httpx.get(following).json()["features"]] == maps[3:]
+    # As people type it: the `+` of the offset is not escaped, and so means a blank in a URL.
+    typed = client.get("/maps?datetime=2024-05-01T08:00:00+02:00/2025-01-01T00:00:00+00:00").json()
+    assert [item["id"] for item in typed["features"]] == maps[1:3]
     open_end = client.get("/maps", params={"datetime": f"{TIMES[1]}/"}).json()
     assert [item["id"] for item in open_end["features"]] == maps[1:]
 
