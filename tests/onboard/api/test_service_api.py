@@ -175,6 +175,16 @@ def test_pages_follow_each_other(client: httpx.Client, served: Served, folder: P
     assert len(whole) >= 5
     for scene in whole:
         served.wait_for(scene, "mapped")
+    # A page that ends with the last row has no next one.
+    for listing, rows in (("/scenes", "scenes"), ("/downlink/undelivered", "maps"), ("/events", "events")):
+        everything = client.get(listing, params={"limit": 1000}).json()
+        assert everything["next"] is None
+        count = len(everything[rows])
+        if count:
+            last = client.get(listing, params={"limit": count}).json()
+            assert (len(last[rows]), last["next"]) == (count, None), listing
+        if count > 1:
+            assert client.get(listing, params={"limit": count - 1}).json()["next"] is not None
     url: str | None = "/maps?limit=2"
     maps: list[str] = []
     while url is not None:
