@@ -93,6 +93,27 @@ def test_a_form_brings_a_scene_with_its_digest_and_its_fields(client: httpx.Clie
     assert "'priority'" in refused(odd, 400, "bad-request")
 
 
+@pytest.mark.parametrize(
+    ("seed", "sent", "expected"),
+    [
+        (51, "bay 7 (ü).tif", "bay 7 (ü).tif"),
+        (52, "../up/bay.tif", "bay.tif"),
+        (53, "C:\\scenes\\bay.tif", "bay.tif"),
+        (54, "b" * 300 + ".tif", "b" * 200),
+    ],
+)
+def test_a_scene_of_a_form_is_named_after_its_file_as_one_of_the_inbox_is(
+    client: httpx.Client, folder: Path, seed: int, sent: str, expected: str
+) -> None:
+    data = write_scene(folder / "named.tif", 40, seed=seed).read_bytes()
+    answer = client.post("/scenes", files={"scene": (sent, data)})
+    assert (answer.status_code, answer.json()["name"]) == (202, expected)
+    # Bytes without a name are named by their digest.
+    other = write_scene(folder / "named.tif", 40, seed=seed + 10).read_bytes()
+    nameless = client.post("/scenes", content=other, headers=TIFF).json()
+    assert nameless["name"] == f"scene {nameless['sha256'][:8]}"
+
+
 def test_a_file_of_the_inbox_is_taken_by_its_path(client: httpx.Client, folder: Path) -> None:
     write_scene(folder / "inbox" / "day" / "a.tif", 50, seed=3)
     answer = client.post("/scenes", json={"path": "day/a.tif"})
