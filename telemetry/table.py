@@ -165,7 +165,10 @@ class Table:
         if files == [path] and not path.is_file():
             raise TableError(f"{path} is no file; name a Parquet file, or a folder of them")
         if not files:
-            raise TableError(f"{path} has no .parquet file; pull history with `ground telemetry` first")
+            raise TableError(
+                f"{path} has no .parquet file; pull history with `ground telemetry` first: "
+                "its first row comes a minute after the service started"
+            )
         histories: dict[str, list[Table]] = {}
         for file in files:
             try:

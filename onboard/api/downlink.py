@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from onboard.api.page import page_of
 from onboard.api.service import Service, TheCaller, TheService
 from onboard.downlink.plan import CHANGES, Held, Weights, first_left_out, plan
 from onboard.jobs.highwater import read_mark
@@ -96,10 +97,10 @@ def get_undelivered(
 ) -> UndeliveredAnswer:
     """Maps whose receipt is not known aboard: a ground that holds one gives it, again after the ledger was lost."""
     caller.must_be("ground")
-    rows = service.ledger.maps.page(after=since, limit=limit, undelivered=True)
+    rows, following = page_of(service.ledger.maps.page(after=since, limit=limit + 1, undelivered=True), limit)
     return UndeliveredAnswer(
         maps=[UndeliveredMap(map=row.id, sha256=str(row.assets[MAP_FILE]["sha256"])) for row in rows],
-        next=rows[-1].sequence if len(rows) == limit else None,
+        next=following,
     )
 
 

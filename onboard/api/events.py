@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from onboard.api.bodies import documented_json, json_body
+from onboard.api.page import page_of
 from onboard.api.problems import documented
 from onboard.api.service import TheCaller, TheService
 from onboard.jobs.event_log import Event
@@ -52,10 +53,10 @@ def get_events(
 ) -> EventsAnswer:
     """Events after a sequence number, in their order."""
     caller.must_be("telemetry", "ground")
-    rows = service.ledger.events.page(after=since, limit=limit)
+    rows, following = page_of(service.ledger.events.page(after=since, limit=limit + 1), limit)
     return EventsAnswer(
         events=[_answer(row) for row in rows],
-        next=rows[-1].sequence if len(rows) == limit else None,
+        next=following,
         acknowledged=service.ledger.events.acknowledged(),
     )
 

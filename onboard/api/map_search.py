@@ -25,8 +25,8 @@ LARGEST_PAGE: Final = 1000
 _ROWS_AT_ONCE = 200
 # With a zone, as items' times have one: Python does not compare the two kinds.
 _EARLIEST, _LATEST = (time.replace(tzinfo=timezone.utc) for time in (datetime.min, datetime.max))
-# RFC 3339, 5.6: small letters, and a blank for the T, are allowed.
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)")
+# RFC 3339, 5.6: small letters, and a blank for the T, are allowed. A `+` that a URL does not escape comes as a blank.
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[ +-]\d\d:\d\d)")
 
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees; one whose west lies east of its east crosses the antimeridian."""
@@ -187,7 +187,8 @@ def _time(text: str, open_end: datetime | None) -> datetime:
         raise ValueError(text)
     date, clock, fraction, zone = match.groups()
     # Python 3.10 reads fractions of three or six digits only.
-    return datetime.fromisoformat(f"{date}T{clock}.{(fraction or '0')[:6]:0<6}{zone.upper().replace('Z', '+00:00')}")
+    zone = zone.upper().replace("Z", "+00:00").replace(" ", "+")
+    return datetime.fromisoformat(f"{date}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
 
 
 def _lies_in(item: Any, box: Box | None) -> bool:
@@ -208,8 +209,11 @@ def _spans(west: float, east: float) -> list[tuple[float, float]]:
 
 def time_of(item: Any) -> datetime:
     """When the scene of a map's item was taken."""
+    text = str(item["properties"]["datetime"])
+    # Maps of earlier versions have years before 1000 without their zeros: one such map must not end every search.
+    year, dash, rest = text.partition("-")
     # Python 3.10's fromisoformat does not know "Z".
-    return datetime.fromisoformat(str(item["properties"]["datetime"]).replace("Z", "+00:00"))
+    return datetime.fromisoformat(f"{year:0>4}{dash}{rest}".replace("Z", "+00:00"))
 
 
 def _was_taken_in(item: Any, interval: Interval | None) -> bool:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from onboard.api.bodies import documented_json, json_body
 from onboard.api.errors import Conflict, NotFound
+from onboard.api.page import page_of
 from onboard.api.paths import without_paths
 from onboard.api.problems import documented
 from onboard.api.service import Service, TheCaller, TheService
@@ -131,9 +132,8 @@ def get_scenes(
 ) -> ScenesAnswer:
     """Scenes in the order they came."""
     caller.must_be("ingest", "ground", "telemetry")
-    rows = service.ledger.scenes.page(state=status, after=cursor, limit=limit)
-    more = rows[-1].sequence if len(rows) == limit else None
-    return ScenesAnswer(scenes=[scene_answer(service, row) for row in rows], next=more)
+    rows, following = page_of(service.ledger.scenes.page(state=status, after=cursor, limit=limit + 1), limit)
+    return ScenesAnswer(scenes=[scene_answer(service, row) for row in rows], next=following)
 
 
 @router.get("/scenes/{scene_id}", responses=documented(404))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -26,8 +27,11 @@ from onboard.jobs.intake import Accepted, Delivery, IncomingFile, accept
 from onboard.jobs.scene_states import Priority
 from onboard.mapping.stac import rfc3339
 
+LONGEST_NAME = 200
 WRITE_BYTES = 1 << 20
 """Bytes gathered before a thread writes them."""
+# Only behind a time: between a date and a time a blank stands for the T.
+_OFFSET_AFTER_BLANK = re.compile(r"([Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?) (\d\d:?\d\d)$")
 
 
 class FromInbox(BaseModel):
@@ -44,11 +48,19 @@ class DeliveryQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     priority: Priority = "routine"
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: str | None = Field(
+        None, min_length=1, max_length=LONGEST_NAME, description="for people; else the name of a form's file"
+    )
     acquired: AwareDatetime | None = None
     heads: str = Field(
         "", max_length=1200, description="of a model with heads, those whose maps are wanted, like landcover,deepglobe"
     )
+
+    @field_validator("acquired", mode="before")
+    @classmethod
+    def _with_plus(cls, given: object) -> object:
+        # A `+` that a URL does not escape comes as a blank.
+        return _OFFSET_AFTER_BLANK.sub(r"\1+\2", given) if isinstance(given, str) else given
 
     @field_validator("acquired")
     @classmethod
@@ -97,12 +109,17 @@ async def _from_body(request: Request, service: Service, query: DeliveryQuery) -
             query = _with_fields(query, body.fields)
         if promised is not None and promised != file.sha256:
             raise DigestMismatch(promised, file.sha256)
-        delivery = query.delivery(f"scene {file.sha256[:8]}")
+        delivery = query.delivery(_file_name(body.file_name) or f"scene {file.sha256[:8]}")
         return await run_in_threadpool(_finish, service, file, delivery, body.file_name, beside)
     finally:
         # Nothing is there any more where the scene was accepted: its files were moved.
         await run_in_threadpool(file.remove)
         await run_in_threadpool(beside.remove)
+
+
+def _file_name(sent: str) -> str:
+    """The name of a form's file without folders, as the inbox names a scene; empty where it has none."""
+    return re.split(r"[/\\]", sent)[-1].strip()[:LONGEST_NAME]
 
 
 def _incoming(service: Service, declared: int | None) -> IncomingFile:

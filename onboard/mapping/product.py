@@ -137,7 +137,8 @@ def sieve(layer: Layer, target: Layer, pixels: int, strip_rows: int = 2048) -> N
     for row in range(0, layer.height, strip_rows):
         top, end = max(0, row - margin), min(layer.height, row + strip_rows + margin)
         codes = layer.read(top, end - top)
-        merged = rasterio.features.sieve(codes, pixels, mask=codes != 0)
+        # rasterio refuses a limit of more pixels than there are, which would do the same as one of all of them.
+        merged = rasterio.features.sieve(codes, min(pixels, codes.size), mask=codes != 0)
         merged[codes == 0] = 0
         rows = merged[row - top : row - top + strip_rows]
         target.write_rows(row, rows)

@@ -11,13 +11,14 @@ _TIME = re.compile(
     r"[ T]+(\d\d):?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?\s*(Z|UTC|[+-]\d\d:?(?:\d\d)?)?",
     re.IGNORECASE,
 )
+_FIRST_MOMENT = re.compile(r"0001[:/-]?01[:/-]?01([ T]+[0:.,]*)?(Z|UTC|[+-][\d:]+)?", re.IGNORECASE)
 
 
 def acquisition_text(tags: Mapping[str, str]) -> str:
     """The acquisition time as the tags write it; empty where there is none."""
     text = (tags.get("ACQUISITIONDATETIME") or tags.get("TIFFTAG_DATETIME") or "").strip("\0 ")
-    # Cameras and writers that know no time fill the tag with zeros.
-    return text if re.search(r"[1-9]", text) else ""
+    # Cameras and writers that know no time fill the tag with zeros, or with the first moment of their calendar (.NET).
+    return "" if not re.search(r"[1-9]", text) or _FIRST_MOMENT.fullmatch(text) else text
 
 
 def rfc3339_utc(text: str) -> str | None:
@@ -30,7 +31,8 @@ def rfc3339_utc(text: str) -> str | None:
         time = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc) - _offset(match[7])
     except (ValueError, OverflowError):
         return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime: its %Y gives years before 1000 fewer than four digits, which no reader of RFC 3339 takes.
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def _offset(text: str | None) -> timedelta:

@@ -89,6 +89,15 @@ def bands_by_wavelength(names: Sequence[str], wavelengths_nm: Sequence[float | N
     return tuple(chosen)
 
 
+def colours_of(wavelengths_nm: Sequence[float | None]) -> list[str | None]:
+    """The colour that each wavelength is of; "another" for one of none, None where no wavelength is known."""
+    return [None if nm is None else _colour_of(nm) for nm in wavelengths_nm]
+
+
+def _colour_of(nm: float) -> str:
+    return next((name for name, (low, _, high) in _RANGES_NM.items() if low <= nm < high), "another")
+
+
 def wavelength_nm(tags: Mapping[str, str], description: str | None) -> float | None:
     """Centre of a band in nanometres by its metadata or its description, None where neither says."""
     lower = {key.lower(): value for key, value in tags.items()}

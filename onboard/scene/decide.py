@@ -116,14 +116,26 @@ def _mask_band(
     sample = sampled(source, bands, rule)
     # Writers mark the fourth of four bands as alpha by habit, near infrared too; the mask may come after it.
     while rule.alpha is not None and options.alpha is None and sample.alpha is not None:
-        if not is_graded(sample.alpha):
-            return replace(rule, alpha_from=max(rule.alpha_from, faint_alpha(sample.alpha))), sample, assumptions
-        text = f"band {rule.alpha} is marked as alpha but holds measurements: it is not taken for a mask"
+        if is_graded(sample.alpha):
+            problem = "holds measurements"
+        else:
+            masked = replace(rule, alpha_from=max(rule.alpha_from, faint_alpha(sample.alpha)))
+            if not _hides_all(masked, sample):
+                return masked, sample, assumptions
+            problem = "would leave no pixel of the scene"
+        text = f"band {rule.alpha} is marked as alpha but {problem}: it is not taken for a mask"
         assumptions.append(Assumption("alpha", text, f"--alpha {rule.alpha}"))
         rule = replace(rule, alpha=alpha_band(source, bands, after=rule.alpha))
         if rule.alpha is not None:
             sample = sampled(source, bands, rule)
     return rule, sample, assumptions
+
+
+def _hides_all(rule: ValidRule, sample: Sample) -> bool:
+    """Whether the alpha band leaves no pixel though there is a picture: writers add such bands and never fill them."""
+    assert sample.alpha is not None  # noqa: S101 -- asked for a rule with an alpha band
+    is_blank = bool((sample.pixels == sample.pixels[:, :1]).all())
+    return not is_blank and not bool((sample.alpha >= rule.alpha_from).any())
 
 
 def _judged(rule: ValidRule, sample: Sample, options: SceneOptions) -> tuple[ValidRule, list[Assumption]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onboard.scene.valid import LARGEST_FLOAT
+from onboard.scene.valid import LARGEST_FLOAT, LEAST_FLOAT_ALPHA
 
 # Fill values in use: GDAL's and Esri's defaults, and those of 1e20 (CF) and -999 in tables turned into rasters.
 _USUAL = (-9999.0, -32768.0, -32767.0, -999.0, -99999.0, -999999.0, 1e20, -1e20)
@@ -78,12 +78,15 @@ def is_graded(alpha: NDArray[Any]) -> bool:
     return 1 - opaque - faint > _MOST_BETWEEN
 
 
-def faint_alpha(alpha: NDArray[Any]) -> int:
+def faint_alpha(alpha: NDArray[Any]) -> float:
     """The smallest value of a mask (n,) that means data.
 
     A sixteenth of the largest: compression in former times, or blending, leaves low values beside or in place of 0.
     """
     known = alpha[np.isfinite(alpha)]
+    if np.issubdtype(alpha.dtype, np.floating):
+        # Of floats the largest may be 1, or 255: what lies between is an edge that was smoothed.
+        return max(LEAST_FLOAT_ALPHA, float(known.max(initial=0)) / 16)
     return max(1, -(-int(known.max(initial=0)) // 16))
 
 

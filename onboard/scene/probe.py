@@ -23,6 +23,7 @@ import numpy as np
 import rasterio
 
 from onboard.errors import OptionsRefused, SceneRefused
+from onboard.scene.gdal_env import GDAL_ENV
 from onboard.scene.grid import Window
 from onboard.scene.mosaic import is_description, read_mosaic
 from onboard.scene.reader import LESS_MEMORY, Scene, SceneOptions, open_source
@@ -241,9 +242,12 @@ def _judge(path: Path, verdict: dict[str, str], limits: Limits) -> None:
 
 def _serve() -> None:
     """Answers a line a request until the asker is gone."""
-    _warm_up()
-    for line in sys.stdin:
-        print(json.dumps(_in_a_fork(json.loads(line))), flush=True)  # noqa: T201 -- the asker reads it
+    # Around it all: a scene that stays open is read under the options of that time, and GDAL's own cache, 5 % of the
+    # machine's memory, may be more than a look may have.
+    with rasterio.Env(**GDAL_ENV):
+        _warm_up()
+        for line in sys.stdin:
+            print(json.dumps(_in_a_fork(json.loads(line))), flush=True)  # noqa: T201 -- the asker reads it
 
 
 def _warm_up() -> None:

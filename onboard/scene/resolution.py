@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from onboard.scene.reader import Scene
 
 MapGrid = Literal["model", "scene"]
-Rule = Literal["in_range", "reduced", "enlarged", "enlarged_twofold", "unknown", "unknown_model", "under_one_pixel"]
+Rule = Literal[
+    "in_range", "made_square", "reduced", "enlarged", "enlarged_twofold", "unknown", "unknown_model", "under_one_pixel"
+]
 
 TOO_COARSE: Final = "enlarged_twofold"
 """The rule of a scene whose pixels are too coarse for the model: its map is a guess."""
@@ -30,6 +32,8 @@ doubling."""
 _SLACK = 1.05
 """The scale of a projection: a scene of nominally two metres is not of exactly two."""
 _CONFLICT = 2 / _SLACK
+_MOST_OBLONG = 1.2
+"""Longer side of a pixel over the shorter one, up to which a scene within the range is mapped as it is."""
 _SHAPE = tuple[int, int]
 
 
@@ -203,8 +207,20 @@ def _decided(size: _SHAPE, known: _Known | None, model: ModelResolution) -> tupl
     low, high = model.gsd_range_m or (made_for / _UNTESTED, made_for * _UNTESTED)
     begin = f"ground resolution {known.gsd_m:.3g} m, the model is made for {made_for:g} m"
     if low <= known.gsd_m <= high:
-        return "in_range", size, f"{begin}: mapped as it is"
+        return _within(size, known, begin)
     return _outside(size, known, made_for, begin)
+
+
+def _within(size: _SHAPE, known: _Known, begin: str) -> tuple[Rule, _SHAPE, str]:
+    """Of a scene within the model's range; the text goes on from its beginning."""
+    across, down = known.sides
+    if max(across, down) > _MOST_OBLONG * min(across, down):
+        square = _square_size(size, known, known.gsd_m)
+        # So narrow that no column or row of square pixels is left, it is mapped as it is.
+        if square is not None:
+            sides = f"its pixels are {across:.3g} m wide and {down:.3g} m high"
+            return "made_square", square, f"{begin}: {sides}, read as square ones"
+    return "in_range", size, f"{begin}: mapped as it is"
 
 
 def _outside(size: _SHAPE, known: _Known, made_for: float, begin: str) -> tuple[Rule, _SHAPE, str]:
@@ -231,17 +247,29 @@ def _size_at(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
     Raises:
         OptionsRefused: it is less, and somebody gave the size of the scene's pixels.
     """
-    width, height = (pixels * side / read_gsd_m for pixels, side in zip(size, known.sides, strict=True))
-    if min(width, height) >= 1:
-        # Of oblong pixels one axis may come to more, and rounding may add a pixel: the reader enlarges twofold at most.
-        largest_factor = int(MAX_ENLARGEMENT)
-        return min(round(width), largest_factor * size[0]), min(round(height), largest_factor * size[1])
-    if known.gsd_from == "option":
+    square = _square_size(size, known, read_gsd_m)
+    if square is None and known.gsd_from == "option":
+        width, height = _extent(size, known, read_gsd_m)
         raise OptionsRefused(
             f"--gsd {known.gsd_m:g} leaves a map of {width:.2g} x {height:.2g} pixels at the model's {read_gsd_m:g} m",
             "give the ground size of a pixel in metres",
         )
-    return None
+    return square
+
+
+def _square_size(size: _SHAPE, known: _Known, read_gsd_m: float) -> _SHAPE | None:
+    """(width, height) of a scene in square pixels of this size, None where that is less than one pixel."""
+    width, height = _extent(size, known, read_gsd_m)
+    if min(width, height) < 1:
+        return None
+    # Of oblong pixels one axis may come to more, and rounding may add a pixel: the reader enlarges twofold at most.
+    largest_factor = int(MAX_ENLARGEMENT)
+    return min(round(width), largest_factor * size[0]), min(round(height), largest_factor * size[1])
+
+
+def _extent(size: _SHAPE, known: _Known, unit_m: float) -> tuple[float, float]:
+    """Width and height of a scene on the ground, in so many metres."""
+    return size[0] * known.sides[0] / unit_m, size[1] * known.sides[1] / unit_m
 
 
 def _of_unknown_model(known: _Known | None, model: ModelResolution) -> str:

@@ -20,6 +20,8 @@ LARGEST_FLOAT = 1e30
 """Floats beyond it are fill values (-3.4e38, 9.97e36 of netCDF, 1.7e308), in one band or in all."""
 LOSSY = {"jpeg", "ycbcr jpeg", "webp", "lerc", "lerc_deflate", "lerc_zstd", "jxl", "jpeg2000"}
 _LOSSY_ALPHA = 16
+LEAST_FLOAT_ALPHA = 1e-6
+"""Of an alpha band of floats, the smallest value that means data before its largest is known."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ValidRule:
     band_masks: tuple[int, ...] = ()
     fill: float | None = None
     tag_is_no_value: bool = False
-    alpha_from: int = 1
+    alpha_from: float = 1
 
     @classmethod
     def of(
@@ -68,15 +70,17 @@ class ValidRule:
         masks = {band: mask_of(source, band) for band in dict.fromkeys(bands)}
         compression = source.compression
         lossy = compression is not None and compression.name.lower() in LOSSY
+        # 0 says that there is none, whatever the file marks.
+        alpha = alpha_band(source, bands) if alpha is None else alpha or None
+        of_floats = alpha is not None and np.issubdtype(np.dtype(source.dtypes[alpha - 1]), np.floating)
         return cls(
             nodata=_tags(source, bands, nodata),
-            # 0 says that there is none, whatever the file marks.
-            alpha=alpha_band(source, bands) if alpha is None else alpha or None,
+            alpha=alpha,
             # A mask for the whole dataset is flagged on each of its bands.
             mask=masks[bands[0]] == "dataset",
             floats=np.issubdtype(np.dtype(source.dtypes[bands[0] - 1]), np.floating),
             band_masks=tuple(band for band, mask in masks.items() if mask == "band"),
-            alpha_from=_LOSSY_ALPHA if lossy else 1,
+            alpha_from=LEAST_FLOAT_ALPHA if of_floats else _LOSSY_ALPHA if lossy else 1,
         )
 
     @property

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import numpy as np
@@ -22,7 +23,9 @@ import pystac
 import pytest
 import rasterio
 from affine import Affine
+from pydantic import ValidationError
 
+from onboard.api.uploads import DeliveryQuery
 from tests.onboard.service import ROOT, Served, running, write_scene
 
 TIFF = {"Content-Type": "image/tiff"}
@@ -88,6 +91,27 @@ def test_a_form_brings_a_scene_with_its_digest_and_its_fields(client: httpx.Clie
     refused(wrong, 400, "digest-mismatch")
     odd = client.post("/scenes", files={"scene": ("x.tif", data)}, data={"priority": "soon"})
     assert "'priority'" in refused(odd, 400, "bad-request")
+
+
+@pytest.mark.parametrize(
+    ("seed", "sent", "expected"),
+    [
+        (51, "bay 7 (ü).tif", "bay 7 (ü).tif"),
+        (52, "../up/bay.tif", "bay.tif"),
+        (53, "C:\\scenes\\bay.tif", "bay.tif"),
+        (54, "b" * 300 + ".tif", "b" * 200),
+    ],
+)
+def test_a_scene_of_a_form_is_named_after_its_file_as_one_of_the_inbox_is(
+    client: httpx.Client, folder: Path, seed: int, sent: str, expected: str
+) -> None:
+    data = write_scene(folder / "named.tif", 40, seed=seed).read_bytes()
+    answer = client.post("/scenes", files={"scene": (sent, data)})
+    assert (answer.status_code, answer.json()["name"]) == (202, expected)
+    # Bytes without a name are named by their digest.
+    other = write_scene(folder / "named.tif", 40, seed=seed + 10).read_bytes()
+    nameless = client.post("/scenes", content=other, headers=TIFF).json()
+    assert nameless["name"] == f"scene {nameless['sha256'][:8]}"
 
 
 def test_a_file_of_the_inbox_is_taken_by_its_path(client: httpx.Client, folder: Path) -> None:
@@ -172,6 +196,16 @@ def test_pages_follow_each_other(client: httpx.Client, served: Served, folder: P
     assert len(whole) >= 5
     for scene in whole:
         served.wait_for(scene, "mapped")
+    # A page that ends with the last row has no next one.
+    for listing, rows in (("/scenes", "scenes"), ("/downlink/undelivered", "maps"), ("/events", "events")):
+        everything = client.get(listing, params={"limit": 1000}).json()
+        assert everything["next"] is None
+        count = len(everything[rows])
+        if count:
+            last = client.get(listing, params={"limit": count}).json()
+            assert (len(last[rows]), last["next"]) == (count, None), listing
+        if count > 1:
+            assert client.get(listing, params={"limit": count - 1}).json()["next"] is not None
     url: str | None = "/maps?limit=2"
     maps: list[str] = []
     while url is not None:
@@ -405,6 +439,25 @@ def test_a_scene_that_is_delivered_again_has_what_the_new_delivery_says(served: 
         client.delete(f"/scenes/{first['id']}")
         last = served.post(scene, name="last")
         assert (last["name"], last["acquired"]) == ("last", "2020-01-01T00:00:00.250000Z"), "what is not said stays"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("2020-01-01T05:00:00+05:00", "2020-01-01T00:00:00Z"),
+        ("2020-01-01%2005:00:00.25+05:00", "2020-01-01T00:00:00.250000Z"),
+        ("2020-01-01T05:00:00%2B05:00", "2020-01-01T00:00:00Z"),
+        ("2020-01-01T05:00:00-05:00", "2020-01-01T10:00:00Z"),
+        ("2020-01-01+05:00", None),  # a date and a time of a zone that is not said
+    ],
+)
+def test_a_plus_that_is_not_escaped_in_a_url_is_the_offsets(typed: str, expected: str | None) -> None:
+    (text,) = parse_qs(f"acquired={typed}")["acquired"]
+    if expected is None:
+        with pytest.raises(ValidationError, match="timezone"):
+            DeliveryQuery.model_validate({"acquired": text})
+        return
+    assert DeliveryQuery.model_validate({"acquired": text}).delivery("scene").acquired == expected
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])

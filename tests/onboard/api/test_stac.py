@@ -19,7 +19,7 @@ from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
 from onboard.api.geometry import shape_of
-from onboard.api.map_search import LOCATED, UNLOCATED, MapSearch
+from onboard.api.map_search import LOCATED, UNLOCATED, MapSearch, interval_of
 from onboard.api.stac_documents import Extent
 from onboard.errors import OptionsRefused
 from onboard.jobs.map_store import MapRow
@@ -253,6 +253,9 @@ def test_the_listing_of_maps_ends_where_its_maps_end(client: httpx.Client, maps:
     first = client.get("/maps", params={"limit": 3}).json()
     (following,) = (link["href"] for link in first["links"] if link["rel"] == "next")
     assert [item["id"] for item in httpx.get(following).json()["features"]] == maps[3:]
+    # As people type it: the `+` of the offset is not escaped, and so means a blank in a URL.
+    typed = client.get("/maps?datetime=2024-05-01T08:00:00+02:00/2025-01-01T00:00:00+00:00").json()
+    assert [item["id"] for item in typed["features"]] == maps[1:3]
     open_end = client.get("/maps", params={"datetime": f"{TIMES[1]}/"}).json()
     assert [item["id"] for item in open_end["features"]] == maps[1:]
 
@@ -318,3 +321,14 @@ def test_a_map_of_a_time_that_utc_cannot_say_does_not_end_the_collection(time: s
     extent = Extent()
     extent.add({"properties": {"datetime": time}})
     assert extent.as_json()["temporal"]["interval"] == [[time, time]]
+
+
+def test_a_map_of_an_earlier_version_with_a_short_year_is_listed_by_its_time() -> None:
+    """Years before 1000 stood in items without their zeros."""
+    item = {"properties": {"datetime": "1-01-01T00:00:00Z"}, "geometry": None}
+    extent = Extent()
+    extent.add(item)
+    assert extent.as_json()["temporal"]["interval"] == [["0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"]]
+    row = MapRow("m", 1, "routine", {}, item)
+    assert MapSearch(interval=interval_of("../1900-01-01T00:00:00Z")).matches(row)
+    assert not MapSearch(interval=interval_of("2024-01-01T00:00:00Z/..")).matches(row)

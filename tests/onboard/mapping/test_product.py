@@ -211,3 +211,26 @@ def test_a_map_of_few_classes_is_packed_and_its_overviews_are_majorities(tmp_pat
 )
 def test_overviews_go_down_to_one_block(width: int, height: int, levels: list[int]) -> None:
     assert overview_factors(width, height) == levels
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 9), (40, 3), (70, 50)])
+@pytest.mark.parametrize("sieve_px", [1, 9, 10, 100_000])
+def test_patches_may_be_sieved_that_are_larger_than_the_map(
+    tmp_path: Path, width: int, height: int, sieve_px: int
+) -> None:
+    pixels = np.random.default_rng(width).integers(1, 4, (3, height, width), dtype=np.uint8)
+    keys: dict[str, Any] = {"width": width, "height": height, "count": 3, "dtype": "uint8", "crs": "EPSG:32640"}
+    with rasterio.open(
+        tmp_path / "scene.tif", "w", "GTiff", transform=rasterio.Affine(1, 0, 5e5, 0, -1, 2e6), **keys
+    ) as f:
+        f.write(pixels)
+    request = MapRequest(
+        tmp_path / "scene.tif", tmp_path / "out", halo=8, scene_options=SceneOptions(collar=False), sieve_px=sieve_px
+    )
+    summary = map_scene(request, IdentityEngine(tile_size=64), judge=lambda *_: None)
+    with rasterio.open(summary.map_path) as source:
+        sieved = source.read(1)
+    assert set(np.unique(sieved)) <= set(np.unique(pixels[0]))
+    # Nothing is merged into a patch that is itself too small, so a limit beyond all of them changes nothing.
+    if sieve_px in (1, 100_000):
+        assert np.array_equal(sieved, pixels[0])

@@ -61,6 +61,64 @@ def test_names_that_leave_it_open_are_an_assumption_with_its_option(labels: tupl
     assert "--bands 3,2,1" in choice.assumption.option
 
 
+@pytest.mark.parametrize(
+    ("labels", "bands"),
+    [
+        (("NIR", "Red", "Green"), (2, 3, 3)),
+        (("Nahes Infrarot", "Rot", "Grün"), (2, 3, 3)),
+        (("Green", "Red", "NIR", "SWIR"), (2, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("colours", [("undefined",) * 4, ("red", "green", "blue", "undefined")])
+def test_where_every_band_is_named_and_none_is_blue_green_stands_for_it_and_it_is_said(
+    labels: tuple[str, ...], bands: tuple[int, ...], colours: tuple[str, ...]
+) -> None:
+    choice = chosen_bands(Path("s.tif"), RGB, colours=colours[: len(labels)], descriptions=labels)
+    assert (choice.indexes, choice.how) == (bands, "band descriptions")
+    assert choice.assumption is not None
+    assert choice.assumption.text.startswith("the file has no blue band (")
+    assert choice.assumption.text.endswith("green stands for it")
+
+
+def test_a_mask_beside_bands_without_blue_needs_no_name() -> None:
+    labels, colours = ("NIR", "Red", "Green", None), ("undefined", "undefined", "undefined", "alpha")
+    choice = chosen_bands(Path("s.tif"), RGB, colours=colours, descriptions=labels)
+    assert choice.indexes == (2, 3, 3)
+    other = chosen_bands(Path("s.tif"), RGB, colours=("undefined",) * 4, descriptions=labels)
+    assert other.how == "order", "the fourth may be blue"
+
+
+def test_wavelengths_without_blue_are_said_too() -> None:
+    undefined = ("undefined",) * 3
+    choice = chosen_bands(
+        Path("s.tif"), RGB, colours=undefined, descriptions=(None,) * 3, wavelengths=(545.0, 640.0, 815.0)
+    )
+    assert (choice.indexes, choice.how) == ((2, 1, 1), "wavelengths")
+    assert choice.assumption is not None
+    assert choice.assumption.text == "the file has no blue band (green, red, nir): green stands for it"
+    # One of an unknown wavelength may be blue.
+    choice = chosen_bands(
+        Path("s.tif"), RGB, colours=undefined, descriptions=(None,) * 3, wavelengths=(545.0, 640.0, None)
+    )
+    assert choice.how == "order"
+
+
+def test_names_that_contradict_the_colour_interpretation_are_said() -> None:
+    colours = ("red", "green", "blue")
+    choice = chosen_bands(Path("s.tif"), RGB, colours=colours, descriptions=("NIR", "Red", None))
+    assert (choice.indexes, choice.how) == ((1, 2, 3), "colour interpretation")
+    assert choice.assumption is not None
+    assert "though their names are NIR, Red, unnamed" in choice.assumption.text
+    plain = chosen_bands(Path("s.tif"), RGB, colours=colours, descriptions=("Band 1", "Band 2", "Band 3"))
+    assert plain.assumption is None
+
+
+def test_names_that_say_nothing_are_not_called_none() -> None:
+    choice = chosen_bands(Path("s.tif"), RGB, colours=("undefined",) * 3, descriptions=("VV", "VH", "ratio"))
+    assert choice.assumption is not None
+    assert choice.assumption.text.endswith("for red, green, blue: the names VV, VH, ratio do not say it")
+
+
 def test_names_go_before_the_colours_a_writer_marks_by_habit() -> None:
     choice = chosen_bands(Path("s.tif"), RGB, colours=("red", "green", "blue"), descriptions=("blue", "green", "red"))
     assert choice.indexes == (3, 2, 1)

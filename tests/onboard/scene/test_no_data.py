@@ -175,6 +175,35 @@ def test_a_mask_of_floats_may_hold_not_a_number(tmp_path: Path) -> None:
     assert np.array_equal(no_data(path), np.arange(80)[:, None].repeat(80, 1) < 30)
 
 
+@pytest.mark.parametrize(("largest", "edge"), [(1.0, 0.9), (0.5, 0.5), (255.0, 200.0)])
+def test_a_mask_of_floats_is_read_by_its_own_largest_value(tmp_path: Path, largest: float, edge: float) -> None:
+    pixels = np.concatenate([measured("float32"), np.full((1, 80, 80), largest, np.float32)])
+    pixels[3, :20] = 0
+    pixels[3, 20:22] = edge
+    path = write(tmp_path / "s.tif", pixels, [RED, GREEN, BLUE, ALPHA])
+    outside = np.arange(80)[:, None].repeat(80, 1) < 20
+    assert np.array_equal(no_data(path), outside)
+    assert np.array_equal(no_data(path, SceneOptions(alpha=4)), outside)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint8", 0), ("uint16", 0), ("int16", -1), ("float32", 0)])
+def test_an_alpha_band_that_hides_the_whole_scene_is_no_mask_and_that_is_said(
+    tmp_path: Path, dtype: str, value: int
+) -> None:
+    pixels = np.full((4, 80, 80), value, dtype)
+    pixels[:3] = np.random.default_rng(0).integers(30, 220, (3, 80, 80)).astype(dtype)
+    path = write(tmp_path / "s.tif", pixels, [RED, GREEN, BLUE, ALPHA])
+    assert not no_data(path).any()
+    with Scene.open(path) as scene:
+        assert scene.valid_rule in ("all valid", "not-a-number")
+        assert "band 4 is marked as alpha but would leave no pixel of the scene" in scene.assumptions[0].text
+        assert scene.assumptions[0].option == "--alpha 4"
+    assert no_data(path, SceneOptions(alpha=4)).all()
+    # A scene without a picture stays without data.
+    blank = write(tmp_path / "blank.tif", np.zeros((4, 80, 80), dtype), [RED, GREEN, BLUE, ALPHA])
+    assert no_data(blank, SceneOptions(collar=False)).all()
+
+
 def test_a_mask_with_smooth_edges_stays_one_and_can_be_left_out(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(30, 220, (4, 60, 60)).astype(np.uint8)
     values[3] = np.clip(np.arange(60) * 40 - 400, 0, 255)

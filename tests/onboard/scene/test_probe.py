@@ -205,6 +205,18 @@ def with_tag(content: bytes, tag: int, value: int) -> bytes:
     return bytes(changed)
 
 
+def test_a_large_scene_is_looked_at_in_bounded_memory_whatever_cache_gdal_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine of 128 GB GDAL's own cache is 6 GB; the border's search read all of a dark scene into it."""
+    # Blocks of a sparse file are decoded to black ones, and 1.2 GB of them are a border all over the scene.
+    monkeypatch.setenv("GDAL_CACHEMAX", "6000")
+    keys: dict[str, Any] = {"width": 20_000, "height": 20_000, "count": 3, "dtype": "uint8", **PLACE}
+    with rasterio.open(tmp_path / "dark.tif", "w", "GTiff", tiled=True, sparse_ok=True, **keys):
+        pass
+    probe_scene(tmp_path / "dark.tif", limits=Limits(memory_bytes=1 << 30))
+
+
 def test_a_block_that_takes_more_memory_than_allowed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one-block.tif"
     side = 6000  # decodes to 108 MB at once; the file itself is small

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from onboard.errors import OptionsRefused, SceneRefused
+from onboard.scene.acquired import acquisition_text
 from onboard.scene.grid import Window
 from onboard.scene.reader import Scene, SceneOptions
 
@@ -197,6 +198,8 @@ def test_reopening_keeps_the_decisions(tmp_path: Path) -> None:
     [
         ("2012:12:07 04:45:41", "2012-12-07T04:45:41Z"),
         ("0000:00:00 00:00:00", None),
+        ("0001:01:01 00:00:00", None),
+        ("0987:12:07 04:45:41", "0987-12-07T04:45:41Z"),
         ("2012:13:07 04:45:41", None),
         ("yesterday", None),
     ],
@@ -204,3 +207,11 @@ def test_reopening_keeps_the_decisions(tmp_path: Path) -> None:
 def test_acquisition_time(tmp_path: Path, text: str, expected: str | None) -> None:
     with Scene.open(write(tmp_path / "s.tif", ramp(), tags={"TIFFTAG_DATETIME": text})) as scene:
         assert scene.acquired == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0001:01:01 00:00:00", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000+02:00", "00010101", "0001-01-01"]
+)
+def test_the_first_moment_of_the_calendar_is_no_time_and_nothing_is_said_of_it(text: str) -> None:
+    assert acquisition_text({"TIFFTAG_DATETIME": text}) == ""
+    assert acquisition_text({"TIFFTAG_DATETIME": text.replace("0001", "1001")}) != ""

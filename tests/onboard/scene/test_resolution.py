@@ -87,6 +87,28 @@ def test_oblong_pixels_become_square_on_the_ground(tmp_path: Path) -> None:
     assert decide(write(tmp_path / "t.tif", **degrees), model(), gsd_m=0.4).read_size == (23, 34)
 
 
+@pytest.mark.parametrize(
+    ("across", "down", "rule", "size"),
+    [
+        (1.0, 1.15, "in_range", (80, 60)),
+        (0.8, 1.25, "made_square", (64, 75)), (1.25, 0.8, "made_square", (100, 48)),
+        (0.25, 4.0, "made_square", (20, 120)),  # twofold at most
+        (0.01, 100.0, "in_range", (80, 60)),  # of square pixels no column would be left
+    ],
+)  # fmt: skip
+def test_oblong_pixels_are_made_square_where_their_mean_lies_within_the_range(
+    across: float, down: float, rule: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    transform = rasterio.Affine(across, 0, EAST, 0, -down, NORTH)
+    found = decide(write(tmp_path / "s.tif", crs=UTM, transform=transform), model())
+    assert (found.rule, found.read_size) == (rule, size)
+    assert found.is_remarkable == (rule != "in_range")
+    said = f"its pixels are {across:.3g} m wide and {down:.3g} m high, read as square ones"
+    assert (said in found.text) == (rule != "in_range")
+    # A size that was given is that of the mean pixel: the shape stays the scene's own.
+    assert decide(tmp_path / "s.tif", model(), gsd_m=1.0).read_size == size
+
+
 def test_what_is_not_known_is_said_and_mapped_as_it_is(tmp_path: Path) -> None:
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         scene = write(tmp_path / "s.tif")
