@@ -41,6 +41,8 @@ _WORDS = PAGE // 8
 _LINE_WORDS = 8
 HEAP_LOOKS = 12
 """Number of first scans in which changes of the heap are learned: flags that toggle one bit are no faults."""
+_LEAST_BLOCK = 32
+"""Bytes of malloc's smallest block. Source: malloc/malloc.c of glibc, MINSIZE on 64 bits."""
 _ALIKE = 0.1
 """Share of the lines of a page, at least, by which it is recognised: much of it may have changed."""
 _CONTENTS = 1024
@@ -56,11 +58,11 @@ class ConstantsWatch(Protocol):
     def unavailable(self) -> str | None:
         """Why nothing is watched; None where the watch works."""
 
-    def changed(self, infer: Callable[[], object]) -> PageChange | None:
+    def changed(self, *infer: Callable[[], object]) -> PageChange | None:
         """Pages that changed since the last call; None where none did.
 
         Args:
-            infer: runs one inference; called where a second scan after it must confirm the change.
+            infer: each runs one inference; called where scans after them must confirm the change.
         """
 
 
@@ -70,7 +72,7 @@ class Unwatched:
 
     unavailable: str | None
 
-    def changed(self, infer: Callable[[], object]) -> PageChange | None:  # noqa: ARG002 -- the protocol's
+    def changed(self, *infer: Callable[[], object]) -> PageChange | None:  # noqa: ARG002 -- the protocol's
         """None: no change can be detected."""
         return None
 
@@ -154,7 +156,8 @@ class PageScrub:
     def opening(self) -> Iterator[None]:
         """Open the engine and infer once inside this context; memory that appeared meanwhile is watched afterwards.
 
-        Call :meth:`learn` after each of the next inferences, on different tiles.
+        Infer each shape of tiles, where there are several. Call :meth:`learn` after each of the next inferences, on
+        different tiles of all shapes.
         """
         self.close()
         self.dropped = 0
@@ -181,19 +184,25 @@ class PageScrub:
         # What is zero all over is no weight, but memory that may be written to yet.
         self._shrink()
 
-    def learn(self, settle: int = 0) -> None:
+    def learn(self, settle: int = 0, *, code: bool = True) -> None:
         """Stops watching what changed since the last scan; so do the next ``settle`` scans, on the heap HEAP_LOOKS.
 
         Those keep watching pages of the engine's own that changed by one bit.
+
+        Args:
+            settle: number of scans.
+            code: also look at the code of libraries, which is most of all pages and is not written to.
         """
         self._settling, self._heap_settling = settle, HEAP_LOOKS if settle else 0
         for run in self._runs:
+            if run.group == FILE and not code:
+                continue
             now = self._read(run.start, run.pages, run.group)
             moved = (now.xor != run.xor) | (now.sum != run.sum)
             run.xor[moved], run.sum[moved] = 0, 0
         self._shrink()
 
-    def changed(self, infer: Callable[[], object]) -> PageChange | None:
+    def changed(self, *infer: Callable[[], object]) -> PageChange | None:
         """See ConstantsWatch; memory that changes for good reasons is dropped without a report.
 
         A line of the heap that changes again while the engine infers is dropped too: a weight hit by a bit flip would
@@ -210,6 +219,11 @@ class PageScrub:
                 address = run.start + index * run.words * 8
                 # First scans see changes that have good reasons, but one bit in a page is reported at once.
                 doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0
+                lowest = flip and run.xor[index] ^ now.xor[index] == 1
+                if lowest and run.group == HEAP and self._is_mallocs_flag(address):
+                    # The block before it was freed or taken, no more: the line stays watched as it is now.
+                    run.xor[index], run.sum[index] = now.xor[index], now.sum[index]
+                    continue
                 # A page that was given back to the kernel has checksums of 0: it is gone, not changed.
                 if not doubtful and (flip or (run.group != HEAP and self._readable(address))):
                     pages.append((address, run.group, flip))
@@ -223,16 +237,31 @@ class PageScrub:
         # Copied now: the engine is closed next, and page_alarms looks for these pages in the next engine.
         return PageChange(addresses, groups, sum(flips), self._content(addresses[:_CONTENTS]))
 
-    def _confirmed(self, pages: list[_Changed], infer: Callable[[], object]) -> list[_Changed]:
+    def _confirmed(self, pages: list[_Changed], infer: Sequence[Callable[[], object]]) -> list[_Changed]:
         """Without the lines of the heap that change again; they are dropped."""
         lines = [address for address, group, _ in pages if group == HEAP]
-        if not lines:
-            return pages
         before = {address: self._line(address) for address in lines}
-        infer()
-        unsteady = [address for address in lines if self._line(address) != before[address]]
-        self.drop(unsteady)
+        unsteady: set[int] = set()
+        for run in infer if lines else ():
+            run()
+            unsteady.update(address for address in lines if self._line(address) != before[address])
+        self.drop(sorted(unsteady))
         return [page for page in pages if page[0] not in unsteady]
+
+    def _is_mallocs_flag(self, address: int) -> bool:
+        """Whether bit 0 of a word of this line is malloc's: in a block's size it says that the block before is taken.
+
+        The word before the size is the size of the block before, which has it at its own beginning too.
+        """
+        line = self._line(address)
+        for at in range(0, len(line), 16):
+            before, size = (int.from_bytes(line[at + step : at + step + 8], "little") for step in (0, 8))
+            if before % 16 or size & 8 or min(before, size) < _LEAST_BLOCK or address + at < before:
+                continue
+            word = int.from_bytes(self._line(address + at - before + 8)[:8], "little")
+            if before == word & ~7:
+                return True
+        return False
 
     def _line(self, address: int) -> bytes:
         line = memoryview(bytearray(8 * _LINE_WORDS))

@@ -7,6 +7,7 @@ bfloat16) give identical bits in every call and every process, for any number of
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,3 +93,13 @@ def check_tiles(engine: Engine) -> Tiles:
         if packed is not None:
             return packed
     return packed_tile(variants(golden_tiles(engine, 1)[0]))[np.newaxis]
+
+
+def of_every_shape(tiles: Tiles, sides: Sequence[int]) -> Iterator[Tiles]:
+    """Crops of tiles (N, bands, S, S), one of each height and width that an engine takes; those of the largest last.
+
+    Args:
+        tiles: of the largest side.
+        sides: `tile_sides` of the engine, rising.
+    """
+    return (tiles[:, :, :height, :width] for height in sides for width in sides)

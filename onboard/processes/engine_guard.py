@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
-from engines.engine import Engine
+from engines.engine import Engine, Tiles
 from engines.errors import ConstantsChanged, EngineError
 from engines.integrity.constants_watch import constants_watch
 from engines.integrity.page_alarms import AlarmHistory
 from engines.integrity.page_scrub import HEAP, ConstantsWatch, PageScrub
-from engines.integrity.self_check import SelfCheck
+from engines.integrity.self_check import SelfCheck, of_every_shape
 from engines.verify import GoldenCheck, golden_tiles, verify_golden
 from onboard.mapping.control import EngineHealth
 from onboard.settings import Settings
@@ -124,6 +125,10 @@ class EngineGuard(EngineHealth):
                 self._verify(engine)
                 # The golden tile said that this is the model. From here on the engine's own first answer counts.
                 self._self_check = SelfCheck.of(engine)
+                if constants_watch(engine, self._scrub) is self._scrub:
+                    # A runtime packs weights and moves buffers when it meets a shape of tiles: now, in watched memory.
+                    for tiles in of_every_shape(self._self_check.tiles, engine.tile_sides):
+                        engine.infer(tiles)
             except BaseException:
                 engine.close()
                 raise
@@ -174,8 +179,8 @@ class EngineGuard(EngineHealth):
             EngineError: its answer differs as well, or it failed.
         """
         engine = self.engine
-        # The watch asks for an answer: in small blocks a change counts only if it stays while the engine infers.
-        change = None if self._watch is None else self._watch.changed(self._check_answer)
+        # The watch asks for answers: in small blocks a change counts only if it stays while all shapes are inferred.
+        change = None if self._watch is None else self._watch.changed(*self._shapes(), self._check_answer)
         if change is not None:
             # A right answer says that the change may be no fault: the alarm is noted, the engine goes all the same.
             self._alarms.note(change, answers_right=self._answers_right())
@@ -198,6 +203,19 @@ class EngineGuard(EngineHealth):
         except EngineError:
             return False
         return True
+
+    def _shapes(self) -> list[Callable[[], object]]:
+        """One inference of the check tile for each smaller shape of tiles."""
+        check, engine = self._self_check, self.engine
+        shapes = [] if check is None else list(of_every_shape(check.tiles, engine.tile_sides))[:-1]
+        return [partial(self._infer, tiles) for tiles in shapes]
+
+    def _infer(self, tiles: Tiles) -> None:
+        try:
+            self.engine.infer(tiles)
+        except EngineError:
+            self.close()
+            raise
 
     def _check_answer(self) -> None:
         try:
@@ -224,9 +242,13 @@ class EngineGuard(EngineHealth):
         if self._scrub is None or self._watch is not self._scrub or check is None:
             return
         # Different tiles, in batches as in service: what an inference writes to is forgotten now and raises no alarm.
-        for tiles in (golden_tiles(engine, min(self._schedule.batch, engine.max_batch)), check.tiles):
+        # Not the content of the opening: what only one shape writes to would be written alike and pass as constant.
+        golden = golden_tiles(engine, min(self._schedule.batch, engine.max_batch))
+        for tiles in of_every_shape(golden, engine.tile_sides):
             engine.infer(tiles)
-            self._scrub.learn(_SETTLING_LOOKS)
+            self._scrub.learn(code=False)
+        engine.infer(check.tiles)
+        self._scrub.learn(_SETTLING_LOOKS)
         log.info("weights in memory are checked against bit flips (%.1f MB)", self._scrub.watched_bytes / 1e6)
         if (explanation := self._alarms.settle(self._scrub)) is not None:
             self.log_event("warning", "pages-dropped", explanation)

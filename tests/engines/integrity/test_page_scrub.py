@@ -214,14 +214,19 @@ def test_reading_what_is_not_there_is_no_crash(tmp_path: Path) -> None:
     memory.close()
 
 
-def test_a_line_of_the_heap_that_changes_again_is_dropped(weights: NDArray[np.float32]) -> None:
-    scrub, constants, _ = opened(weights)
+def as_small_pieces(scrub: PageScrub) -> None:
+    """Has the scrub watch what it watches as if all of it lay among small pieces."""
     scrub.off.clear()
     scrub._runs = [run for run in scrub._runs if run.group == OWN]
     for run in scrub._runs:
-        run.group = HEAP  # as if all of it lay among small pieces
+        run.group = HEAP
         now = scrub._read(run.start, run.pages, HEAP)
         run.xor, run.sum = now.xor, now.sum
+
+
+def test_a_line_of_the_heap_that_changes_again_is_dropped(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    as_small_pieces(scrub)
     flip(constants, 9000, 4)
     change = scrub.changed(nothing)
     assert change is not None
@@ -232,6 +237,33 @@ def test_a_line_of_the_heap_that_changes_again_is_dropped(weights: NDArray[np.fl
     flip(constants, 90_000, 4)
     constants[90_001] += 1
     assert scrub.changed(nothing) is None, "more than one bit of a line of the heap is no fault"
+
+
+def test_a_line_of_the_heap_that_one_of_several_inferences_changes_is_dropped(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    as_small_pieces(scrub)
+    flip(constants, 9000, 4)
+    assert scrub.changed(nothing, lambda: flip(constants, 9000, 4), lambda: flip(constants, 9000, 4)) is None
+    flip(constants, 90_000, 4)
+    assert scrub.changed(nothing, nothing, nothing) is not None
+
+
+def test_a_block_that_malloc_notes_as_free_is_no_alarm_and_its_line_stays_watched(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    words = constants.view(np.uint64)
+    at = 8 * 1000 + (-(constants.ctypes.data // 8)) % 8  # the beginning of a line
+    words[at + 1], words[at + 8], words[at + 9] = 0x41, 0x40, 0x101
+    as_small_pieces(scrub)
+    for size in (0x100, 0x101):  # the block of 64 bytes at `at` is freed, and taken again
+        words[at + 9] = size
+        assert scrub.changed(nothing) is None
+    words[at + 12] ^= np.uint64(1 << 20)
+    change = scrub.changed(nothing)
+    assert change is not None
+    assert change.addresses == (constants.ctypes.data + 8 * (at + 8),)
+    words[at + 12] ^= np.uint64(1 << 20)
+    words[at + 81] ^= np.uint64(1)
+    assert scrub.changed(nothing) is not None, "there no block lies before it"
 
 
 def test_pieces_that_a_threads_heap_grew_by_are_watched() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from engines.engine import Prediction
 from engines.errors import AnswerChanged, ConstantsChanged
 from engines.integrity.constants_watch import constants_watch
 from engines.integrity.page_scrub import HEAP, OWN, PageChange, PageScrub
@@ -147,10 +149,50 @@ def test_a_false_alarm_has_the_engine_opened_once_and_the_page_dropped() -> None
         guarded.guard.scrub()
 
 
+class BySide(IdentityEngine):
+    """As runtimes do, it packs weights when it first meets a shape of tiles, and each shape has a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(tile_size=512, tile_sides=(256, 512))
+        self.backend = "onnxruntime"
+        # What an opening leaves in memory that it reserves is not zero.
+        self.buffers = np.ones((1024, 1024, 4), np.uint64)
+        self.packed: dict[tuple[int, int], np.ndarray] = {}
+
+    def infer(self, tiles: np.ndarray) -> Prediction:
+        height, width = tiles.shape[2:]
+        self.packed.setdefault((height, width), np.random.default_rng(height + width).normal(size=1 << 18))
+        place = (height > 256) * 2 + (width > 256)
+        self.buffers[256 * place : 256 * place + 256] = zlib.crc32(tiles.tobytes())
+        return super().infer(tiles)
+
+
+def test_tiles_of_another_shape_are_no_alarm() -> None:
+    guarded = Guarded(BySide)
+    guarded.guard.open()
+    for _ in range(2):
+        guarded.guard.scrub()
+    for height, width in ((256, 512), (512, 256), (256, 256), (512, 512)):
+        guarded.engines[0].infer(np.full((1, 3, height, width), 7, np.uint8))
+        guarded.guard.check()
+    assert guarded.events == []
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (512, 256), (512, 512)])
+def test_weights_packed_for_tiles_of_another_shape_are_watched(shape: tuple[int, int]) -> None:
+    guarded = Guarded(BySide)
+    guarded.guard.open()
+    engine = guarded.engines[0]
+    engine.infer(np.full((1, 3, *shape), 7, np.uint8))
+    engine.packed[shape].view(np.uint64)[100_000] ^= np.uint64(1 << 40)
+    with pytest.raises(ConstantsChanged, match="1 of them by one bit"):
+        guarded.guard.scrub()
+
+
 def test_a_scrub_that_never_stops_alarming_goes_off(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = itertools.count()
 
-    def changed(scrub: PageScrub, _: object) -> PageChange | None:
+    def changed(scrub: PageScrub, *_: object) -> PageChange | None:
         if OWN in scrub.off:
             return None
         content = np.random.default_rng(next(seeds)).integers(1, 2**63, (1, 512), dtype=np.uint64)
