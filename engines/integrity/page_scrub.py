@@ -118,6 +118,10 @@ class _Run:
         mask: NDArray[np.bool_] = (self.xor != 0) | (self.sum != 0)
         return mask
 
+    def is_one_bit(self, now: _Run, index: int) -> bool:
+        """Whether one bit of a piece differs from now."""
+        return _is_one_bit(int(self.xor[index] ^ now.xor[index]), int(self.sum[index]), int(now.sum[index]))
+
 
 class PageScrub:
     """Watches the memory of one engine at a time; used on the thread that runs the engine.
@@ -214,11 +218,16 @@ class PageScrub:
                 continue
             now = self._read(run.start, run.pages, run.group)
             moved = ((now.xor != run.xor) | (now.sum != run.sum)) & run.watched
-            for index in np.flatnonzero(moved).tolist():
-                flip = _is_one_bit(int(run.xor[index] ^ now.xor[index]), int(run.sum[index]), int(now.sum[index]))
+            places = np.flatnonzero(moved).tolist()
+            flips = {index for index in places if run.is_one_bit(now, index)}
+            many = set(places) - flips
+            for index in places:
+                flip = index in flips
                 address = run.start + index * run.words * 8
                 # First scans see changes that have good reasons, but one bit in a page is reported at once.
                 doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0
+                # The end of a small block that was written to as a whole may differ by one bit.
+                doubtful |= run.group == HEAP and not many.isdisjoint((index - 1, index + 1))
                 lowest = flip and run.xor[index] ^ now.xor[index] == 1
                 if lowest and run.group == HEAP and self._is_mallocs_flag(address):
                     # The block before it was freed or taken, no more: the line stays watched as it is now.

@@ -266,6 +266,20 @@ def test_a_block_that_malloc_notes_as_free_is_no_alarm_and_its_line_stays_watche
     assert scrub.changed(nothing) is not None, "there no block lies before it"
 
 
+def test_one_bit_at_the_end_of_a_small_block_that_was_written_to_is_no_alarm(weights: NDArray[np.float32]) -> None:
+    scrub, constants, _ = opened(weights)
+    line = 16 * 1000 + (-(constants.ctypes.data // 4)) % 16  # numbers to the beginning of a line
+    as_small_pieces(scrub)
+    constants[line - 16 : line] += 1
+    flip(constants, line, 7)
+    assert scrub.changed(nothing) is None
+    flip(constants, line + 64, 7)
+    flip(constants, line + 80, 7)
+    change = scrub.changed(nothing)
+    assert change is not None
+    assert len(change.addresses) == 2, "two bits in neighbouring lines are no block"
+
+
 def test_pieces_that_a_threads_heap_grew_by_are_watched() -> None:
     """The heap was there before, with most of its 64 MB reserved only."""
     libc = ctypes.CDLL(None)
