@@ -219,10 +219,10 @@ class PageScrub:
             now = self._read(run.start, run.pages, run.group)
             moved = ((now.xor != run.xor) | (now.sum != run.sum)) & run.watched
             places = np.flatnonzero(moved).tolist()
-            flips = {index for index in places if run.is_one_bit(now, index)}
-            many = set(places) - flips
+            single = {index for index in places if run.is_one_bit(now, index)}
+            many = set(places) - single
             for index in places:
-                flip = index in flips
+                flip = index in single
                 address = run.start + index * run.words * 8
                 # First scans see changes that have good reasons, but one bit in a page is reported at once.
                 doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0

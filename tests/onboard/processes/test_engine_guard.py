@@ -158,12 +158,15 @@ class BySide(IdentityEngine):
         # What an opening leaves in memory that it reserves is not zero.
         self.buffers = np.ones((1024, 1024, 4), np.uint64)
         self.packed: dict[tuple[int, int], np.ndarray] = {}
+        # The end of a class map: one class wherever there is ground.
+        self.last = np.ones(1 << 16, np.uint64)
 
     def infer(self, tiles: np.ndarray) -> Prediction:
         height, width = tiles.shape[2:]
         self.packed.setdefault((height, width), np.random.default_rng(height + width).normal(size=1 << 18))
         place = (height > 256) * 2 + (width > 256)
         self.buffers[256 * place : 256 * place + 256] = zlib.crc32(tiles.tobytes())
+        self.last[:] = 1 if tiles.std() > 20 else 5
         return super().infer(tiles)
 
 
