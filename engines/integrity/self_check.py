@@ -7,7 +7,7 @@ bfloat16) give identical bits in every call and every process, for any number of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,20 @@ def check_tiles(engine: Engine) -> Tiles:
     return packed_tile(variants(golden_tiles(engine, 1)[0]))[np.newaxis]
 
 
-def of_every_shape(tiles: Tiles, sides: Sequence[int]) -> Iterator[Tiles]:
-    """Crops of tiles (N, bands, S, S), one of each height and width that an engine takes; those of the largest last.
+MOST_SHAPES = 9
+"""Shapes of tiles that an engine meets at its opening: all, or the squares alone where there are more."""
+
+
+def first_shapes(sides: Sequence[int]) -> list[tuple[int, int]]:
+    """Heights and widths of tiles that an engine meets at its opening, the largest last.
 
     Args:
-        tiles: of the largest side.
         sides: `tile_sides` of the engine, rising.
     """
-    return (tiles[:, :, :height, :width] for height in sides for width in sides)
+    squares = [(side, side) for side in sides]
+    return [(height, width) for height in sides for width in sides] if len(sides) ** 2 <= MOST_SHAPES else squares
+
+
+def of_shapes(tiles: Tiles, shapes: Iterable[tuple[int, int]]) -> Iterator[Tiles]:
+    """Crops of tiles (N, bands, S, S), of the largest side, one of each height and width."""
+    return (tiles[:, :, :height, :width] for height, width in shapes)

@@ -30,8 +30,12 @@ class EngineHealth:
     inferred since the last good check are mapped again.
     """
 
-    def note_tiles(self, count: int) -> None:
-        """Called before each batch with its number of tiles."""
+    def note_tiles(self, count: int, shape: tuple[int, int]) -> None:
+        """Called before each batch with its number of tiles and their height and width.
+
+        Raises:
+            EngineError: the engine no longer computes what it did when it was opened.
+        """
 
     def check_due(self) -> bool:
         """Whether the engine is to be checked before the next batch."""

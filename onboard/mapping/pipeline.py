@@ -308,7 +308,7 @@ class Pipeline:
 
     def _check_engine(self, health: EngineHealth, batch: Batch, stats: PipelineStats) -> None:
         """Checks the engine or its constants where that is due."""
-        health.note_tiles(len(batch.indices))
+        health.note_tiles(len(batch.indices), (self.grid.tile_height, self.grid.tile_width))
         if health.check_due():
             health.check()
             stats.unchecked.clear()

@@ -20,7 +20,7 @@ from engines.errors import ConstantsChanged, EngineError
 from engines.integrity.constants_watch import constants_watch
 from engines.integrity.page_alarms import AlarmHistory
 from engines.integrity.page_scrub import HEAP, ConstantsWatch, PageScrub
-from engines.integrity.self_check import SelfCheck, of_every_shape
+from engines.integrity.self_check import MOST_SHAPES, SelfCheck, first_shapes, of_shapes
 from engines.verify import GoldenCheck, golden_tiles, verify_golden
 from onboard.mapping.control import EngineHealth
 from onboard.settings import Settings
@@ -98,6 +98,8 @@ class EngineGuard(EngineHealth):
         self._watch: ConstantsWatch | None = None
         self._opened = self._checked = self._scrubbed = clock()
         self._tiles = 0
+        # Of tiles that the engine in service has met; the largest is the last.
+        self._shapes: list[tuple[int, int]] = []
         self._reported_unwatched = False
 
     @property
@@ -130,7 +132,8 @@ class EngineGuard(EngineHealth):
                 if constants_watch(engine, self._scrub) is self._scrub:
                     # A runtime packs weights and moves buffers when it meets a shape of tiles: now, in watched memory.
                     # Black ones: the end of a class map has a page of its own, and two pictures may end in one class.
-                    for tiles in of_every_shape(np.zeros_like(self._self_check.tiles), engine.tile_sides):
+                    self._shapes = first_shapes(engine.tile_sides)
+                    for tiles in of_shapes(np.zeros_like(self._self_check.tiles), self._shapes):
                         engine.infer(tiles)
             except BaseException:
                 engine.close()
@@ -145,9 +148,15 @@ class EngineGuard(EngineHealth):
         self.on_pass()
         return engine
 
-    def note_tiles(self, count: int) -> None:
-        """Counts tiles that are about to be inferred."""
+    def note_tiles(self, count: int, shape: tuple[int, int]) -> None:
+        """Counts tiles that are about to be inferred; has the engine meet their shape where it is a new one.
+
+        Raises:
+            EngineError: as :meth:`scrub`.
+        """
         self._tiles += count
+        if shape not in self._shapes:
+            self._meet(shape)
 
     def check_due(self) -> bool:
         """Whether the last check is long enough ago."""
@@ -183,7 +192,7 @@ class EngineGuard(EngineHealth):
         """
         engine = self.engine
         # The watch asks for answers: in small blocks a change counts only if it stays while all shapes are inferred.
-        change = None if self._watch is None else self._watch.changed(*self._shapes(), self._check_answer)
+        change = None if self._watch is None else self._watch.changed(*self._smaller_ones(), self._check_answer)
         if change is not None:
             # A right answer says that the change may be no fault: the alarm is noted, the engine goes all the same.
             self._alarms.note(change, answers_right=self._answers_right())
@@ -207,11 +216,32 @@ class EngineGuard(EngineHealth):
             return False
         return True
 
-    def _shapes(self) -> list[Callable[[], object]]:
-        """One inference of the check tile for each smaller shape of tiles."""
-        check, engine = self._self_check, self.engine
-        shapes = [] if check is None else list(of_every_shape(check.tiles, engine.tile_sides))[:-1]
+    def _meet(self, shape: tuple[int, int]) -> None:
+        """Has the engine infer two pictures of a new shape of tiles, and stops watching what that writes to.
+
+        What a runtime packs for this shape alone is not watched: it came after the opening.
+        """
+        check = self._self_check
+        if self._scrub is None or self._watch is not self._scrub or check is None:
+            return
+        # First: what changed until now is not of the new shape's making.
+        self.scrub()
+        for tiles in of_shapes(np.concatenate([np.zeros_like(check.tiles), self._golden(self.engine)]), [shape]):
+            for tile in tiles:
+                self._infer(tile[np.newaxis])
+        self._check_answer()
+        self._scrub.learn(_SETTLING_LOOKS, code=False)
+        # The last of the squares stays the last: `_smaller_ones` leaves it to the check.
+        self._shapes.insert(0, shape)
+
+    def _smaller_ones(self) -> list[Callable[[], object]]:
+        """One inference of the check tile for each shape of tiles below the largest, the newest first."""
+        shapes = [] if self._self_check is None else of_shapes(self._self_check.tiles, self._shapes[:-1][:MOST_SHAPES])
         return [partial(self._infer, tiles) for tiles in shapes]
+
+    def _golden(self, engine: Engine) -> Tiles:
+        """In batches as in service."""
+        return golden_tiles(engine, min(self._schedule.batch, engine.max_batch))
 
     def _infer(self, tiles: Tiles) -> None:
         try:
@@ -246,8 +276,7 @@ class EngineGuard(EngineHealth):
             return
         # Different tiles, in batches as in service: what an inference writes to is forgotten now and raises no alarm.
         # Not the content of the opening: what only one shape writes to would be written alike and pass as constant.
-        golden = golden_tiles(engine, min(self._schedule.batch, engine.max_batch))
-        for tiles in of_every_shape(golden, engine.tile_sides):
+        for tiles in of_shapes(self._golden(engine), self._shapes):
             engine.infer(tiles)
             self._scrub.learn(code=False)
         engine.infer(check.tiles)

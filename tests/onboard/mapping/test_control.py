@@ -61,7 +61,7 @@ class Checking(EngineHealth):
     batches: int = 0
     verdicts: list[bool] = field(default_factory=list)
 
-    def note_tiles(self, count: int) -> None:
+    def note_tiles(self, count: int, shape: tuple[int, int]) -> None:  # noqa: ARG002 -- the base's
         self.batches += count
 
     def check_due(self) -> bool:

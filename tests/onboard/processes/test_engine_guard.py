@@ -110,7 +110,7 @@ def test_checks_are_due_by_tiles_by_time_and_by_age() -> None:
     guarded = Guarded(period_tiles=10, scrub_s=5.0, reopen_s=3600.0)
     guarded.guard.open()
     assert not guarded.guard.check_due()
-    guarded.guard.note_tiles(10)
+    guarded.guard.note_tiles(10, (32, 32))
     assert guarded.guard.check_due()
     guarded.guard.check()
     assert not guarded.guard.check_due()
@@ -152,8 +152,10 @@ def test_a_false_alarm_has_the_engine_opened_once_and_the_page_dropped() -> None
 class BySide(IdentityEngine):
     """As runtimes do, it packs weights when it first meets a shape of tiles, and each shape has a buffer of its own."""
 
+    sides: tuple[int, ...] = (256, 512)
+
     def __init__(self) -> None:
-        super().__init__(tile_size=512, tile_sides=(256, 512))
+        super().__init__(tile_size=512, tile_sides=self.sides)
         self.backend = "onnxruntime"
         # What an opening leaves in memory that it reserves is not zero.
         self.buffers = np.ones((1024, 1024, 4), np.uint64)
@@ -179,6 +181,42 @@ def test_tiles_of_another_shape_are_no_alarm() -> None:
         guarded.engines[0].infer(np.full((1, 3, height, width), 7, np.uint8))
         guarded.guard.check()
     assert guarded.events == []
+
+
+class OfManySides(BySide):
+    """At its opening it meets squares alone: pairs of five sides would take long."""
+
+    sides = (256, 320, 384, 448, 512)
+
+
+def flip(engine: IdentityEngine) -> None:
+    """One bit of what was packed for squares of 256."""
+    assert isinstance(engine, OfManySides)
+    engine.packed[256, 256].view(np.uint64)[100_000] ^= np.uint64(1 << 40)
+
+
+def test_a_shape_of_tiles_that_comes_later_is_met_before_its_first_tile() -> None:
+    guarded = Guarded(OfManySides)
+    guarded.guard.open()
+    engine = guarded.engines[0]
+    assert (256, 512) not in engine.packed
+    for height, width in ((256, 512), (512, 320), (256, 512)):
+        for _ in range(2):
+            guarded.guard.note_tiles(1, (height, width))
+            engine.infer(np.full((1, 3, height, width), 7, np.uint8))
+            guarded.guard.check()
+    assert guarded.events == []
+    flip(engine)
+    with pytest.raises(ConstantsChanged):
+        guarded.guard.scrub()
+
+
+def test_what_changed_before_a_shape_is_met_is_not_forgotten_with_it() -> None:
+    guarded = Guarded(OfManySides)
+    guarded.guard.open()
+    flip(guarded.engines[0])
+    with pytest.raises(ConstantsChanged):
+        guarded.guard.note_tiles(1, (256, 512))
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (512, 256), (512, 512)])
