@@ -55,9 +55,19 @@ def probe(settings: Settings, folder: Path) -> dict[str, Any]:
             "backend": engine.backend, "precision": engine.precision,
             "golden_agreement": None if golden is None else round(golden.agreement, 6),
             "opening_s": round(opened - begun, 3), "tile_s": round(min(seconds), 4),
-            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_bytes": most_memory(),
             "heads": _agreements(engine, prediction), "unknown_codes": _unknown_codes(engine.manifest, prediction),
         }  # fmt: skip
+
+
+def most_memory() -> int:
+    """The most bytes that this process has held in memory."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    # Without /proc: exec leaves in it what the process that started this one had held, an engine among it.
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def reason_of(settings: Settings, folder: Path, error: EngineError) -> str:
