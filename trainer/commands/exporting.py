@@ -180,6 +180,7 @@ def _export_heads(options: argparse.Namespace) -> None:
 
 
 def _export_head(options: argparse.Namespace) -> None:
+    from engines.manifest import Manifest
     from engines.open import manifest_path
     from trainer.export.package_heads import package_head
 
@@ -199,7 +200,15 @@ def _export_head(options: argparse.Namespace) -> None:
         out=options.out or model.parent, description=options.description or "", deploy=_deploy_of(options, None),
         calibration=tuple(map(_calibration_run, options.calibrate)),
     )  # fmt: skip
-    print_made({request.out / model.name: package_head(request, model, options.head)})
+    sides = Manifest.load(model / "manifest.json").input.sides
+    made = package_head(request, model, options.head)
+    print_made({request.out / model.name: made})
+    # All heads take the tiles that each of them takes: one that takes squares alone makes small scenes dear for all.
+    if lost := [str(side) for side in sides if side not in made.input.sides]:
+        print(
+            f"{options.head} takes tiles of {made.input.tile_size} alone, so the model takes none of {lost[0]} to "
+            f"{lost[-1]} any more: small scenes cost more. With a decoder `fpn` and --prior 0 a head takes them"
+        )
 
 
 def _package_request(options: argparse.Namespace, name: str) -> PackageRequest:

@@ -132,7 +132,7 @@ class Story:
             assert code == 0, said
             step.note = f"{TRAINING['max_steps']} steps on massachusetts-roads"
         with self._step("trainer export --head-of") as step:
-            export = ("export", "--run", run, "--head-of", MODEL, "--head", HEAD, "--version", NEW)
+            export = ("export", "--run", run, "--head-of", MODEL, "--head", HEAD, "--version", NEW, "--prior", "0")
             code, said = _quietly(trainer_cli.main, *export, "--out", self.folder / "new")
             assert code == 0, said
             new = self.folder / "new" / MODEL.name

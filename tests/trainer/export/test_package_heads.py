@@ -641,3 +641,17 @@ def test_a_head_for_a_model_of_one_size_is_exported_for_that_size(place: Path, t
     assert after.input.tile_sides is None
     sizes = onnx.load(tmp_path / "both" / "land.onnx").graph.output[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in sizes[1:]] == [1024, 1024]
+
+
+def test_a_head_that_takes_squares_alone_says_what_the_model_loses(
+    place: Path, of_sides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scenes below a tile cost more by it, and no candidate of before is shadowed on them."""
+    command = ["export", "--run", str(place / "second" / "run"), "--head-of", str(of_sides), "--head", "land"]
+    command += ["--out", str(tmp_path)]
+    assert main([*command, "--version", "2.0.0", "--cell", "4", "--prior", "0"]) == 0
+    assert "takes tiles of" not in capsys.readouterr().out
+    assert main([*command, "--version", "2.0.1", "--cell", "4", "--prior", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "land takes tiles of 1024 alone, so the model takes none of 512 to 960 any more" in said
+    assert Manifest.load(tmp_path / "both").input.sides == (1024,)
