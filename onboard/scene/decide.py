@@ -120,7 +120,7 @@ def _mask_band(
             problem = "holds measurements"
         else:
             masked = replace(rule, alpha_from=max(rule.alpha_from, faint_alpha(sample.alpha)))
-            if not _hides_all(masked, sample):
+            if not _hides_all(source, masked, sample):
                 return masked, sample, assumptions
             problem = "would leave no pixel of the scene"
         text = f"band {rule.alpha} is marked as alpha but {problem}: it is not taken for a mask"
@@ -131,11 +131,16 @@ def _mask_band(
     return rule, sample, assumptions
 
 
-def _hides_all(rule: ValidRule, sample: Sample) -> bool:
+def _hides_all(source: DatasetReader, rule: ValidRule, sample: Sample) -> bool:
     """Whether the alpha band leaves no pixel though there is a picture: writers add such bands and never fill them."""
     assert sample.alpha is not None  # noqa: S101 -- asked for a rule with an alpha band
     is_blank = bool((sample.pixels == sample.pixels[:, :1]).all())
-    return not is_blank and not bool((sample.alpha >= rule.alpha_from).any())
+    if is_blank or bool((sample.alpha >= rule.alpha_from).any()):
+        return False
+    # The whole band, up to its first pixel of data: one that shows a small part of the scene may hide all that was
+    # sampled, and what it hides must not be mapped.
+    blocks = (source.read(rule.alpha, window=window) for _, window in source.block_windows(rule.alpha))
+    return not any(bool((block >= rule.alpha_from).any()) for block in blocks)
 
 
 def _judged(rule: ValidRule, sample: Sample, options: SceneOptions) -> tuple[ValidRule, list[Assumption]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 
 from onboard.errors import OptionsRefused
+from onboard.scene import sample
 from onboard.scene.fills import is_graded, untagged_fill
 from onboard.scene.grid import Window
 from onboard.scene.reader import Scene, SceneOptions
@@ -173,6 +174,21 @@ def test_a_mask_of_floats_may_hold_not_a_number(tmp_path: Path) -> None:
     pixels[3, 20:30] = np.nan
     path = write(tmp_path / "s.tif", pixels, [RED, GREEN, BLUE, ALPHA])
     assert np.array_equal(no_data(path), np.arange(80)[:, None].repeat(80, 1) < 30)
+
+
+def test_an_alpha_band_that_shows_a_part_that_was_not_sampled_is_a_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures keep their colours under a mask, and all that it hides would be mapped."""
+    for name in ("WHOLE_PIXELS", "BLOCK_PIXELS", "_MIN_BLOCKS"):
+        monkeypatch.setattr(sample, name, 1)
+    pixels = np.zeros((4, 256, 256), np.uint8)
+    pixels[:3] = np.random.default_rng(0).integers(30, 220, (3, 256, 256))
+    pixels[3, :9, :9] = 255
+    path = write(tmp_path / "s.tif", pixels, [RED, GREEN, BLUE, ALPHA], tiled=True, blockxsize=64, blockysize=64)
+    assert np.array_equal(no_data(path), pixels[3] == 0)
+    with Scene.open(path) as scene:
+        assert scene.assumptions == ()
 
 
 @pytest.mark.parametrize(("largest", "edge"), [(1.0, 0.9), (0.5, 0.5), (255.0, 200.0)])
