@@ -188,16 +188,17 @@ class PageScrub:
         # What is zero all over is no weight, but memory that may be written to yet.
         self._shrink()
 
-    def learn(self, settle: int = 0, *, code: bool = True) -> None:
+    def learn(self, settle: int | None = 0, *, code: bool = True) -> None:
         """Stops watching what changed since the last scan; so do the next ``settle`` scans, on the heap HEAP_LOOKS.
 
         Those keep watching pages of the engine's own that changed by one bit.
 
         Args:
-            settle: number of scans.
+            settle: number of scans; None: as many as are left.
             code: also look at the code of libraries, which is most of all pages and is not written to.
         """
-        self._settling, self._heap_settling = settle, HEAP_LOOKS if settle else 0
+        if settle is not None:
+            self._settling, self._heap_settling = settle, HEAP_LOOKS if settle else 0
         for run in self._runs:
             if run.group == FILE and not code:
                 continue

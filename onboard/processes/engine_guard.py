@@ -191,7 +191,7 @@ class EngineGuard(EngineHealth):
             EngineError: its answer differs as well, or it failed.
         """
         engine = self.engine
-        # The watch asks for answers: in small blocks a change counts only if it stays while all shapes are inferred.
+        # The watch asks for answers: in small blocks a change counts only if it stays while known shapes are inferred.
         change = None if self._watch is None else self._watch.changed(*self._smaller_ones(), self._check_answer)
         if change is not None:
             # A right answer says that the change may be no fault: the alarm is noted, the engine goes all the same.
@@ -205,6 +205,7 @@ class EngineGuard(EngineHealth):
         if self._scrub is not None:
             self._scrub.close()
         self._watch = None
+        self._shapes = []
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -226,11 +227,12 @@ class EngineGuard(EngineHealth):
             return
         # First: what changed until now is not of the new shape's making.
         self.scrub()
-        for tiles in of_shapes(np.concatenate([np.zeros_like(check.tiles), self._golden(self.engine)]), [shape]):
-            for tile in tiles:
-                self._infer(tile[np.newaxis])
+        height, width = shape
+        for tiles in (np.zeros_like(check.tiles), self._golden(self.engine)):
+            self._infer(tiles[:, :, :height, :width])
         self._check_answer()
-        self._scrub.learn(_SETTLING_LOOKS, code=False)
+        # The scans to come are as strict as they were: scenes of ever new shapes would have small blocks never watched.
+        self._scrub.learn(None, code=False)
         # The last of the squares stays the last: `_smaller_ones` leaves it to the check.
         self._shapes.insert(0, shape)
 

@@ -10,7 +10,7 @@ import pytest
 from engines.engine import Prediction
 from engines.errors import AnswerChanged, ConstantsChanged
 from engines.integrity.constants_watch import constants_watch
-from engines.integrity.page_scrub import HEAP, OWN, PageChange, PageScrub
+from engines.integrity.page_scrub import HEAP, HEAP_LOOKS, OWN, PageChange, PageScrub
 from engines.testing import IdentityEngine
 from onboard.processes.engine_guard import CheckSchedule, EngineGuard
 from onboard.settings import Settings
@@ -209,6 +209,18 @@ def test_a_shape_of_tiles_that_comes_later_is_met_before_its_first_tile() -> Non
     flip(engine)
     with pytest.raises(ConstantsChanged):
         guarded.guard.scrub()
+
+
+def test_small_blocks_are_watched_after_a_new_shape_as_they_were_before() -> None:
+    guarded = Guarded(OfManySides)
+    guarded.guard.open()
+    scrub = guarded.guard._scrub
+    assert scrub is not None
+    for _ in range(HEAP_LOOKS):
+        guarded.guard.scrub()
+    assert scrub._heap_settling == 0
+    guarded.guard.note_tiles(1, (256, 512))
+    assert scrub._heap_settling == 0
 
 
 def test_what_changed_before_a_shape_is_met_is_not_forgotten_with_it() -> None:
