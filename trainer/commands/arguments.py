@@ -130,6 +130,16 @@ def print_made(models: Mapping[Path, Manifest]) -> None:
         print(f"{folder}: {megabytes:.1f} MB, sha256 {manifest.model.sha256}{heads}")
 
 
+def print_lost_sides(before: Sequence[int], made: Manifest) -> None:
+    """Prints a line where a model takes tiles of fewer sides than a head of it did before."""
+    # A model takes the tiles that each of its heads takes: one of squares alone makes small scenes dear for all.
+    if lost := sorted(set(before) - set(made.input.sides)):
+        print(
+            f"{made.name} takes no tiles of {', '.join(map(str, lost))} pixels, as not each of its heads does: small "
+            "scenes cost more. A head with a decoder `fpn`, exported with --prior 0, takes them"
+        )
+
+
 def bias_of(given: Sequence[str], head: str | None) -> dict[str, float]:
     """Logits by class of one head, of [HEAD:]CLASS=LOGITS; of a model of one graph with None.
 

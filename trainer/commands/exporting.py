@@ -14,6 +14,7 @@ from trainer.commands.arguments import (
     folder_and_names,
     is_number,
     positive_number,
+    print_lost_sides,
     print_made,
     text_of,
     whole_number_from,
@@ -203,12 +204,7 @@ def _export_head(options: argparse.Namespace) -> None:
     sides = Manifest.load(model / "manifest.json").input.sides
     made = package_head(request, model, options.head)
     print_made({request.out / model.name: made})
-    # All heads take the tiles that each of them takes: one that takes squares alone makes small scenes dear for all.
-    if lost := [str(side) for side in sides if side not in made.input.sides]:
-        print(
-            f"{options.head} takes tiles of {made.input.tile_size} alone, so the model takes none of {lost[0]} to "
-            f"{lost[-1]} any more: small scenes cost more. With a decoder `fpn` and --prior 0 a head takes them"
-        )
+    print_lost_sides(sides, made)
 
 
 def _package_request(options: argparse.Namespace, name: str) -> PackageRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.commands.arguments import positive_number, print_made, text_of, whole_number_from
+from trainer.commands.arguments import positive_number, print_lost_sides, print_made, text_of, whole_number_from
 from trainer.errors import SettingsRefused
 
 
@@ -78,7 +78,9 @@ def _join(options: argparse.Namespace) -> None:
     join_heads(
         folders, options.out, name=options.name, version=options.version, description=options.description, notes=notes
     )
-    print_made({options.out: Manifest.load(options.out)})
+    made = Manifest.load(options.out)
+    print_made({options.out: made})
+    print_lost_sides([side for folder in folders.values() for side in Manifest.load(folder).input.sides], made)
 
 
 def _extract(options: argparse.Namespace) -> None:

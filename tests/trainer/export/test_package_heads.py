@@ -650,8 +650,20 @@ def test_a_head_that_takes_squares_alone_says_what_the_model_loses(
     command = ["export", "--run", str(place / "second" / "run"), "--head-of", str(of_sides), "--head", "land"]
     command += ["--out", str(tmp_path)]
     assert main([*command, "--version", "2.0.0", "--cell", "4", "--prior", "0"]) == 0
-    assert "takes tiles of" not in capsys.readouterr().out
+    assert "takes no tiles of" not in capsys.readouterr().out
     assert main([*command, "--version", "2.0.1", "--cell", "4", "--prior", "4"]) == 0
     said = capsys.readouterr().out
-    assert "land takes tiles of 1024 alone, so the model takes none of 512 to 960 any more" in said
+    assert "both takes no tiles of 512, 576, 640, 704, 768, 832, 896, 960 pixels, as not each of its heads does" in said
     assert Manifest.load(tmp_path / "both").input.sides == (1024,)
+
+
+def test_joined_models_say_which_sides_of_tiles_are_lost(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for head, prior in (("cover", 0.0), ("coarse", 4.0)):
+        package(of_usual_size(place / "run", tmp_path, name=head, head=head, deploy=DeploySettings(prior=prior)))
+    heads = [f"--head={head}={tmp_path / head}" for head in ("cover", "coarse")]
+    assert main(["join", str(tmp_path / "joined"), "--name", "joined", *heads]) == 0
+    assert "joined takes no tiles of 512, 576, " in capsys.readouterr().out
+    assert main(["join", str(tmp_path / "alone"), "--name", "alone", heads[0]]) == 0
+    assert "takes no tiles of" not in capsys.readouterr().out
