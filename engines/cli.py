@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from engines.command_line import OneLineParser, add_examples, add_version, count
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
+    from engines.compare import Comparison
+    from engines.engine import Engine
     from engines.manifest import Manifest
     from engines.manifest_fields import ClassInfo
 
@@ -155,7 +158,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from functools import partial
     from itertools import chain
-    from math import isnan
 
     from engines.compare import carried_tiles, compare, scene_tiles
     from engines.errors import SettingRefused
@@ -186,20 +188,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         pairs = zip(scenes, labels or [None] * len(scenes), strict=True)
         tiles = chain.from_iterable(scene_tiles(scene, known, engine) for scene, known in pairs)
         comparison = compare(reference, engine, tiles if scenes else carried_tiles(engine))
-    names = [item.title for item in engine.manifest.classes]
-    facts = {
-        "engine": f"{engine.manifest.name} {engine.manifest.version}, {engine.backend} {engine.precision}",
-        "reference": f"{reference.manifest.name} {reference.manifest.version}, {reference.backend}",
-        "tiles": comparison.tiles,
-        "agreement": comparison.pixel_agreement,
-        "worst_tile": {"agreement": comparison.worst_tile[0], "name": comparison.worst_tile[1]},
-        # JSON has no NaN, which stands for a class in neither map.
-        "iou_between": {
-            name: None if isnan(iou) else iou for name, iou in zip(names, comparison.iou_between, strict=True)
-        },
-        "collapsed": comparison.collapsed,
-        "miou": None if comparison.miou is None else {"reference": comparison.miou[0], "engine": comparison.miou[1]},
-    }
+    facts = _comparison_facts(engine, reference, comparison)
     passed = not comparison.collapsed
     if comparison.miou is not None:
         data = arguments.data or ", ".join(path.stem for path in scenes)
@@ -218,6 +207,24 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         _print_comparison(facts)
     return 0 if passed else 1
+
+
+def _comparison_facts(engine: Engine, reference: Engine, comparison: Comparison) -> dict[str, Any]:
+    names = [item.title for item in engine.manifest.classes]
+    agreement, name = comparison.worst_tile
+    return {
+        "engine": f"{engine.manifest.name} {engine.manifest.version}, {engine.backend} {engine.precision}",
+        "reference": f"{reference.manifest.name} {reference.manifest.version}, {reference.backend}",
+        "tiles": comparison.tiles,
+        "agreement": comparison.pixel_agreement,
+        "worst_tile": {"agreement": agreement, "name": name},
+        # JSON has no NaN, which stands for a class in neither map.
+        "iou_between": {
+            name: None if math.isnan(iou) else iou for name, iou in zip(names, comparison.iou_between, strict=True)
+        },
+        "collapsed": comparison.collapsed,
+        "miou": None if comparison.miou is None else {"reference": comparison.miou[0], "engine": comparison.miou[1]},
+    }
 
 
 def _print_comparison(facts: dict[str, Any]) -> None:

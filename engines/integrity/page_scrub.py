@@ -31,6 +31,7 @@ from engines.integrity.memory_map import (
     threads_heaps,
     without,
 )
+from engines.integrity.small_blocks import is_begun_count, is_mallocs_flag
 
 Words = NDArray[np.uint64]
 OWN, HEAP, FILE = 0, 1, 2
@@ -41,8 +42,6 @@ _WORDS = PAGE // 8
 _LINE_WORDS = 8
 HEAP_LOOKS = 12
 """Number of first scans in which changes of the heap are learned: flags that toggle one bit are no faults."""
-_LEAST_BLOCK = 32
-"""Bytes of malloc's smallest block. Source: malloc/malloc.c of glibc, MINSIZE on 64 bits."""
 _ALIKE = 0.1
 """Share of the lines of a page, at least, by which it is recognised: much of it may have changed."""
 _CONTENTS = 1024
@@ -229,9 +228,8 @@ class PageScrub:
                 doubtful = self._heap_settling > 0 if run.group == HEAP else not flip and self._settling > 0
                 # The end of a small block that was written to as a whole may differ by one bit.
                 doubtful |= run.group == HEAP and not many.isdisjoint((index - 1, index + 1))
-                lowest = flip and run.xor[index] ^ now.xor[index] == 1
-                if lowest and run.group == HEAP and self._is_mallocs_flag(address):
-                    # The block before it was freed or taken, no more: the line stays watched as it is now.
+                if flip and run.group == HEAP and self._is_bookkeeping(address, run, now, index):
+                    # The line stays watched as it is now.
                     run.xor[index], run.sum[index] = now.xor[index], now.sum[index]
                     continue
                 # A page that was given back to the kernel has checksums of 0: it is gone, not changed.
@@ -258,20 +256,15 @@ class PageScrub:
         self.drop(sorted(unsteady))
         return [page for page in pages if page[0] not in unsteady]
 
-    def _is_mallocs_flag(self, address: int) -> bool:
-        """Whether bit 0 of a word of this line is malloc's: in a block's size it says that the block before is taken.
-
-        The word before the size is the size of the block before, which has it at its own beginning too.
-        """
-        line = self._line(address)
-        for at in range(0, len(line), 16):
-            before, size = (int.from_bytes(line[at + step : at + step + 8], "little") for step in (0, 8))
-            if before % 16 or size & 8 or min(before, size) < _LEAST_BLOCK or address + at < before:
-                continue
-            word = int.from_bytes(self._line(address + at - before + 8)[:8], "little")
-            if before == word & ~7:
-                return True
-        return False
+    def _is_bookkeeping(self, address: int, run: _Run, now: _Run, index: int) -> bool:
+        """Whether the bit of a line that differs from now is malloc's, or begins a flag or a count."""
+        line, difference = self._line(address), int(run.xor[index] ^ now.xor[index])
+        is_set = (int(now.sum[index]) - int(run.sum[index])) % (1 << 64) == difference
+        if is_set and is_begun_count(line, difference.bit_length() - 1):
+            return True
+        return difference == 1 and is_mallocs_flag(
+            line, address, lambda place: int.from_bytes(self._line(place)[:8], "little")
+        )
 
     def _line(self, address: int) -> bytes:
         line = memoryview(bytearray(8 * _LINE_WORDS))

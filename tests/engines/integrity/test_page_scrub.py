@@ -243,7 +243,8 @@ def test_a_line_of_the_heap_that_one_of_several_inferences_changes_is_dropped(we
     scrub, constants, _ = opened(weights)
     as_small_pieces(scrub)
     flip(constants, 9000, 4)
-    assert scrub.changed(nothing, lambda: flip(constants, 9000, 4), lambda: flip(constants, 9000, 4)) is None
+    to_and_fro = lambda: flip(constants, 9000, 4)  # noqa: E731
+    assert scrub.changed(nothing, to_and_fro, to_and_fro, nothing) is None
     flip(constants, 90_000, 4)
     assert scrub.changed(nothing, nothing, nothing) is not None
 
@@ -264,6 +265,52 @@ def test_a_block_that_malloc_notes_as_free_is_no_alarm_and_its_line_stays_watche
     words[at + 12] ^= np.uint64(1 << 20)
     words[at + 81] ^= np.uint64(1)
     assert scrub.changed(nothing) is not None, "there no block lies before it"
+
+
+@pytest.mark.parametrize("bit", [0, 16, 32, 48])
+def test_a_flag_or_count_that_begins_in_a_small_block_is_no_alarm(weights: NDArray[np.float32], bit: int) -> None:
+    """Each opening of `landcover` 1.5.0 had such an alarm within twenty scenes of changing shapes."""
+    scrub, constants, _ = opened(weights)
+    words = constants.view(np.uint64)
+    at = 8 * 1000 + (-(constants.ctypes.data // 8)) % 8  # the beginning of a line
+    words[at : at + 8] = 0x7000_8000_9000_A000
+    words[at + 4] = 0
+    as_small_pieces(scrub)
+    words[at + 4] = 1 << bit
+    assert scrub.changed(nothing) is None
+    words[at + 5] ^= np.uint64(1 << 20)
+    assert scrub.changed(nothing) is not None, "the line stays watched"
+    words[at + 5] ^= np.uint64(1 << 20)
+    words[at + 4] = 0
+    assert scrub.changed(nothing) is not None, "one that ends is an alarm"
+    words[at + 4] = 1 << bit
+    words[at + 3] ^= np.uint64(2)
+    assert scrub.changed(nothing) is not None, "another bit than the lowest"
+
+
+def test_a_flag_of_a_byte_at_the_end_of_a_small_block_is_no_alarm(weights: NDArray[np.float32]) -> None:
+    """Behind it is the next block's size, beside it what was there before."""
+    scrub, constants, _ = opened(weights)
+    words = constants.view(np.uint64)
+    at = 8 * 1000 + (-(constants.ctypes.data // 8)) % 8
+    words[at : at + 32] = 0x55EA_C361_00A5
+    words[at + 5] = 0x21
+    as_small_pieces(scrub)
+    words[at + 4] |= np.uint64(1 << 8)
+    assert scrub.changed(nothing) is None
+    words[at + 20] |= np.uint64(1 << 8)
+    assert scrub.changed(nothing) is not None, "no block ends there"
+
+
+@pytest.mark.parametrize("bit", [0, 8, 16, 32, 48])
+def test_the_lowest_bit_of_another_number_is_an_alarm(weights: NDArray[np.float32], bit: int) -> None:
+    scrub, constants, _ = opened(weights)
+    words = constants.view(np.uint64)
+    at = 8 * 1000 + (-(constants.ctypes.data // 8)) % 8
+    words[at : at + 8] = 0x7000_8000_9000_A000
+    as_small_pieces(scrub)
+    words[at + 4] |= np.uint64(1 << bit)
+    assert scrub.changed(nothing) is not None
 
 
 def test_one_bit_at_the_end_of_a_small_block_that_was_written_to_is_no_alarm(weights: NDArray[np.float32]) -> None:
