@@ -86,7 +86,7 @@ def test_a_link_left_there_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_is_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(descriptor: int, operation: int) -> None:
+    def no_locks(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr("engines.files.fcntl.flock", no_locks)
