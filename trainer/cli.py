@@ -74,6 +74,7 @@ EXAMPLES = {
     "keep": "trainer keep runs/landcover --out trainer/weights/mine",
     "familiarity": "trainer familiarity models/mine --like dubai-lite",
     "soften": "trainer soften --config trainer/configs/landcover.yaml --teacher runs/teacher --gsd 0.7",
+    "dinov2": "trainer dinov2 dinov2.onnx --out runs/dinov2-small",
     "places": "trainer places runs/landcover",
     "biases": "trainer biases runs/landcover --head deepglobe --every 2",
     "source-teacher": "trainer source-teacher --config trainer/configs/study-teacher.yaml --run runs/sam --out teacher",

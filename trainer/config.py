@@ -214,8 +214,8 @@ class FinetuneSettings(RunSettings):
     decoder; ``start_from`` that of an earlier finetuning of the same network, whose decoders may have fewer residual
     blocks, and whose heads named in ``fresh_heads`` are not taken; ``teacher`` stands in the student's place, whose
     settings then are its shape; at most one of the three. ``frozen_encoder`` learns the decoder alone: not a bit of the
-    encoder changes. ``stem_weights`` are published ones for a stem that has them: "imagenet", or a file; what they
-    started learns at ``stem_learning_rate`` times the run's rate.
+    encoder changes. ``stem_weights`` are published ones: "imagenet" or a file for a stem of EfficientNet-Lite, a folder
+    of DINOv2 for a plain ViT; what they started learns at ``stem_learning_rate`` times the run's rate.
 
     ``heads`` with ``data.sets``: several sets teach several heads over one encoder; the first head is the model's own,
     the others are those of ``model.heads``. The loss is taken at every ``label_stride``-th pixel. ``frozen_depthwise``
@@ -270,8 +270,8 @@ class FinetuneSettings(RunSettings):
     def _consistent(self) -> Self:
         student = self.model.student
         stem = getattr(student, "stem", "plain")
-        if self.stem_weights is not None and stem in ("conv", "linear", "plain"):
-            raise ValueError(f"stem_weights: there are none for stem {stem}; take lite0 to lite2")
+        if self.stem_weights is not None and stem in ("conv", "plain"):
+            raise ValueError(f"stem_weights: there are none for stem {stem}; take lite0 to lite2, or linear")
         if sum(given is not None for given in (self.start_from, self.encoder, self.teacher)) > 1:
             raise ValueError("give one of start_from, encoder and teacher")
         # Refused here: the first crop of a late stage would fail in the middle of a run.

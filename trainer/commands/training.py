@@ -1,4 +1,4 @@
-"""Commands that train: distill, finetune, soften, source-teacher, ablate."""
+"""Commands that train: distill, finetune, soften, dinov2, source-teacher, ablate."""
 
 from __future__ import annotations
 
@@ -38,15 +38,27 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     finetune.add_argument("--names", nargs="+", help="fit on these images of it, instead of the configuration's")
     finetune.set_defaults(run=_finetune)
 
-    soften = commands.add_parser("soften", help="write a teacher's soft labels for all sets of a configuration")
+    soften = commands.add_parser("soften", help="write teachers' soft labels for all sets of a configuration")
     soften.add_argument("--config", type=Path, required=True, help="whose `data.sets` say where soft labels go")
-    soften.add_argument("--teacher", type=Path, required=True, help="run folder of a finished finetuning")
+    soften.add_argument(
+        "--teacher", type=Path, required=True, action="append", metavar="RUN",
+        help="run folder of a finished finetuning; may be repeated: the mean over all that have a head of the first",
+    )  # fmt: skip
     soften.add_argument(
         "--gsd", type=positive_number, nargs="+", default=[0.8], help="metres a pixel at which images are seen"
     )
     soften.add_argument("--quiet", action="store_true")
     soften.set_defaults(run=_soften)
 
+    dinov2 = commands.add_parser(
+        "dinov2",
+        help="write DINOv2's weights out of an ONNX file",
+        description="For `stem_weights` and for teachers of `distill`, where no hub of models can be reached: the "
+        "folder that transformers would fetch, out of an ONNX file that holds the backbone.",
+    )
+    dinov2.add_argument("onnx", metavar="FILE", type=Path, help="exported by PyTorch; may have a head of its own")
+    dinov2.add_argument("--out", type=Path, required=True, help="a new folder")
+    dinov2.set_defaults(run=_dinov2)
     teach = commands.add_parser("source-teacher", help="train a teacher of SAM's shape, for the study")
     add_run_arguments(teach)
     teach.add_argument("--out", type=Path, required=True, help="folder of the encoder, as transformers saves it")
@@ -109,8 +121,20 @@ def _soften(options: argparse.Namespace) -> None:
     from trainer.finetune.soften import SoftenRequest, soften
 
     settings = read_settings(options.config, FinetuneSettings)
-    done = soften(SoftenRequest(options.teacher, settings.data.sets, tuple(options.gsd)), quiet=options.quiet)
+    first, *others = options.teacher
+    request = SoftenRequest(first, settings.data.sets, tuple(options.gsd), others=tuple(others))
+    done = soften(request, quiet=options.quiet)
     print(f"soft labels of {counted(done, 'image')} written")
+
+
+def _dinov2(options: argparse.Namespace) -> None:
+    from trainer.models.dinov2_onnx import folder_from_onnx
+
+    config = folder_from_onnx(options.onnx, options.out)
+    print(
+        f"{options.out}: {config.num_hidden_layers} blocks, width {config.hidden_size}, {config.num_attention_heads} "
+        f"heads, patches of {config.patch_size} pixels, positions for {config.image_size} pixels"
+    )
 
 
 def _source_teacher(options: argparse.Namespace) -> None:

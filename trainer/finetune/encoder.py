@@ -11,6 +11,8 @@ from trainer.config import FinetuneSettings
 from trainer.errors import CheckpointRefused, SettingsRefused
 from trainer.models.lite_stem import LiteStem, LiteTrunk
 from trainer.models.segmenter import Segmenter
+from trainer.models.stem import LinearStem
+from trainer.models.student import Student
 from trainer.training.checkpoint import ANOTHER_RUN, check_part, load_part, read_average, read_facts
 from trainer.training.history import is_finetuning
 
@@ -19,7 +21,7 @@ PREFIX = "student."
 
 
 def take_published(student: nn.Module, settings: FinetuneSettings) -> None:
-    """Loads ``stem_weights`` and sets their share of the learning rate, where the encoder has a stem of that kind.
+    """Loads ``stem_weights`` and sets their share of the learning rate, where the encoder is of a kind that has any.
 
     To be called before the optimiser is made, which groups weights by that share.
 
@@ -33,6 +35,12 @@ def take_published(student: nn.Module, settings: FinetuneSettings) -> None:
         stem.trunk.learning_rate_share = settings.stem_learning_rate
         if settings.stem_weights is not None:
             stem.load(settings.stem_weights)
+    elif settings.stem_weights is not None and isinstance(stem, LinearStem) and isinstance(student, Student):
+        # transformers takes seconds to import.
+        from trainer.models.dinov2_weights import load_dinov2
+
+        student.learning_rate_share = settings.stem_learning_rate
+        load_dinov2(student, Path(settings.stem_weights))
     elif settings.stem_weights is not None:
         raise SettingsRefused("stem_weights", "this encoder has no EfficientNet-Lite stem that they could go into")
 

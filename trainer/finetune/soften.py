@@ -1,16 +1,17 @@
-"""Writes soft labels of a trained network for whole sets, labelled or not, to train a smaller network on.
+"""Writes soft labels of one or several trained networks for whole sets, labelled or not, to train a smaller one on.
 
-Each image is predicted at one or more ground sampling distances and mirrored; the probabilities are averaged. Images
-whose file exists are skipped, so an interrupted run resumes.
+Each image is predicted at one or more ground sampling distances and mirrored; the probabilities are averaged, over the
+networks too. Images whose file exists are skipped, so an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from engines.files import replace_file
 from trainer.config import FinetuneSettings, SetSettings
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.soft_labels import SoftFacts, claim_folder, file_name
+from trainer.errors import SettingsRefused
 from trainer.export.onnx import segmenter_of
 from trainer.models.segmenter import Segmenter
+from trainer.models.student import StudentSettings
 from trainer.training.checkpoint import read_average
 from trainer.training.precision import fast_inference
 
@@ -34,6 +37,8 @@ CELL_M = 2.0
 """Approximate side of a cell of soft labels in metres: the logits are no finer at the resolutions used."""
 _WINDOW, _HALO = 1024, 128
 """Pixels: larger images are predicted in windows that overlap by twice the halo."""
+_STRIDE = 4
+"""Of the grid that the probabilities of windows are joined on, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,18 @@ class SoftenRequest:
     """The sets to make soft labels for.
 
     Attributes:
-        run: folder of a finished finetuning, the teacher.
+        run: folder of a finished finetuning, the teacher, whose heads the soft labels have.
         sets: as in a configuration; ``soft`` is the folder of each set's soft labels.
         gsd_m: ground sampling distances at which each image is predicted, in metres; every second one is mirrored.
         largest_enlargement: limit of an image's enlargement.
+        others: runs of further teachers; each head is the mean over all teachers that have it.
     """
 
     run: Path
     sets: tuple[SetSettings, ...]
     gsd_m: tuple[float, ...] = (0.8,)
     largest_enlargement: float = 1.25
+    others: tuple[Path, ...] = ()
 
 
 def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
@@ -61,18 +68,19 @@ def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
         SettingsRefused, DataMissing: as the sets raise them.
         DataRefused: likewise; a folder holds soft labels of another teacher, or made with other heads, stride or views.
     """
-    settings, segmenter = segmenter_of(request.run)
-    network = Teacher(segmenter.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    heads = dict(zip(settings.heads, _classes(settings), strict=True))
-    teacher = f"{settings.name} {_digest(request.run)[:16]}"
+    teachers = [Teacher.of(run) for run in (request.run, *request.others)]
+    heads = teachers[0].heads
+    for run, teacher in zip(request.others, teachers[1:], strict=True):
+        _check_heads(run, teacher.heads, heads)
+    name = " and ".join(teacher.name for teacher in teachers)
     # All folders before the first image: predicting takes hours.
-    work = [_Work.of(item, request, heads, teacher) for item in request.sets if item.soft is not None]
+    work = [_Work.of(item, request, heads, name) for item in request.sets if item.soft is not None]
     done = 0
     for item in work:
-        for name in tqdm(item.missing(), desc=item.labelled.name, unit="image", disable=quiet or None):
-            pixels = item.labelled.read(name).pixels
-            cells = soft_labels(network, pixels, item.zooms, settings.model.student.grain, item.stride)
-            _write(item.folder / file_name(name), cells)
+        for image in tqdm(item.missing(), desc=item.labelled.name, unit="image", disable=quiet or None):
+            pixels = item.labelled.read(image).pixels
+            cells = [soft_labels(teacher, pixels, item.zooms, item.stride) for teacher in teachers]
+            _write(item.folder / file_name(image), _mean(cells, [teacher.heads for teacher in teachers]))
             done += 1
     return done
 
@@ -108,11 +116,37 @@ class Teacher:
     """A network in eval mode, run by OpenVINO where that is installed: several times as fast as PyTorch on a CPU.
 
     One graph is compiled for each image size and kept.
+
+    Attributes:
+        heads: its classes by head, in order.
+        name: of its run, and the digest of its weights.
+        grain: what the sides of its images must be multiples of, in pixels.
+        window, halo: larger images are seen in windows of this side, of which the halo is cut off.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+    def __init__(self, segmenter: Segmenter, heads: Mapping[str, int], name: str) -> None:
+        self.segmenter = segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.heads, self.name = dict(heads), name
+        student = segmenter.settings.student
+        # Whole cells of the grid that windows are joined on: a patch of 14 pixels is not.
+        self.grain = math.lcm(student.grain, _STRIDE)
+        self.window, self.halo = _WINDOW, _HALO
+        if isinstance(student, StudentSettings) and student.window is None:
+            # No larger than its table of positions: beyond that it would be stretched, and attention is quadratic.
+            self.window = min(_WINDOW, student.positions * student.patch // self.grain * self.grain)
+            self.halo = min(_HALO, self.window // 8)
         self._compiled: dict[tuple[int, ...], Callable[[Tensor], list[Tensor]]] = {}
+
+    @classmethod
+    def of(cls, run: Path) -> Teacher:
+        """The averaged network of a run.
+
+        Raises:
+            CheckpointRefused: the run has no averaged weights.
+        """
+        settings, segmenter = segmenter_of(run)
+        heads = dict(zip(settings.heads, _classes(settings), strict=True))
+        return cls(segmenter, heads, f"{settings.name} {_digest(run)[:16]}")
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Logits of every head of float images (B, 3, H, W) of 0..255."""
@@ -157,16 +191,13 @@ class _AllLogits(nn.Module):
 
 
 @torch.no_grad()
-def soft_labels(
-    network: Teacher, pixels: NDArray[np.uint8], zooms: Sequence[float], grain: int, stride: int
-) -> NDArray[np.uint8]:
+def soft_labels(network: Teacher, pixels: NDArray[np.uint8], zooms: Sequence[float], stride: int) -> NDArray[np.uint8]:
     """Probabilities x 255 of the classes of all heads, uint8 (K, ceil(H / stride), ceil(W / stride)).
 
     Args:
         network: the teacher.
         pixels: uint8 (3, H, W).
         zooms: by how much the image is enlarged for each view; every second view is mirrored.
-        grain: what the network's sides must be multiples of.
         stride: pixels a side of a cell.
     """
     _, height, width = pixels.shape
@@ -176,48 +207,76 @@ def soft_labels(
     for place, zoom in enumerate(zooms):
         view = image
         # A small image is at least one grain, the least that the network takes.
-        wanted = (max(grain, round(height * zoom)), max(grain, round(width * zoom)))
+        wanted = (max(network.grain, round(height * zoom)), max(network.grain, round(width * zoom)))
         if wanted != (height, width):
             view = F.interpolate(image, size=wanted, mode="bilinear", align_corners=False, antialias=True)
         mirrored = place % 2 == 1
-        seen = _probabilities(network, view.flip(-1) if mirrored else view, grain)
+        seen = _probabilities(network, view.flip(-1) if mirrored else view)
         seen = F.interpolate(seen.flip(-1) if mirrored else seen, size=size, mode="bilinear", align_corners=False)
         total = seen if total.numel() == 0 else total + seen
     return (255.0 * total[0] / len(zooms)).round().byte().numpy()
 
 
-def _probabilities(network: Teacher, image: Tensor, grain: int) -> Tensor:
+def _probabilities(network: Teacher, image: Tensor) -> Tensor:
     """Float32 (1, K, H/4, W/4) of uint8 (1, 3, H, W), by windows where it is large."""
     _, _, height, width = image.shape
     out = torch.zeros(0)
-    for (top, bottom), (left, right), seen in _windows(height, width, grain):
+    for (top, bottom), (left, right), seen in _windows(height, width, network):
         part = image[:, :, seen[0] : seen[1], seen[2] : seen[3]]
         rows, columns = part.shape[2:]
-        side = -(-max(rows, columns) // grain) * grain  # square: few sizes, few graphs
+        side = -(-max(rows, columns) // network.grain) * network.grain  # square: few sizes, few graphs
         # Replicated, since zeros would be a black border of another class.
         part = F.pad(part.float(), (0, side - columns, 0, side - rows), mode="replicate")
         logits = network(part)
-        shape = (part.shape[2] // 4, part.shape[3] // 4)
+        shape = (part.shape[2] // _STRIDE, part.shape[3] // _STRIDE)
         fine = [F.interpolate(item, size=shape, mode="bilinear", align_corners=False) for item in logits]
         probability = torch.cat([item.softmax(dim=1) for item in fine], dim=1)
         if out.numel() == 0:
-            out = torch.zeros((1, probability.shape[1], -(-height // 4), -(-width // 4)))
+            out = torch.zeros((1, probability.shape[1], -(-height // _STRIDE), -(-width // _STRIDE)))
         # The halo is cut off: there the network saw half of its context.
         # Windows start at multiples of 4, the logits' stride.
-        inner = probability[:, :, (top - seen[0]) // 4 :, (left - seen[2]) // 4 :]
-        rows, columns = -(-(bottom - top) // 4), -(-(right - left) // 4)
-        out[:, :, top // 4 : top // 4 + rows, left // 4 : left // 4 + columns] = inner[:, :, :rows, :columns]
+        first, second = top // _STRIDE, left // _STRIDE
+        inner = probability[:, :, first - seen[0] // _STRIDE :, second - seen[2] // _STRIDE :]
+        rows, columns = -(-(bottom - top) // _STRIDE), -(-(right - left) // _STRIDE)
+        out[:, :, first : first + rows, second : second + columns] = inner[:, :, :rows, :columns]
     return out
 
 
-def _windows(height: int, width: int, grain: int) -> Iterator[tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]]:
+def _windows(
+    height: int, width: int, network: Teacher
+) -> Iterator[tuple[tuple[int, int], tuple[int, int], tuple[int, ...]]]:
     """Parts (top, bottom), (left, right) that tile the image, and the window (t, b, l, r) to see each in."""
-    step = max(grain, _WINDOW - 2 * _HALO)
+    halo = network.halo // _STRIDE * _STRIDE
+    step = max(_STRIDE, (network.window - 2 * halo) // _STRIDE * _STRIDE)
     for top in range(0, height, step):
         for left in range(0, width, step):
             bottom, right = min(height, top + step), min(width, left + step)
-            seen = (max(0, top - _HALO), min(height, bottom + _HALO), max(0, left - _HALO), min(width, right + _HALO))
+            seen = (max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo))
             yield (top, bottom), (left, right), seen
+
+
+def _check_heads(run: Path, heads: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+    """Raises SettingsRefused unless a further teacher has a head of the first one, with as many classes."""
+    both = heads.keys() & wanted.keys()
+    if not both:
+        raise SettingsRefused(f"--teacher {run}", f"it has none of the first teacher's heads ({', '.join(wanted)})")
+    for name in sorted(both):
+        if heads[name] != wanted[name]:
+            raise SettingsRefused(
+                f"--teacher {run}", f"its head {name} has {heads[name]} classes, the first teacher's {wanted[name]}"
+            )
+
+
+def _mean(cells: Sequence[NDArray[np.uint8]], heads: Sequence[Mapping[str, int]]) -> NDArray[np.uint8]:
+    """Each head of the first teacher as the mean over all that have it, uint8 (K, h, w)."""
+    if len(cells) == 1:
+        return cells[0]
+    parts = [
+        dict(zip(own, np.split(each, np.cumsum(list(own.values()))[:-1]), strict=True))
+        for each, own in zip(cells, heads, strict=True)
+    ]
+    means = [np.mean([part[name] for part in parts if name in part], axis=0) for name in heads[0]]
+    return np.concatenate(means).round().astype(np.uint8)
 
 
 def _classes(settings: FinetuneSettings) -> list[int]:

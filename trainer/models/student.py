@@ -143,7 +143,12 @@ class Block(nn.Module):
 
 
 class Student(nn.Module):
-    """The ViT that flies. Input: normalised (B, 3, H, W), sides multiples of patch x window."""
+    """The ViT that flies. Input: normalised (B, 3, H, W), sides multiples of patch x window.
+
+    ``learning_rate_share``: see :class:`trainer.models.lite_stem.LiteStem`.
+    """
+
+    learning_rate_share = 1.0
 
     def __init__(self, settings: StudentSettings) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from onboard.scene.grid import Window
 from tests.trainer.tiny_sets import many_sets_settings, write_coarse, write_set
-from trainer.config import DataSettings, FinetuneSettings, checked_settings
+from trainer.config import DataSettings, FinetuneSettings, SetSettings, checked_settings
 from trainer.data.description import read_description
 from trainer.data.mixture import Mixture, packed
 from trainer.data.sets import open_set
@@ -29,7 +29,7 @@ from trainer.evaluate.places import PlaceCount, PlacesSettings, places_table, sc
 from trainer.export.onnx import segmenter_of
 from trainer.finetune.loss import allowed_loss, segmentation_loss, soft_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
-from trainer.finetune.soften import SoftenRequest, _write, soften
+from trainer.finetune.soften import SoftenRequest, Teacher, _write, soft_labels, soften
 from trainer.finetune.task import finetune
 from trainer.training.task import Slice
 
@@ -279,6 +279,56 @@ def test_soft_labels_are_written_once_and_learnt_from(tmp_path: Path) -> None:
     batch = task.draw(Slice(0, student.stages[0], range(4)))
     assert batch[2].shape == (4, 5, 16, 16)
     assert {"cover", "cover_soft", "coarse", "coarse_soft", "total"} == set(task.losses(task.network, batch))
+
+
+def test_soft_labels_of_several_teachers_are_their_mean_head_by_head(tmp_path: Path) -> None:
+    both = many_sets_settings(tmp_path / "a", max_steps=1)
+    cover, coarse = (item.set for item in both.data.sets)
+    # A second teacher, with one head of the first and patches that are no multiple of the grid of soft labels.
+    vit = {
+        "width": 16, "depth": 2, "heads": 2, "patch": 14, "stem": "linear", "window": None, "kv_pool": 1,
+        "positions": 8, "global_blocks": [1, 2], "out_blocks": [1, 2],
+    }  # fmt: skip
+    other = checked_settings(
+        {
+            **both.model_dump(mode="json"), "heads": {"coarse": {"classes_of": coarse}},
+            "data": {**both.data.model_dump(mode="json"), "sets": [{"set": coarse}]},
+            "model": {
+                "classes": 2, "student": vit, "decoder": {"kind": "upernet", "width": 8, "detail_widths": None},
+            },
+            "stages": [{"until": 1.0, "crop": 56, "batch": 2}],
+        },
+        FinetuneSettings, "made",
+    )  # fmt: skip
+    finetune(both, tmp_path / "first")
+    finetune(other, tmp_path / "second")
+    sets = tuple(SetSettings(set=item, soft=tmp_path / "soft" / Path(item).parent.name) for item in (cover, coarse))
+    assert soften(SoftenRequest(tmp_path / "first", sets, (1.0,), others=(tmp_path / "second",)), quiet=True) == 8
+    assert set(SoftLabels(tmp_path / "soft" / "cover", {"cover": 3, "coarse": 2}).facts.teacher.split(" and ")) == {
+        Teacher.of(tmp_path / run).name for run in ("first", "second")
+    }
+    pixels = open_set(cover).read("0").pixels
+    assert pixels.shape == (3, 160, 160)  # larger than the second's table of positions: it is seen in windows
+    first, second = (
+        soft_labels(Teacher.of(tmp_path / run), pixels, (1.0,), 2).astype(int) for run in ("first", "second")
+    )
+    found = np.load(tmp_path / "soft" / "cover" / "0.npy").astype(int)
+    assert np.array_equal(found[:3], first[:3])
+    assert np.abs(found[3:] - (first[3:] + second) / 2).max() <= 0.5
+    assert np.abs(second - first[3:]).max() > 3
+    with pytest.raises(SettingsRefused, match="it has none of the first teacher's heads \\(coarse\\)"):
+        soften(SoftenRequest(tmp_path / "second", sets, (1.0,), others=(_cover_alone(both, tmp_path),)), quiet=True)
+
+
+def _cover_alone(settings: FinetuneSettings, folder: Path) -> Path:
+    alone = settings.model_copy(
+        update={
+            "heads": {"cover": settings.heads["cover"]}, "model": settings.model.model_copy(update={"heads": {}}),
+            "data": settings.data.model_copy(update={"sets": settings.data.sets[:1]}),
+        }
+    )  # fmt: skip
+    finetune(alone, folder / "alone")
+    return folder / "alone"
 
 
 def softened(tmp_path: Path) -> tuple[FinetuneSettings, SoftenRequest]:

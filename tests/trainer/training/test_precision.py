@@ -75,5 +75,5 @@ def test_networks_that_predict_on_a_cpu_take_bfloat16_only_where_it_is_fast(
     used = []
     network.student.register_forward_pre_hook(lambda *_: used.append(torch.is_autocast_enabled("cpu")))
     mapper_of_network(network.eval(), ["landcover"], 32)(np.zeros((3, 64, 64), np.uint8))
-    Teacher(network)._by_torch(torch.zeros((1, 3, 64, 64)))
+    Teacher(network, {"landcover": 2}, "made")._by_torch(torch.zeros((1, 3, 64, 64)))
     assert used == [fast, fast]
