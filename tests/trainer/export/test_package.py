@@ -300,6 +300,33 @@ def test_provenance_says_what_the_student_was_made_of_and_on(tmp_path: Path, fin
     assert "pre-trained by masked reconstruction" in training_of([facts], scenes).notes
 
 
+@pytest.mark.parametrize(
+    ("student", "start", "data"),
+    [
+        (
+            {"stem": "linear", "window": None, "kv_pool": 1, "width": 48, "heads": 3, "depth": 1, "global_blocks": [1],
+             "out_blocks": [1]},
+            "DINOv2's published weights as the encoder", "The imagery of DINOv2's training",
+        ),
+        (
+            {"kind": "lite", "stem": "lite1"},
+            "EfficientNet-Lite1's published weights as the stem", "ImageNet-1k, through",
+        ),
+    ],
+)  # fmt: skip
+def test_published_weights_are_named_by_their_kind(
+    finished: Path, student: dict[str, Any], start: str, data: str
+) -> None:
+    facts = history(finished)[-1]
+    decoder = {"kind": "fpn"} if "kind" in student else {"detail_widths": None}
+    facts["settings"] |= {"stem_weights": "x", "model": {"classes": 5, "student": student, "decoder": decoder}}
+    scenes = [LabelledScene("x", np.zeros((3, 9, 9), np.uint8), np.ones((9, 9), np.uint8))]
+    training = training_of([facts], scenes)
+    assert start in training.notes
+    assert any(item.name.startswith(data) for item in training.data_sets)
+    assert training.license == "Apache-2.0"
+
+
 def test_the_architecture_is_told_as_it_is() -> None:
     paper = described(PAPER_SEGMENTER, DeploySettings())
     assert "linear embedding of patches of 16 pixels, 12 blocks of width 384" in paper
