@@ -33,7 +33,7 @@ def add_parsers(commands: Any) -> None:
     report.set_defaults(command=_report)
     calibrate = commands.add_parser("calibrate", help="measure this machine's power at rest")
     calibrate.add_argument("--seconds", type=float, default=60.0, help="how long to measure (default: 60)")
-    calibrate.add_argument("--json", action="store_true")
+    calibrate.add_argument("--json", action="store_true", help="machine-readable")
     calibrate.set_defaults(command=_calibrate)
 
 
