@@ -89,7 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(command=_build)
     build.add_argument("--out", type=Path, help="folder (default: where engines are looked for)")
     build.add_argument(
-        "--batches", type=_batches, default=(1, 1, 8), metavar="1,1,8", help="minimum, usual, maximum tiles in one call"
+        "--batches",
+        type=_batches,
+        default=(1, 1, 8),
+        metavar="1,1,8",
+        help="minimum, usual, maximum tiles in one call (default: 1,1,8)",
     )
     build.add_argument("--target", help="compute capability to build for without the device, like 8.6 (TensorRT-RTX)")
     build.add_argument(

@@ -113,11 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("ls", help="maps aboard, or in a folder here")
     _add_link(listing, optional=True)
     listing.add_argument("--dest", type=Path, help="list this folder instead of a satellite")
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="machine-readable")
     listing.set_defaults(command=_ls)
     status = commands.add_parser("status", help="state of the satellite: engine, queue, power, disk")
     _add_link(status)
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="machine-readable")
     status.set_defaults(command=_status)
     telemetry = commands.add_parser("telemetry", help="pull what was measured, and events, since the last time")
     _add_link(telemetry)
@@ -175,7 +175,9 @@ def _add_link(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         "--token-file", type=Path, default=os.environ.get(FROM_ENVIRONMENT) or None,
         help=f"file that holds the bearer token (default: the one that {FROM_ENVIRONMENT} names, else none)",
     )  # fmt: skip
-    parser.add_argument("--stall", type=_seconds, default=15.0, help="silence after which a connection is given up")
+    parser.add_argument(
+        "--stall", type=_seconds, default=15.0, help="silence after which a connection is given up (default: 15s)"
+    )
 
 
 def _pull(options: argparse.Namespace) -> int:

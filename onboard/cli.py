@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_token_commands(commands.add_parser("token", help="make, list and remove access tokens"))
     doctor = commands.add_parser("doctor", help="check this machine: sensors, backends, what is missing")
     doctor.add_argument("--json", action="store_true", help="machine-readable")
-    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is checked")
+    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is checked (default: this one)")
     doctor.set_defaults(command=_doctor)
     add_parsers(commands)
     add_examples(commands, EXAMPLES)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LONGEST_ANSWER, ANSWER_S, MOST_PAGES = 32 << 20, 120.0, 5000
 """Bytes and seconds of a page of history, and pages: ten million rows."""
-TOKEN = "ONBOARD_TOKEN"  # noqa: S105 -- the name of a variable
 
 
 def add_parsers(commands: Any) -> None:
@@ -34,7 +33,7 @@ def add_parsers(commands: Any) -> None:
     report.set_defaults(command=_report)
     calibrate = commands.add_parser("calibrate", help="measure this machine's power at rest")
     calibrate.add_argument("--seconds", type=float, default=60.0, help="how long to measure (default: 60)")
-    calibrate.add_argument("--json", action="store_true")
+    calibrate.add_argument("--json", action="store_true", help="machine-readable")
     calibrate.set_defaults(command=_calibrate)
 
 
@@ -113,6 +112,8 @@ def _no_history(url: str) -> OptionsRefused:
 def _get(url: str, query: dict[str, Any]) -> Any:
     """A JSON answer, bounded in size and time; redirects are not followed, for the token must not go elsewhere."""
     import httpx
+
+    from onboard.settings import TOKEN
 
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else {}

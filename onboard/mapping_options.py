@@ -64,7 +64,7 @@ def _add_scene(scene: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     scene.add_argument(
         "--nodata", type=_option("nodata_of"), default="file", metavar="VALUE",
-        help="value that means no data, instead of the file's tag; none for no value at all",
+        help="value that means no data; none for no value at all (default: what the file says)",
     )  # fmt: skip
     scene.add_argument("--no-collar", action="store_true", help="keep a border of one colour as data")
     alpha = scene.add_mutually_exclusive_group()

@@ -27,6 +27,8 @@ from onboard.setting_groups import (
 )
 
 PREFIX = "ONBOARD_"
+TOKEN = "ONBOARD_TOKEN"  # noqa: S105 -- the name of a variable
+"""No setting, though it has the prefix: the token by which `onboard report URL` asks a service."""
 
 
 class Settings(
@@ -94,12 +96,12 @@ def read_settings(**given: Any) -> Settings:
     """Settings of the environment; ``given`` ones win.
 
     Raises:
-        OptionsRefused: an ONBOARD_ variable that is none of them, or a value that cannot be.
+        OptionsRefused: an ONBOARD_ variable that is none of them (nor :data:`TOKEN`), or a value that cannot be.
     """
     # pydantic-settings passes over variables that it does not know: a limit that is misspelt would not be kept.
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for key in os.environ:
-        if key.upper().startswith(PREFIX) and key.upper() not in known:
+        if key.upper().startswith(PREFIX) and key.upper() not in (*known, TOKEN):
             renamed = RENAMED.get(key.upper().removeprefix(PREFIX).lower())
             if renamed is not None:
                 raise OptionsRefused(f"the setting {key} has a new name", f"write {PREFIX}{renamed.upper()}")

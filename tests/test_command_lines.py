@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -44,6 +45,24 @@ def test_the_help_of_each_command_has_an_example_that_it_takes(program: str) -> 
             words = [word for word in shlex.split(line.partition(">")[0]) if "=" not in word or word.startswith("-")]
             assert words[0] == program, line
             parser_of(program).parse_args(words[1:])  # SystemExit where it is not taken
+
+
+def with_verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        for one in action.choices.values() if isinstance(action.choices, dict) else ():
+            yield from with_verbs(one)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_help_of_each_option_says_what_it_is_and_its_default(program: str) -> None:
+    for parser in with_verbs(parser_of(program)):
+        for action in parser._actions:
+            if not action.option_strings:
+                continue
+            assert action.help, (parser.prog, action.option_strings)
+            has_default = action.nargs != 0 and action.default not in (None, False, 0, "", [], (), argparse.SUPPRESS)
+            assert not has_default or "default" in action.help, (parser.prog, action.option_strings)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -36,7 +36,7 @@ def add_model(commands: Any, add_link: Callable[..., None], seconds: Any, size_o
         open_link: opens the link that options name.
     """
     # What the options of a link need is handed in: ground.cli imports this module, so it cannot be imported here.
-    model = commands.add_parser("model", help="send models up: keys, sign, push, ls")
+    model = commands.add_parser("model", help="send models up: keys, sign, withdraw, push, ls")
     model.set_defaults(open_link=open_link)
     verbs = model.add_subparsers(required=True, metavar="VERB")
     keys = verbs.add_parser("keys", help="make keys and the root of trust that names them")
@@ -82,7 +82,7 @@ def add_model(commands: Any, add_link: Callable[..., None], seconds: Any, size_o
     push.set_defaults(command=_push)
     listing = verbs.add_parser("ls", help="models aboard, their states and reasons")
     add_link(listing)
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="machine-readable")
     listing.set_defaults(command=_ls)
 
 

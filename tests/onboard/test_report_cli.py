@@ -176,7 +176,7 @@ def test_pages_without_end_and_answers_without_end_have_one(
 def test_a_token_does_not_follow_a_redirect(
     liar: Liar, capsys: pytest.CaptureFixture[str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(history_cli.TOKEN, "secret")
+    monkeypatch.setenv("ONBOARD_TOKEN", "secret")
     with lying() as other:
         liar.answers["GET /telemetry/history"] = respond("", status=302, Location=f"{other.url}/telemetry/history")
         assert "answers 302" in refused(capsys, liar.url, out)

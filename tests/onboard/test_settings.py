@@ -44,6 +44,12 @@ def test_a_name_of_before_is_refused_with_the_name_of_today(
     assert refused.value.advice == (f"the setting {PREFIX}{old.upper()} has a new name; write {PREFIX}{new.upper()}")
 
 
+def test_the_token_of_a_report_is_no_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`onboard report URL` asks for this variable where it is refused: other commands of the same shell go on."""
+    monkeypatch.setenv("ONBOARD_TOKEN", "secret")
+    assert "secret" not in settings_as_text(read_settings())
+
+
 def test_the_listing_has_a_heading_for_each_group() -> None:
     lines = settings_as_text(Settings(max_crashes=5)).splitlines()
     assert [line.partition(":")[0] for line in lines if not line.startswith((" ", "*"))] == list(GROUPS)

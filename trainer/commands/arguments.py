@@ -72,8 +72,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder, continued if it exists (under torchrun write --run-folder: it uses --run itself)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, help="overrides the configuration, as do the next options")
-    parser.add_argument("--max-minutes", type=float)
-    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--max-minutes", type=float, help="ends the run then; more continues it")
+    parser.add_argument("--max-steps", type=int, help="likewise")
     parser.add_argument(
         "--devices", type=whole_number_from(1), help="processes on this machine; torchrun and SLURM set it themselves"
     )

@@ -51,7 +51,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--notes", type=Path, help="markdown for the card: what no figure says")
     parser.add_argument(
         "--precision", nargs="+", choices=("fp32", "fp16", "int8", "int8-fp16"), default=["fp32"], dest="precisions",
-        help="FP32 to OUT/NAME/, others to OUT/NAME-fp16/ and so on; INT8 leaves the rest in FP32 (CPU) or FP16 (GPU)",
+        help="FP32 to OUT/NAME/, others to OUT/NAME-fp16/ and so on; INT8 leaves the rest in FP32 (CPU) or FP16 (GPU) "
+        "(default: fp32)",
     )  # fmt: skip
     _add_heads_arguments(parser)
     parser.add_argument(

@@ -17,7 +17,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("set", help="name of a ready-made set (trainer/sets), or the YAML of your own")
     parser.add_argument("names", nargs="+", metavar="NAME", help="image, or a pattern as 'scene_*'")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the rasters")
     parser.add_argument("--table", metavar="SET", help="set whose class table the model has (default: this one)")
     parser.add_argument("--root", type=Path, help="folder of the data sets")
     parser.set_defaults(run=_labels)

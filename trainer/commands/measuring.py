@@ -53,15 +53,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_places(places: argparse.ArgumentParser) -> None:
     places.add_argument("which", type=Path, metavar="RUN|MODEL", help="run folder of a finetuning, or model folder")
-    places.add_argument("--config", type=Path, default=CONFIGS / "places.yaml")
+    places.add_argument("--config", type=Path, default=CONFIGS / "places.yaml", help="places (default: places.yaml)")
     places.add_argument(
         "--bias", action="append", default=[], metavar="HEAD:CLASS=LOGITS",
         help="of a run: what to add to a class's logits, as `trainer export --bias` would; may be repeated",
     )  # fmt: skip
     places.add_argument("--gsd", type=positive_number, help="bring images to this many metres a pixel first")
     places.add_argument("--only", nargs="+", metavar="WORD", help="places whose names hold one of these words")
-    places.add_argument("--backend", default="onnxruntime", help="of a packaged model")
-    places.add_argument("--threads", type=whole_number_from(1))
+    places.add_argument("--backend", default="onnxruntime", help="of a packaged model (default: onnxruntime)")
+    places.add_argument("--threads", type=whole_number_from(1), help="number of threads")
     places.add_argument("--out", type=Path, help="also write the figures as JSON")
     places.add_argument("--record", action="store_true", help="write them into the model's manifest and card")
     places.set_defaults(run=_places)
@@ -74,7 +74,9 @@ def _add_biases(biases: argparse.ArgumentParser) -> None:
         help="places to fit on: of training, never those that report the accuracy (default: places-biases.yaml)",
     )  # fmt: skip
     biases.add_argument("--head", required=True, help="whose classes")
-    biases.add_argument("--every", type=whole_number_from(1), default=1, metavar="N", help="take every N-th image")
+    biases.add_argument(
+        "--every", type=whole_number_from(1), default=1, metavar="N", help="take every N-th image (default: 1)"
+    )
     biases.set_defaults(run=_biases)
 
 

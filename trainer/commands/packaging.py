@@ -25,7 +25,7 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
         help="a head and the model of one graph that it comes from; repeated; the first gives encoder and familiarity",
     )  # fmt: skip
     parser.add_argument("--name", required=True, help="of the model: lower case, no spaces")
-    parser.add_argument("--version", default="1.0.0")
+    parser.add_argument("--version", default="1.0.0", help="(default: 1.0.0)")
     parser.add_argument("--description", default="", help="in a sentence")
     parser.add_argument("--notes", type=Path, help="markdown for the card")
     parser.set_defaults(run=_join)
@@ -56,7 +56,7 @@ def _add_familiarity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", nargs="+", default=[], metavar="TENSOR", help="of the encoder (default: found)")
     parser.add_argument("--most", type=whole_number_from(1), default=200, help="tiles of each entry (default: 200)")
     parser.add_argument("--version", help="of the model from now on")
-    parser.add_argument("--threads", type=whole_number_from(1))
+    parser.add_argument("--threads", type=whole_number_from(1), help="of the engine")
     parser.set_defaults(run=_familiarity)
 
 

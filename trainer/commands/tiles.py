@@ -15,22 +15,31 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     usual = TileSettings()
     parser.add_argument("sources", nargs="+", type=Path, help="GeoTIFFs, JPEGs and PNGs, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="folder of shards; a killed run continues")
-    parser.add_argument("--size", type=int, default=usual.size, help="side of a tile in pixels")
-    parser.add_argument("--stride", type=int, default=usual.stride, help="pixels from tile to tile; 0: the size")
-    parser.add_argument("--shard-tiles", type=int, default=usual.shard_tiles, help="tiles in a shard")
-    parser.add_argument("--quality", type=int, default=usual.quality, help="quality of the JPEGs, 1 to 100")
+    parser.add_argument("--size", type=int, default=usual.size, help="side of a tile in pixels (default: %(default)s)")
     parser.add_argument(
-        "--most-invalid", type=float, default=usual.most_invalid, help="largest share of a tile without data, 0 to 1"
+        "--stride", type=int, default=usual.stride, help="pixels from tile to tile; 0: the size (default)"
+    )
+    parser.add_argument(
+        "--shard-tiles", type=int, default=usual.shard_tiles, help="tiles in a shard (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quality", type=int, default=usual.quality, help="quality of the JPEGs, 1 to 100 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--most-invalid",
+        type=float,
+        default=usual.most_invalid,
+        help="largest share of a tile without data, 0 to 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--least-deviation",
         type=float,
         default=usual.least_deviation,
-        help="smallest standard deviation of a tile, 0 to 255; under it a tile is blank",
+        help="smallest standard deviation of a tile, 0 to 255; under it a tile is blank (default: %(default)s)",
     )
     parser.add_argument(
         "--most-alike", type=int, default=usual.most_alike,
-        help="bits of 64 in which near-duplicates may differ; -1 keeps all",
+        help="bits of 64 in which near-duplicates may differ; -1 keeps all (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=_tiles)

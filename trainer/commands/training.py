@@ -45,9 +45,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="run folder of a finished finetuning; may be repeated: the mean over all that have a head of the first",
     )  # fmt: skip
     soften.add_argument(
-        "--gsd", type=positive_number, nargs="+", default=[0.8], help="metres a pixel at which images are seen"
+        "--gsd",
+        type=positive_number,
+        nargs="+",
+        default=[0.8],
+        help="metres a pixel at which images are seen (default: 0.8)",
     )
-    soften.add_argument("--quiet", action="store_true")
+    soften.add_argument("--quiet", action="store_true", help="no progress")
     soften.set_defaults(run=_soften)
 
     dinov2 = commands.add_parser(

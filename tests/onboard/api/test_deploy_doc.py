@@ -75,8 +75,10 @@ def test_compose_knows_what_the_document_names() -> None:
     compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
     text = DOC.read_text(encoding="utf-8")
     services = set(re.findall(r"\$COMPOSE (?:run|exec)(?: --rm)?(?: -T)? (\w+)", text))
-    assert services == {"jetson"} <= set(compose["services"])
-    assert compose["services"]["jetson"]["profiles"] == re.findall(r"--profile (\w+)", text)[:1]
+    assert services == {"jetson", "cpu"} <= set(compose["services"])
+    # In the order of the document, each before its service's first command.
+    profiles = re.findall(r"--profile (\w+)", text)
+    assert [compose["services"][name]["profiles"] for name in ("jetson", "cpu")] == [[name] for name in profiles]
     raw = (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
     for variable in re.findall(r"^    (\w+)=.*$", text.partition("> docker/.env <<END")[2].partition("END")[0], re.M):
         assert "${" + variable in raw, variable
