@@ -130,6 +130,13 @@ def test_a_bad_label_is_told_before_anything_is_mapped(
         evaluate([(model, labelled.split("test"))], labelled)
 
 
+@pytest.mark.usefixtures("labelled")
+def test_an_image_of_two_folds_is_refused(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folds = [part for names in ("north/1,south/1", "south/1") for part in ("--fold", f"{model}={names}")]
+    assert main(["evaluate", "--model", str(model), "--set", str(tmp_path / "made.yaml"), *folds]) == 2
+    assert "image south/1 is given for two models; name each image once" in capsys.readouterr().err
+
+
 def test_a_report_says_the_same_in_json_and_markdown(tmp_path: Path, model: Path, labelled: LabelledSet) -> None:
     evaluated = evaluate([(model, labelled.split("test"))], labelled)
     intervals = block_bootstrap(evaluated.blocks, draws=100, seed=5)
