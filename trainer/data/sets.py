@@ -27,7 +27,7 @@ from trainer.data.description import (
     read_description,
 )
 from trainer.data.labelled import LabelledScene
-from trainer.data.rasters import raster_size, read_label_values, read_pixels
+from trainer.data.rasters import is_jpeg, raster_size, read_label_values, read_pixels
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 
 Missing: TypeAlias = Literal["refuse", "leave out"]
@@ -153,7 +153,8 @@ class LabelledSet:
         """Height and width, from the headers of both files.
 
         Raises:
-            DataRefused: image and label differ in size or lie in different places, or one cannot be read.
+            DataRefused: image and label differ in size or lie in different places, one cannot be read, or the label is
+                a JPEG and no threshold is given.
         """
         # Checked once for an image: crops ask for the size each time.
         if name not in self._sizes:
@@ -168,6 +169,13 @@ class LabelledSet:
                 raise DataRefused(
                     label, f"it is {labelled[1]}x{labelled[0]} pixels and its image {image} {size[1]}x{size[0]}",
                     "a label lies on its image's grid: correct one of them, or the description's patterns",
+                )  # fmt: skip
+            # Codes of neighbouring classes become others of the table: most of such errors no look-up finds.
+            if self.description.threshold is None and is_jpeg(label):
+                raise DataRefused(
+                    label, "it is a JPEG, whose compression changes codes and colours",
+                    "write labels without loss, as PNG or GeoTIFF with DEFLATE; or give `threshold`, for colours of 00 "
+                    "and FF",
                 )  # fmt: skip
             if problem := misplaced(image, label):
                 raise DataRefused(
