@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def training_of(
     own = _of_this_decoder(stretches, head)
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = _start(stretches)
-    if stem := _published_stem(stretches):
-        start = f"{stem}'s published weights as the stem and random weights behind it"
+    published = _published(stretches)
+    if published is not None:
+        start = f"{published.network}'s published weights as the {published.part} and random weights behind it"
     softened = [_is_softened(facts) for facts in stretches]
     taught_by = "By labels and a teacher's soft labels" if any(softened) else "Supervised"
     if any(softened) and not all(softened):
@@ -64,7 +66,7 @@ def training_of(
     return Training(
         data_sets=tuple(_data_sets(stretches)),
         # Without terms, that of what the weights are derived from.
-        license="none of our own: see the model's terms" if terms else "Apache-2.0" if stem else "MIT",
+        license="none of our own: see the model's terms" if terms else "Apache-2.0" if published else "MIT",
         commit=stretches[-1]["commit"],
         seed=settings.seed,
         epochs=round(sum(facts["pixels"] for facts in own) / labelled, 2),
@@ -141,10 +143,36 @@ def _devices(stretches: list[dict[str, Any]]) -> str:
     return f" on {', then '.join(devices)}" if devices else ""
 
 
-def _published_stem(stretches: list[dict[str, Any]]) -> str | None:
+@dataclass(frozen=True)
+class _Published:
+    """Published weights that the first run began with: of what network, as what part, learnt from what data."""
+
+    network: str
+    part: str
+    data: DataSet
+
+
+def _published(stretches: list[dict[str, Any]]) -> _Published | None:
     first = FinetuneSettings.model_validate(stretches[0]["settings"])
+    if first.stem_weights is None:
+        return None
     stem = getattr(first.model.student, "stem", "")
-    return None if first.stem_weights is None else f"EfficientNet-Lite{stem[-1]}"
+    if stem == "linear":
+        # A plain ViT: they are a whole encoder. A folder of them may come from anywhere.
+        folder = Path(first.stem_weights).name
+        data = DataSet(
+            name=f"LVD-142M, through DINOv2 (Meta), and what else the weights in {folder} learnt",
+            license="Apache-2.0 (DINOv2's weights)",
+            use="start of the encoder",
+        )
+        return _Published("DINOv2", "encoder", data)
+    network = f"EfficientNet-Lite{stem[-1]}"
+    data = DataSet(
+        name=f"ImageNet-1k, through {network} (Google; converted to PyTorch by ML Illustrated)",
+        license="Apache-2.0 (the weights)",
+        use="start of the stem",
+    )
+    return _Published(network, "stem", data)
 
 
 def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
@@ -165,12 +193,8 @@ def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
         how = "unlabelled, by a teacher's soft labels" if described.labels is None else f"supervised fit on {used}"
         both = " and a teacher's soft labels" if (of_set, split) in softened and described.labels is not None else ""
         yield DataSet(name=described.title, license=described.licence, use=how + both)
-    if stem := _published_stem(stretches):
-        yield DataSet(
-            name=f"ImageNet-1k, through {stem} (Google; converted to PyTorch by ML Illustrated)",
-            license="Apache-2.0 (the weights)",
-            use="start of the stem",
-        )
+    if published := _published(stretches):
+        yield published.data
     if share := max(facts["settings"]["data"].get("landscape_share", 0.0) for facts in stretches):
         yield DataSet(
             name="Landscapes made by rule (trainer/data/landscape.py)",
