@@ -246,10 +246,18 @@ class LabelledSet:
             names.update(self._matching(asked, missing="leave out" if _is_glob(asked) else missing))
         for listing in split.lists:
             names.update(self._listed(self.folder / listing, missing if split.missing == "refuse" else "leave out"))
+        for asked in split.without:
+            left_out = self._matching(asked, missing="leave out")
+            # Passed over, an image that is meant to be held out would be learnt from, and nobody would see it.
+            if not left_out and missing == "refuse" and not _is_glob(asked):
+                raise DataMissing(
+                    self.folder / self.description.images,
+                    f"a split of {self.name} is without {asked!r}, and no image is called so; "
+                    f"{_few(list(self._images)) or 'nothing'} there", "correct the name in `without`, or take it out",
+                )  # fmt: skip
+            names.difference_update(left_out)
         # Sorted, since numbers of scenes seed what is drawn from them: the order of a file system must not.
-        return tuple(
-            sorted(image for image in names if not any(fnmatchcase(image, pattern) for pattern in split.without))
-        )
+        return tuple(sorted(names))
 
     def _matching(self, asked: str, *, missing: Missing) -> list[str]:
         if asked in self._images:
@@ -261,7 +269,8 @@ class LabelledSet:
 
     def _listed(self, path: Path, missing: Missing) -> list[str]:
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            # Some editors begin a file with a mark, which would be a part of the first name.
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataRefused(
                 path, f"list of a split, cannot be read ({error})", "fetch it, or correct `lists`"

@@ -338,11 +338,52 @@ def test_an_empty_split_and_a_list_that_is_not_there_are_refused(tmp_path: Path)
         own.split("strict")
 
 
+def test_what_a_split_is_without_is_left_out_by_its_own_name(tmp_path: Path) -> None:
+    splits = {
+        "odd": {"names": ["*"], "without": ["a[1]"]}, "glob": {"names": ["*"], "without": ["z*", "b"]},
+        "misspelt": {"names": ["*"], "without": ["B"]},
+    }  # fmt: skip
+    own = own_set(tmp_path, splits=splits)
+    for name in ("a[1]", "a1", "b"):
+        save(own.folder / "images" / f"{name}.png", pixels())
+    assert own.split("odd") == ("a1", "b")  # as a glob it would be a1
+    assert own.split("glob") == ("a1", "a[1]")
+    with pytest.raises(DataMissing, match=r"is without 'B', and no image is called so; a1, a\[1\], b there; correct"):
+        own.split("misspelt")
+    assert own.at_hand("misspelt") == ("a1", "a[1]", "b")
+
+
+def test_the_first_name_of_a_list_counts_whatever_mark_an_editor_put_before_it(tmp_path: Path) -> None:
+    own = own_set(tmp_path, splits={"all": {"lists": ["list.txt"], "missing": "leave out"}})
+    for name in ("a", "b"):
+        save(own.folder / "images" / f"{name}.png", pixels())
+    (own.folder / "list.txt").write_text("a.png\nb.png\nelsewhere.png\n", encoding="utf-8-sig")
+    assert own.split("all") == ("a", "b")
+
+
+def test_a_key_that_stands_twice_is_refused_and_not_the_last_one_taken(tmp_path: Path) -> None:
+    path = own_set(tmp_path).folder.parent / "own.yaml"
+    path.write_text(path.read_text() + "\ntitle: Another\n")
+    with pytest.raises(SettingsRefused, match=r"own\.yaml: line \d+: 'title' stands there once more; correct"):
+        read_description(str(path))
+    path.write_text("a: &base {name: x}\nb: {<<: *base, name: y}\n")
+    with pytest.raises(SettingsRefused, match="Field required"):  # read: merged keys may be given anew
+        read_description(str(path))
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"images": "images/a.png"}, "no field in braces"),
         ({"labels": "labels/{number}.png"}, r"fields \['number'\]"),
+        ({"labels": "labels/{id:03d}.png"}, "a brace that is none of a field"),
+        ({"labels": "labels/{id}{0}.png"}, "a brace that is none of a field"),
+        ({"images": "{id}/{id.png"}, "a brace that is none of a field"),
+        ({"images": "/data/{id}.png"}, "must lie below `folder`"),
+        ({"images": "./images/{id}.png"}, "must lie below `folder`"),
+        ({"images": "../images/{id}.png"}, "must lie below `folder`"),
+        ({"name": "my/city"}, "a name without slashes"),
+        ({"name": ".."}, "a name without slashes"),
         ({"ignore": {"codes": [20]}}, "label code 20 stands for more than one thing"),
         ({"classes": [{"code": 2, "name": "x", "title": "X", "colour": "#000000", "codes": [1]}]}, "1 to K"),
         ({"classes": [{"code": 1, "name": "x", "title": "X", "colour": "#000000"}]}, "needs the codes or colours"),
