@@ -18,7 +18,8 @@ from trainer.models.teachers.settings import TeacherSettings
 
 class _Settings(BaseModel):
     # Forbidden and not ignored: a misspelt key would train with the default, and nobody would see it.
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinite minutes would be a run without end, whose rate never comes down.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ColourSettings(_Settings):
@@ -293,7 +294,8 @@ def read_settings(path: Path, kind: type[AnySettings], instead: Mapping[str, Any
     try:
         document = yaml.load(path.read_text(), _EachKeyOnce)  # noqa: S506 -- a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsRefused(str(path), str(error)) from error
+        # YAML tells problems in several lines.
+        raise SettingsRefused(str(path), " ".join(str(error).split())) from error
     if not isinstance(document, dict):
         raise SettingsRefused(str(path), "no settings in it: `name: value` lines are wanted")
     return checked_settings(merged(document, instead or {}), kind, str(path))

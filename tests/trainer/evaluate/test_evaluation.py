@@ -182,6 +182,16 @@ def test_the_command_prints_the_figures_and_writes_the_report(
 
 
 @pytest.mark.usefixtures("labelled")
+def test_a_shipped_model_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is found: what is refused is that its classes are not those of the set."""
+    made = ["--set", str(tmp_path / "made.yaml")]
+    assert main(["evaluate", "--model", "dubai-lite", *made]) == 2
+    assert "dubai-lite: its classes are [(1, 'building')" in capsys.readouterr().err
+    assert main(["evaluate", "--model", "dubai-lite", *made, "--fold", "dubai-lite=north/1"]) == 2
+    assert "dubai-lite: its classes are [(1, 'building')" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("labelled")
 def test_a_model_may_be_named_by_its_manifest_and_is_recorded_there(tmp_path: Path, model: Path) -> None:
     manifest = model / "manifest.json"
     command = ["evaluate", "--model", str(manifest), "--set", str(tmp_path / "made.yaml"), "--names", "south/*"]
