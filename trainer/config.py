@@ -18,7 +18,8 @@ from trainer.models.teachers.settings import TeacherSettings
 
 class _Settings(BaseModel):
     # Forbidden and not ignored: a misspelt key would train with the default, and nobody would see it.
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinite minutes would be a run without end, whose rate never comes down.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ColourSettings(_Settings):
@@ -291,12 +292,29 @@ def read_settings(path: Path, kind: type[AnySettings], instead: Mapping[str, Any
         SettingsRefused: not readable, not YAML, unknown keys, or values that do not hold together.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), _EachKeyOnce)  # noqa: S506 -- a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsRefused(str(path), str(error)) from error
+        # YAML tells problems in several lines.
+        raise SettingsRefused(str(path), " ".join(str(error).split())) from error
     if not isinstance(document, dict):
         raise SettingsRefused(str(path), "no settings in it: `name: value` lines are wanted")
     return checked_settings(merged(document, instead or {}), kind, str(path))
+
+
+class _EachKeyOnce(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which no key stands twice: the last one would count, and nobody would see that the first does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As in YAML's own loader; merge keys (``<<``) may be repeated by what they are merged with."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(problem=f"line {line}: {key.value!r} stands there once more")
+            seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
 
 
 def checked_settings(document: Mapping[str, Any], kind: type[AnySettings], source: str) -> AnySettings:

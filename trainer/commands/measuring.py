@@ -25,7 +25,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--model", required=True, help="shipped name or model folder")
     parser.add_argument("--head", help="of a model with heads (default: its first)")
     parser.add_argument(
         "--set", default="dubai", help="labelled set: a name of trainer/sets or a YAML (default: dubai)"
@@ -103,7 +103,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     labelled = open_set(options.set, options.root)
     folds = [folder_and_names(fold) for fold in options.fold]
-    models = [(manifest_path(folder).parent, labelled.named(names)) for folder, names in folds]
+    # As text: a shipped name is not looked for among folders.
+    models = [(manifest_path(str(folder)).parent, labelled.named(names)) for folder, names in folds]
     model = manifest_path(options.model).parent
     if not models:
         names = labelled.named(options.names) if options.names else labelled.split(options.split)

@@ -126,7 +126,9 @@ def _soften(options: argparse.Namespace) -> None:
 
     settings = read_settings(options.config, FinetuneSettings)
     first, *others = options.teacher
-    request = SoftenRequest(first, settings.data.sets, tuple(options.gsd), others=tuple(others))
+    request = SoftenRequest(
+        first, settings.data.sets, tuple(options.gsd), others=tuple(others), root=settings.data.root
+    )
     done = soften(request, quiet=options.quiet)
     print(f"soft labels of {counted(done, 'image')} written")
 

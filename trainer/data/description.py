@@ -45,7 +45,8 @@ class Split(_Part):
     """Some images of the set: by ``names`` (globs allowed), and by ``lists``, files of one name a line.
 
     Lists may name files: a suffix is taken off. ``missing`` says what to do when a list names an image that is not
-    there. Images that fit a name of ``without`` (globs allowed) are left out again.
+    there. Images that fit a name of ``without`` (globs allowed) are left out again; a plain name has to be an image, or
+    one that is misspelt would stay in the split.
     """
 
     names: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ class SetDescription(_Part):
     """A labelled set.
 
     Attributes:
+        name: in words without a slash; files are called so.
         folder: of the set, below the folder of the data sets (of a YAML given by path: below the YAML's own folder).
         images: path of an image below ``folder``, with fields in braces: ``{area}/images/{number}.png``. A field stands
             for any text without a slash, and for the same text wherever it comes again.
@@ -98,10 +100,17 @@ class SetDescription(_Part):
 
     @model_validator(mode="after")
     def _patterns_agree(self) -> Self:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f"name {self.name!r}: files are called so; give a name without slashes and no . in front")
         # A label or a name can be made only from fields that an image's path has given.
         known = set(FIELD.findall(self.images))
         if not known:
             raise ValueError(f"images {self.images!r} has no field in braces that tells one image from another")
+        if set(Path(self.images).parts) & {"/", ".."} or self.images.startswith("./"):
+            raise ValueError(f"images {self.images!r} must lie below `folder`: begin with a name, without / . and ..")
+        for pattern in (self.images, self.labels or "", self.image_name):
+            if "{" in (rest := FIELD.sub("", pattern)) or "}" in rest:
+                raise ValueError(f"{pattern!r} has a brace that is none of a field: fields are {{lower_case}} words")
         for pattern in (self.labels or "", self.image_name):
             if strange := set(FIELD.findall(pattern)) - known:
                 raise ValueError(f"{pattern!r} has fields {sorted(strange)} that images {self.images!r} has not")

@@ -155,6 +155,10 @@ class Mixture:
         sampler = CropSampler(pool, classes=len(labelled.classes), balanced=item.balanced, seed=seed)
         classes = {head: len(codes.classes) for head, codes in self.heads.items()}
         soft = None if item.soft is None else SoftLabels(item.soft, classes)
+        if soft is not None:
+            # All of them now: a `trainer soften` that was cut off shows before the first step, not after hours.
+            for name in names:
+                soft.check(name, labelled.size(name))
         return Source(item, sampler, item.gsd_m or labelled.description.gsd_m, tables, soft)
 
     def _check_heads(self, untaught: Collection[str]) -> None:

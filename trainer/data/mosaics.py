@@ -73,8 +73,11 @@ def write_mosaics(
         seed: of the choice of fillers.
 
     Raises:
+        DataMissing: the set has no labels.
         DataRefused: the tiles differ in size, or the folder holds something.
     """
+    for name in names:
+        labelled.label_path(name)  # mosaics are for labelled crops: the description would have no classes
     if out.exists() and any(out.iterdir()):
         raise DataRefused(out, "the folder is not empty", "give a new one")
     side = _side_of(labelled, names)
@@ -82,8 +85,8 @@ def write_mosaics(
     images, labels = out / "images", out / "labels"
     images.mkdir(parents=True)
     labels.mkdir()
-    for grid in grids:
-        _write(labelled, grid, side, images, labels)
+    for file, grid in _files_of(grids).items():
+        _write(labelled, grid, side, images / file, labels / file)
     description = _described(labelled.description)
     path = out / f"{labelled.name}.yaml"
     path.write_text(yaml.safe_dump(description.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
@@ -141,7 +144,7 @@ def _holes(grid: Grid) -> int:
 
 def _filled(grid: Grid, singles: list[str], everything: Sequence[str], rng: np.random.Generator) -> Grid:
     rows, columns = _shape(grid)
-    full = dict(grid)
+    full = dict(grid)  # own tiles stay first: the file has the name of the first
     for place in ((row, column) for row in range(rows) for column in range(columns)):
         if place not in full:
             full[place] = singles.pop() if singles else everything[int(rng.integers(len(everything)))]
@@ -226,7 +229,19 @@ def _side_of(labelled: LabelledSet, names: Sequence[str]) -> int:
     return height
 
 
-def _write(labelled: LabelledSet, grid: Grid, side: int, images: Path, labels: Path) -> None:
+def _files_of(grids: Iterable[Grid]) -> dict[str, Grid]:
+    """Grids by the name of their file, each another one."""
+    # By the first tile of its own, which lies in no other grid's own part. A filler may lie in several grids: named by
+    # the least of all tiles, one mosaic would replace another. Slashes stand for folders.
+    named: dict[str, Grid] = {}
+    for grid in grids:
+        name = next(iter(grid.values())).replace("/", "--")
+        # "a/b" and "a--b" would be one file.
+        named[f"{name if f'{name}.png' not in named else f'{name}-{len(named)}'}.png"] = grid
+    return named
+
+
+def _write(labelled: LabelledSet, grid: Grid, side: int, image: Path, label: Path) -> None:
     rows, columns = _shape(grid)
     pixels = np.zeros((rows * side, columns * side, 3), dtype=np.uint8)
     codes = np.zeros((rows * side, columns * side), dtype=np.uint8)
@@ -235,10 +250,9 @@ def _write(labelled: LabelledSet, grid: Grid, side: int, images: Path, labels: P
         place = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
         pixels[place] = np.moveaxis(tile.pixels, 0, -1)
         codes[place] = tile.labels
-    # PNG: a second compression with loss would show the network what no camera makes. Slashes stand for folders.
-    name = f"{min(grid.values())}.png".replace("/", "--")
-    Image.fromarray(pixels).save(images / name, compress_level=1)
-    Image.fromarray(codes).save(labels / name)
+    # PNG: a second compression with loss would show the network what no camera makes.
+    Image.fromarray(pixels).save(image, compress_level=1)
+    Image.fromarray(codes).save(label)
 
 
 def _described(before: SetDescription) -> SetDescription:

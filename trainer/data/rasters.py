@@ -19,7 +19,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Compression, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterWindow
@@ -88,6 +88,20 @@ def _wide_pixels(path: Path, window: Window | None) -> NDArray[np.uint8]:
             return scene.read(window or Window(0, 0, scene.width, scene.height)).pixels
 
 
+def is_jpeg(path: Path) -> bool:
+    """Whether the file's pixels are JPEG, by its content: an image of that kind, or a GeoTIFF compressed so.
+
+    Raises:
+        DataRefused: it cannot be read.
+    """
+    with _translated(path):
+        if is_tiff(path):
+            with rasterio.open(path, driver="GTiff") as source:
+                return bool(source.compression == Compression.jpeg)
+        with path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+
+
 def png_bits(path: Path) -> int:
     """Bits of a sample of a PNG; 0 for any other file. Source: PNG specification, third edition, 11.2.1 (IHDR)."""
     with path.open("rb") as file:
@@ -144,6 +158,8 @@ def _image_values(path: Path, palette: bool, window: Window | None) -> LabelValu
         if part.mode == "P" and palette:
             part = part.convert("RGB")
         values: NDArray[Any] = np.asarray(part)
+        if part.mode == "L" and (bits := png_bits(path)) in (2, 4):
+            values = values // (255 // (2**bits - 1))  # Pillow spreads grey of so few bits over 0 to 255
     if values.ndim == 2:
         return LabelValues(values, labelled)
     if part.mode in ("LA", "PA"):
@@ -173,7 +189,7 @@ def _tiff_values(path: Path, palette: bool, window: Window | None, driver: str) 
         codes: NDArray[Any] = source.read(1, window=place)
         if not palette or kinds[0] != ColorInterp.palette:
             return LabelValues(codes, labelled)
-        table = np.zeros((256, 3), dtype=np.uint8)
+        table = np.zeros((np.iinfo(codes.dtype).max + 1, 3), dtype=np.uint8)  # palettes are of 8 or 16 bits
         for code, colour in source.colormap(1).items():
             table[code] = colour[:3]
         return LabelValues(np.ascontiguousarray(table[codes].transpose(2, 0, 1)), labelled)

@@ -27,7 +27,7 @@ from trainer.data.description import (
     read_description,
 )
 from trainer.data.labelled import LabelledScene
-from trainer.data.rasters import raster_size, read_label_values, read_pixels
+from trainer.data.rasters import is_jpeg, raster_size, read_label_values, read_pixels
 from trainer.errors import DataMissing, DataRefused, SettingsRefused
 
 Missing: TypeAlias = Literal["refuse", "leave out"]
@@ -153,7 +153,8 @@ class LabelledSet:
         """Height and width, from the headers of both files.
 
         Raises:
-            DataRefused: image and label differ in size or lie in different places, or one cannot be read.
+            DataRefused: image and label differ in size or lie in different places, one cannot be read, or the label is
+                a JPEG and no threshold is given.
         """
         # Checked once for an image: crops ask for the size each time.
         if name not in self._sizes:
@@ -168,6 +169,13 @@ class LabelledSet:
                 raise DataRefused(
                     label, f"it is {labelled[1]}x{labelled[0]} pixels and its image {image} {size[1]}x{size[0]}",
                     "a label lies on its image's grid: correct one of them, or the description's patterns",
+                )  # fmt: skip
+            # Codes of neighbouring classes become others of the table: most of such errors no look-up finds.
+            if self.description.threshold is None and is_jpeg(label):
+                raise DataRefused(
+                    label, "it is a JPEG, whose compression changes codes and colours",
+                    "write labels without loss, as PNG or GeoTIFF with DEFLATE; or give `threshold`, for colours of 00 "
+                    "and FF",
                 )  # fmt: skip
             if problem := misplaced(image, label):
                 raise DataRefused(
@@ -238,10 +246,18 @@ class LabelledSet:
             names.update(self._matching(asked, missing="leave out" if _is_glob(asked) else missing))
         for listing in split.lists:
             names.update(self._listed(self.folder / listing, missing if split.missing == "refuse" else "leave out"))
+        for asked in split.without:
+            left_out = self._matching(asked, missing="leave out")
+            # Passed over, an image that is meant to be held out would be learnt from, and nobody would see it.
+            if not left_out and missing == "refuse" and not _is_glob(asked):
+                raise DataMissing(
+                    self.folder / self.description.images,
+                    f"a split of {self.name} is without {asked!r}, and no image is called so; "
+                    f"{_few(list(self._images)) or 'nothing'} there", "correct the name in `without`, or take it out",
+                )  # fmt: skip
+            names.difference_update(left_out)
         # Sorted, since numbers of scenes seed what is drawn from them: the order of a file system must not.
-        return tuple(
-            sorted(image for image in names if not any(fnmatchcase(image, pattern) for pattern in split.without))
-        )
+        return tuple(sorted(names))
 
     def _matching(self, asked: str, *, missing: Missing) -> list[str]:
         if asked in self._images:
@@ -253,7 +269,8 @@ class LabelledSet:
 
     def _listed(self, path: Path, missing: Missing) -> list[str]:
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            # Some editors begin a file with a mark, which would be a part of the first name.
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataRefused(
                 path, f"list of a split, cannot be read ({error})", "fetch it, or correct `lists`"

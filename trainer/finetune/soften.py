@@ -51,6 +51,7 @@ class SoftenRequest:
         gsd_m: ground sampling distances at which each image is predicted, in metres; every second one is mirrored.
         largest_enlargement: limit of an image's enlargement.
         others: runs of further teachers; each head is the mean over all teachers that have it.
+        root: folder of the data sets, for sets that name none of their own.
     """
 
     run: Path
@@ -58,6 +59,7 @@ class SoftenRequest:
     gsd_m: tuple[float, ...] = (0.8,)
     largest_enlargement: float = 1.25
     others: tuple[Path, ...] = ()
+    root: Path | None = None
 
 
 def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
@@ -65,9 +67,12 @@ def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
 
     Raises:
         CheckpointRefused: the run has no averaged weights.
-        SettingsRefused, DataMissing: as the sets raise them.
+        SettingsRefused: as the sets raise it; or no set has ``soft``, or two images would have one file.
+        DataMissing: as the sets raise it.
         DataRefused: likewise; a folder holds soft labels of another teacher, or made with other heads, stride or views.
     """
+    if not any(item.soft for item in request.sets):
+        raise SettingsRefused("data.sets", "none of them has `soft`, the folder that its soft labels go to")
     teachers = [Teacher.of(run) for run in (request.run, *request.others)]
     heads = teachers[0].heads
     for run, teacher in zip(request.others, teachers[1:], strict=True):
@@ -75,6 +80,7 @@ def soften(request: SoftenRequest, *, quiet: bool = False) -> int:
     name = " and ".join(teacher.name for teacher in teachers)
     # All folders before the first image: predicting takes hours.
     work = [_Work.of(item, request, heads, name) for item in request.sets if item.soft is not None]
+    _check_files(work)
     done = 0
     for item in work:
         for image in tqdm(item.missing(), desc=item.labelled.name, unit="image", disable=quiet or None):
@@ -98,7 +104,7 @@ class _Work:
     @classmethod
     def of(cls, item: SetSettings, request: SoftenRequest, heads: dict[str, int], teacher: str) -> _Work:
         assert item.soft is not None  # noqa: S101 -- asked before
-        labelled = open_set(item.set, item.root)
+        labelled = open_set(item.set, item.root or request.root)
         names = labelled.named(item.names) if item.names else labelled.split(item.split)
         # The stride of a set has to be one for all of its images: the folder's facts say it once.
         gsd = item.gsd_m or labelled.description.gsd_m or request.gsd_m[0]
@@ -110,6 +116,19 @@ class _Work:
 
     def missing(self) -> list[str]:
         return [name for name in self.names if not (self.folder / file_name(name)).exists()]
+
+
+def _check_files(work: Sequence[_Work]) -> None:
+    """Raises SettingsRefused where two images would have one file: the second would be taken for done."""
+    images: dict[Path, Path] = {}
+    for item in work:
+        for name in item.names:
+            file, image = item.folder.resolve() / file_name(name), item.labelled.image_path(name).resolve()
+            if (other := images.setdefault(file, image)) != image:
+                raise SettingsRefused(
+                    str(item.folder), f"the soft labels of {other} and of {image} would be one file, {file.name}: give "
+                    "each set a folder of its own (`soft`)",
+                )  # fmt: skip
 
 
 class Teacher:

@@ -40,16 +40,26 @@ def load_dinov2(student: Student, folder: Path) -> None:
     config = pretrained(folder, Dinov2Model).config  # refuses what is no whole backbone
     if config.use_swiglu_ffn:
         raise CheckpointRefused(folder, "its perceptrons are SwiGLU, of ViT-g", "take ViT-S, ViT-B or ViT-L")
+    if not config.qkv_bias or config.hidden_act != "gelu":
+        # The activation is not seen in the weights: another one would give other features in silence.
+        raise CheckpointRefused(
+            folder, f"its attention has no biases, or its perceptrons {config.hidden_act}: no published DINOv2 is so",
+            "take weights of DINOv2, with `qkv_bias: true` and `hidden_act: gelu` in config.json",
+        )  # fmt: skip
     if (config.num_attention_heads, config.num_hidden_layers) != (settings.heads, settings.depth):
         # Heads are not seen in the weights' shapes, and other ones would give other features in silence.
         raise CheckpointRefused(
             folder, f"it has {config.num_hidden_layers} blocks of {config.num_attention_heads} heads, the encoder here "
             f"{settings.depth} of {settings.heads}", _SHAPE,
         )  # fmt: skip
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointRefused(folder, f"its weights lie in several files, not in {WEIGHTS}", _ONE_FILE)
     # From the file: the names inside of the model differ between releases of transformers.
-    load_part(student, _renamed(load_file(folder / "model.safetensors"), student), "student.", folder)
+    load_part(student, _renamed(load_file(folder / WEIGHTS), student), "student.", folder)
 
 
+WEIGHTS = "model.safetensors"
+_ONE_FILE = "save it again in one: save_pretrained(folder, max_shard_size='50GB')"
 _SHAPE = "set model.student to the shape of the weights: width, depth, heads, patch, positions"
 
 

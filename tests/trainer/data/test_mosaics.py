@@ -14,7 +14,7 @@ from onboard.scene.grid import Window
 from trainer import cli
 from trainer.data.mosaics import Grid, grids_of, neighbours, write_mosaics
 from trainer.data.sets import LabelledSet, open_set
-from trainer.errors import DataRefused
+from trainer.errors import DataMissing, DataRefused
 
 SIDE = 64
 ROWS, COLUMNS = 4, 3
@@ -101,6 +101,26 @@ def test_calm_water_that_meets_without_a_step_is_no_neighbour(tmp_path: Path, ti
         flat = rng.integers(60, 63, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(flat).save(tmp_path / "tiles" / "images" / f"{name}.png")
     assert {len(grid) for grid in neighbours(tiles, tiles.split("train"))} == {1}
+
+
+def test_no_mosaic_replaces_another_that_holds_the_same_filler(
+    tiles: LabelledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three grids of three tiles without a single tile: each hole is filled by a tile of any grid."""
+    names = tiles.split("train")[:9]
+    own = [dict(zip([(0, 0), (0, 1), (1, 0)], names[at : at + 3], strict=True)) for at in (0, 3, 6)]
+    monkeypatch.setattr("trainer.data.mosaics.neighbours", lambda *_, **__: own)
+    for seed in range(6):
+        report = write_mosaics(tiles, names, tmp_path / f"out-{seed}", seed=seed)
+        written = open_set(str(tmp_path / f"out-{seed}" / "tiles.yaml")).split("train")
+        assert len(written) == report.mosaics == 3
+
+
+def test_tiles_without_labels_are_refused_before_the_folder_is_made(tiles: LabelledSet, tmp_path: Path) -> None:
+    description = tiles.description.model_copy(update={"labels": None, "classes": (), "translations": {}})
+    with pytest.raises(DataMissing, match="no labels"):
+        write_mosaics(LabelledSet(description, tiles.folder), tiles.split("train"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pair_goes_beside_another_of_its_direction() -> None:

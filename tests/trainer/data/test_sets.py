@@ -13,6 +13,8 @@ import yaml
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy
 
 from onboard.scene.grid import Window
 from trainer.data.description import READY_MADE, read_description
@@ -22,6 +24,7 @@ from trainer.errors import DataMissing, DataRefused, SettingsRefused
 from trainer.export.package import reporting_only
 
 DEEPGLOBE = ["#000000", "#00FFFF", "#FFFF00", "#FF00FF", "#00FF00", "#0000FF", "#FFFFFF"]
+PLACE = Affine(0.5, 0, 5e5, 0, -0.5, 4e6)
 
 
 def codes(classes: int, *, height: int = 40, width: int = 50, seed: int = 0) -> NDArray[np.uint8]:
@@ -43,7 +46,7 @@ def save_tiff(path: Path, bands: NDArray[Any]) -> None:
     count, height, width = bands.shape
     with rasterio.open(
         path, "w", driver="GTiff", width=width, height=height, count=count, dtype=bands.dtype, tiled=True,
-        blockxsize=16, blockysize=16, crs="EPSG:32640", transform=Affine(0.5, 0, 5e5, 0, -0.5, 4e6),
+        blockxsize=16, blockysize=16, crs="EPSG:32640", transform=PLACE,
     ) as target:  # fmt: skip
         target.write(bands)
 
@@ -175,6 +178,59 @@ def test_a_palette_counts_by_its_colours_where_colours_are_what_is_told(tmp_path
     assert np.array_equal(own.read("a").labels, labels)
 
 
+def test_a_palette_of_16_bits_is_read_whole(tmp_path: Path) -> None:
+    classes = [{"code": 1, "name": "red", "title": "Red", "colour": "#FF0000", "colours": ["#ff0000"]}]
+    own = own_set(tmp_path, classes=classes, ignore={"colours": ["#0000FF"]}, labels="labels/{id}.tif")
+    save(own.folder / "images" / "a.png", pixels())
+    labels = codes(1)
+    path = own.folder / "labels" / "a.tif"
+    path.parent.mkdir()
+    size = {"width": 50, "height": 40, "count": 1, "transform": PLACE}
+    with rasterio.open(path, "w", driver="GTiff", dtype="uint16", photometric="palette", **size) as target:
+        target.write(np.where(labels == 1, 300, 7).astype(np.uint16), 1)
+        target.write_colormap(1, {7: (0, 0, 255, 255), 300: (255, 0, 0, 255)})
+    assert np.array_equal(own.read("a").labels, labels)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_of_a_grey_png_of_few_bits_are_those_in_the_file(tmp_path: Path, bits: int) -> None:
+    table = [{"code": 1, "name": "one", "title": "One", "colour": "#112233", "codes": list(range(1, 255))}]
+    own = own_set(tmp_path, classes=table)
+    stored = codes(2**bits - 1)
+    path = own.folder / "labels" / "a.png"
+    path.parent.mkdir()
+    with MemoryFile(ext=".tif") as memory:
+        with memory.open(driver="GTiff", width=50, height=40, count=1, dtype="uint8", transform=PLACE) as source:
+            source.write(stored, 1)
+        copy(memory.name, path, driver="PNG", NBITS=str(bits))
+    path.with_suffix(".png.aux.xml").unlink(missing_ok=True)
+    assert path.read_bytes()[24] == bits
+    assert np.array_equal(read_label_values(path, palette=False).values, stored)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tif"])
+def test_labels_in_a_jpeg_are_refused_unless_a_threshold_makes_them_sure(tmp_path: Path, kind: str) -> None:
+    own = own_set(tmp_path, labels=f"labels/{{id}}.{kind}")
+    save(own.folder / "images" / "a.png", pixels())
+    path = own.folder / "labels" / f"a.{kind}"
+    path.parent.mkdir()
+    # Near 10 and 20 lies 21, which is a code too: some pixels would be of the other class, and no error.
+    if kind == "jpg":
+        save(path, np.where(codes(1) == 1, 10, 20).astype(np.uint8))
+    else:
+        size = {"width": 50, "height": 40, "count": 1, "dtype": "uint8", "compress": "JPEG", "transform": PLACE}
+        with rasterio.open(path, "w", driver="GTiff", **size) as target:
+            target.write(np.full((40, 50), 10, np.uint8), 1)
+    with pytest.raises(DataRefused, match="it is a JPEG, whose compression changes codes and colours; write labels"):
+        own.read("a")
+    classes = [{"code": 1, "name": "red", "title": "Red", "colour": "#FF0000", "colours": ["#FF0000"]}]
+    sure = own_set(tmp_path, labels="labels/{id}.jpg", classes=classes, ignore={"colours": ["#000000"]}, threshold=128)
+    red = np.zeros((3, 40, 50), np.uint8)
+    red[0, :, 24:] = 255
+    save(sure.folder / "labels" / "a.jpg", red)
+    assert (sure.read("a").labels[:, 32:] == 1).all()
+
+
 def test_a_field_that_comes_twice_is_the_same_text(tmp_path: Path) -> None:
     own = own_set(tmp_path, images="{area}/{area}_{id}.png", labels="{area}/{area}_{id}_label.png")
     for name in ("a/a_1.png", "a/b_2.png", "b/b_3.png"):
@@ -282,11 +338,52 @@ def test_an_empty_split_and_a_list_that_is_not_there_are_refused(tmp_path: Path)
         own.split("strict")
 
 
+def test_what_a_split_is_without_is_left_out_by_its_own_name(tmp_path: Path) -> None:
+    splits = {
+        "odd": {"names": ["*"], "without": ["a[1]"]}, "glob": {"names": ["*"], "without": ["z*", "b"]},
+        "misspelt": {"names": ["*"], "without": ["B"]},
+    }  # fmt: skip
+    own = own_set(tmp_path, splits=splits)
+    for name in ("a[1]", "a1", "b"):
+        save(own.folder / "images" / f"{name}.png", pixels())
+    assert own.split("odd") == ("a1", "b")  # as a glob it would be a1
+    assert own.split("glob") == ("a1", "a[1]")
+    with pytest.raises(DataMissing, match=r"is without 'B', and no image is called so; a1, a\[1\], b there; correct"):
+        own.split("misspelt")
+    assert own.at_hand("misspelt") == ("a1", "a[1]", "b")
+
+
+def test_the_first_name_of_a_list_counts_whatever_mark_an_editor_put_before_it(tmp_path: Path) -> None:
+    own = own_set(tmp_path, splits={"all": {"lists": ["list.txt"], "missing": "leave out"}})
+    for name in ("a", "b"):
+        save(own.folder / "images" / f"{name}.png", pixels())
+    (own.folder / "list.txt").write_text("a.png\nb.png\nelsewhere.png\n", encoding="utf-8-sig")
+    assert own.split("all") == ("a", "b")
+
+
+def test_a_key_that_stands_twice_is_refused_and_not_the_last_one_taken(tmp_path: Path) -> None:
+    path = own_set(tmp_path).folder.parent / "own.yaml"
+    path.write_text(path.read_text() + "\ntitle: Another\n")
+    with pytest.raises(SettingsRefused, match=r"own\.yaml: line \d+: 'title' stands there once more; correct"):
+        read_description(str(path))
+    path.write_text("a: &base {name: x}\nb: {<<: *base, name: y}\n")
+    with pytest.raises(SettingsRefused, match="Field required"):  # read: merged keys may be given anew
+        read_description(str(path))
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"images": "images/a.png"}, "no field in braces"),
         ({"labels": "labels/{number}.png"}, r"fields \['number'\]"),
+        ({"labels": "labels/{id:03d}.png"}, "a brace that is none of a field"),
+        ({"labels": "labels/{id}{0}.png"}, "a brace that is none of a field"),
+        ({"images": "{id}/{id.png"}, "a brace that is none of a field"),
+        ({"images": "/data/{id}.png"}, "must lie below `folder`"),
+        ({"images": "./images/{id}.png"}, "must lie below `folder`"),
+        ({"images": "../images/{id}.png"}, "must lie below `folder`"),
+        ({"name": "my/city"}, "a name without slashes"),
+        ({"name": ".."}, "a name without slashes"),
         ({"ignore": {"codes": [20]}}, "label code 20 stands for more than one thing"),
         ({"classes": [{"code": 2, "name": "x", "title": "X", "colour": "#000000", "codes": [1]}]}, "1 to K"),
         ({"classes": [{"code": 1, "name": "x", "title": "X", "colour": "#000000"}]}, "needs the codes or colours"),

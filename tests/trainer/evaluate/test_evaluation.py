@@ -130,6 +130,13 @@ def test_a_bad_label_is_told_before_anything_is_mapped(
         evaluate([(model, labelled.split("test"))], labelled)
 
 
+@pytest.mark.usefixtures("labelled")
+def test_an_image_of_two_folds_is_refused(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folds = [part for names in ("north/1,south/1", "south/1") for part in ("--fold", f"{model}={names}")]
+    assert main(["evaluate", "--model", str(model), "--set", str(tmp_path / "made.yaml"), *folds]) == 2
+    assert "image south/1 is given for two models; name each image once" in capsys.readouterr().err
+
+
 def test_a_report_says_the_same_in_json_and_markdown(tmp_path: Path, model: Path, labelled: LabelledSet) -> None:
     evaluated = evaluate([(model, labelled.split("test"))], labelled)
     intervals = block_bootstrap(evaluated.blocks, draws=100, seed=5)
@@ -172,6 +179,16 @@ def test_the_command_prints_the_figures_and_writes_the_report(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["north/1", "south/1", "all"]
     assert main([*command, "--split", "none"]) == 2
     assert f"trainer: {labelled.name}: no split 'none'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_shipped_model_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is found: what is refused is that its classes are not those of the set."""
+    made = ["--set", str(tmp_path / "made.yaml")]
+    assert main(["evaluate", "--model", "dubai-lite", *made]) == 2
+    assert "dubai-lite: its classes are [(1, 'building')" in capsys.readouterr().err
+    assert main(["evaluate", "--model", "dubai-lite", *made, "--fold", "dubai-lite=north/1"]) == 2
+    assert "dubai-lite: its classes are [(1, 'building')" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("labelled")

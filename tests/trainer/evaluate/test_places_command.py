@@ -51,6 +51,14 @@ def test_unknown_classes_and_heads_of_a_place_are_refused_by_name(
     assert error.count("\n") == 1
 
 
+def test_two_places_of_one_name_and_head_are_refused(
+    tmp_path: Path, places: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    places["places"][1]["name"] = "Tokyo"
+    assert run_with(tmp_path, places) == 2
+    assert "Tokyo: two places of head cover have this name; give each its own" in capsys.readouterr().err
+
+
 def test_a_word_that_is_in_no_place_s_name_is_refused(
     tmp_path: Path, places: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

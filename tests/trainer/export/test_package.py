@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -202,6 +203,35 @@ def test_calibration_on_scenes_that_were_fitted_on_says_so(tmp_path: Path, finis
     assert "FITTED on scene_3:" in manifest.calibration.data
 
 
+def test_calibration_finds_the_run_s_images_where_the_run_says_that_they_lie(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARED_DATA", str(tmp_path / "nowhere"))
+    add_scene(finished, 4)
+    (manifest,) = package(request_for(finished, tmp_path, calibration=(CalibrationRun(finished, ("scene_4",)),)))
+    assert manifest.calibration is not None
+    assert "dubai: scene_4, up to" in manifest.calibration.data
+
+
+def test_an_image_of_another_set_was_not_fitted_on_because_it_has_the_same_name(tmp_path: Path, finished: Path) -> None:
+    add_scene(finished, 4)
+    other = read_description("dubai").model_dump(mode="json") | {"name": "other", "folder": "other"}
+    (tmp_path / "data" / "other.yaml").write_text(yaml.safe_dump(other))
+    for number in (3, 4):
+        for kind in ("scenes", "labels"):
+            # scene_3 of the other set is not that of the run.
+            (tmp_path / "data" / "other" / kind).mkdir(parents=True, exist_ok=True)
+            shutil.copy(
+                tmp_path / "data" / "dubai" / kind / "scene_4.tif",
+                tmp_path / "data" / "other" / kind / f"scene_{number}.tif",
+            )
+    source = CalibrationRun(finished, ("scene_3",), str(tmp_path / "data" / "other.yaml"))
+    (manifest,) = package(request_for(finished, tmp_path, calibration=(source,)))
+    assert manifest.calibration is not None
+    assert manifest.calibration.held_out
+    assert "FITTED" not in manifest.calibration.data
+
+
 def test_calibration_on_what_is_not_for_it_is_refused(tmp_path: Path, finished: Path) -> None:
     add_scene(finished, 1)
     with pytest.raises(SettingsRefused, match="scene_1 of dubai: for reporting only"):
@@ -300,31 +330,23 @@ def test_provenance_says_what_the_student_was_made_of_and_on(tmp_path: Path, fin
     assert "pre-trained by masked reconstruction" in training_of([facts], scenes).notes
 
 
-@pytest.mark.parametrize(
-    ("student", "start", "data"),
-    [
-        (
-            {"stem": "linear", "window": None, "kv_pool": 1, "width": 48, "heads": 3, "depth": 1, "global_blocks": [1],
-             "out_blocks": [1]},
-            "DINOv2's published weights as the encoder", "The imagery of DINOv2's training",
-        ),
-        (
-            {"kind": "lite", "stem": "lite1"},
-            "EfficientNet-Lite1's published weights as the stem", "ImageNet-1k, through",
-        ),
-    ],
-)  # fmt: skip
-def test_published_weights_are_named_by_their_kind(
-    finished: Path, student: dict[str, Any], start: str, data: str
-) -> None:
+def test_published_weights_are_told_by_the_network_that_they_are_of(finished: Path) -> None:
     facts = history(finished)[-1]
-    decoder = {"kind": "fpn"} if "kind" in student else {"detail_widths": None}
-    facts["settings"] |= {"stem_weights": "x", "model": {"classes": 5, "student": student, "decoder": decoder}}
     scenes = [LabelledScene("x", np.zeros((3, 9, 9), np.uint8), np.ones((9, 9), np.uint8))]
+    facts["settings"]["stem_weights"] = "runs/dinov2-small"
+    facts["settings"]["model"]["student"] |= {"stem": "linear", "window": None, "kv_pool": 1}
+    facts["settings"]["model"]["decoder"]["detail_widths"] = None
     training = training_of([facts], scenes)
-    assert start in training.notes
-    assert any(item.name.startswith(data) for item in training.data_sets)
+    assert "from DINOv2's published weights as the encoder and random weights behind it" in training.notes
     assert training.license == "Apache-2.0"
+    assert [item.use for item in training.data_sets if "DINOv2" in item.name and "dinov2-small" in item.name] == [
+        "start of the encoder"
+    ]
+    facts["settings"]["stem_weights"] = "imagenet"
+    facts["settings"]["model"]["student"]["stem"] = "lite2"
+    training = training_of([facts], scenes)
+    assert "from EfficientNet-Lite2's published weights as the stem" in training.notes
+    assert any(item.name.startswith("ImageNet-1k, through EfficientNet-Lite2") for item in training.data_sets)
 
 
 def test_the_architecture_is_told_as_it_is() -> None:

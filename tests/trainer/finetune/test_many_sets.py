@@ -17,6 +17,7 @@ from torch import Tensor
 
 from onboard.scene.grid import Window
 from tests.trainer.tiny_sets import many_sets_settings, write_coarse, write_set
+from trainer import cli
 from trainer.config import DataSettings, FinetuneSettings, SetSettings, checked_settings
 from trainer.data.description import read_description
 from trainer.data.mixture import Mixture, packed
@@ -382,6 +383,59 @@ def test_soft_labels_of_an_earlier_version_are_learnt_from_and_completed(tmp_pat
     student = settings.model_copy(update={"data": settings.data.model_copy(update={"sets": request.sets})})
     task = ManySetsTask(student, mixture_of(student))
     assert len(task.draw(Slice(0, student.stages[0], range(4)))) == 3
+
+
+def test_soft_labels_of_heads_in_another_order_are_refused(tmp_path: Path) -> None:
+    """Their channels lie in the order of the heads: each head would learn those of the other."""
+    made = SoftFacts({"cover": 3, "coarse": 3}, 2, "made")
+    claim_folder(tmp_path, made)
+    np.save(tmp_path / "0.npy", np.zeros((6, 4, 4), np.uint8))
+    with pytest.raises(SettingsRefused, match="in this order"):
+        SoftLabels(tmp_path, {"coarse": 3, "cover": 3})
+    with pytest.raises(DataRefused, match="holds soft labels of heads"):
+        claim_folder(tmp_path, replace(made, heads={"coarse": 3, "cover": 3}))
+
+
+def test_soft_labels_that_lack_an_image_or_are_of_another_one_are_refused_before_a_step(tmp_path: Path) -> None:
+    settings, request = softened(tmp_path)
+    student = settings.model_copy(update={"data": settings.data.model_copy(update={"sets": request.sets})})
+    path = tmp_path / "soft" / "0" / "1.npy"
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataMissing, match=r"1\.npy: no soft label of this image"):
+        mixture_of(student)
+    path.write_bytes((tmp_path / "soft" / "1" / "1.npy").read_bytes())
+    with pytest.raises(DataRefused, match="it has 5x8x8 cells and its image of 160x160 pixels takes 5x80x80"):
+        mixture_of(student)
+    path.write_bytes(whole)
+    mixture_of(student)
+
+
+def test_two_images_never_share_a_file_of_soft_labels(tmp_path: Path) -> None:
+    _, request = softened(tmp_path)
+    # The images of both sets are called 0 and 1.
+    one = tuple(item.model_copy(update={"soft": tmp_path / "one", "gsd_m": 1.0}) for item in request.sets)
+    with pytest.raises(SettingsRefused, match=r"would be one file, 0\.npy: give each set a folder of its own"):
+        soften(replace(request, sets=one), quiet=True)
+    assert not list((tmp_path / "one").glob("*.npy"))
+    with pytest.raises(SettingsRefused, match="none of them has `soft`"):
+        soften(replace(request, sets=(SetSettings(set="dubai"),)), quiet=True)
+
+
+def test_soften_finds_sets_where_the_configuration_says_that_they_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, request = softened(tmp_path)
+    cover, moved = Path(settings.data.sets[0].set), tmp_path / "moved"
+    moved.mkdir()
+    for folder in ("images", "labels"):
+        (cover.parent / folder).rename(moved / folder)
+    told = settings.model_dump(mode="json")
+    told["data"] |= {"root": str(moved), "sets": [{"set": str(cover), "soft": str(tmp_path / "new")}]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    command = ["soften", "--config", str(tmp_path / "config.yaml"), "--teacher", str(request.run), "--quiet"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert "soft labels of 2 images written" in capsys.readouterr().out
 
 
 def test_a_soft_label_has_its_name_only_once_its_bytes_are_durable(

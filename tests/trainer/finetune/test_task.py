@@ -170,6 +170,25 @@ def test_a_bad_file_is_one_line_that_names_the_key(tmp_path: Path) -> None:
         read_settings(path, FinetuneSettings)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name: x\nmax_minutes: .inf\n", "max_minutes: Input should be a finite number"),
+        ("name: x\n  stages: [\n", "mapping values are not allowed here"),
+        ("name: x\nmax_steps: 1\ndice: 0.1\ndice: 0.5\n", "line 4: 'dice' stands there once more"),
+    ],
+)
+def test_a_configuration_that_says_nothing_clear_is_refused_in_one_line(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    # Not by the command: minutes without end would be trained, where they are not refused.
+    with pytest.raises(SettingsRefused, match=problem) as refused:
+        read_settings(path, FinetuneSettings)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("command", [["distill", "--run", "r"], ["finetune", "--run", "r"], ["profile"]])
 def test_a_configuration_that_is_no_text_is_one_line(
     tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]

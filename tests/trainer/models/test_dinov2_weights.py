@@ -116,6 +116,20 @@ def test_windows_and_folders_without_a_backbone_are_refused(folder: Path, tmp_pa
         load_dinov2(_student(), tmp_path / "none")
 
 
+@pytest.mark.parametrize("other", [{"qkv_bias": False}, {"hidden_act": "relu"}], ids=["no biases", "relu"])
+def test_a_backbone_of_other_blocks_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
+    shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 42, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**shape, **other)).save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointRefused, match="no published DINOv2 is so; take weights of DINOv2"):
+        load_dinov2(_student(), tmp_path / "other")
+
+
+def test_weights_in_several_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    _model().save_pretrained(tmp_path / "parts", max_shard_size="300KB")
+    with pytest.raises(CheckpointRefused, match=r"several files, not in model\.safetensors; save it again in one"):
+        load_dinov2(_student(), tmp_path / "parts")
+
+
 def test_a_run_starts_from_them_at_a_rate_of_their_own(folder: Path, tmp_path: Path) -> None:
     base = many_sets_settings(tmp_path).model_dump(mode="json")
     decoder = {"kind": "upernet", "width": 8, "detail_widths": None}
