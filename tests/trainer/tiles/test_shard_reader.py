@@ -53,6 +53,7 @@ def test_tiles_of_all_shards_are_a_sequence(folder: Path) -> None:
         shelf[5]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_read_the_same(folder: Path) -> None:
     shelf = ShardDataset(folder)
     assert int(shelf[0].max()) == 0  # open before the fork
