@@ -119,7 +119,7 @@ def test_windows_and_folders_without_a_backbone_are_refused(folder: Path, tmp_pa
 @pytest.mark.parametrize("other", [{"qkv_bias": False}, {"hidden_act": "relu"}], ids=["no biases", "relu"])
 def test_a_backbone_of_other_blocks_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
     shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 42, "patch_size": 14}
-    Dinov2Model(Dinov2Config(**shape, **other)).save_pretrained(tmp_path / "other")
+    Dinov2Model(Dinov2Config.from_dict({**shape, **other})).save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointRefused, match="no published DINOv2 is so; take weights of DINOv2"):
         load_dinov2(_student(), tmp_path / "other")
 
