@@ -77,14 +77,15 @@ def _claimed(new: Path, mode: int) -> int:
 def _remove_left(new: Path) -> None:
     """Removes what lies at ``new`` once no process writes it."""
     try:
-        # Without waiting for a writer, were it a named pipe.
-        descriptor = os.open(new, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        # For writing too, which locks on NFS want; so opening does not wait either, were it a named pipe.
+        descriptor = os.open(new, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in (errno.ELOOP, errno.EACCES):
             raise
-        new.unlink(missing_ok=True)  # a link, which nothing here makes and which must not be followed
+        # A link, which nothing here makes and which must not be followed; or a file of another user's run.
+        new.unlink(missing_ok=True)
         return
     try:
         _lock(descriptor)

@@ -85,6 +85,27 @@ def test_a_link_left_there_is_not_followed(tmp_path: Path) -> None:
     assert (path.read_bytes(), other.read_bytes()) == (b"whole", b"mine")
 
 
+def test_a_file_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, as whom these tests may run, opens everything: the refusal is made here."""
+    path, opened = tmp_path / "choice.json", os.open
+    (tmp_path / "choice.json.new").write_bytes(b"half")
+
+    def of_another_user(name: Path, flags: int, mode: int = 0o777) -> int:
+        if not flags & os.O_CREAT and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "not yours")
+        return opened(name, flags, mode)
+
+    monkeypatch.setattr("engines.files.os.open", of_another_user)
+    replace_file(path, b"whole")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("choice.json", b"whole")]
+
+
+def test_a_pipe_left_there_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "choice.json.new")
+    replace_file(tmp_path / "choice.json", b"whole")
+    assert (tmp_path / "choice.json").read_bytes() == b"whole"
+
+
 def test_a_file_system_without_locks_is_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
