@@ -30,8 +30,9 @@ from trainer.evaluate.places import PlaceCount, PlacesSettings, places_table, sc
 from trainer.export.onnx import segmenter_of
 from trainer.finetune.loss import allowed_loss, segmentation_loss, soft_loss
 from trainer.finetune.many_sets import ManySetsTask, mixture_of
-from trainer.finetune.soften import SoftenRequest, Teacher, _write, soft_labels, soften
+from trainer.finetune.soften import SoftenRequest, Teacher, _check_heads, _write, soft_labels, soften
 from trainer.finetune.task import finetune
+from trainer.models.segmenter import Segmenter, SegmenterSettings
 from trainer.training.task import Slice
 
 
@@ -319,6 +320,38 @@ def test_soft_labels_of_several_teachers_are_their_mean_head_by_head(tmp_path: P
     assert np.abs(second - first[3:]).max() > 3
     with pytest.raises(SettingsRefused, match="it has none of the first teacher's heads \\(coarse\\)"):
         soften(SoftenRequest(tmp_path / "second", sets, (1.0,), others=(_cover_alone(both, tmp_path),)), quiet=True)
+
+
+def test_a_teacher_with_a_table_of_positions_sees_windows_that_fit_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its patches of 14 pixels are no multiple of the cells of 4 that windows are joined on."""
+    settings = {
+        "classes": 2, "decoder": {"kind": "upernet", "width": 8, "detail_widths": None},
+        "student": {
+            "width": 16, "depth": 1, "heads": 2, "patch": 14, "stem": "linear", "window": None, "kv_pool": 1,
+            "positions": 16, "global_blocks": [1], "out_blocks": [1],
+        },
+    }  # fmt: skip
+    teacher = Teacher(Segmenter(SegmenterSettings.model_validate(settings)), {"a": 2}, "made")
+    seen = []
+
+    def wrong_at_edges(_: Teacher, images: Tensor) -> list[Tensor]:
+        seen.append(images.shape[-1])
+        logits = torch.zeros((1, 2, images.shape[-1] // 14, images.shape[-1] // 14))
+        logits[:, 1, 1:-1, 1:-1] = 9.0
+        return [logits]
+
+    monkeypatch.setattr(Teacher, "__call__", wrong_at_edges)
+    found = soft_labels(teacher, np.zeros((3, 455, 455), np.uint8), (1.0,), 4)
+    assert max(seen) == 16 * 14
+    assert all(side % 28 == 0 for side in seen)
+    # The edges of windows are cut off, but for those that are the image's own.
+    assert found.shape == (2, 114, 114)
+    assert (found[1, 8:-20, 8:-20] > 200).all()
+
+
+def test_a_further_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsRefused, match="its head coarse has 3 classes, the first teacher's 2"):
+        _check_heads(tmp_path, {"coarse": 3}, {"cover": 3, "coarse": 2})
 
 
 def _cover_alone(settings: FinetuneSettings, folder: Path) -> Path:

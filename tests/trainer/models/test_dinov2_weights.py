@@ -124,6 +124,13 @@ def test_a_backbone_of_other_blocks_is_refused(tmp_path: Path, other: dict[str, 
         load_dinov2(_student(), tmp_path / "other")
 
 
+def test_perceptrons_of_vit_g_are_refused(tmp_path: Path) -> None:
+    config = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 42, "patch_size": 14}
+    Dinov2Model(Dinov2Config.from_dict({**config, "use_swiglu_ffn": True})).save_pretrained(tmp_path / "g")
+    with pytest.raises(CheckpointRefused, match="its perceptrons are SwiGLU, of ViT-g; take ViT-S, ViT-B or ViT-L"):
+        load_dinov2(_student(), tmp_path / "g")
+
+
 def test_weights_in_several_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
     _model().save_pretrained(tmp_path / "parts", max_shard_size="300KB")
     with pytest.raises(CheckpointRefused, match=r"several files, not in model\.safetensors; save it again in one"):
