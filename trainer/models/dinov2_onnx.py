@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
 from trainer.errors import CheckpointRefused
+from trainer.models.dinov2_weights import WEIGHTS
 from trainer.models.teachers.pretrained import pretrained
 
 REMEDY: Final = "give an ONNX file that PyTorch exported from transformers' Dinov2Model, alone or with a head"
@@ -68,7 +69,7 @@ def folder_from_onnx(path: Path, out: Path) -> Dinov2Config:
         folder = Path(made) / out.name
         folder.mkdir()
         # Under the names of published files. Those inside of the model differ between releases of transformers.
-        save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(folder)
         try:
             # transformers knows what a backbone of these settings has.

@@ -19,6 +19,9 @@ from trainer.models.student import Student
 from trainer.models.teachers.pretrained import pretrained
 from trainer.training.checkpoint import load_part
 
+WEIGHTS = "model.safetensors"
+_ONE_FILE = "save it again in one: save_pretrained(folder, max_shard_size='50GB')"
+_SHAPE = "set model.student to the shape of the weights: width, depth, heads, patch, positions"
 _BLOCK = {
     "norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.0", "attention.attention.query": "attention.q",
 }  # fmt: skip
@@ -56,11 +59,6 @@ def load_dinov2(student: Student, folder: Path) -> None:
         raise CheckpointRefused(folder, f"its weights lie in several files, not in {WEIGHTS}", _ONE_FILE)
     # From the file: the names inside of the model differ between releases of transformers.
     load_part(student, _renamed(load_file(folder / WEIGHTS), student), "student.", folder)
-
-
-WEIGHTS = "model.safetensors"
-_ONE_FILE = "save it again in one: save_pretrained(folder, max_shard_size='50GB')"
-_SHAPE = "set model.student to the shape of the weights: width, depth, heads, patch, positions"
 
 
 def _renamed(theirs: dict[str, Tensor], student: Student) -> dict[str, Tensor]:
